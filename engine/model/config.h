@@ -1,0 +1,69 @@
+// What config.json says, checked, with every default filled in. Plain data: no JSON, no abseil.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/ops/dtype.h"
+#include "engine/ops/linear_attention.h"
+
+namespace t2r {
+
+enum class Architecture : uint8_t { kLlama, kGpt2 };
+enum class LayerType : uint8_t { kLinearAttention, kFullAttention };
+
+struct LinearAttentionConfig {
+  FeatureMapKind feature_map = FeatureMapKind::kT2r;
+  int feature_size = 0;  // k
+  Normalizer normalizer = Normalizer::kClamp;
+  float eps = 1e-2F;
+  float query_scale = 1.0F;
+};
+
+// Llama 3's frequency-dependent RoPE scaling (`rope_type: llama3`), or linear scaling (factor
+// only).
+struct RopeScaling {
+  enum class Kind : uint8_t { kLinear, kLlama3 } kind = Kind::kLlama3;
+  double factor = 1.0;
+  double low_freq_factor = 1.0;
+  double high_freq_factor = 4.0;
+  double original_max_position_embeddings = 8192;
+};
+
+struct ModelConfig {
+  Architecture architecture = Architecture::kLlama;
+  int hidden_size = 0;
+  int intermediate_size = 0;
+  int layers = 0;
+  int heads = 0;
+  int kv_heads = 0;  // G
+  int head_dim = 0;  // d
+  int vocab_size = 0;
+  float norm_eps = 1e-5F;
+  bool tie_word_embeddings = false;
+  bool qkv_bias = false;  // Llama: attention_bias or a Qwen2-like model
+  bool attention_out_bias = false;
+  bool mlp_bias = false;
+  double rope_theta = 10000.0;
+  std::optional<RopeScaling> rope_scaling;
+  int64_t max_position_embeddings = 0;
+  std::vector<LayerType> layer_types;                     // [layers]
+  std::optional<LinearAttentionConfig> linear_attention;  // present if any layer is linear
+
+  std::vector<int32_t> eos_token_ids;  // of config.json and generation_config.json, no duplicates
+  std::optional<int32_t> bos_token_id;
+  std::optional<float> default_temperature;  // generation_config.json; 0 where do_sample is false
+  DType file_dtype = DType::kFloat32;        // torch_dtype (or dtype); what --dtype auto means
+
+  int linear_layers() const;
+  int full_layers() const { return layers - linear_layers(); }
+  // A hard bound on positions: the learned positions of GPT-2. nullopt: none.
+  std::optional<int64_t> position_limit() const;
+};
+
+// RoPE's inverse frequencies [head_dim/2], scaling applied, in float64.
+std::vector<double> RopeInverseFrequencies(const ModelConfig& config);
+
+}  // namespace t2r

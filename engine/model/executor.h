@@ -1,0 +1,67 @@
+// What the scheduler drives: sessions in fixed slots, stepped together.
+//
+// One thread (the engine thread) makes all calls. Implemented by ModelExecutor over a Backend, and
+// by fakes in tests. Nothing here knows requests, queues or text.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/sampling/params.h"
+
+namespace t2r {
+
+struct ExecutorLimits {
+  int slots = 0;                // sessions that fit at once
+  int64_t max_step_tokens = 0;  // rows of one step
+  int vocab_size = 0;
+  int64_t position_limit = 0;         // positions a session may use; 0: no limit
+  int64_t kv_pages = 0;               // pages of the key/value cache; 0: no full layer
+  int64_t state_bytes = 0;            // float32 state of one session, S and z of every linear layer
+  int64_t kv_bytes_per_position = 0;  // 0: no full layer
+};
+
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0;  // natural log of the raw (unpenalised, temperature 1) distribution
+};
+
+// Part of one session in one step.
+struct Work {
+  int slot = 0;
+  std::span<const int32_t> tokens;  // ≥ 1, the session's next tokens in order
+  int64_t position = 0;             // of tokens[0]; equals the tokens the slot has consumed so far
+  // Sample the token after the last of `tokens`.
+  bool sample = false;
+  // Alternatives to report beside the sampled token (0: none; its own logprob is always reported).
+  int top_logprobs = 0;
+  // Score: targets[i] is the token that follows tokens[i]; size 0 (no scoring) up to tokens.size().
+  std::span<const int32_t> targets;
+};
+
+struct WorkResult {
+  TokenLogprob sampled;           // when Work::sample
+  std::vector<TokenLogprob> top;  // top_logprobs most likely tokens, best first
+  std::vector<float> scores;      // log p(targets[i] | … tokens[i])
+};
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual const ExecutorLimits& limits() const = 0;
+
+  // Whether Open would succeed for a session of up to `positions` positions.
+  virtual bool CanOpen(int64_t positions) const = 0;
+  // Takes a free slot, its state zero, and reserves every key/value page it can ever need.
+  // Returns -1 when CanOpen(positions) is false.
+  virtual int Open(int64_t positions, const SamplingParams& sampling) = 0;
+  // Frees the slot and clears its state.
+  virtual void Close(int slot) = 0;
+
+  // Runs the works through the model in one batch; a slot appears at most once, and the tokens add
+  // up to at most max_step_tokens. results is resized to works.size(). Throws DeviceError.
+  virtual void Step(std::span<const Work> works, std::vector<WorkResult>* results) = 0;
+};
+
+}  // namespace t2r

@@ -1,0 +1,66 @@
+// Causal linear attention with a feature map φ, over the sessions' recurrent states.
+//
+// For each key/value head g and token t, in token order:
+//   S += φ(k_t) v_tᵀ   [k, d]        z += φ(k_t)   [k]
+// and for each query head h of the group g = h / (heads / groups):
+//   y = φ(s q)ᵀ S / den,  den = max(φ(s q)·z, eps) (clamp) or φ(s q)·z + eps (add)
+// with s = query_scale. Kasai et al. 2021 (arXiv 2103.13076), equations 3 to 6.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/ops/tensor.h"
+
+namespace t2r {
+
+enum class FeatureMapKind : uint8_t { kT2r, kElu, kRfa, kHedgehog };
+enum class Normalizer : uint8_t { kClamp, kAdd };
+
+// φ of one layer. Device pointers, not owned; null where the map has no such tensor.
+//   t2r       relu(W x + b)                        weight [G, k, d], bias [G, k]
+//   elu       elu(x) + 1                           k = d
+//   rfa       [sin(P x), cos(P x)] (k/2)^-½, x ← x / max(‖x‖, 1e-12)   weight = P [G, k/2, d]
+//   hedgehog  softmax(W x) ⊕ softmax(−W x)          weight [G, k/2, d]
+struct FeatureMap {
+  FeatureMapKind kind = FeatureMapKind::kT2r;
+  int features = 0;          // k
+  float query_scale = 1.0F;  // multiplies q before the map; k is not scaled
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+  // The projection (and query_scale, and bias) is folded into the q/k projections: q and k then
+  // hold projected_features() pre-activations a head instead of d values. Only t2r and hedgehog.
+  bool folded = false;
+
+  // Rows of the map's projection: k for t2r, k/2 for rfa and hedgehog, 0 for elu.
+  int projected_features() const {
+    switch (kind) {
+      case FeatureMapKind::kT2r:
+        return features;
+      case FeatureMapKind::kElu:
+        return 0;
+      case FeatureMapKind::kRfa:
+      case FeatureMapKind::kHedgehog:
+        return features / 2;
+    }
+    return 0;
+  }
+};
+
+struct LinearAttentionArgs {
+  int heads = 0;     // query heads H, a multiple of groups
+  int groups = 0;    // key/value heads G
+  int head_dim = 0;  // d
+  FeatureMap map;
+  Normalizer normalizer = Normalizer::kClamp;
+  float eps = 1e-2F;
+  Tensor q;    // [T, H·d], or [T, H·projected_features] when folded
+  Tensor k;    // [T, G·d], or [T, G·projected_features] when folded
+  Tensor v;    // [T, G·d]
+  Tensor out;  // [T, H·d]
+  // This layer's part of every slot: S [G, k, d] then z [G, k], float32, at
+  // state + slot · slot_stride (in floats).
+  float* state = nullptr;
+  int64_t slot_stride = 0;
+};
+
+}  // namespace t2r

@@ -1,0 +1,35 @@
+// Chooses tokens from logits. Order, as in HF and vLLM: logit bias, repetition, frequency and
+// presence penalties, temperature, top-k, top-p, min-p, draw.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/sampling/params.h"
+
+namespace t2r {
+
+// Uniform in [0, 1) from a counter-based generator: a pure function of its arguments, the same on
+// every backend. Philox4x32-10 (Salmon et al. 2011), keyed by the seed, counter (position,
+// sequence).
+double CounterUniform(uint64_t seed, uint64_t sequence, uint64_t position);
+
+// Tokens a session has seen, for the penalties. Only kept when a penalty is on.
+struct TokenCounts {
+  std::unordered_map<int32_t, int32_t> generated;
+  std::unordered_map<int32_t, bool> seen;  // prompt and generated
+};
+
+// The sampled token for the session's position `position` (the position the new token will have).
+// logits [vocabulary] is overwritten. Deterministic; safe to call from many threads.
+int32_t SampleToken(std::span<float> logits, const SamplingParams& params,
+                    const TokenCounts& counts, uint64_t position);
+
+// log softmax(logits)[token], in float64 inside.
+float LogProbability(std::span<const float> logits, int32_t token);
+// The n most likely tokens with their log probabilities, best first, ties by lower id.
+std::vector<std::pair<int32_t, float>> TopLogProbabilities(std::span<const float> logits, int n);
+
+}  // namespace t2r

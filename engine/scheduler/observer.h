@@ -1,0 +1,24 @@
+// How the engine reports what it does; the server turns it into metrics. Called by the engine
+// thread unless said otherwise; must be fast and not block.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/time/time.h"
+#include "engine/scheduler/request.h"
+
+namespace t2r {
+
+class SchedulerObserver {
+ public:
+  virtual ~SchedulerObserver() = default;
+  virtual void OnSubmitted() {}                                      // any thread
+  virtual void OnQueue(int64_t /*requests*/, int64_t /*tokens*/) {}  // any thread, after a change
+  virtual void OnSessions(int /*running*/, int /*slots_used*/) {}
+  virtual void OnStep(int64_t /*decode_rows*/, int64_t /*prompt_rows*/, absl::Duration /*time*/) {}
+  virtual void OnFirstToken(absl::Duration /*since_submit*/) {}
+  virtual void OnToken(absl::Duration /*since_previous*/) {}
+  virtual void OnFinished(const FinishEvent& /*event*/, absl::Duration /*since_submit*/) {}
+};
+
+}  // namespace t2r

@@ -1,0 +1,92 @@
+// Continuous batching: admits requests, forms a batch each step from decoding sessions and prompt
+// chunks, samples, applies stop rules, and hands events to the requests' sinks.
+//
+// One engine thread owns the executor and every session; other threads talk to it through a command
+// queue. Every decoding session with room in its outbox takes part in every step; what is left of
+// the step's token budget goes to prompts, in order of arrival, one chunk of at most
+// `max_prompt_chunk` tokens a step in total, so a long prompt delays the others by at most one
+// chunk. A session once admitted (OnStarted) is never evicted to make room.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/model/executor.h"
+#include "engine/scheduler/observer.h"
+#include "engine/scheduler/request.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace t2r {
+
+struct SchedulerOptions {
+  int64_t max_queue_requests = 1024;                 // waiting for a slot, reservations included
+  int64_t max_queue_tokens = 1 << 20;                // their prompt tokens
+  int64_t max_prompt_chunk = 128;                    // prompt tokens a step
+  absl::Duration stall_timeout = absl::Seconds(60);  // see FinishReason::kStalled; zero: never
+  std::vector<int32_t> eos_token_ids;
+  int max_top_logprobs = 20;
+};
+
+using RequestId = uint64_t;
+
+class Scheduler {
+ public:
+  // executor, tokenizer (may be null: no text) and observer (may be null) must outlive it.
+  // Starts the engine thread.
+  Scheduler(Executor& executor, const Tokenizer* tokenizer, SchedulerObserver* observer,
+            SchedulerOptions options);
+  ~Scheduler();  // ends what runs with kDrained
+
+  // A place in the queue, taken before any work is done on a request (tokenising). Releases itself
+  // if it is not used. Movable.
+  class Reservation {
+   public:
+    Reservation() = default;
+    Reservation(Reservation&& other) noexcept;
+    Reservation& operator=(Reservation&& other) noexcept;
+    ~Reservation();
+    bool valid() const { return scheduler_ != nullptr; }
+
+   private:
+    friend class Scheduler;
+    Reservation(Scheduler* scheduler, int64_t tokens) : scheduler_(scheduler), tokens_(tokens) {}
+    Scheduler* scheduler_ = nullptr;
+    int64_t tokens_ = 0;
+  };
+
+  // Any thread. `tokens`: the prompt's tokens, or an upper bound before tokenising.
+  // RESOURCE_EXHAUSTED naming the limit when the queue is full (an empty queue takes any request);
+  // UNAVAILABLE when draining or after a device failure.
+  absl::StatusOr<Reservation> Reserve(int64_t tokens);
+
+  // Any thread. INVALID_ARGUMENT naming field and limit for what can never run (positions beyond
+  // the model's, ids outside the vocabulary, more pages than exist, sampling values out of range);
+  // then the sink is not called. Otherwise the sink gets exactly one OnFinished, and is kept until
+  // then.
+  absl::StatusOr<RequestId> Submit(Reservation reservation, Request request,
+                                   std::shared_ptr<EventSink> sink);
+  // Checks that Submit would make, without submitting.
+  absl::Status Validate(const Request& request) const;
+
+  // Any thread; unknown or finished ids are ignored. Frees the slot within two steps, queued or
+  // inside a long prompt too.
+  void Cancel(RequestId id);
+  // Any thread: a sink has room again.
+  void Wake();
+
+  // Any thread: refuses new work, lets running and queued requests go on until `deadline`, then
+  // ends them with kDrained. Returns when none is left.
+  void Drain(absl::Time deadline);
+
+  // Not OK after a device failure.
+  absl::Status health() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace t2r

@@ -1,0 +1,48 @@
+// Paged keys and values of the full-attention layers. A page holds kKvPageSize positions of every
+// full layer; a session's pages are all reserved when it is admitted, so it can never run out.
+// Owned and called by the engine thread.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/ops/backend.h"
+
+namespace t2r {
+
+struct KvShape {
+  int layers = 0;    // full layers; 0: the cache is empty and every request fits
+  int groups = 0;    // G
+  int head_dim = 0;  // d
+
+  // Floats of one layer in a page: K then V, each [G, kKvPageSize, d].
+  int64_t layer_floats() const { return 2LL * groups * kKvPageSize * head_dim; }
+  int64_t page_bytes() const { return layers * layer_floats() * 4; }
+};
+
+class KvCache {
+ public:
+  KvCache(Backend& backend, const KvShape& shape, int64_t pages, int slots);
+
+  int64_t pages() const { return pages_; }
+  int64_t free_pages() const { return static_cast<int64_t>(free_.size()); }
+  static int64_t PagesFor(int64_t positions) { return (positions + kKvPageSize - 1) / kKvPageSize; }
+  bool CanReserve(int64_t positions) const;
+  // Reserves pages for `positions` positions of a slot. False (and nothing changes) if too few.
+  bool Reserve(int slot, int64_t positions);
+  void Release(int slot);
+  std::span<const int32_t> table(int slot) const { return tables_[slot]; }
+
+  float* layer(int full_layer) const { return buffer_.f32() + full_layer * shape_.layer_floats(); }
+  int64_t page_stride() const { return shape_.layers * shape_.layer_floats(); }
+
+ private:
+  KvShape shape_;
+  int64_t pages_ = 0;
+  Buffer buffer_;
+  std::vector<int32_t> free_;
+  std::vector<std::vector<int32_t>> tables_;
+};
+
+}  // namespace t2r
