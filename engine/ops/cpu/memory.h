@@ -1,0 +1,15 @@
+// Host memory for device buffers and packed weights.
+#pragma once
+
+#include <cstddef>
+
+#include "engine/ops/tensor.h"
+
+namespace t2r {
+
+// Zeroed memory straight from the system, page aligned; large requests are aligned to and advised
+// for huge pages, which streaming over weights and states needs to reach the memory's speed. Pages
+// are only taken when touched. Throws DeviceError naming the size when the system refuses.
+Buffer AllocateHost(size_t bytes);
+
+}  // namespace t2r
