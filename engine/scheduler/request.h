@@ -13,6 +13,8 @@
 
 namespace t2r {
 
+using RequestId = uint64_t;
+
 enum class FinishReason : uint8_t {
   kStop,       // a stop string or stop token
   kLength,     // max_tokens reached
@@ -25,6 +27,9 @@ enum class FinishReason : uint8_t {
   kScored,     // a Score request is complete
 };
 inline constexpr int kFinishReasons = 9;
+
+// "stop", "length", …: for metrics and logs.
+const char* FinishReasonName(FinishReason reason);
 
 struct Request {
   std::vector<int32_t> prompt;  // ≥ 1 ids (BOS included)
@@ -40,11 +45,15 @@ struct Request {
   bool score = false;
   absl::Time deadline = absl::InfiniteFuture();
 
-  // Positions it needs: prompt + max_tokens − 1 (Score: prompt − 1).
+  // Positions it needs: prompt + max_tokens − 1 (Score: prompt − 1), since the last token is not
+  // run through the model. At most INT64_MAX.
   int64_t positions() const;
 };
 
-// One generated token as it goes to the client.
+// One generated token as it goes to the client. Every sampled token is reported once, with all its
+// log probabilities, the one that ends the request included: an end-of-sequence token or stop token
+// without text, the token that completes a stop string with the text before (or, with include_stop,
+// up to the end of) the match.
 struct TokenEvent {
   int32_t token = 0;
   float logprob = 0;
@@ -54,12 +63,15 @@ struct TokenEvent {
 
 struct FinishEvent {
   FinishReason reason = FinishReason::kStop;
-  absl::Status status;       // not OK for cancelled, deadline, drained, stalled, error
+  // OK for stop, length, eos and scored. CANCELLED, DEADLINE_EXCEEDED; ABORTED when stalled;
+  // UNAVAILABLE when drained or after a device failure.
+  absl::Status status;
   std::string text;          // what was still held back
   std::string matched_stop;  // the stop string, when one ended it
   int64_t prompt_tokens = 0;
   int64_t generated_tokens = 0;
   std::vector<float> scores;  // Score
+  // Submit to slot, slot to first token (Score: to the end), first token to the end.
   absl::Duration queue_time, prefill_time, decode_time;
 };
 
@@ -67,13 +79,15 @@ struct FinishEvent {
 class EventSink {
  public:
   virtual ~EventSink() = default;
-  // The session has its slot and starts.
+  // The session has its slot and starts. Not called for what ends while queued, nor for a Score of
+  // one id, which needs no slot.
   virtual void OnStarted() = 0;
   // False while the client lags and its bounded outbox is full: the session then sits out steps.
+  // Asked before every step that would yield a token; true means one OnToken fits.
   // When room appears the owner calls Scheduler::Wake.
   virtual bool HasRoom() = 0;
   virtual void OnToken(TokenEvent event) = 0;
-  // Always the last call, exactly once for every submitted request.
+  // Always the last call, exactly once for every submitted request, room or not. The slot is free.
   virtual void OnFinished(FinishEvent event) = 0;
 };
 

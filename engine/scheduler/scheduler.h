@@ -5,13 +5,16 @@
 // queue. Every decoding session with room in its outbox takes part in every step; what is left of
 // the step's token budget goes to prompts, in order of arrival, one chunk of at most
 // `max_prompt_chunk` tokens a step in total, so a long prompt delays the others by at most one
-// chunk. A session once admitted (OnStarted) is never evicted to make room.
+// chunk. A session once admitted (OnStarted) is never evicted to make room. See docs/scheduling.md.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/model/executor.h"
@@ -28,17 +31,27 @@ struct SchedulerOptions {
   absl::Duration stall_timeout = absl::Seconds(60);  // see FinishReason::kStalled; zero: never
   std::vector<int32_t> eos_token_ids;
   int max_top_logprobs = 20;
+  // Bounds of one request's lists.
+  int max_stop_strings = 16;
+  int max_stop_string_bytes = 256;  // of each
+  int max_stop_token_ids = 128;
+  int max_logit_bias = 1024;  // entries
+  // Time for deadlines, stalls and durations; null: absl::Now. Called from any thread. After moving
+  // a clock of their own, tests call Wake.
+  std::function<absl::Time()> clock;
 };
-
-using RequestId = uint64_t;
 
 class Scheduler {
  public:
   // executor, tokenizer (may be null: no text) and observer (may be null) must outlive it.
-  // Starts the engine thread.
+  // Starts the engine thread, the only one that calls the executor, except for limits(), which is
+  // read here. No lock is held while the executor or a sink is called.
   Scheduler(Executor& executor, const Tokenizer* tokenizer, SchedulerObserver* observer,
             SchedulerOptions options);
-  ~Scheduler();  // ends what runs with kDrained
+  // Ends what runs with kDrained. No reservation may outlive it.
+  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
 
   // A place in the queue, taken before any work is done on a request (tokenising). Releases itself
   // if it is not used. Movable.
@@ -64,8 +77,10 @@ class Scheduler {
 
   // Any thread. INVALID_ARGUMENT naming field and limit for what can never run (positions beyond
   // the model's, ids outside the vocabulary, more pages than exist, sampling values out of range);
-  // then the sink is not called. Otherwise the sink gets exactly one OnFinished, and is kept until
-  // then.
+  // UNAVAILABLE when draining or after a device failure; FAILED_PRECONDITION without a reservation
+  // of this scheduler. After an error the sink is not called and the reservation is released.
+  // Otherwise the sink gets exactly one OnFinished, and is kept until then. The place in the queue
+  // counts the prompt's true length from here on, until the session has its slot.
   absl::StatusOr<RequestId> Submit(Reservation reservation, Request request,
                                    std::shared_ptr<EventSink> sink);
   // Checks that Submit would make, without submitting.
@@ -77,11 +92,12 @@ class Scheduler {
   // Any thread: a sink has room again.
   void Wake();
 
-  // Any thread: refuses new work, lets running and queued requests go on until `deadline`, then
-  // ends them with kDrained. Returns when none is left.
+  // Any thread but the engine's: refuses new work, lets running and queued requests go on until
+  // `deadline`, then ends them with kDrained. Returns when none is left. The earliest deadline of
+  // several calls holds.
   void Drain(absl::Time deadline);
 
-  // Not OK after a device failure.
+  // Not OK (UNAVAILABLE) after a device failure, which ends every request with kError.
   absl::Status health() const;
 
  private:

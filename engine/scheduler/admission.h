@@ -1,0 +1,39 @@
+// Bounds how much may wait for a slot.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+
+#include "absl/status/status.h"
+#include "engine/scheduler/observer.h"
+
+namespace t2r {
+
+// Counts requests and prompt tokens from their reservation until they have a slot (or end). Any
+// thread; the observer's OnQueue is called under the lock, so that reports come in order.
+class Admission {
+ public:
+  // observer may be null, otherwise it must outlive this.
+  Admission(int64_t max_requests, int64_t max_tokens, SchedulerObserver* observer)
+      : max_requests_(max_requests), max_tokens_(max_tokens), observer_(observer) {}
+
+  // Takes a place for a request of up to `tokens` tokens. When nothing waits, any request fits;
+  // otherwise RESOURCE_EXHAUSTED naming the limit that it would pass.
+  absl::Status Reserve(int64_t tokens);
+  // A place taken for `from` tokens now counts `to`; never fails.
+  void Correct(int64_t from, int64_t to);
+  // Gives the place up.
+  void Release(int64_t tokens);
+
+ private:
+  void Report();
+
+  const int64_t max_requests_;
+  const int64_t max_tokens_;
+  SchedulerObserver* const observer_;
+  std::mutex mu_;
+  int64_t requests_ = 0;
+  int64_t tokens_ = 0;
+};
+
+}  // namespace t2r

@@ -1,0 +1,76 @@
+// How other threads talk to the engine thread.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/scheduler/request.h"
+#include "engine/scheduler/session.h"
+
+namespace t2r {
+
+// Many producers, one consumer (the engine thread, which sleeps in Take). Knows how many accepted
+// requests have not ended yet. std::mutex rather than absl's: ThreadSanitizer sees it.
+class CommandQueue {
+ public:
+  struct Commands {
+    std::vector<std::unique_ptr<Session>> submitted;  // in order of their ids
+    std::vector<RequestId> cancelled;                 // to be handled after `submitted`
+    absl::Time drain_deadline;                        // InfiniteFuture: none
+    bool stop = false;                                // nothing will be submitted any more
+  };
+
+  // ---- Any thread ----
+  // OK, or UNAVAILABLE with the reason why nothing is accepted.
+  absl::Status Accepting() const;
+  // Numbers the session and queues it. UNAVAILABLE as Accepting().
+  absl::StatusOr<RequestId> Push(std::unique_ptr<Session> session);
+  void Cancel(RequestId id);
+  void Wake();
+  // Nothing is accepted from here on; the engine ends what is left at the deadline.
+  void Drain(absl::Time deadline);
+  // Until every accepted request has ended. Not from the engine thread.
+  void WaitUntilEmpty();
+  // After Drain: the engine thread may end once nothing is left.
+  void Stop();
+  // The device failure, if there was one.
+  absl::Status health() const;
+
+  // ---- The engine thread ----
+  // Moves out what came in; sleeps first while there is nothing, at most `timeout`.
+  void Take(absl::Duration timeout, Commands* commands);
+  // `count` accepted requests have ended and their sinks are let go.
+  void Retire(int64_t count);
+  // Nothing is accepted from here on.
+  void Fail(const std::string& why);
+
+ private:
+  absl::Status AcceptingLocked() const;
+
+  mutable std::mutex mu_;
+  std::condition_variable engine_;
+  std::condition_variable empty_;
+  // Set by Wake without the lock unless it is the first since the last Take.
+  std::atomic<bool> woken_{false};
+  bool changed_ = false;  // any of the fields below, for the engine thread
+  std::vector<std::unique_ptr<Session>> submitted_;
+  std::vector<RequestId> cancelled_;
+  absl::Time drain_deadline_ = absl::InfiniteFuture();
+  bool draining_ = false;
+  bool stop_ = false;
+  // Statuses are made anew from strings, not copied, so that threads share no reference count.
+  bool failed_ = false;
+  std::string failure_;
+  RequestId next_id_ = 1;
+  int64_t live_ = 0;
+};
+
+}  // namespace t2r

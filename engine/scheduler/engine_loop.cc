@@ -1,0 +1,213 @@
+#include "engine/scheduler/engine_loop.h"
+
+#include <algorithm>
+#include <cassert>
+#include <exception>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+
+namespace t2r {
+
+EngineLoop::EngineLoop(Executor& executor, const ExecutorLimits& limits,
+                       SchedulerObserver* observer, const SchedulerOptions& options,
+                       CommandQueue& commands, Admission& admission)
+    : executor_(executor),
+      observer_(observer),
+      options_(options),
+      commands_(commands),
+      admission_(admission),
+      former_(limits.max_step_tokens, options.max_prompt_chunk) {}
+
+void EngineLoop::Run() {
+  absl::Duration wait = absl::InfiniteDuration();
+  for (;;) {
+    commands_.Take(wait, &in_);
+    now_ = options_.clock();
+    for (std::unique_ptr<Session>& session : in_.submitted) Receive(std::move(session));
+    for (const RequestId id : in_.cancelled) {
+      const auto found = sessions_.find(id);
+      if (found != sessions_.end()) End(found->second.get(), FinishReason::kCancelled);
+    }
+    EndExpired();
+    if (now_ >= in_.drain_deadline) EndAll(FinishReason::kDrained);
+    Compact();
+    EndStalled();
+    Compact();
+    if (!failed_) Admit();
+    if (!failed_) former_.Form(active_, now_, &step_);
+    const bool runs = !failed_ && !step_.works.empty();
+    if (runs) RunStep();
+    if (failed_) EndAll(FinishReason::kError);
+    Compact();
+    Sweep();
+    if (in_.stop && sessions_.empty()) return;
+    wait = runs ? absl::ZeroDuration() : UntilNextTimer();
+  }
+}
+
+void EngineLoop::Receive(std::unique_ptr<Session> owned) {
+  Session* session = owned.get();
+  sessions_.emplace(session->id(), std::move(owned));
+  if (observer_ != nullptr) observer_->OnSubmitted();
+  queue_.push_back(session);
+  session->queue_place = std::prev(queue_.end());
+  const absl::Time deadline = session->request().deadline;
+  if (deadline != absl::InfiniteFuture()) timers_.emplace(deadline, session->id());
+  // Nothing to run: a sequence of one token has no log probability.
+  if (session->request().positions() == 0) End(session, FinishReason::kScored);
+}
+
+void EngineLoop::EndExpired() {
+  while (!timers_.empty() && timers_.begin()->first <= now_) {
+    End(sessions_.at(timers_.begin()->second).get(), FinishReason::kDeadline);
+  }
+}
+
+void EngineLoop::EndStalled() {
+  if (options_.stall_timeout <= absl::ZeroDuration()) return;
+  for (Session* session : active_) {
+    if (session->stalled_since() + options_.stall_timeout > now_) continue;
+    if (!session->HasRoom(now_)) End(session, FinishReason::kStalled);
+  }
+}
+
+void EngineLoop::EndAll(FinishReason reason) {
+  while (!sessions_.empty()) End(sessions_.begin()->second.get(), reason);
+}
+
+void EngineLoop::Admit() {
+  while (!queue_.empty()) {
+    Session* session = queue_.front();
+    const int64_t positions = session->request().positions();
+    int slot = -1;
+    try {
+      if (executor_.CanOpen(positions)) {
+        slot = executor_.Open(positions, session->request().sampling);
+      }
+    } catch (const std::exception& error) {
+      Fail(error.what());
+      return;
+    }
+    if (slot < 0) {
+      if (open_slots_ > 0) return;
+      // Waiting would never end.
+      End(session, FinishReason::kError,
+          absl::InternalError(absl::StrCat("the idle executor refuses ", positions,
+                                           " positions although they are within its limits")));
+      continue;
+    }
+    queue_.pop_front();
+    admission_.Release(session->prompt_tokens());
+    active_.push_back(session);
+    ++open_slots_;
+    ReportSessions();
+    session->Open(slot, now_);
+  }
+}
+
+void EngineLoop::RunStep() {
+  const absl::Time start = options_.clock();
+  try {
+    executor_.Step(step_.works, &results_);
+  } catch (const std::exception& error) {
+    now_ = options_.clock();
+    Fail(error.what());
+    return;
+  }
+  now_ = options_.clock();
+  assert(results_.size() == step_.works.size());
+  if (observer_ != nullptr) observer_->OnStep(step_.decode_rows, step_.prompt_rows, now_ - start);
+  for (size_t i = 0; i < step_.sessions.size(); ++i) {
+    Session* session = step_.sessions[i];
+    const std::optional<FinishReason> reason =
+        session->Accept(step_.rows[i], std::move(results_[i]), now_, observer_);
+    if (reason) End(session, *reason);
+  }
+}
+
+void EngineLoop::End(Session* session, FinishReason reason) {
+  End(session, reason, StatusOf(reason));
+}
+
+void EngineLoop::End(Session* session, FinishReason reason, absl::Status status) {
+  const auto entry = sessions_.find(session->id());
+  timers_.erase({session->request().deadline, session->id()});
+  if (session->slot() >= 0) {
+    CloseSlot(session);
+  } else {
+    queue_.erase(session->queue_place);
+    admission_.Release(session->prompt_tokens());
+  }
+  FinishEvent event = session->MakeFinish(reason, std::move(status), now_);
+  if (observer_ != nullptr) observer_->OnFinished(event, now_ - session->submitted());
+  ended_.push_back(std::move(entry->second));
+  sessions_.erase(entry);
+  session->sink().OnFinished(std::move(event));
+}
+
+absl::Status EngineLoop::StatusOf(FinishReason reason) const {
+  switch (reason) {
+    case FinishReason::kCancelled:
+      return absl::CancelledError("the request was cancelled");
+    case FinishReason::kDeadline:
+      return absl::DeadlineExceededError("the request's deadline passed");
+    case FinishReason::kDrained:
+      return absl::UnavailableError("drained: the server is shutting down");
+    case FinishReason::kStalled:
+      return absl::AbortedError(absl::StrCat("the client took no token for ",
+                                             absl::FormatDuration(options_.stall_timeout),
+                                             ", the stall limit; read the stream faster"));
+    case FinishReason::kError:
+      return commands_.health();
+    default:
+      return absl::OkStatus();
+  }
+}
+
+void EngineLoop::CloseSlot(Session* session) {
+  try {
+    executor_.Close(session->slot());
+  } catch (const std::exception& error) {
+    Fail(error.what());
+  }
+  session->ClearSlot();
+  --open_slots_;
+  ReportSessions();
+}
+
+void EngineLoop::Compact() {
+  if (ended_.empty()) return;
+  std::erase_if(active_, [](const Session* session) { return session->slot() < 0; });
+}
+
+void EngineLoop::Sweep() {
+  if (ended_.empty()) return;
+  const auto count = static_cast<int64_t>(ended_.size());
+  ended_.clear();
+  commands_.Retire(count);
+}
+
+void EngineLoop::Fail(const char* why) {
+  if (failed_) return;
+  failed_ = true;
+  commands_.Fail(why);
+}
+
+void EngineLoop::ReportSessions() {
+  if (observer_ != nullptr) observer_->OnSessions(open_slots_, open_slots_);
+}
+
+absl::Duration EngineLoop::UntilNextTimer() const {
+  absl::Time next = absl::InfiniteFuture();
+  if (!sessions_.empty()) next = in_.drain_deadline;
+  if (!timers_.empty()) next = std::min(next, timers_.begin()->first);
+  if (options_.stall_timeout > absl::ZeroDuration()) {
+    for (const Session* session : active_) {
+      next = std::min(next, session->stalled_since() + options_.stall_timeout);
+    }
+  }
+  return std::max(next - options_.clock(), absl::ZeroDuration());
+}
+
+}  // namespace t2r

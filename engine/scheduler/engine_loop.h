@@ -1,0 +1,81 @@
+// The engine thread's body: the one place that owns the executor and every session.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <memory>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "engine/model/executor.h"
+#include "engine/scheduler/admission.h"
+#include "engine/scheduler/batch_former.h"
+#include "engine/scheduler/command_queue.h"
+#include "engine/scheduler/observer.h"
+#include "engine/scheduler/scheduler.h"
+#include "engine/scheduler/session.h"
+
+namespace t2r {
+
+// One turn of the loop: take commands, end what is cancelled, late, stalled or drained, give free
+// slots to the queue's head, form a batch, run it, hand out its tokens. Sleeps in
+// CommandQueue::Take when a turn found nothing to run.
+//
+// Invariants: a live session is in `sessions_`, and either in `queue_` with a place held in
+// Admission, or in `active_` with a slot; End is the only way out of both.
+class EngineLoop {
+ public:
+  // All must outlive it; observer may be null; options.clock is set. limits: executor.limits().
+  EngineLoop(Executor& executor, const ExecutorLimits& limits, SchedulerObserver* observer,
+             const SchedulerOptions& options, CommandQueue& commands, Admission& admission);
+
+  // Returns once stopped (CommandQueue::Stop) and nothing is left.
+  void Run();
+
+ private:
+  void Receive(std::unique_ptr<Session> session);
+  void EndExpired();
+  void EndStalled();
+  void EndAll(FinishReason reason);
+  void Admit();
+  void RunStep();
+
+  // Frees the session's slot or its place in the queue, then sends the last event.
+  void End(Session* session, FinishReason reason);
+  void End(Session* session, FinishReason reason, absl::Status status);
+  absl::Status StatusOf(FinishReason reason) const;
+  void CloseSlot(Session* session);
+  // Takes ended sessions out of `active_`.
+  void Compact();
+  // Lets ended sessions and their sinks go.
+  void Sweep();
+  void Fail(const char* why);
+  void ReportSessions();
+  // Until something must end by itself.
+  absl::Duration UntilNextTimer() const;
+
+  Executor& executor_;
+  SchedulerObserver* const observer_;
+  const SchedulerOptions& options_;
+  CommandQueue& commands_;
+  Admission& admission_;
+  BatchFormer former_;
+
+  absl::Time now_;
+  bool failed_ = false;
+  CommandQueue::Commands in_;
+  std::map<RequestId, std::unique_ptr<Session>> sessions_;
+  std::list<Session*> queue_;                          // waiting for a slot, by id
+  std::vector<Session*> active_;                       // with a slot, by id
+  std::set<std::pair<absl::Time, RequestId>> timers_;  // finite deadlines of sessions_
+  std::vector<std::unique_ptr<Session>> ended_;
+  int open_slots_ = 0;
+  Step step_;
+  std::vector<WorkResult> results_;
+};
+
+}  // namespace t2r

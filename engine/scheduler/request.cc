@@ -1,0 +1,40 @@
+#include "engine/scheduler/request.h"
+
+#include <limits>
+
+namespace t2r {
+
+int64_t Request::positions() const {
+  const auto n = static_cast<int64_t>(prompt.size());
+  if (score) return n - 1;
+  if (max_tokens - 1 > std::numeric_limits<int64_t>::max() - n) {
+    return std::numeric_limits<int64_t>::max();
+  }
+  return n + max_tokens - 1;
+}
+
+const char* FinishReasonName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kEos:
+      return "eos";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kDeadline:
+      return "deadline";
+    case FinishReason::kDrained:
+      return "drained";
+    case FinishReason::kStalled:
+      return "stalled";
+    case FinishReason::kError:
+      return "error";
+    case FinishReason::kScored:
+      return "scored";
+  }
+  return "unknown";
+}
+
+}  // namespace t2r

@@ -1,0 +1,107 @@
+#include "engine/scheduler/scheduler.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "engine/scheduler/admission.h"
+#include "engine/scheduler/command_queue.h"
+#include "engine/scheduler/engine_loop.h"
+#include "engine/scheduler/session.h"
+#include "engine/scheduler/validate.h"
+
+namespace t2r {
+namespace {
+
+SchedulerOptions WithClock(SchedulerOptions options) {
+  if (!options.clock) options.clock = [] { return absl::Now(); };
+  return options;
+}
+
+}  // namespace
+
+struct Scheduler::Impl {
+  Impl(Executor& executor, const Tokenizer* tokenizer_or_null, SchedulerObserver* observer,
+       SchedulerOptions given)
+      : options(WithClock(std::move(given))),
+        limits(executor.limits()),
+        tokenizer(tokenizer_or_null),
+        admission(options.max_queue_requests, options.max_queue_tokens, observer),
+        loop(executor, limits, observer, options, commands, admission),
+        engine([this] { loop.Run(); }) {}
+
+  const SchedulerOptions options;
+  const ExecutorLimits limits;
+  const Tokenizer* const tokenizer;
+  CommandQueue commands;
+  Admission admission;
+  EngineLoop loop;
+  std::thread engine;
+};
+
+Scheduler::Reservation::Reservation(Reservation&& other) noexcept
+    : scheduler_(std::exchange(other.scheduler_, nullptr)), tokens_(other.tokens_) {}
+
+Scheduler::Reservation& Scheduler::Reservation::operator=(Reservation&& other) noexcept {
+  std::swap(scheduler_, other.scheduler_);
+  std::swap(tokens_, other.tokens_);
+  return *this;
+}
+
+Scheduler::Reservation::~Reservation() {
+  if (scheduler_ != nullptr) scheduler_->impl_->admission.Release(tokens_);
+}
+
+Scheduler::Scheduler(Executor& executor, const Tokenizer* tokenizer, SchedulerObserver* observer,
+                     SchedulerOptions options)
+    : impl_(std::make_unique<Impl>(executor, tokenizer, observer, std::move(options))) {}
+
+Scheduler::~Scheduler() {
+  impl_->commands.Drain(absl::InfinitePast());
+  impl_->commands.Stop();
+  impl_->engine.join();
+}
+
+absl::StatusOr<Scheduler::Reservation> Scheduler::Reserve(int64_t tokens) {
+  tokens = std::max<int64_t>(tokens, 0);
+  absl::Status status = impl_->commands.Accepting();
+  if (status.ok()) status = impl_->admission.Reserve(tokens);
+  if (!status.ok()) return status;
+  return Reservation(this, tokens);
+}
+
+absl::Status Scheduler::Validate(const Request& request) const {
+  return ValidateRequest(request, impl_->limits, impl_->options, impl_->tokenizer != nullptr);
+}
+
+absl::StatusOr<RequestId> Scheduler::Submit(Reservation reservation, Request request,
+                                            std::shared_ptr<EventSink> sink) {
+  if (reservation.scheduler_ != this) {
+    return absl::FailedPreconditionError("Submit needs a reservation made by Reserve");
+  }
+  absl::Status status = Validate(request);
+  if (!status.ok()) return status;
+  auto session = std::make_unique<Session>(std::move(request), std::move(sink), impl_->tokenizer,
+                                           impl_->options.eos_token_ids, impl_->options.clock());
+  // From here the place counts the true length; the engine gives it up when it accepts the session,
+  // the reservation when it is refused.
+  const int64_t tokens = session->prompt_tokens();
+  impl_->admission.Correct(reservation.tokens_, tokens);
+  reservation.tokens_ = tokens;
+  absl::StatusOr<RequestId> id = impl_->commands.Push(std::move(session));
+  if (id.ok()) reservation.scheduler_ = nullptr;
+  return id;
+}
+
+void Scheduler::Cancel(RequestId id) { impl_->commands.Cancel(id); }
+
+void Scheduler::Wake() { impl_->commands.Wake(); }
+
+void Scheduler::Drain(absl::Time deadline) {
+  impl_->commands.Drain(deadline);
+  impl_->commands.WaitUntilEmpty();
+}
+
+absl::Status Scheduler::health() const { return impl_->commands.health(); }
+
+}  // namespace t2r

@@ -1,0 +1,149 @@
+#include "engine/scheduler/session.h"
+
+#include <algorithm>
+#include <iterator>
+#include <span>
+#include <utility>
+
+namespace t2r {
+namespace {
+
+bool Contains(const std::vector<int32_t>& ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+}  // namespace
+
+Session::Session(Request request, std::shared_ptr<EventSink> sink, const Tokenizer* tokenizer,
+                 const std::vector<int32_t>& eos_token_ids, absl::Time submitted)
+    : request_(std::move(request)),
+      sink_(std::move(sink)),
+      eos_token_ids_(eos_token_ids),
+      submitted_(submitted) {
+  prompt_rows_ = prompt_tokens() - (request_.score ? 1 : 0);
+  if (request_.score) {
+    scores_.reserve(static_cast<size_t>(prompt_rows_));
+  } else if (tokenizer != nullptr) {
+    decoder_.emplace(*tokenizer, request_.prompt);
+    if (!request_.stop.empty()) matcher_.emplace(request_.stop, request_.include_stop);
+  }
+}
+
+void Session::Open(int slot, absl::Time now) {
+  slot_ = slot;
+  opened_ = now;
+  sink_->OnStarted();
+}
+
+bool Session::HasRoom(absl::Time now) {
+  if (sink_->HasRoom()) {
+    stalled_since_ = absl::InfiniteFuture();
+    return true;
+  }
+  stalled_since_ = std::min(stalled_since_, now);
+  return false;
+}
+
+Work Session::NextWork(int64_t rows) const {
+  Work work;
+  work.slot = slot_;
+  work.position = consumed_;
+  work.sample = Yields(rows);
+  if (work.sample) work.top_logprobs = request_.top_logprobs;
+  if (!prefilling()) {
+    work.tokens = std::span(&next_token_, 1);
+    return work;
+  }
+  const std::span<const int32_t> prompt(request_.prompt);
+  const auto first = static_cast<size_t>(consumed_);
+  const auto count = static_cast<size_t>(rows);
+  work.tokens = prompt.subspan(first, count);
+  if (request_.score) work.targets = prompt.subspan(first + 1, count);
+  return work;
+}
+
+std::optional<FinishReason> Session::Accept(int64_t rows, WorkResult&& result, absl::Time now,
+                                            SchedulerObserver* observer) {
+  const bool sampled = Yields(rows);
+  consumed_ += rows;
+  if (request_.score) {
+    scores_.insert(scores_.end(), result.scores.begin(), result.scores.end());
+    if (prefilling()) return std::nullopt;
+    return FinishReason::kScored;
+  }
+  if (!sampled) return std::nullopt;
+  return AcceptToken(std::move(result), now, observer);
+}
+
+std::optional<FinishReason> Session::AcceptToken(WorkResult&& result, absl::Time now,
+                                                 SchedulerObserver* observer) {
+  ++generated_;
+  if (generated_ == 1) first_token_ = now;
+  if (observer != nullptr) {
+    if (generated_ == 1) {
+      observer->OnFirstToken(now - submitted_);
+    } else {
+      observer->OnToken(now - last_token_);
+    }
+  }
+  last_token_ = now;
+  next_token_ = result.sampled.token;
+
+  TokenEvent event;
+  event.token = result.sampled.token;
+  event.logprob = result.sampled.logprob;
+  event.top = std::move(result.top);
+  std::optional<FinishReason> reason = AppendText(event.token, &event.text);
+  if (!reason && generated_ >= request_.max_tokens) reason = FinishReason::kLength;
+  sink_->OnToken(std::move(event));
+  return reason;
+}
+
+std::optional<FinishReason> Session::AppendText(int32_t token, std::string* text) {
+  if (!request_.ignore_eos && Contains(eos_token_ids_, token)) return FinishReason::kEos;
+  if (Contains(request_.stop_token_ids, token)) return FinishReason::kStop;
+  if (!decoder_) return std::nullopt;
+  *text = decoder_->Append(token);
+  if (!matcher_) return std::nullopt;
+  StopMatcher::Result matched = matcher_->Append(*text);
+  *text = std::move(matched.text);
+  if (!matched.stopped) return std::nullopt;
+  text_closed_ = true;
+  matched_stop_ = request_.stop[static_cast<size_t>(matched.stop_index)];
+  return FinishReason::kStop;
+}
+
+std::string Session::FlushText(bool* stopped) {
+  if (text_closed_ || !decoder_) return "";
+  std::string text = decoder_->Finish();
+  if (!matcher_) return text;
+  StopMatcher::Result matched = matcher_->Append(text);
+  if (matched.stopped) {
+    *stopped = true;
+    matched_stop_ = request_.stop[static_cast<size_t>(matched.stop_index)];
+    return std::move(matched.text);
+  }
+  return matched.text + matcher_->Finish();
+}
+
+FinishEvent Session::MakeFinish(FinishReason reason, absl::Status status, absl::Time now) {
+  FinishEvent event;
+  bool stopped = false;
+  event.text = FlushText(&stopped);
+  // An unfinished code point at the end became U+FFFD, which a stop string may name.
+  if (stopped && status.ok()) reason = FinishReason::kStop;
+  event.reason = reason;
+  event.status = std::move(status);
+  event.matched_stop = std::move(matched_stop_);
+  event.prompt_tokens = prompt_tokens();
+  event.generated_tokens = generated_;
+  event.scores = std::move(scores_);
+  const absl::Time opened = std::min(opened_, now);
+  const absl::Time first = std::min(first_token_, now);
+  event.queue_time = opened - submitted_;
+  event.prefill_time = first - opened;
+  event.decode_time = now - first;
+  return event;
+}
+
+}  // namespace t2r

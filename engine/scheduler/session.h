@@ -1,0 +1,95 @@
+// One accepted request, from the queue to its end.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "engine/model/executor.h"
+#include "engine/scheduler/observer.h"
+#include "engine/scheduler/request.h"
+#include "engine/tokenizer/incremental_decoder.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace t2r {
+
+// What is left to run, what a step's result means, and when to stop. Made by any thread, then owned
+// and called by the engine thread. Does not touch the executor: EngineLoop opens and closes slots.
+class Session {
+ public:
+  // tokenizer may be null (no text); it and eos_token_ids must outlive the session.
+  Session(Request request, std::shared_ptr<EventSink> sink, const Tokenizer* tokenizer,
+          const std::vector<int32_t>& eos_token_ids, absl::Time submitted);
+
+  RequestId id() const { return id_; }
+  void set_id(RequestId id) { id_ = id; }
+  const Request& request() const { return request_; }
+  EventSink& sink() { return *sink_; }
+  absl::Time submitted() const { return submitted_; }
+  int64_t prompt_tokens() const { return static_cast<int64_t>(request_.prompt.size()); }
+
+  // -1: no slot.
+  int slot() const { return slot_; }
+  void Open(int slot, absl::Time now);
+  void ClearSlot() { slot_ = -1; }
+
+  // Whether rows of the prompt are still to run (for a Score, all but its last id).
+  bool prefilling() const { return consumed_ < prompt_rows_; }
+  int64_t prompt_rows_left() const { return prompt_rows_ - consumed_; }
+  // Whether running `rows` more rows yields a token.
+  bool Yields(int64_t rows) const { return !request_.score && consumed_ + rows >= prompt_rows_; }
+  // Asks the sink, and remembers since when it has had no room.
+  bool HasRoom(absl::Time now);
+  // InfiniteFuture: had room when last asked.
+  absl::Time stalled_since() const { return stalled_since_; }
+
+  // The next `rows` rows (prefilling: at most prompt_rows_left(); decoding: 1). Valid until the
+  // next non-const call.
+  Work NextWork(int64_t rows) const;
+  // Takes the result of NextWork(rows): hands the token to the sink, or keeps the scores. The
+  // reason when this ends the request. observer may be null.
+  std::optional<FinishReason> Accept(int64_t rows, WorkResult&& result, absl::Time now,
+                                     SchedulerObserver* observer);
+
+  // The last event, text still held back included. May turn the reason into kStop when that text
+  // completes a stop string. Call once.
+  FinishEvent MakeFinish(FinishReason reason, absl::Status status, absl::Time now);
+
+  // The session's place in the queue; valid while it waits.
+  std::list<Session*>::iterator queue_place;
+
+ private:
+  std::optional<FinishReason> AcceptToken(WorkResult&& result, absl::Time now,
+                                          SchedulerObserver* observer);
+  // The reason why `token` ends the request, and the text that it makes final.
+  std::optional<FinishReason> AppendText(int32_t token, std::string* text);
+  std::string FlushText(bool* stopped);
+
+  RequestId id_ = 0;
+  Request request_;
+  std::shared_ptr<EventSink> sink_;
+  const std::vector<int32_t>& eos_token_ids_;
+  std::optional<IncrementalDecoder> decoder_;
+  std::optional<StopMatcher> matcher_;
+
+  int slot_ = -1;
+  int64_t prompt_rows_ = 0;
+  int64_t consumed_ = 0;    // tokens that went through the model
+  int32_t next_token_ = 0;  // sampled last, not yet consumed
+  int64_t generated_ = 0;
+  bool text_closed_ = false;  // a stop string ended the text
+  std::string matched_stop_;
+  std::vector<float> scores_;
+
+  absl::Time submitted_;
+  absl::Time opened_ = absl::InfiniteFuture();
+  absl::Time first_token_ = absl::InfiniteFuture();
+  absl::Time last_token_ = absl::InfiniteFuture();
+  absl::Time stalled_since_ = absl::InfiniteFuture();
+};
+
+}  // namespace t2r

@@ -1,0 +1,142 @@
+#include "engine/scheduler/validate.h"
+
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "engine/ops/batch.h"
+
+namespace t2r {
+namespace {
+
+template <typename... Parts>
+absl::Status Invalid(const Parts&... parts) {
+  return absl::InvalidArgumentError(absl::StrCat(parts...));
+}
+
+absl::Status CheckId(const char* field, size_t index, int32_t id, int vocab_size) {
+  if (id >= 0 && id < vocab_size) return absl::OkStatus();
+  return Invalid(field, "[", index, "] is ", id, ", outside the vocabulary of ", vocab_size,
+                 " tokens (0 to ", vocab_size - 1, ")");
+}
+
+absl::Status CheckRange(const char* field, float value, float low, float high) {
+  if (value >= low && value <= high) return absl::OkStatus();  // false for NaN
+  return Invalid(field, " is ", value, ", outside [", low, ", ", high, "]");
+}
+
+absl::Status CheckCount(const char* field, size_t count, int limit) {
+  if (count <= static_cast<size_t>(limit)) return absl::OkStatus();
+  return Invalid(field, " has ", count, " entries, more than the limit of ", limit);
+}
+
+absl::Status CheckSampling(const SamplingParams& sampling, int vocab_size,
+                           const SchedulerOptions& options) {
+  const struct {
+    const char* field;
+    float value, low, high;
+  } ranges[] = {
+      {"temperature", sampling.temperature, 0.0F, 100.0F},
+      {"min_p", sampling.min_p, 0.0F, 1.0F},
+      {"frequency_penalty", sampling.frequency_penalty, -2.0F, 2.0F},
+      {"presence_penalty", sampling.presence_penalty, -2.0F, 2.0F},
+  };
+  for (const auto& range : ranges) {
+    absl::Status status = CheckRange(range.field, range.value, range.low, range.high);
+    if (!status.ok()) return status;
+  }
+  if (sampling.top_k < 0) return Invalid("top_k is ", sampling.top_k, ", must be at least 0 (off)");
+  if (!(sampling.top_p > 0.0F && sampling.top_p <= 1.0F)) {
+    return Invalid("top_p is ", sampling.top_p, ", outside (0, 1]");
+  }
+  if (!(sampling.repetition_penalty > 0.0F && sampling.repetition_penalty <= 100.0F)) {
+    return Invalid("repetition_penalty is ", sampling.repetition_penalty, ", outside (0, 100]");
+  }
+  absl::Status status =
+      CheckCount("logit_bias", sampling.logit_bias.size(), options.max_logit_bias);
+  if (!status.ok()) return status;
+  for (const auto& [id, bias] : sampling.logit_bias) {
+    if (id < 0 || id >= vocab_size) {
+      return Invalid("logit_bias names the token ", id, ", outside the vocabulary of ", vocab_size,
+                     " tokens (0 to ", vocab_size - 1, ")");
+    }
+    if (!(bias >= -100.0F && bias <= 100.0F)) {
+      return Invalid("logit_bias of token ", id, " is ", bias, ", outside [-100, 100]");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckStops(const Request& request, int vocab_size, const SchedulerOptions& options,
+                        bool has_tokenizer) {
+  absl::Status status = CheckCount("stop", request.stop.size(), options.max_stop_strings);
+  if (!status.ok()) return status;
+  if (!request.stop.empty() && !has_tokenizer) {
+    return Invalid("stop needs a tokenizer, which this model has not: use stop_token_ids");
+  }
+  for (size_t i = 0; i < request.stop.size(); ++i) {
+    const size_t bytes = request.stop[i].size();
+    if (bytes == 0) return Invalid("stop[", i, "] is empty");
+    if (bytes > static_cast<size_t>(options.max_stop_string_bytes)) {
+      return Invalid("stop[", i, "] has ", bytes, " bytes, more than the limit of ",
+                     options.max_stop_string_bytes);
+    }
+  }
+  status = CheckCount("stop_token_ids", request.stop_token_ids.size(), options.max_stop_token_ids);
+  if (!status.ok()) return status;
+  for (size_t i = 0; i < request.stop_token_ids.size(); ++i) {
+    status = CheckId("stop_token_ids", i, request.stop_token_ids[i], vocab_size);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckLength(const Request& request, const ExecutorLimits& limits) {
+  const int64_t positions = request.positions();
+  int64_t limit = std::numeric_limits<int64_t>::max();
+  const char* what = "";
+  if (limits.position_limit > 0) {
+    limit = limits.position_limit;
+    what = " positions of the model";
+  }
+  const int64_t cached = limits.kv_pages * kKvPageSize;
+  if (limits.kv_pages > 0 && cached < limit) {
+    limit = cached;
+    what = " positions that the key/value cache holds";
+  }
+  if (positions <= limit) return absl::OkStatus();
+  if (request.score) {
+    return Invalid("prompt of ", request.prompt.size(), " tokens needs ", positions,
+                   " positions to score, more than the ", limit, what, ": shorten it");
+  }
+  return Invalid("prompt of ", request.prompt.size(), " tokens and max_tokens of ",
+                 request.max_tokens, " need ", positions, " positions, more than the ", limit, what,
+                 ": shorten the prompt or lower max_tokens");
+}
+
+}  // namespace
+
+absl::Status ValidateRequest(const Request& request, const ExecutorLimits& limits,
+                             const SchedulerOptions& options, bool has_tokenizer) {
+  if (request.prompt.empty()) return Invalid("prompt is empty: it needs at least 1 token");
+  for (size_t i = 0; i < request.prompt.size(); ++i) {
+    absl::Status status = CheckId("prompt", i, request.prompt[i], limits.vocab_size);
+    if (!status.ok()) return status;
+  }
+  if (!request.score) {
+    if (request.max_tokens < 1) {
+      return Invalid("max_tokens is ", request.max_tokens, ", must be at least 1");
+    }
+    if (request.top_logprobs < 0 || request.top_logprobs > options.max_top_logprobs) {
+      return Invalid("logprobs is ", request.top_logprobs, ", outside [0, ",
+                     options.max_top_logprobs, "]");
+    }
+    absl::Status status = CheckSampling(request.sampling, limits.vocab_size, options);
+    if (!status.ok()) return status;
+    status = CheckStops(request, limits.vocab_size, options, has_tokenizer);
+    if (!status.ok()) return status;
+  }
+  return CheckLength(request, limits);
+}
+
+}  // namespace t2r
