@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "engine/sampling/params.h"
@@ -23,11 +24,20 @@ struct TokenCounts {
 };
 
 // The sampled token for the session's position `position` (the position the new token will have).
-// logits [vocabulary] is overwritten. Deterministic; safe to call from many threads.
+// logits [vocabulary] is overwritten. Deterministic; safe to call from many threads. NaN counts as
+// −∞; when a logit is +∞ or all are −∞, the choice is greedy. top-k keeps every token that ties
+// with the k-th; top-p keeps the fewest tokens (at least one, ties by lower id) whose mass reaches
+// p.
 int32_t SampleToken(std::span<float> logits, const SamplingParams& params,
                     const TokenCounts& counts, uint64_t position);
 
-// log softmax(logits)[token], in float64 inside.
+// The token with the largest logit, the lowest id among equals. NaN counts as −∞.
+int32_t GreedyToken(std::span<const float> logits);
+
+// log Σ exp(logits), NaN counting as −∞: exponentials in float32 (2e-7 relative), summed in
+// float64.
+double LogSumExp(std::span<const float> logits);
+// log softmax(logits)[token].
 float LogProbability(std::span<const float> logits, int32_t token);
 // The n most likely tokens with their log probabilities, best first, ties by lower id.
 std::vector<std::pair<int32_t, float>> TopLogProbabilities(std::span<const float> logits, int n);

@@ -1,0 +1,47 @@
+#include "engine/model/config.h"
+
+#include <cmath>
+#include <numbers>
+
+namespace t2r {
+
+int ModelConfig::linear_layers() const {
+  int count = 0;
+  for (const LayerType type : layer_types) count += type == LayerType::kLinearAttention ? 1 : 0;
+  return count;
+}
+
+std::optional<int64_t> ModelConfig::position_limit() const {
+  if (architecture == Architecture::kGpt2) return max_position_embeddings;
+  return std::nullopt;
+}
+
+std::vector<double> RopeInverseFrequencies(const ModelConfig& config) {
+  const int pairs = config.head_dim / 2;
+  std::vector<double> frequencies(pairs);
+  for (int i = 0; i < pairs; ++i) {
+    frequencies[i] = std::pow(config.rope_theta, -2.0 * i / config.head_dim);
+  }
+  if (!config.rope_scaling.has_value()) return frequencies;
+  const RopeScaling& scaling = *config.rope_scaling;
+  for (double& frequency : frequencies) {
+    if (scaling.kind == RopeScaling::Kind::kLinear) {
+      frequency /= scaling.factor;
+      continue;
+    }
+    // Turns the pair makes over the original context: few are slowed by the factor, many are kept,
+    // and between the two bounds the frequencies are blended (Llama 3.1's rule).
+    const double turns =
+        scaling.original_max_position_embeddings * frequency / (2.0 * std::numbers::pi);
+    if (turns < scaling.low_freq_factor) {
+      frequency /= scaling.factor;
+    } else if (turns <= scaling.high_freq_factor) {
+      const double keep =
+          (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+      frequency = (1.0 - keep) * frequency / scaling.factor + keep * frequency;
+    }
+  }
+  return frequencies;
+}
+
+}  // namespace t2r

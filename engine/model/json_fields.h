@@ -1,0 +1,59 @@
+// Typed, checked access to the fields of a JSON object, with errors that name file, field and
+// limit.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace t2r {
+
+// Parses a JSON text whose top level is an object, nested at most 32 deep and at most `max_bytes`
+// long. Errors (INVALID_ARGUMENT) begin with `file`.
+absl::StatusOr<nlohmann::json> ParseJsonObject(const std::string& text, size_t max_bytes,
+                                               const std::string& file);
+
+// A whole file as text: NOT_FOUND when there is none, INVALID_ARGUMENT beyond max_bytes.
+absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_bytes);
+
+// Reads fields one after another and keeps the first error; after an error the getters go on
+// returning values inside their ranges, so that callers check status() once. A field that is null
+// counts as absent. Borrows `object`.
+class JsonFields {
+ public:
+  // prefix: what error messages put before a key, such as "config.json: " or
+  // "config.json: linear_attention.".
+  JsonFields(const nlohmann::json& object, std::string prefix);
+
+  bool Has(const char* key) const;
+  // Null when absent.
+  const nlohmann::json* Find(const char* key) const;
+
+  // In [low, high]; without a default the field is required.
+  int64_t Integer(const char* key, int64_t low, int64_t high,
+                  std::optional<int64_t> absent = std::nullopt);
+  // Finite and in [low, high].
+  double Number(const char* key, double low, double high,
+                std::optional<double> absent = std::nullopt);
+  bool Bool(const char* key, bool absent);
+  std::string String(const char* key, std::optional<std::string> absent = std::nullopt);
+
+  // Records an error about a key unless there is one already.
+  void Invalid(const std::string& key, const std::string& problem);
+  void Unimplemented(const std::string& key, const std::string& problem);
+  void Record(absl::Status status);
+  const absl::Status& status() const { return status_; }
+  const std::string& prefix() const { return prefix_; }
+  const nlohmann::json& object() const { return object_; }
+
+ private:
+  const nlohmann::json& object_;
+  std::string prefix_;
+  absl::Status status_;
+};
+
+}  // namespace t2r

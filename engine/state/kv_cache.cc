@@ -1,0 +1,39 @@
+#include "engine/state/kv_cache.h"
+
+#include <cassert>
+#include <string>
+
+namespace t2r {
+
+KvCache::KvCache(Backend& backend, const KvShape& shape, int64_t pages, int slots)
+    : shape_(shape), pages_(shape.layers == 0 ? 0 : pages), tables_(slots) {
+  int64_t bytes = 0;
+  if (pages_ > INT32_MAX || __builtin_mul_overflow(shape.page_bytes(), pages_, &bytes)) {
+    throw DeviceError("a key/value cache of " + std::to_string(pages) + " pages of " +
+                      std::to_string(shape.page_bytes()) + " bytes does not fit any memory");
+  }
+  buffer_ = backend.Allocate(static_cast<size_t>(bytes));
+  free_.reserve(static_cast<size_t>(pages_));
+  for (int64_t page = pages_ - 1; page >= 0; --page) free_.push_back(static_cast<int32_t>(page));
+}
+
+bool KvCache::CanReserve(int64_t positions) const {
+  return shape_.layers == 0 || PagesFor(positions) <= free_pages();
+}
+
+bool KvCache::Reserve(int slot, int64_t positions) {
+  assert(tables_[slot].empty());
+  if (!CanReserve(positions)) return false;
+  if (shape_.layers == 0) return true;
+  const int64_t count = PagesFor(positions);
+  tables_[slot].assign(free_.end() - count, free_.end());
+  free_.resize(free_.size() - static_cast<size_t>(count));
+  return true;
+}
+
+void KvCache::Release(int slot) {
+  free_.insert(free_.end(), tables_[slot].begin(), tables_[slot].end());
+  tables_[slot].clear();
+}
+
+}  // namespace t2r

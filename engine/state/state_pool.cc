@@ -1,0 +1,50 @@
+#include "engine/state/state_pool.h"
+
+#include <cassert>
+#include <string>
+
+namespace t2r {
+namespace {
+
+constexpr int64_t kAlignFloats = 16;  // 64 bytes
+
+}  // namespace
+
+StatePool::StatePool(Backend& backend, const StateShape& shape, int slots)
+    : backend_(backend), shape_(shape), in_use_(slots, false) {
+  const int64_t floats = shape.bytes() / 4;
+  stride_ = (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats;
+  int64_t bytes = 0;
+  if (__builtin_mul_overflow(stride_ * 4, int64_t{slots}, &bytes)) {
+    throw DeviceError("the states of " + std::to_string(slots) + " sessions of " +
+                      std::to_string(shape.bytes()) + " bytes do not fit any memory");
+  }
+  buffer_ = backend.Allocate(static_cast<size_t>(bytes));
+  for (int slot = slots - 1; slot >= 0; --slot) free_.push_back(slot);
+}
+
+int StatePool::Acquire() {
+  if (free_.empty()) return -1;
+  const int slot = free_.back();
+  free_.pop_back();
+  in_use_[slot] = true;
+  return slot;
+}
+
+void StatePool::Release(int slot) {
+  assert(in_use_[slot]);
+  if (stride_ > 0) {
+    backend_.Zero(buffer_.f32() + slot * stride_, static_cast<size_t>(stride_) * 4);
+  }
+  in_use_[slot] = false;
+  free_.push_back(slot);
+}
+
+void StatePool::Copy(int from, int to) {
+  assert(in_use_[from] && in_use_[to] && from != to);
+  if (stride_ == 0) return;
+  backend_.CopyOnDevice(buffer_.f32() + to * stride_, buffer_.f32() + from * stride_,
+                        static_cast<size_t>(stride_) * 4);
+}
+
+}  // namespace t2r
