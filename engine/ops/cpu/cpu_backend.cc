@@ -325,6 +325,9 @@ class CpuBackend : public Backend {
 }  // namespace
 
 std::unique_ptr<Backend> MakeCpuBackend(int threads) {
+  if (threads < 0 || threads > 1024) {
+    throw DeviceError("threads is " + std::to_string(threads) + ": give 0 (one a core) to 1024");
+  }
   return std::make_unique<CpuBackend>(threads == 0 ? 1 : threads);
 }
 

@@ -1,0 +1,165 @@
+#include <cmath>
+#include <tuple>
+
+#include "tests/engine/ops/testing/op_test.h"
+
+namespace t2r::testing {
+namespace {
+
+// A weight as a file would hold it, and the values a backend keeps after conversion.
+struct Weight {
+  std::vector<float> wide;
+  std::vector<uint16_t> narrow;
+  HostMatrix host;
+  Mat values;
+};
+
+uint16_t FloatToFloat16(float value) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    if (Float16ToFloat(static_cast<uint16_t>(bits)) == value) return static_cast<uint16_t>(bits);
+  }
+  return 0;
+}
+
+class MatMulTest : public OpTest {
+ protected:
+  // Stored as `stored`, in file order [N, K] or, transposed, [K, N]; kept as `kept`.
+  Weight MakeWeight(int64_t n, int64_t k, DType stored, DType kept, bool transposed = false) {
+    Weight w;
+    w.values = Random(n, k);
+    for (double& v : w.values.v) {
+      if (stored == DType::kFloat16) v = std::round(v * 16) / 16;  // exact in eleven bits
+      if (stored == DType::kBFloat16) v = BFloat16ToFloat(FloatToBFloat16(static_cast<float>(v)));
+    }
+    for (int64_t i = 0; i < n * k; ++i) {
+      const auto value = static_cast<float>(transposed ? w.values.at(i % n, i / n) : w.values.v[i]);
+      w.wide.push_back(value);
+      if (stored != DType::kFloat32) {
+        w.narrow.push_back(stored == DType::kBFloat16 ? FloatToBFloat16(value)
+                                                      : FloatToFloat16(value));
+      }
+    }
+    if (kept == DType::kBFloat16) {
+      for (double& v : w.values.v) v = BFloat16ToFloat(FloatToBFloat16(static_cast<float>(v)));
+    }
+    w.host = {stored == DType::kFloat32 ? static_cast<const void*>(w.wide.data())
+                                        : static_cast<const void*>(w.narrow.data()),
+              stored, n, k, transposed};
+    return w;
+  }
+
+  void Check(int64_t rows, int64_t n, int64_t k, DType kept, bool with_bias, MatMulMode mode) {
+    SCOPED_TRACE(::testing::Message()
+                 << rows << " rows, N " << n << ", K " << k << ", " << NameOf(kept) << ", bias "
+                 << with_bias << ", mode " << static_cast<int>(mode));
+    const Weight w = MakeWeight(n, k, DType::kFloat32, kept);
+    const auto matrix = backend_->LoadMatrix({&w.host, 1}, kept);
+    const Mat x = Random(rows, k);
+    const Mat bias = Random(1, n);
+    const Mat before = Random(rows, n);
+    const Buffer bias_buffer = Vector(bias);
+    const DeviceTensor in = Device(x, 3);
+    const DeviceTensor out = Device(before, 5);
+    backend_->MatMul(in.view(), *matrix, with_bias ? bias_buffer.f32() : nullptr, mode, out.view());
+    const Result want = MatMulReference(x, w.values, with_bias ? &bias : nullptr,
+                                        mode == MatMulMode::kAccumulate ? &before : nullptr);
+    ExpectWithin(out.Read(), want.out, want.bound);
+    ExpectSameBits(in.Read(), x, "input changed");
+  }
+};
+
+TEST_P(MatMulTest, AgreesWithFloat64OnOddShapes) {
+  for (const DType kept : {DType::kFloat32, DType::kBFloat16}) {
+    for (const auto& [rows, n, k] : std::vector<std::tuple<int, int, int>>{{1, 1, 1},
+                                                                           {1, 5, 3},
+                                                                           {2, 7, 64},
+                                                                           {3, 16, 17},
+                                                                           {5, 33, 100},
+                                                                           {6, 64, 576},
+                                                                           {7, 97, 65},
+                                                                           {13, 192, 192},
+                                                                           {31, 40, 129},
+                                                                           {64, 130, 1100},
+                                                                           {97, 48, 700},
+                                                                           {200, 70, 33}}) {
+      Check(rows, n, k, kept, false, MatMulMode::kStore);
+      Check(rows, n, k, kept, true, MatMulMode::kStore);
+      Check(rows, n, k, kept, false, MatMulMode::kAccumulate);
+      Check(rows, n, k, kept, true, MatMulMode::kAccumulate);
+    }
+  }
+}
+
+TEST_P(MatMulTest, ReadsEveryStoredTypeAndLayoutAndStacksParts) {
+  for (const DType stored : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    for (const DType kept : {DType::kFloat32, DType::kBFloat16}) {
+      const Weight a = MakeWeight(9, 37, stored, kept, false);
+      const Weight b = MakeWeight(21, 37, stored, kept, true);
+      const Weight c = MakeWeight(1, 37, stored, kept, false);
+      const std::vector<HostMatrix> parts = {a.host, b.host, c.host};
+      const auto matrix = backend_->LoadMatrix(parts, kept);
+      EXPECT_EQ(matrix->rows(), 31);
+      EXPECT_EQ(matrix->cols(), 37);
+      EXPECT_EQ(matrix->dtype(), kept);
+      EXPECT_GE(matrix->bytes(), 31 * 37 * SizeOf(kept));
+      Mat stacked(31, 37);
+      stacked.v.clear();
+      for (const Weight* w : {&a, &b, &c}) {
+        stacked.v.insert(stacked.v.end(), w->values.v.begin(), w->values.v.end());
+      }
+      const Mat x = Random(4, 37);
+      const DeviceTensor in = Device(x);
+      const DeviceTensor out = Device(Mat(4, 31));
+      backend_->MatMul(in.view(), *matrix, nullptr, MatMulMode::kStore, out.view());
+      const Result want = MatMulReference(x, stacked, nullptr, nullptr);
+      SCOPED_TRACE(std::string(NameOf(stored)) + " kept as " + NameOf(kept));
+      ExpectWithin(out.Read(), want.out, want.bound);
+    }
+  }
+}
+
+// The promise the whole engine rests on: a row's bits do not depend on the rows beside it.
+TEST_P(MatMulTest, ARowsBitsDoNotDependOnTheOtherRows) {
+  constexpr int64_t kRows = 64;
+  for (const auto& [n, k, kept] :
+       std::vector<std::tuple<int64_t, int64_t, DType>>{{1, 1, DType::kFloat32},
+                                                        {50, 33, DType::kFloat32},
+                                                        {160, 576, DType::kBFloat16},
+                                                        {72, 1536, DType::kFloat32},
+                                                        {40, 1300, DType::kBFloat16}}) {
+    const Weight w = MakeWeight(n, k, DType::kFloat32, kept);
+    const auto matrix = backend_->LoadMatrix({&w.host, 1}, kept);
+    const Mat x = Random(kRows, k);
+    const Mat before = Random(kRows, n);
+    const Buffer bias = Vector(Random(1, n));
+    for (const MatMulMode mode : {MatMulMode::kStore, MatMulMode::kAccumulate}) {
+      const DeviceTensor all = Device(before);
+      backend_->MatMul(Device(x).view(), *matrix, bias.f32(), mode, all.view());
+      const Mat want = all.Read();
+      for (int64_t count = 1; count < kRows; ++count) {
+        const int64_t first = (count * 37) % (kRows - count + 1);
+        const DeviceTensor part = Device(before.Rows(first, count), count % 3);
+        backend_->MatMul(Device(x.Rows(first, count), count % 2).view(), *matrix, bias.f32(), mode,
+                         part.view());
+        ExpectSameBits(part.Read(), want.Rows(first, count),
+                       std::to_string(count) + " rows from " + std::to_string(first) + ", N " +
+                           std::to_string(n) + ", K " + std::to_string(k));
+      }
+    }
+  }
+}
+
+TEST_P(MatMulTest, NoRowsIsNoWork) {
+  const Weight w = MakeWeight(8, 8, DType::kFloat32, DType::kFloat32);
+  const auto matrix = backend_->LoadMatrix({&w.host, 1}, DType::kFloat32);
+  const Mat before = Random(2, 8);
+  const DeviceTensor out = Device(before);
+  backend_->MatMul(Device(before).view().Rows(0), *matrix, nullptr, MatMulMode::kStore,
+                   out.view().Rows(0));
+  ExpectSameBits(out.Read(), before, "output changed");
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, MatMulTest, ::testing::ValuesIn(AllBackends()), CaseName);
+
+}  // namespace
+}  // namespace t2r::testing

@@ -1,0 +1,219 @@
+// The ops that work row by row: norms, embedding, rotary positions, activations, gather.
+#include <algorithm>
+
+#include "tests/engine/ops/testing/op_test.h"
+
+namespace t2r::testing {
+namespace {
+
+const std::vector<std::pair<int64_t, int64_t>> kShapes = {
+    {1, 1}, {3, 5}, {2, 16}, {5, 33}, {17, 64}, {64, 100}, {9, 577}, {40, 1536}};
+
+class RowwiseTest : public OpTest {
+ protected:
+  // Runs `op(in, out)` on all rows and on single rows: the same bits.
+  template <typename Op>
+  Mat RunAndCheckRows(const Mat& x, int64_t out_cols, const Op& op) {
+    const DeviceTensor out = Device(Mat(x.rows, out_cols), 3);
+    op(Device(x, 2).view(), out.view());
+    Mat all = out.Read();
+    for (int64_t r = 0; r < x.rows; r += std::max<int64_t>(1, x.rows / 4)) {
+      const DeviceTensor one = Device(Mat(1, out_cols), 1);
+      op(Device(x.Rows(r, 1)).view(), one.view());
+      ExpectSameBits(one.Read(), all.Rows(r, 1), "row " + std::to_string(r));
+    }
+    return all;
+  }
+};
+
+TEST_P(RowwiseTest, RmsNorm) {
+  for (const auto& [rows, cols] : kShapes) {
+    const Mat x = Random(rows, cols, 3.0);
+    const Mat weight = Random(1, cols);
+    const Buffer w = Vector(weight);
+    const Mat out = RunAndCheckRows(
+        x, cols, [&](Tensor in, Tensor to) { backend_->RmsNorm(in, w.f32(), 1e-5F, to); });
+    const Result want = RmsNormReference(x, weight, 1e-5F);
+    ExpectWithin(out, want.out, want.bound);
+  }
+}
+
+TEST_P(RowwiseTest, RmsNormInPlaceAndOfTinyValues) {
+  const Mat x = Random(3, 70, 1e-4);
+  const Mat weight = Random(1, 70);
+  const Buffer w = Vector(weight);
+  const DeviceTensor both = Device(x);
+  backend_->RmsNorm(both.view(), w.f32(), 1e-6F, both.view());
+  const Result want = RmsNormReference(x, weight, 1e-6F);
+  ExpectWithin(both.Read(), want.out, want.bound);
+}
+
+TEST_P(RowwiseTest, LayerNorm) {
+  for (const auto& [rows, cols] : kShapes) {
+    Mat x = Random(rows, cols, 2.0);
+    for (double& v : x.v) v = static_cast<float>(v + 5);
+    const Mat weight = Random(1, cols);
+    const Mat bias = Random(1, cols);
+    const Buffer w = Vector(weight);
+    const Buffer b = Vector(bias);
+    const Mat out = RunAndCheckRows(x, cols, [&](Tensor in, Tensor to) {
+      backend_->LayerNorm(in, w.f32(), b.f32(), 1e-5F, to);
+    });
+    const Result want = LayerNormReference(x, weight, bias, 1e-5F);
+    ExpectWithin(out, want.out, want.bound);
+  }
+}
+
+TEST_P(RowwiseTest, SwiGlu) {
+  for (const auto& [rows, cols] : kShapes) {
+    const Mat x = Random(rows, 2 * cols, 4.0);
+    const Mat out =
+        RunAndCheckRows(x, cols, [&](Tensor in, Tensor to) { backend_->SwiGlu(in, to); });
+    const Result want = SwiGluReference(x);
+    ExpectWithin(out, want.out, want.bound);
+  }
+}
+
+TEST_P(RowwiseTest, SwiGluAndGeluOfExtremesStayFinite) {
+  Mat x(1, 18);
+  const double gates[] = {-3e38, -1000, -104, -88, -30, 0, 30, 1000, 3e38};
+  for (int i = 0; i < 9; ++i) {
+    x.v[i] = static_cast<float>(gates[i]);
+    x.v[9 + i] = 1;
+  }
+  const DeviceTensor out = Device(Mat(1, 9));
+  backend_->SwiGlu(Device(x).view(), out.view());
+  Mat got = out.Read();
+  Result want = SwiGluReference(x);
+  // Beyond −88, e^x is under float32's smallest normal: zero or next to it.
+  ExpectWithin(got.Rows(0, 1), want.out, want.bound);
+  Mat y(1, 9);
+  for (int i = 0; i < 9; ++i) y.v[i] = static_cast<float>(gates[i]);
+  for (const int i : {0, 8}) y.v[i] = y.v[i] > 0 ? 1e12 : -1e12;  // x³ overflows later
+  const DeviceTensor gelu = Device(y);
+  backend_->GeluTanh(gelu.view());
+  want = GeluTanhReference(y);
+  ExpectWithin(gelu.Read(), want.out, want.bound);
+}
+
+TEST_P(RowwiseTest, GeluTanh) {
+  for (const auto& [rows, cols] : kShapes) {
+    const Mat x = Random(rows, cols, 3.0);
+    const DeviceTensor all = Device(x, 7);
+    backend_->GeluTanh(all.view());
+    const Result want = GeluTanhReference(x);
+    ExpectWithin(all.Read(), want.out, want.bound);
+    const DeviceTensor last = Device(x.Rows(rows - 1, 1));
+    backend_->GeluTanh(last.view());
+    ExpectSameBits(last.Read(), all.Read().Rows(rows - 1, 1), "last row alone");
+  }
+}
+
+TEST_P(RowwiseTest, AnElementsBitsDoNotDependOnItsColumn) {
+  // The vector tail must compute as the vector body does.
+  const Mat x = Random(1, 67, 3.0);
+  Mat shifted(1, 66);
+  for (int i = 0; i < 66; ++i) shifted.v[i] = x.v[i + 1];
+  const DeviceTensor a = Device(x);
+  const DeviceTensor b = Device(shifted);
+  backend_->GeluTanh(a.view());
+  backend_->GeluTanh(b.view());
+  const Mat whole = a.Read();
+  Mat tail(1, 66);
+  for (int i = 0; i < 66; ++i) tail.v[i] = whole.v[i + 1];
+  ExpectSameBits(b.Read(), tail, "shifted by one");
+}
+
+TEST_P(RowwiseTest, EmbedLooksUpEveryStoredType) {
+  constexpr int kVocabulary = 11;
+  for (const int64_t hidden : {1, 7, 64, 100}) {
+    std::vector<float> wide(kVocabulary * hidden);
+    std::vector<uint16_t> bf16;
+    std::vector<uint16_t> f16;
+    for (size_t i = 0; i < wide.size(); ++i) {
+      wide[i] = static_cast<float>(i) * 0.37F - 20;
+      bf16.push_back(FloatToBFloat16(wide[i]));
+      f16.push_back(static_cast<uint16_t>(0x3000 + i));
+    }
+    const auto w = backend_->LoadTable({wide.data(), DType::kFloat32, kVocabulary, hidden});
+    const auto b = backend_->LoadTable({bf16.data(), DType::kBFloat16, kVocabulary, hidden});
+    const auto f = backend_->LoadTable({f16.data(), DType::kFloat16, kVocabulary, hidden});
+    Batch batch;
+    batch.tokens = {3, 0, 10, 3};
+    batch.positions = {0, 10, 4, 5};
+    backend_->BeginStep(batch);
+    for (const auto& [table, learned] :
+         std::vector<std::pair<const Matrix*, const Matrix*>>{{w.get(), nullptr},
+                                                              {b.get(), nullptr},
+                                                              {f.get(), nullptr},
+                                                              {w.get(), b.get()},
+                                                              {b.get(), f.get()}}) {
+      const DeviceTensor out = Device(Mat(4, hidden), 3);
+      backend_->Embed(batch, *table, learned, out.view());
+      Mat want(4, hidden);
+      const auto element = [&](const Matrix* m, int64_t i) {
+        if (m == w.get()) return wide[i];
+        return m == b.get() ? BFloat16ToFloat(bf16[i]) : Float16ToFloat(f16[i]);
+      };
+      for (int t = 0; t < 4; ++t) {
+        for (int64_t i = 0; i < hidden; ++i) {
+          float value = element(table, batch.tokens[t] * hidden + i);
+          if (learned != nullptr) value += element(learned, batch.positions[t] * hidden + i);
+          want.at(t, i) = value;
+        }
+      }
+      ExpectSameBits(out.Read(), want, "hidden " + std::to_string(hidden));
+    }
+  }
+}
+
+TEST_P(RowwiseTest, RopeAtAnyPosition) {
+  for (const int d : {2, 8, 64, 80, 128}) {
+    for (const int heads : {1, 3, 9}) {
+      std::vector<double> frequencies;
+      for (int i = 0; i < d / 2; ++i) frequencies.push_back(std::pow(10000.0, -2.0 * i / d));
+      Batch batch;
+      batch.positions = {0, 1, 127, 65536, 1000000, (int64_t{1} << 33) + 12345};
+      batch.tokens.assign(batch.positions.size(), 0);
+      backend_->BeginStep(batch);
+      const auto rows = batch.rows();
+      const DeviceTensor table = Device(Mat(rows, d), 4);
+      backend_->RopeTable(batch, frequencies, 1.5, table.view());
+      const Mat x = Random(rows, static_cast<int64_t>(heads) * d);
+      const DeviceTensor y = Device(x, 3);
+      backend_->Rope(table.view(), heads, d, y.view());
+      const Result want = RopeReference(x, batch.positions, frequencies, 1.5, heads);
+      SCOPED_TRACE(::testing::Message() << "head_dim " << d << ", heads " << heads);
+      ExpectWithin(y.Read(), want.out, want.bound);
+    }
+  }
+}
+
+TEST_P(RowwiseTest, RopesAngleIsAFloat64Product) {
+  // The same contract from another side: at 2^33 a float32 angle would be a radian off.
+  Batch batch;
+  batch.positions = {int64_t{1} << 33};
+  batch.tokens = {0};
+  backend_->BeginStep(batch);
+  const std::vector<double> frequencies = {0.1};
+  const DeviceTensor table = Device(Mat(1, 2));
+  backend_->RopeTable(batch, frequencies, 1.0, table.view());
+  const Mat got = table.Read();
+  EXPECT_NEAR(got.v[0], std::cos(858993459.2), 1e-6);
+  EXPECT_NEAR(got.v[1], std::sin(858993459.2), 1e-6);
+}
+
+TEST_P(RowwiseTest, GatherRows) {
+  const Mat x = Random(9, 21);
+  const DeviceTensor in = Device(x, 2);
+  const DeviceTensor out = Device(Mat(4, 21), 5);
+  const std::vector<int32_t> rows = {0, 3, 4, 8};
+  backend_->GatherRows(in.view(), rows, out.view());
+  const Mat got = out.Read();
+  for (int i = 0; i < 4; ++i) ExpectSameBits(got.Rows(i, 1), x.Rows(rows[i], 1), "row");
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, RowwiseTest, ::testing::ValuesIn(AllBackends()), CaseName);
+
+}  // namespace
+}  // namespace t2r::testing

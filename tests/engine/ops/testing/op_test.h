@@ -1,0 +1,126 @@
+// The fixture of every op's test: one backend a parameter, random inputs, tensors with padded rows.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <ostream>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "engine/ops/backend.h"
+#include "tests/engine/ops/reference.h"
+
+namespace t2r::testing {
+
+// The unit roundoff of float32: |fl(a op b) − (a op b)| ≤ u |a op b|.
+inline constexpr double kU = 0x1p-24;
+
+struct BackendCase {
+  std::string name;
+  BackendOptions options;
+};
+
+// Every backend of this build. A backend that runs on a device joins here.
+inline std::vector<BackendCase> AllBackends() {
+  return {{"Cpu1Thread", {"cpu", 1}}, {"Cpu2Threads", {"cpu", 2}}};
+}
+
+inline void PrintTo(const BackendCase& backend, std::ostream* os) { *os << backend.name; }
+
+inline std::string CaseName(const ::testing::TestParamInfo<BackendCase>& info) {
+  return info.param.name;
+}
+
+// A tensor in device memory whose rows are followed by `padding` sentinels no op may touch.
+class DeviceTensor {
+ public:
+  DeviceTensor(Backend& backend, const Mat& values, int64_t padding = 0)
+      : backend_(backend), rows_(values.rows), cols_(values.cols), stride_(cols_ + padding) {
+    std::vector<float> host(rows_ * stride_, kSentinel);
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t c = 0; c < cols_; ++c) {
+        host[r * stride_ + c] = static_cast<float>(values.at(r, c));
+      }
+    }
+    buffer_ = backend.Allocate(host.size() * sizeof(float));
+    backend.CopyToDevice(buffer_.data(), host.data(), host.size() * sizeof(float));
+  }
+
+  Tensor view() const { return {buffer_.data(), DType::kFloat32, rows_, cols_, stride_}; }
+
+  // The values; fails the test if an op wrote between the rows.
+  Mat Read() const {
+    std::vector<float> host(rows_ * stride_);
+    backend_.CopyToHost(host.data(), buffer_.data(), host.size() * sizeof(float));
+    Mat values(rows_, cols_);
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t c = 0; c < cols_; ++c) values.at(r, c) = host[r * stride_ + c];
+      for (int64_t c = cols_; c < stride_; ++c) {
+        EXPECT_EQ(host[r * stride_ + c], kSentinel) << "padding written at row " << r;
+      }
+    }
+    return values;
+  }
+
+ private:
+  static constexpr float kSentinel = 12345.5F;
+  Backend& backend_;
+  int64_t rows_;
+  int64_t cols_;
+  int64_t stride_;
+  Buffer buffer_;
+};
+
+class OpTest : public ::testing::TestWithParam<BackendCase> {
+ protected:
+  OpTest() : backend_(MakeBackend(GetParam().options)) {}
+
+  // Normal values, rounded to float32 so that reference and backend see the same numbers.
+  Mat Random(int64_t rows, int64_t cols, double scale = 1.0) {
+    Mat m(rows, cols);
+    std::normal_distribution<double> normal(0.0, scale);
+    for (double& v : m.v) v = static_cast<float>(normal(rng_));
+    return m;
+  }
+  DeviceTensor Device(const Mat& m, int64_t padding = 0) {
+    return DeviceTensor(*backend_, m, padding);
+  }
+  Buffer Vector(const Mat& m) { return backend_->LoadVector(m.Floats()); }
+
+  std::unique_ptr<Backend> backend_;
+  std::mt19937_64 rng_{20240229};
+};
+
+// |out − ref| ≤ bound, element by element; reports the worst one.
+inline void ExpectWithin(const Mat& out, const Mat& ref, const Mat& bound) {
+  ASSERT_EQ(out.v.size(), ref.v.size());
+  double worst = 0;
+  size_t at = 0;
+  for (size_t i = 0; i < out.v.size(); ++i) {
+    const double excess = std::abs(out.v[i] - ref.v[i]) / (bound.v[i] + 1e-300);
+    if (!(excess <= worst)) {  // also catches NaN
+      worst = excess;
+      at = i;
+    }
+  }
+  EXPECT_LE(worst, 1.0) << "element " << at << " is " << out.v[at] << ", should be " << ref.v[at]
+                        << " within " << bound.v[at];
+}
+
+// The same bits, so −0 differs from 0 and NaN equals itself.
+inline bool SameBits(const float* a, const float* b, size_t n) {
+  return std::memcmp(a, b, n * sizeof(float)) == 0;
+}
+inline void ExpectSameBits(const Mat& a, const Mat& b, const std::string& what) {
+  const std::vector<float> x = a.Floats();
+  const std::vector<float> y = b.Floats();
+  ASSERT_EQ(x.size(), y.size()) << what;
+  EXPECT_TRUE(SameBits(x.data(), y.data(), x.size())) << what;
+}
+
+}  // namespace t2r::testing
