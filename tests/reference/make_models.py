@@ -1,0 +1,295 @@
+#!/usr/bin/env python3
+"""Writes model directories with random weights, one for each thing an engine can get wrong.
+
+  make_models.py --list              names, a line each
+  make_models.py --out DIR [NAME...] writes DIR/NAME for each (default: all)
+
+A directory depends only on its name. Weights are scaled so that the distributions are far from
+flat and the attention layers matter. None has a tokenizer: they are served by token ids.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import zlib
+from typing import Optional
+
+import numpy as np
+
+import safetensors
+
+MAPS = ("t2r", "elu", "rfa", "hedgehog")
+NORMALIZERS = ("clamp", "add")
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    name: str
+    family: str = "llama"  # llama, qwen2 or gpt2
+    feature_map: Optional[str] = None  # None: every layer is softmax
+    feature_size: int = 24
+    normalizer: str = "clamp"
+    eps: Optional[float] = None  # None: 1e-2 with clamp, 1e-6 with add
+    query_scale: Optional[float] = None  # None: head_dim ** -0.5
+    full_layers: tuple = ()  # of a model with a feature map
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 4
+    head_dim: int = 16
+    hidden: int = 60  # Llama: not heads * head_dim, so that head_dim is needed
+    inner: int = 100
+    vocab: int = 203
+    positions: int = 512
+    bias: bool = False  # Llama: attention_bias and mlp_bias
+    tied: bool = False
+    rope_theta: float = 10000.0
+    rope_scaling: Optional[dict] = None
+    prefix: str = "transformer."  # GPT-2
+    dtype: str = "float32"
+    shards: int = 1
+
+    @property
+    def d(self):
+        return self.hidden // self.heads if self.family == "gpt2" else self.head_dim
+
+    @property
+    def groups(self):
+        return self.heads if self.family == "gpt2" else self.kv_heads
+
+    @property
+    def tolerance(self):
+        """How far a float32 engine's log-probabilities may be off, absolute. The features of rfa
+        have both signs, so its denominators cancel and lose more."""
+        return 3e-4 if self.feature_map == "rfa" else 1e-4
+
+
+def catalogue():
+    specs = []
+
+    def add(name, **fields):
+        specs.append(Spec(name=name, **fields))
+
+    gpt2 = {"family": "gpt2", "hidden": 64, "inner": 256}
+    for kind in MAPS:
+        size = {"elu": 16, "rfa": 128}.get(kind, 24)
+        for normalizer in NORMALIZERS:
+            fields = {"feature_map": kind, "feature_size": size, "normalizer": normalizer}
+            add(f"llama-{kind}-{normalizer}", **fields)
+            add(f"gpt2-{kind}-{normalizer}", **fields, **gpt2)
+    add("llama-softmax")
+    add("gpt2-softmax", **gpt2)
+
+    t2r = {"feature_map": "t2r"}
+    mixed = {"full_layers": (1,)}
+    gqa = {"heads": 6, "kv_heads": 2}
+    add("llama-t2r-gqa", **t2r, **gqa)
+    add("llama-t2r-mqa", **t2r, heads=6, kv_heads=1)
+    add("llama-softmax-gqa", **gqa)
+    add("llama-elu-gqa-mixed", feature_map="elu", feature_size=16, **gqa, **mixed)
+    add("llama-hedgehog-gqa", feature_map="hedgehog", **gqa)
+    add("llama-rfa-gqa", feature_map="rfa", feature_size=128, **gqa)
+    add("llama-t2r-mixed", **t2r, **mixed)
+    add("gpt2-t2r-mixed", **t2r, full_layers=(0, 2), layers=4, **gpt2)
+    add("llama-t2r-biases", **t2r, bias=True)
+    add("llama-softmax-biases", bias=True)
+    add("qwen2-t2r-gqa", **t2r, family="qwen2", **gqa)
+    add("qwen2-softmax-tied", family="qwen2", tied=True)
+    add("llama-t2r-tied", **t2r, tied=True)
+    add("gpt2-t2r-tied", **t2r, tied=True, **gpt2)
+    add("gpt2-hedgehog-bare-names", feature_map="hedgehog", prefix="", tied=True, **gpt2)
+    add("llama-t2r-query-scale-1", **t2r, query_scale=1.0)
+    add("gpt2-t2r-query-scale-2", **t2r, query_scale=2.0, **gpt2)
+    add("llama-elu-query-scale", feature_map="elu", feature_size=16, query_scale=0.5)
+    add("llama-t2r-rope-llama3", **t2r, rope_scaling=LLAMA3_ROPE)
+    add("llama-softmax-rope-llama3", rope_scaling=LLAMA3_ROPE, rope_theta=500000.0, **gqa)
+    add("llama-t2r-rope-linear", **t2r, rope_scaling={"rope_type": "linear", "factor": 4.0})
+    add("llama-t2r-wide", **t2r, feature_size=40, layers=2, heads=2, kv_heads=2, head_dim=64,
+        hidden=128, inner=344, vocab=1031)
+    add("llama-t2r-few-features", **t2r, feature_size=7)
+    # Folding the map into the projections saves work here (k below head_dim) and not above.
+    add("gpt2-t2r-folds", **t2r, **{**gpt2, "hidden": 96, "inner": 384}, feature_size=8)
+    for dtype in ("float16", "bfloat16"):
+        add(f"llama-t2r-{dtype}", **t2r, **gqa, dtype=dtype)
+        add(f"gpt2-t2r-{dtype}", **t2r, **gpt2, dtype=dtype)
+        add(f"llama-softmax-{dtype}", dtype=dtype)
+        add(f"gpt2-hedgehog-{dtype}", feature_map="hedgehog", **gpt2, dtype=dtype)
+    add("llama-t2r-sharded", **t2r, shards=3)
+    add("gpt2-softmax-sharded-bfloat16", shards=2, dtype="bfloat16", **gpt2)
+    return {spec.name: spec for spec in specs}
+
+
+def config_of(spec):
+    linear = spec.feature_map is not None
+    types = [
+        "linear_attention" if linear and i not in spec.full_layers else "full_attention"
+        for i in range(spec.layers)
+    ]
+    common = {
+        "vocab_size": spec.vocab,
+        "tie_word_embeddings": spec.tied,
+        "torch_dtype": spec.dtype,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    if linear:
+        common["layer_types"] = types
+        common["linear_attention"] = {
+            "feature_map": spec.feature_map,
+            "feature_size": spec.feature_size,
+            "normalizer": spec.normalizer,
+            "eps": spec.eps or (1e-2 if spec.normalizer == "clamp" else 1e-6),
+            "query_scale": spec.query_scale or spec.d**-0.5,
+        }
+    if spec.family == "gpt2":
+        return {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "n_embd": spec.hidden,
+            "n_layer": spec.layers,
+            "n_head": spec.heads,
+            "n_inner": spec.inner,
+            "n_positions": spec.positions,
+            "layer_norm_epsilon": 1e-5,
+            "activation_function": "gelu_new",
+            **common,
+        }
+    config = {
+        "architectures": ["Qwen2ForCausalLM" if spec.family == "qwen2" else "LlamaForCausalLM"],
+        "model_type": spec.family,
+        "hidden_size": spec.hidden,
+        "intermediate_size": spec.inner,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.kv_heads,
+        "head_dim": spec.head_dim,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": spec.rope_theta,
+        "rope_scaling": spec.rope_scaling,
+        "max_position_embeddings": spec.positions,
+        "hidden_act": "silu",
+        **common,
+    }
+    if spec.family == "llama":
+        config["attention_bias"] = spec.bias
+        config["mlp_bias"] = spec.bias
+    return config
+
+
+class Weights:
+    """Draws named tensors; standard deviations keep activations of order one."""
+
+    def __init__(self, name):
+        self.random = np.random.default_rng(zlib.crc32(name.encode()))
+        self.tensors = {}
+
+    def normal(self, name, shape, deviation):
+        self.tensors[name] = self.random.normal(size=shape) * deviation
+
+    def norm(self, name, width, bias=False):
+        self.tensors[name + ".weight"] = 1 + 0.2 * self.random.normal(size=width)
+        if bias:
+            self.normal(name + ".bias", width, 0.2)
+
+    def linear(self, name, out, inputs, gain=1.0, bias=False, transposed=False):
+        shape = (inputs, out) if transposed else (out, inputs)
+        self.normal(name + ".weight", shape, gain * inputs**-0.5)
+        if bias:
+            self.normal(name + ".bias", out, 0.1)
+
+    def feature_map(self, prefix, spec):
+        g, k, d = spec.groups, spec.feature_size, spec.d
+        if spec.feature_map == "t2r":
+            self.normal(prefix + ".weight", (g, k, d), d**-0.5 * 1.5)
+            self.normal(prefix + ".bias", (g, k), 0.5)
+        elif spec.feature_map == "rfa":
+            self.normal(prefix + ".projection", (g, k // 2, d), 1.0)
+        elif spec.feature_map == "hedgehog":
+            self.normal(prefix + ".weight", (g, k // 2, d), d**-0.5 * 1.5)
+
+
+def make_llama(spec, w):
+    q, kv = spec.heads * spec.d, spec.groups * spec.d
+    qkv_bias = spec.bias or spec.family == "qwen2"
+    # A tied table is also the head, where a deviation of one would make the logits far too large.
+    w.normal("model.embed_tokens.weight", (spec.vocab, spec.hidden), 0.3 if spec.tied else 1.0)
+    for i in range(spec.layers):
+        layer = f"model.layers.{i}"
+        w.norm(layer + ".input_layernorm", spec.hidden)
+        w.linear(layer + ".self_attn.q_proj", q, spec.hidden, 1.5, qkv_bias)
+        w.linear(layer + ".self_attn.k_proj", kv, spec.hidden, 1.5, qkv_bias)
+        w.linear(layer + ".self_attn.v_proj", kv, spec.hidden, 1.5, qkv_bias)
+        w.linear(layer + ".self_attn.o_proj", spec.hidden, q, 1.5, spec.bias)
+        if spec.feature_map is not None and i not in spec.full_layers:
+            w.feature_map(layer + ".self_attn.feature_map", spec)
+        w.norm(layer + ".post_attention_layernorm", spec.hidden)
+        w.linear(layer + ".mlp.gate_proj", spec.inner, spec.hidden, 1.5, spec.bias)
+        w.linear(layer + ".mlp.up_proj", spec.inner, spec.hidden, 1.5, spec.bias)
+        w.linear(layer + ".mlp.down_proj", spec.hidden, spec.inner, 1.0, spec.bias)
+    w.norm("model.norm", spec.hidden)
+    if not spec.tied:
+        w.linear("lm_head", spec.vocab, spec.hidden, 2.5)
+
+
+def make_gpt2(spec, w):
+    width = spec.hidden
+    w.normal(spec.prefix + "wte.weight", (spec.vocab, width), 0.3 if spec.tied else 1.0)
+    w.normal(spec.prefix + "wpe.weight", (spec.positions, width), 0.3 if spec.tied else 1.0)
+    for i in range(spec.layers):
+        layer = f"{spec.prefix}h.{i}"
+        w.norm(layer + ".ln_1", width, True)
+        w.linear(layer + ".attn.c_attn", 3 * width, width, 1.5, True, True)
+        w.linear(layer + ".attn.c_proj", width, width, 1.5, True, True)
+        if spec.feature_map is not None and i not in spec.full_layers:
+            w.feature_map(layer + ".attn.feature_map", spec)
+        # What older files carry and an engine must ignore.
+        w.tensors[layer + ".attn.bias"] = np.tril(np.ones((1, 1, 8, 8)))
+        w.tensors[layer + ".attn.masked_bias"] = np.array(-1e4)
+        w.norm(layer + ".ln_2", width, True)
+        w.linear(layer + ".mlp.c_fc", spec.inner, width, 2.0, True, True)
+        w.linear(layer + ".mlp.c_proj", width, spec.inner, 1.5, True, True)
+    w.norm(spec.prefix + "ln_f", width, True)
+    if not spec.tied:
+        w.linear("lm_head", spec.vocab, width, 2.5)
+
+
+def make(spec, directory):
+    """Writes the directory (which must not exist) and returns its path."""
+    os.makedirs(directory)
+    with open(os.path.join(directory, "config.json"), "w") as file:
+        json.dump(config_of(spec), file, indent=1)
+    weights = Weights(spec.name)
+    (make_gpt2 if spec.family == "gpt2" else make_llama)(spec, weights)
+    safetensors.write_directory(directory, weights.tensors, spec.dtype, spec.shards)
+    return directory
+
+
+def main():
+    specs = catalogue()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--list", action="store_true", help="print the names")
+    parser.add_argument("--out", help="directory to write into")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(specs))
+        return 0
+    if arguments.out is None:
+        parser.error("--out DIR is needed")
+    for name in arguments.names or specs:
+        if name not in specs:
+            parser.error(f"no model {name!r}; --list prints their names")
+        print(make(specs[name], os.path.join(arguments.out, name)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

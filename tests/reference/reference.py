@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Log-probabilities of a model directory, computed plainly in float64 from the definitions.
+
+  reference.py score DIR ID...      natural log p(id[i+1] | id[0..i]), a line each
+  reference.py greedy DIR N ID...   the N ids that follow, each with its lead over the runner-up
+
+It shares no code with the engine: it is what the service's suites compare against.
+"""
+
+import json
+import os
+import sys
+
+import numpy as np
+
+import safetensors
+from feature_maps import MAP_TENSORS, attention
+
+
+def log_softmax(x):
+    shifted = x - x.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def rope_frequencies(config, head_dim):
+    """Angle a position turns each pair by, scaling applied. [head_dim / 2]"""
+    scaling = config.get("rope_scaling") or {}
+    theta = config.get("rope_theta", 10000.0)
+    frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind == "default":
+        return frequencies
+    if kind == "linear":
+        return frequencies / scaling["factor"]
+    if kind != "llama3":
+        raise ValueError(f"rope_scaling of type {kind!r} is not known")
+    # Llama 3.1: wavelengths longer than context / low are stretched by the factor, those shorter
+    # than context / high are kept, and between them the two are interpolated.
+    context = scaling["original_max_position_embeddings"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    wavelength = 2 * np.pi / frequencies
+    blend = np.clip((context / wavelength - low) / (high - low), 0, 1)
+    return blend * frequencies + (1 - blend) * frequencies / scaling["factor"]
+
+
+def rotate(x, frequencies):
+    """RoPE on x [n, heads, d] at positions 0..n-1, halves paired (i, i + d/2)."""
+    angles = np.arange(len(x), dtype=np.float64)[:, None] * frequencies
+    cos, sin = np.cos(angles)[:, None].astype(x.dtype), np.sin(angles)[:, None].astype(x.dtype)
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def rms_norm(x, weight, eps):
+    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight
+
+
+def layer_norm(x, weight, bias, eps):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + eps) * weight + bias
+
+
+def gelu_tanh(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+class Reference:
+    """A model directory in memory. `dtype` is the type it computes in; float32 shows how far a
+    plain single-precision implementation strays from float64 on the same weights."""
+
+    def __init__(self, directory, dtype=np.float64):
+        with open(os.path.join(directory, "config.json")) as file:
+            self.config = json.load(file)
+        tensors = safetensors.read_directory(directory)
+        self.tensors = {name: values.astype(dtype) for name, values in tensors.items()}
+        self.architecture = self.config["architectures"][0]
+        self.gpt2 = self.architecture == "GPT2LMHeadModel"
+        if self.architecture not in ("GPT2LMHeadModel", "LlamaForCausalLM", "Qwen2ForCausalLM"):
+            raise ValueError(f"architecture {self.architecture} is not known")
+        layers = self.config["n_layer" if self.gpt2 else "num_hidden_layers"]
+        self.layer_types = self.config.get("layer_types") or ["full_attention"] * layers
+        self.layers = layers
+
+    @property
+    def vocab_size(self):
+        return self.config["vocab_size"]
+
+    def log_probs(self, ids):
+        """log p(. | ids[0..i]) for every i: [n, vocabulary]."""
+        hidden = self._gpt2(ids) if self.gpt2 else self._llama(ids)
+        return log_softmax(hidden)
+
+    def score(self, ids):
+        """log p(ids[i+1] | ids[0..i]): [n - 1]."""
+        return self.log_probs(ids)[np.arange(len(ids) - 1), np.asarray(ids[1:], dtype=int)]
+
+    def greedy(self, ids, count):
+        """The `count` ids that follow, and each one's lead in log p over the runner-up."""
+        ids, leads = list(ids), []
+        for _ in range(count):
+            last = self.log_probs(ids)[-1]
+            second, first = np.sort(last)[-2:]
+            ids.append(int(last.argmax()))
+            leads.append(first - second)
+        return ids[len(ids) - count:], leads
+
+    def _linear(self, x, name, bias=True):
+        """x W^T (+ b, where the file has one and `bias` allows it), W stored [out, in]."""
+        out = x @ self.tensors[name + ".weight"].T
+        if bias and name + ".bias" in self.tensors:
+            out = out + self.tensors[name + ".bias"]
+        return out
+
+    def _attention(self, layer, q, k, v, groups, prefix):
+        linear, part = None, {}
+        if self.layer_types[layer] == "linear_attention":
+            linear = self.config["linear_attention"]
+            for name in MAP_TENSORS[linear["feature_map"]]:
+                part[name] = self.tensors[f"{prefix}.feature_map.{name}"]
+        elif self.layer_types[layer] != "full_attention":
+            raise ValueError(f"layer type {self.layer_types[layer]!r} is not known")
+        return attention(q, k, v, groups, linear, part)
+
+    def _llama(self, ids):
+        config, n = self.config, len(ids)
+        heads = config["num_attention_heads"]
+        groups = config.get("num_key_value_heads", heads)
+        d = config.get("head_dim") or config["hidden_size"] // heads
+        eps = config.get("rms_norm_eps", 1e-6)
+        frequencies = rope_frequencies(config, d)
+        x = self.tensors["model.embed_tokens.weight"][np.asarray(ids, dtype=int)]
+        for i in range(self.layers):
+            layer = f"model.layers.{i}"
+            h = rms_norm(x, self.tensors[layer + ".input_layernorm.weight"], eps)
+            q = self._linear(h, layer + ".self_attn.q_proj").reshape(n, heads, d)
+            k = self._linear(h, layer + ".self_attn.k_proj").reshape(n, groups, d)
+            v = self._linear(h, layer + ".self_attn.v_proj").reshape(n, groups, d)
+            q, k = rotate(q, frequencies), rotate(k, frequencies)
+            y = self._attention(i, q, k, v, groups, layer + ".self_attn")
+            x = x + self._linear(y, layer + ".self_attn.o_proj")
+            h = rms_norm(x, self.tensors[layer + ".post_attention_layernorm.weight"], eps)
+            gate = self._linear(h, layer + ".mlp.gate_proj")
+            up = self._linear(h, layer + ".mlp.up_proj")
+            x = x + self._linear(gate / (1 + np.exp(-gate)) * up, layer + ".mlp.down_proj")
+        x = rms_norm(x, self.tensors["model.norm.weight"], eps)
+        tied = config.get("tie_word_embeddings", False)
+        head = "model.embed_tokens.weight" if tied else "lm_head.weight"
+        return x @ self.tensors[head].T
+
+    def _gpt2(self, ids):
+        config, n = self.config, len(ids)
+        heads, width = config["n_head"], config["n_embd"]
+        eps = config.get("layer_norm_epsilon", 1e-5)
+        root = "transformer." if "transformer.wte.weight" in self.tensors else ""
+
+        def conv1d(x, name):  # stored [in, out]
+            return x @ self.tensors[name + ".weight"] + self.tensors[name + ".bias"]
+
+        def norm(x, name):
+            return layer_norm(x, self.tensors[name + ".weight"], self.tensors[name + ".bias"], eps)
+
+        x = self.tensors[root + "wte.weight"][np.asarray(ids, dtype=int)]
+        x = x + self.tensors[root + "wpe.weight"][:n]
+        for i in range(self.layers):
+            layer = f"{root}h.{i}"
+            parts = np.split(conv1d(norm(x, layer + ".ln_1"), layer + ".attn.c_attn"), 3, axis=-1)
+            q, k, v = (part.reshape(n, heads, width // heads) for part in parts)
+            y = self._attention(i, q, k, v, heads, layer + ".attn")
+            x = x + conv1d(y, layer + ".attn.c_proj")
+            inner = gelu_tanh(conv1d(norm(x, layer + ".ln_2"), layer + ".mlp.c_fc"))
+            x = x + conv1d(inner, layer + ".mlp.c_proj")
+        x = norm(x, root + "ln_f")
+        tied = config.get("tie_word_embeddings", True)
+        return x @ self.tensors[root + "wte.weight" if tied else "lm_head.weight"].T
+
+
+def main(arguments):
+    if len(arguments) < 3 or arguments[0] not in ("score", "greedy"):
+        print(__doc__, file=sys.stderr)
+        return 2
+    model = Reference(arguments[1])
+    if arguments[0] == "score":
+        for value in model.score([int(a) for a in arguments[2:]]):
+            print(f"{value:.9f}")
+    else:
+        ids, leads = model.greedy([int(a) for a in arguments[3:]], int(arguments[2]))
+        for token, lead in zip(ids, leads):
+            print(f"{token} {lead:.6f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,139 @@
+"""Holds the reference itself to known values and to the definitions in another form."""
+
+import itertools
+import os
+
+import numpy as np
+import pytest
+
+import make_models
+import safetensors
+from feature_maps import feature_map
+from reference import Reference
+from sentencepiece_bpe import SentencePieceBpe
+
+SHARED = os.environ.get("T2R_SHARED_DATA", "")
+SPECS = make_models.catalogue()
+
+
+def shared(*parts):
+    path = os.path.join(SHARED, *parts)
+    if not SHARED or not os.path.exists(path):
+        pytest.skip(f"{'/'.join(parts)} is not in the shared data")
+    return path
+
+
+def test_bfloat16_round_trip_is_exact():
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    values = safetensors.from_bfloat16_bits(bits)
+    finite = np.isfinite(values)
+    assert (safetensors.to_bfloat16_bits(values[finite]) == bits[finite]).all()
+
+
+def test_bfloat16_rounds_to_nearest_even():
+    # One and its neighbours 2^-7 apart: a tie goes to the even mantissa, anything else to the nearer.
+    ulp = 2.0**-7
+    values = [1 + ulp / 2, 1 + 3 * ulp / 2, 1 + 0.51 * ulp, 1 + 0.49 * ulp]
+    rounded = safetensors.from_bfloat16_bits(safetensors.to_bfloat16_bits(np.array(values)))
+    assert rounded.tolist() == [1, 1 + 2 * ulp, 1 + ulp, 1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_sharded_directory_reads_as_one(tmp_path, dtype):
+    random = np.random.default_rng(7)
+    tensors = {f"t{i}": random.normal(size=(i + 1, 3)) for i in range(7)}
+    for shards in (1, 3):
+        directory = tmp_path / str(shards)
+        directory.mkdir()
+        safetensors.write_directory(directory, tensors, dtype, shards)
+    one, many = (safetensors.read_directory(tmp_path / name) for name in ("1", "3"))
+    assert sorted(one) == sorted(many) == sorted(tensors)
+    for name, values in tensors.items():
+        assert (one[name] == many[name]).all()
+        assert np.abs(one[name] - values).max() < {"float32": 1e-6, "float16": 4e-3}.get(dtype, 4e-2)
+
+
+def recurrent_attention(q, k, v, linear, tensors):
+    """The same layer as an RNN: S and z grow token by token. q [n, H, d], k and v [n, G, d]."""
+    n, heads, d = q.shape
+    groups = k.shape[1]
+    out = np.empty((n, heads, d))
+    for head in range(heads):
+        group = head * groups // heads
+        part = {name: tensor[group] for name, tensor in tensors.items()}
+        state = norm = 0
+        for t in range(n):
+            phi_k = feature_map(linear["feature_map"], k[t:t + 1, group], part)[0]
+            phi_q = feature_map(linear["feature_map"], q[t:t + 1, head] * linear["query_scale"], part)[0]
+            state = state + np.outer(phi_k, v[t, group])
+            norm = norm + phi_k
+            den = phi_q @ norm
+            den = den + linear["eps"] if linear["normalizer"] == "add" else max(den, linear["eps"])
+            out[t, head] = phi_q @ state / den
+    return out.reshape(n, heads * d)
+
+
+@pytest.mark.parametrize("kind", make_models.MAPS)
+@pytest.mark.parametrize("normalizer", make_models.NORMALIZERS)
+def test_quadratic_form_equals_recurrence(kind, normalizer):
+    from feature_maps import MAP_TENSORS, attention
+
+    random = np.random.default_rng(3)
+    n, heads, groups, d, k = 37, 4, 2, 8, 8
+    q, keys, v = (random.normal(size=(n, h, d)) for h in (heads, groups, groups))
+    shapes = {"weight": (groups, k if kind == "t2r" else k // 2, d), "bias": (groups, k),
+              "projection": (groups, k // 2, d)}
+    tensors = {name: random.normal(size=shapes[name]) for name in MAP_TENSORS[kind]}
+    linear = {"feature_map": kind, "normalizer": normalizer, "eps": 0.05, "query_scale": 0.35}
+    quadratic = attention(q, keys, v, groups, linear, tensors)
+    recurrent = recurrent_attention(q, keys, v, linear, tensors)
+    assert np.linalg.norm(quadratic - recurrent) <= 1e-10 * np.linalg.norm(recurrent)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_random_models_are_worth_comparing(tmp_path, name):
+    """Neither flat nor certain, moved by their context, and within reach of float32."""
+    spec = SPECS[name]
+    directory = make_models.make(spec, tmp_path / name)
+    model = Reference(directory)
+    random = np.random.default_rng(11)
+    ids = random.integers(0, spec.vocab, size=96).tolist()
+    log_probs = model.log_probs(ids)
+    entropy = -(np.exp(log_probs) * log_probs).sum(axis=-1).mean()
+    assert 1 < entropy < 0.8 * np.log(spec.vocab)
+    shuffled = random.permutation(ids[:-1]).tolist() + ids[-1:]
+    assert np.abs(model.log_probs(shuffled)[-1] - log_probs[-1]).mean() > 0.05
+    single = Reference(directory, np.float32).log_probs(ids)
+    assert np.abs(single - log_probs).max() < spec.tolerance / 2
+
+
+def test_known_greedy_of_stories260k():
+    model = Reference(shared("stories260K"))
+    tokenizer = SentencePieceBpe(shared("stories260K", "tokenizer.model"))
+    prompt = [1] + tokenizer.encode("Once upon a time")
+    assert prompt == [1, 403, 407, 261, 378]
+    ids, _ = model.greedy(prompt, 12)
+    assert ids == [432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 338]
+
+
+def test_known_loss_of_stories260k():
+    model = Reference(shared("stories260K"))
+    tokenizer = SentencePieceBpe(shared("stories260K", "tokenizer.model"))
+    with open(shared("tinystories", "valid.txt"), encoding="utf-8") as file:
+        stories = [story.strip() for story in file.read().split("<|endoftext|>")]
+    stories = [story for story in stories if story][:150]
+    total, count = 0.0, 0
+    for story in stories:
+        scores = model.score(([1] + tokenizer.encode(story))[:512])
+        total -= scores.sum()
+        count += len(scores)
+    assert count == 55777
+    assert total / count == pytest.approx(1.40256, abs=5e-6)
+
+
+def test_gpt_nano_sort_sorts_every_input():
+    model = Reference(shared("gpt-nano-sort"))
+    for digits in itertools.product(range(3), repeat=6):
+        ordered = sorted(digits)
+        chosen = model.log_probs(list(digits) + ordered[:5])[5:].argmax(axis=-1)
+        assert chosen.tolist() == ordered, digits

@@ -1,0 +1,50 @@
+"""Score agrees with the float64 reference on directories of random weights."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import make_models
+from reference import Reference
+from service import Server
+
+SPECS = make_models.catalogue()
+# One token scored, page and chunk edges (64, 128) from both sides, and several chunks.
+LENGTHS = (2, 3, 17, 64, 65, 128, 129, 130, 400)
+
+
+def sequences(spec):
+    random = np.random.default_rng(len(spec.name))
+    return [random.integers(0, spec.vocab, size=n).tolist() for n in LENGTHS]
+
+
+def compare(server, reference, spec):
+    """Scores all sequences at once and compares each."""
+    cases = sequences(spec)
+    with ThreadPoolExecutor(len(cases)) as pool:
+        results = list(pool.map(server.score, cases))
+    for ids, scores in zip(cases, results):
+        assert len(scores) == len(ids) - 1
+        error = np.abs(np.array(scores) - reference.score(ids))
+        worst = int(error.argmax())
+        assert error[worst] <= spec.tolerance, (
+            f"{len(ids)} ids: log p of id {worst + 1} is off by {error[worst]:.2e}, "
+            f"more than {spec.tolerance}")
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_score(tmp_path, name):
+    spec = SPECS[name]
+    directory = make_models.make(spec, tmp_path / name)
+    with Server(directory, "--max-sessions", "16") as server:
+        compare(server, Reference(directory), spec)
+
+
+@pytest.mark.parametrize("name", ["llama-t2r-bfloat16", "gpt2-t2r-float16"])
+def test_score_of_16_bit_files_in_float32(tmp_path, name):
+    """--dtype float32 widens the file's values, which is exact."""
+    spec = SPECS[name]
+    directory = make_models.make(spec, tmp_path / name)
+    with Server(directory, "--dtype", "float32") as server:
+        compare(server, Reference(directory), spec)
