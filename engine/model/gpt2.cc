@@ -1,0 +1,183 @@
+// GPT-2: LayerNorm before each half, learned positions, weights stored [inputs, outputs].
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "engine/model/architectures.h"
+#include "engine/model/attention.h"
+#include "engine/model/fold.h"
+#include "engine/model/weight_loader.h"
+#include "engine/model/workspace.h"
+
+namespace t2r {
+namespace {
+
+struct Norm {
+  Buffer weight;
+  Buffer bias;
+};
+
+struct Projection {
+  std::unique_ptr<Matrix> weight;
+  Buffer bias;
+};
+
+struct Gpt2Layer {
+  Attention attention;
+  Norm attention_norm;
+  Projection qkv;  // [q | k | v] output columns; pre-activations for q and k where folded
+  Projection out;
+  Norm mlp_norm;
+  Projection up;
+  Projection down;
+};
+
+class Gpt2 : public Model {
+ public:
+  Gpt2(const ModelConfig& config, const WeightSource& weights, Backend& backend,
+       const ModelOptions& options)
+      : config_(config), backend_(backend) {
+    WeightLoader loader(weights, backend, options.weight_dtype);
+    const int64_t hidden = config.hidden_size;
+    const std::string prefix =
+        !loader.Has("transformer.wte.weight") && loader.Has("wte.weight") ? "" : "transformer.";
+    const HostMatrix embedding = loader.Linear(prefix + "wte.weight", config.vocab_size, hidden);
+    const HostMatrix positions =
+        loader.Linear(prefix + "wpe.weight", config.max_position_embeddings, hidden);
+    int linear = 0;
+    int full = 0;
+    for (int i = 0; i < config.layers; ++i) {
+      const bool is_linear = config.layer_types[i] == LayerType::kLinearAttention;
+      layers_.push_back(LoadLayer(loader, prefix + "h." + std::to_string(i) + ".", is_linear,
+                                  is_linear ? linear++ : full++));
+    }
+    final_norm_ = LoadNorm(loader, prefix + "ln_f.");
+    const HostMatrix head = config.tie_word_embeddings
+                                ? embedding
+                                : loader.Linear("lm_head.weight", config.vocab_size, hidden);
+    head_ = loader.Load({&head, 1});
+    embedding_ = loader.LoadTable(embedding);
+    positions_ = loader.LoadTable(positions);
+    weight_bytes_ = loader.bytes();
+    Allocate(options);
+  }
+
+  const ModelConfig& config() const override { return config_; }
+  size_t weight_bytes() const override { return weight_bytes_; }
+
+  Tensor Forward(const Batch& batch, const StatePool& states, const KvCache& kv) override {
+    const int64_t rows = batch.rows();
+    const Tensor x = x_.Rows(rows);
+    const Tensor normed = normed_.Rows(rows);
+    const Tensor mixed = mixed_.Rows(rows);
+    const Tensor inner = inner_.Rows(rows);
+    backend_.BeginStep(batch);
+    backend_.Embed(batch, *embedding_, positions_.get(), x);
+    for (const Gpt2Layer& layer : layers_) {
+      const Tensor qkv = qkv_.Packed(rows, layer.attention.columns());
+      Normalize(x, layer.attention_norm, normed);
+      backend_.MatMul(normed, *layer.qkv.weight, layer.qkv.bias.f32(), MatMulMode::kStore, qkv);
+      layer.attention.Run(backend_, batch, states, kv, qkv, mixed);
+      backend_.MatMul(mixed, *layer.out.weight, layer.out.bias.f32(), MatMulMode::kAccumulate, x);
+
+      Normalize(x, layer.mlp_norm, normed);
+      backend_.MatMul(normed, *layer.up.weight, layer.up.bias.f32(), MatMulMode::kStore, inner);
+      backend_.GeluTanh(inner);
+      backend_.MatMul(inner, *layer.down.weight, layer.down.bias.f32(), MatMulMode::kAccumulate, x);
+    }
+    const auto outputs = static_cast<int64_t>(batch.output_rows.size());
+    const Tensor logits = logits_.Rows(outputs);
+    if (outputs == 0) return logits;
+    const Tensor last = last_.Rows(outputs);
+    const Tensor last_normed = last_normed_.Rows(outputs);
+    backend_.GatherRows(x, batch.output_rows, last);
+    Normalize(last, final_norm_, last_normed);
+    backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits);
+    return logits;
+  }
+
+ private:
+  void Normalize(Tensor x, const Norm& norm, Tensor out) {
+    backend_.LayerNorm(x, norm.weight.f32(), norm.bias.f32(), config_.norm_eps, out);
+  }
+
+  Norm LoadNorm(WeightLoader& loader, const std::string& name) {
+    const int64_t hidden = config_.hidden_size;
+    return {loader.LoadVector(name + "weight", {hidden}),
+            loader.LoadVector(name + "bias", {hidden})};
+  }
+
+  Projection LoadProjection(WeightLoader& loader, const std::string& name, int64_t inputs,
+                            int64_t outputs) {
+    const HostMatrix weight = loader.Conv1d(name + "weight", inputs, outputs);
+    return {loader.Load({&weight, 1}), loader.LoadVector(name + "bias", {outputs})};
+  }
+
+  Projection LoadFolded(WeightLoader& loader, const std::string& name,
+                        const FeatureMapWeights& map) {
+    const int64_t hidden = config_.hidden_size;
+    const FoldedProjections folded =
+        FoldFeatureMap(loader.Floats(name + "weight", {hidden, 3 * hidden}),
+                       loader.Floats(name + "bias", {3 * hidden}), map, config_);
+    const HostMatrix weight = {folded.weight.data(), DType::kFloat32,
+                               static_cast<int64_t>(folded.bias.size()), hidden, false};
+    return {loader.Load({&weight, 1}), loader.LoadVector(folded.bias)};
+  }
+
+  Gpt2Layer LoadLayer(WeightLoader& loader, const std::string& name, bool linear, int index) {
+    const int64_t hidden = config_.hidden_size;
+    const int64_t inner = config_.intermediate_size;
+    FeatureMapWeights map;
+    if (linear) map = ReadFeatureMap(loader, name + "attn.", config_);
+    const bool folded = linear && ShouldFold(config_);
+    const std::string qkv = name + "attn.c_attn.";
+    return {
+        .attention = linear ? Attention::Linear(config_, index, map, folded, loader)
+                            : Attention::Full(config_, index),
+        .attention_norm = LoadNorm(loader, name + "ln_1."),
+        .qkv =
+            folded ? LoadFolded(loader, qkv, map) : LoadProjection(loader, qkv, hidden, 3 * hidden),
+        .out = LoadProjection(loader, name + "attn.c_proj.", hidden, hidden),
+        .mlp_norm = LoadNorm(loader, name + "ln_2."),
+        .up = LoadProjection(loader, name + "mlp.c_fc.", hidden, inner),
+        .down = LoadProjection(loader, name + "mlp.c_proj.", inner, hidden),
+    };
+  }
+
+  void Allocate(const ModelOptions& options) {
+    const DType dtype = backend_.activation_dtype();
+    const int64_t rows = options.max_step_tokens;
+    const int64_t outputs = options.max_step_outputs;
+    const int64_t hidden = config_.hidden_size;
+    int64_t columns = 0;
+    for (const Gpt2Layer& layer : layers_) columns = std::max(columns, layer.attention.columns());
+    x_ = Activation(backend_, rows, hidden, dtype);
+    normed_ = Activation(backend_, rows, hidden, dtype);
+    qkv_ = Activation(backend_, rows, columns, dtype);
+    mixed_ = Activation(backend_, rows, hidden, dtype);
+    inner_ = Activation(backend_, rows, config_.intermediate_size, dtype);
+    last_ = Activation(backend_, outputs, hidden, dtype);
+    last_normed_ = Activation(backend_, outputs, hidden, dtype);
+    logits_ = Activation(backend_, outputs, config_.vocab_size, DType::kFloat32);
+  }
+
+  ModelConfig config_;
+  Backend& backend_;
+  size_t weight_bytes_ = 0;
+  std::unique_ptr<Matrix> embedding_;
+  std::unique_ptr<Matrix> positions_;
+  std::vector<Gpt2Layer> layers_;
+  Norm final_norm_;
+  std::unique_ptr<Matrix> head_;
+
+  Activation x_, normed_, qkv_, mixed_, inner_, last_, last_normed_, logits_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> MakeGpt2(const ModelConfig& config, const WeightSource& weights,
+                                Backend& backend, const ModelOptions& options) {
+  return std::make_unique<Gpt2>(config, weights, backend, options);
+}
+
+}  // namespace t2r

@@ -1,0 +1,192 @@
+// Llama and its relatives: RMSNorm before each half, rotary positions, grouped queries, SwiGLU.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "engine/model/architectures.h"
+#include "engine/model/attention.h"
+#include "engine/model/weight_loader.h"
+#include "engine/model/workspace.h"
+
+namespace t2r {
+namespace {
+
+struct LlamaLayer {
+  Attention attention;
+  Buffer attention_norm;
+  std::unique_ptr<Matrix> qkv;  // [q | k | v] output rows
+  Buffer qkv_bias;
+  std::unique_ptr<Matrix> out;
+  Buffer out_bias;
+  Buffer mlp_norm;
+  std::unique_ptr<Matrix> gate_up;  // [gate | up] output rows
+  Buffer gate_up_bias;
+  std::unique_ptr<Matrix> down;
+  Buffer down_bias;
+};
+
+// The biases of stacked matrices, one after another; empty when the model has none.
+Buffer LoadBiases(WeightLoader& loader, bool present,
+                  const std::vector<std::pair<std::string, int64_t>>& parts) {
+  if (!present) return {};
+  std::vector<float> values;
+  for (const auto& [name, size] : parts) {
+    const std::vector<float> part = loader.Floats(name, {size});
+    values.insert(values.end(), part.begin(), part.end());
+  }
+  return loader.LoadVector(values);
+}
+
+class Llama : public Model {
+ public:
+  Llama(const ModelConfig& config, const WeightSource& weights, Backend& backend,
+        const ModelOptions& options)
+      : config_(config), backend_(backend), frequencies_(RopeInverseFrequencies(config)) {
+    WeightLoader loader(weights, backend, options.weight_dtype);
+    const int64_t hidden = config.hidden_size;
+    const std::string prefix =
+        !loader.Has("model.embed_tokens.weight") && loader.Has("embed_tokens.weight") ? ""
+                                                                                      : "model.";
+    const HostMatrix embedding =
+        loader.Linear(prefix + "embed_tokens.weight", config.vocab_size, hidden);
+    int linear = 0;
+    int full = 0;
+    for (int i = 0; i < config.layers; ++i) {
+      const bool is_linear = config.layer_types[i] == LayerType::kLinearAttention;
+      layers_.push_back(LoadLayer(loader, prefix + "layers." + std::to_string(i) + ".", is_linear,
+                                  is_linear ? linear++ : full++));
+    }
+    final_norm_ = loader.LoadVector(prefix + "norm.weight", {hidden});
+    const HostMatrix head = config.tie_word_embeddings
+                                ? embedding
+                                : loader.Linear("lm_head.weight", config.vocab_size, hidden);
+    head_ = loader.Load({&head, 1});
+    embedding_ = loader.LoadTable(embedding);
+    weight_bytes_ = loader.bytes();
+    Allocate(options);
+  }
+
+  const ModelConfig& config() const override { return config_; }
+  size_t weight_bytes() const override { return weight_bytes_; }
+
+  Tensor Forward(const Batch& batch, const StatePool& states, const KvCache& kv) override {
+    const int64_t rows = batch.rows();
+    const Tensor x = x_.Rows(rows);
+    const Tensor normed = normed_.Rows(rows);
+    const Tensor mixed = mixed_.Rows(rows);
+    const Tensor gate_up = gate_up_.Rows(rows);
+    const Tensor gated = gated_.Rows(rows);
+    const Tensor cos_sin = cos_sin_.Rows(rows);
+    const Tensor qkv = qkv_.Rows(rows);
+    backend_.BeginStep(batch);
+    backend_.Embed(batch, *embedding_, nullptr, x);
+    backend_.RopeTable(batch, frequencies_, 1.0, cos_sin);
+    for (const LlamaLayer& layer : layers_) {
+      backend_.RmsNorm(x, layer.attention_norm.f32(), config_.norm_eps, normed);
+      backend_.MatMul(normed, *layer.qkv, layer.qkv_bias.f32(), MatMulMode::kStore, qkv);
+      // Queries and keys lie side by side: one call turns both.
+      const int turned = config_.heads + config_.kv_heads;
+      backend_.Rope(cos_sin, turned, config_.head_dim,
+                    qkv.Columns(0, int64_t{turned} * config_.head_dim));
+      layer.attention.Run(backend_, batch, states, kv, qkv, mixed);
+      backend_.MatMul(mixed, *layer.out, layer.out_bias.f32(), MatMulMode::kAccumulate, x);
+
+      backend_.RmsNorm(x, layer.mlp_norm.f32(), config_.norm_eps, normed);
+      backend_.MatMul(normed, *layer.gate_up, layer.gate_up_bias.f32(), MatMulMode::kStore,
+                      gate_up);
+      backend_.SwiGlu(gate_up, gated);
+      backend_.MatMul(gated, *layer.down, layer.down_bias.f32(), MatMulMode::kAccumulate, x);
+    }
+    const auto outputs = static_cast<int64_t>(batch.output_rows.size());
+    const Tensor logits = logits_.Rows(outputs);
+    if (outputs == 0) return logits;
+    const Tensor last = last_.Rows(outputs);
+    const Tensor last_normed = last_normed_.Rows(outputs);
+    backend_.GatherRows(x, batch.output_rows, last);
+    backend_.RmsNorm(last, final_norm_.f32(), config_.norm_eps, last_normed);
+    backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits);
+    return logits;
+  }
+
+ private:
+  LlamaLayer LoadLayer(WeightLoader& loader, const std::string& name, bool linear, int index) {
+    const int64_t hidden = config_.hidden_size;
+    const int64_t inner = config_.intermediate_size;
+    const int64_t queries = int64_t{config_.heads} * config_.head_dim;
+    const int64_t keys = int64_t{config_.kv_heads} * config_.head_dim;
+    const std::string self = name + "self_attn.";
+    const std::string mlp = name + "mlp.";
+    LlamaLayer layer{
+        .attention = linear
+                         ? Attention::Linear(config_, index, ReadFeatureMap(loader, self, config_),
+                                             false, loader)
+                         : Attention::Full(config_, index),
+        .attention_norm = loader.LoadVector(name + "input_layernorm.weight", {hidden}),
+        .qkv = nullptr,
+        .qkv_bias = LoadBiases(loader, config_.qkv_bias,
+                               {{self + "q_proj.bias", queries},
+                                {self + "k_proj.bias", keys},
+                                {self + "v_proj.bias", keys}}),
+        .out = nullptr,
+        .out_bias =
+            LoadBiases(loader, config_.attention_out_bias, {{self + "o_proj.bias", hidden}}),
+        .mlp_norm = loader.LoadVector(name + "post_attention_layernorm.weight", {hidden}),
+        .gate_up = nullptr,
+        .gate_up_bias =
+            LoadBiases(loader, config_.mlp_bias,
+                       {{mlp + "gate_proj.bias", inner}, {mlp + "up_proj.bias", inner}}),
+        .down = nullptr,
+        .down_bias = LoadBiases(loader, config_.mlp_bias, {{mlp + "down_proj.bias", hidden}}),
+    };
+    const HostMatrix qkv[] = {loader.Linear(self + "q_proj.weight", queries, hidden),
+                              loader.Linear(self + "k_proj.weight", keys, hidden),
+                              loader.Linear(self + "v_proj.weight", keys, hidden)};
+    layer.qkv = loader.Load(qkv);
+    const HostMatrix out = loader.Linear(self + "o_proj.weight", hidden, queries);
+    layer.out = loader.Load({&out, 1});
+    const HostMatrix gate_up[] = {loader.Linear(mlp + "gate_proj.weight", inner, hidden),
+                                  loader.Linear(mlp + "up_proj.weight", inner, hidden)};
+    layer.gate_up = loader.Load(gate_up);
+    const HostMatrix down = loader.Linear(mlp + "down_proj.weight", hidden, inner);
+    layer.down = loader.Load({&down, 1});
+    return layer;
+  }
+
+  void Allocate(const ModelOptions& options) {
+    const DType dtype = backend_.activation_dtype();
+    const int64_t rows = options.max_step_tokens;
+    const int64_t outputs = options.max_step_outputs;
+    const int64_t hidden = config_.hidden_size;
+    const int64_t inner = config_.intermediate_size;
+    x_ = Activation(backend_, rows, hidden, dtype);
+    normed_ = Activation(backend_, rows, hidden, dtype);
+    qkv_ = Activation(backend_, rows, layers_.front().attention.columns(), dtype);
+    mixed_ = Activation(backend_, rows, int64_t{config_.heads} * config_.head_dim, dtype);
+    gate_up_ = Activation(backend_, rows, 2 * inner, dtype);
+    gated_ = Activation(backend_, rows, inner, dtype);
+    cos_sin_ = Activation(backend_, rows, config_.head_dim, DType::kFloat32);
+    last_ = Activation(backend_, outputs, hidden, dtype);
+    last_normed_ = Activation(backend_, outputs, hidden, dtype);
+    logits_ = Activation(backend_, outputs, config_.vocab_size, DType::kFloat32);
+  }
+
+  ModelConfig config_;
+  Backend& backend_;
+  std::vector<double> frequencies_;
+  size_t weight_bytes_ = 0;
+  std::unique_ptr<Matrix> embedding_;
+  std::vector<LlamaLayer> layers_;
+  Buffer final_norm_;
+  std::unique_ptr<Matrix> head_;
+
+  Activation x_, normed_, qkv_, mixed_, gate_up_, gated_, cos_sin_, last_, last_normed_, logits_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> MakeLlama(const ModelConfig& config, const WeightSource& weights,
+                                 Backend& backend, const ModelOptions& options) {
+  return std::make_unique<Llama>(config, weights, backend, options);
+}
+
+}  // namespace t2r

@@ -1,0 +1,179 @@
+#include "engine/model/load.h"
+
+#include <algorithm>
+#include <limits>
+#include <new>
+#include <set>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/model/model_executor.h"
+
+namespace t2r {
+namespace {
+
+constexpr int kMaxSessions = 1 << 16;
+constexpr int64_t kMaxStepTokens = 1 << 16;
+// Logits are kept for every row that is scored, within this much memory.
+constexpr int64_t kLogitBytes = int64_t{64} << 20;
+constexpr int64_t kDefaultPositions = 2048;  // of a session, for the default key/value cache
+
+// Passes requests on and remembers the names that were asked for.
+class RecordingSource : public WeightSource {
+ public:
+  explicit RecordingSource(const WeightSource& source) : source_(source) {}
+  const HostTensor* Find(std::string_view name) const override {
+    used_.emplace(name);
+    return source_.Find(name);
+  }
+  bool Used(const std::string& name) const { return used_.count(name) > 0; }
+
+ private:
+  const WeightSource& source_;
+  mutable std::set<std::string, std::less<>> used_;
+};
+
+// Buffers that old checkpoints hold beside their weights: masks and inverse frequencies.
+bool IsKnownBuffer(const std::string& name) {
+  return absl::EndsWith(name, ".attn.bias") || absl::EndsWith(name, ".attn.masked_bias") ||
+         absl::EndsWith(name, "rotary_emb.inv_freq");
+}
+
+absl::Status CheckOptions(const EngineOptions& options) {
+  if (options.max_sessions < 1 || options.max_sessions > kMaxSessions) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_sessions is ", options.max_sessions, "; it must be 1 to ", kMaxSessions));
+  }
+  if (options.max_step_tokens < 1 || options.max_step_tokens > kMaxStepTokens) {
+    return absl::InvalidArgumentError(absl::StrCat("max_step_tokens is ", options.max_step_tokens,
+                                                   "; it must be 1 to ", kMaxStepTokens));
+  }
+  if (options.max_context < 0 || options.kv_cache_bytes < 0) {
+    return absl::InvalidArgumentError("max_context and kv_cache_bytes must not be negative");
+  }
+  if (options.dtype != "auto" && options.dtype != "float32" && options.dtype != "bfloat16") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("dtype is \"", options.dtype, "\"; it must be auto, float32 or bfloat16"));
+  }
+  return absl::OkStatus();
+}
+
+// auto: bfloat16 when every matrix of the files is; float32 otherwise, float16 files included
+// (bfloat16 would lose three of their bits). Feature maps ([G, k, d]) stay float32 in any case.
+DType ChooseDType(const std::string& name, const SafetensorsDirectory& files) {
+  if (name == "float32") return DType::kFloat32;
+  if (name == "bfloat16") return DType::kBFloat16;
+  bool any = false;
+  for (const auto& [tensor_name, tensor] : files.tensors()) {
+    if (tensor.shape.size() != 2 || absl::StrContains(tensor_name, ".feature_map.")) continue;
+    if (tensor.dtype != DType::kBFloat16) return DType::kFloat32;
+    any = true;
+  }
+  return any ? DType::kBFloat16 : DType::kFloat32;
+}
+
+// Positions of a session; 0: no limit.
+int64_t PositionLimit(const ModelConfig& config, int64_t max_context) {
+  int64_t limit = config.position_limit().value_or(0);
+  if (config.full_layers() > 0) {
+    const int64_t context = max_context > 0 ? max_context : config.max_position_embeddings;
+    limit = limit == 0 ? context : std::min(limit, context);
+  }
+  return limit;
+}
+
+absl::StatusOr<int64_t> KvPages(const ModelConfig& config, const EngineOptions& options,
+                                int64_t position_limit) {
+  const KvShape shape = KvShapeOf(config);
+  if (shape.layers == 0) return 0;
+  if (options.kv_cache_bytes == 0) {
+    return KvCache::PagesFor(std::min(kDefaultPositions, position_limit)) * options.max_sessions;
+  }
+  const int64_t pages = options.kv_cache_bytes / shape.page_bytes();
+  if (pages == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("kv_cache_bytes is ", options.kv_cache_bytes,
+                                                   "; one page of ", kKvPageSize,
+                                                   " positions takes ", shape.page_bytes()));
+  }
+  return std::min(pages, int64_t{std::numeric_limits<int32_t>::max()});
+}
+
+std::vector<std::string> WarningsOf(const SafetensorsDirectory& files,
+                                    const RecordingSource& used) {
+  std::vector<std::string> warnings;
+  for (const auto& [name, tensor] : files.tensors()) {
+    if (!used.Used(name) && !IsKnownBuffer(name)) {
+      warnings.push_back(absl::StrCat("tensor ", name, " is not used"));
+    }
+  }
+  for (const std::string& name : files.unsupported()) {
+    if (!IsKnownBuffer(name)) {
+      warnings.push_back(absl::StrCat("tensor ", name, " is not used: it is not a float type"));
+    }
+  }
+  return warnings;
+}
+
+// Throws what building a model throws.
+absl::StatusOr<std::unique_ptr<Engine>> Build(ModelConfig config,
+                                              std::shared_ptr<SafetensorsDirectory> files,
+                                              std::unique_ptr<Backend> backend,
+                                              const EngineOptions& options) {
+  ExecutorOptions executor;
+  executor.slots = options.max_sessions;
+  executor.max_step_tokens = std::max(options.max_step_tokens, int64_t{options.max_sessions});
+  executor.max_step_outputs = std::clamp(
+      kLogitBytes / (int64_t{4} * config.vocab_size),
+      std::min(int64_t{options.max_sessions}, executor.max_step_tokens), executor.max_step_tokens);
+  executor.position_limit = PositionLimit(config, options.max_context);
+  const auto pages = KvPages(config, options, executor.position_limit);
+  if (!pages.ok()) return pages.status();
+  executor.kv_pages = *pages;
+
+  ModelOptions model_options;
+  model_options.weight_dtype = ChooseDType(options.dtype, *files);
+  model_options.max_step_tokens = executor.max_step_tokens;
+  model_options.max_step_outputs = executor.max_step_outputs;
+  const RecordingSource source(*files);
+  std::unique_ptr<Model> model = MakeModel(config, source, *backend, model_options);
+
+  auto engine = std::make_unique<Engine>();
+  engine->backend_description = backend->Describe();
+  engine->weight_dtype = NameOf(model_options.weight_dtype);
+  engine->weight_bytes = model->weight_bytes();
+  engine->warnings = WarningsOf(*files, source);
+  engine->executor = std::make_unique<ModelExecutor>(std::move(backend), std::move(files),
+                                                     std::move(model), executor);
+  engine->config = std::move(config);
+  return engine;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
+                                                   const EngineOptions& options) {
+  const absl::Status checked = CheckOptions(options);
+  if (!checked.ok()) return checked;
+  auto config = LoadModelConfig(directory);
+  if (!config.ok()) return config.status();
+  auto files = SafetensorsDirectory::Open(directory);
+  if (!files.ok()) return files.status();
+  std::unique_ptr<Backend> backend;
+  try {
+    backend = MakeBackend({options.backend, options.threads});
+  } catch (const DeviceError& error) {
+    return absl::InvalidArgumentError(error.what());
+  }
+  try {
+    return Build(*std::move(config), *std::move(files), std::move(backend), options);
+  } catch (const ModelError& error) {
+    return absl::InvalidArgumentError(absl::StrCat(directory, ": ", error.what()));
+  } catch (const DeviceError& error) {
+    return absl::ResourceExhaustedError(absl::StrCat(directory, ": ", error.what()));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat(directory, ": not enough memory to load it"));
+  }
+}
+
+}  // namespace t2r
