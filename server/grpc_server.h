@@ -1,0 +1,53 @@
+// The gRPC port: services, limits, keepalive, and the order in which it all ends.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/metrics.h"
+#include "server/outbox.h"
+#include "server/served_model.h"
+
+namespace t2r::server {
+
+struct GrpcServerOptions {
+  std::string address = "127.0.0.1:0";  // HOST:PORT; port 0 takes a free one
+  int64_t max_request_bytes = 4 << 20;  // larger messages get RESOURCE_EXHAUSTED from gRPC
+  int worker_threads = 2;               // tokenising
+  size_t max_waiting_texts = 256;       // Tokenize and Detokenize calls that may wait for them
+  OutboxLimits outbox;                  // of each Generate stream
+  absl::Duration stall_grace = absl::Seconds(10);  // see CallContext
+};
+
+// Listens from Start on, answering UNAVAILABLE until SetModel.
+//
+// Ends in this order: ModelHost::Drain and Scheduler::Drain, Shutdown, the scheduler, this object.
+class GrpcServer {
+ public:
+  // `metrics` must outlive the server. UNAVAILABLE naming the address if it cannot listen.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcServerOptions& options,
+                                                           Metrics& metrics);
+  ~GrpcServer();
+
+  // HOST:PORT with the port in use.
+  const std::string& address() const;
+  // Serves `model` from now on (health: SERVING). It must live until Shutdown has returned.
+  void SetModel(ServedModel* model);
+  // Whether requests are being taken.
+  bool serving() const;
+  // Refuses new requests with UNAVAILABLE (health: NOT_SERVING) and lets the others go on.
+  void StopTaking();
+  // Stops listening and waits for the RPCs to end, at most `grace`; then cancels those that are
+  // left. No RPC and no worker touches the model after it. Idempotent.
+  void Shutdown(absl::Duration grace);
+
+ private:
+  struct Impl;
+  explicit GrpcServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace t2r::server

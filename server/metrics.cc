@@ -1,0 +1,192 @@
+#include "server/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+
+namespace t2r::server {
+namespace {
+
+using prometheus::Counter;
+using prometheus::Family;
+using prometheus::Gauge;
+using prometheus::Histogram;
+
+// Bucket bounds in seconds, as in vLLM, with finer ones below: a small model needs them.
+const Histogram::BucketBoundaries kFirstTokenBuckets = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08,
+                                                        0.1,   0.25,  0.5,  0.75, 1.0,  2.5,  5.0,
+                                                        7.5,   10.0,  20.0, 40.0, 80.0};
+const Histogram::BucketBoundaries kTokenBuckets = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
+                                                   0.05,   0.075, 0.1,    0.15,  0.2,  0.3,
+                                                   0.4,    0.5,   0.75,   1.0,   2.5,  5.0};
+const Histogram::BucketBoundaries kRequestBuckets = {0.01, 0.05, 0.1,  0.3,  0.5,  0.8,   1.0,
+                                                     1.5,  2.0,  2.5,  5.0,  10.0, 15.0,  20.0,
+                                                     30.0, 60.0, 120., 240., 480., 1920., 7680.};
+const Histogram::BucketBoundaries kLengthBuckets = {
+    1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
+const Histogram::BucketBoundaries kStepBuckets = {1,  2,   4,   8,   16,   32,
+                                                  64, 128, 256, 512, 1024, 2048};
+
+constexpr std::array<const char*, kFinishReasons> kReasonNames = {
+    "stop", "length", "eos", "cancelled", "deadline", "drained", "stalled", "error", "scored"};
+
+}  // namespace
+
+struct Metrics::Impl {
+  prometheus::Registry registry;
+
+  Gauge& MakeGauge(const char* name, const char* help) {
+    return prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add({});
+  }
+  Counter& MakeCounter(const char* name, const char* help) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add({});
+  }
+  Histogram& MakeHistogram(const char* name, const char* help,
+                           const Histogram::BucketBoundaries& buckets) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add({}, buckets);
+  }
+
+  Gauge& running = MakeGauge("t2r_num_requests_running", "Requests that have a session.");
+  Gauge& waiting = MakeGauge("t2r_num_requests_waiting", "Requests that wait for a session.");
+  Gauge& queue_tokens = MakeGauge("t2r_queue_tokens", "Prompt tokens of the waiting requests.");
+  Gauge& slots_used = MakeGauge("t2r_slots_used", "Session slots in use.");
+  Gauge& slots = MakeGauge("t2r_slots", "Session slots.");
+  Gauge& state_bytes = MakeGauge("t2r_state_bytes", "Recurrent state of the sessions in use.");
+  Gauge& session_bytes =
+      MakeGauge("t2r_session_state_bytes", "Recurrent state of one session, whatever its length.");
+  Counter& started = MakeCounter("t2r_requests_started_total",
+                                 "Requests that entered the queue; each leaves through exactly one "
+                                 "t2r_request_success_total.");
+  Family<Counter>& finished_family =
+      prometheus::BuildCounter()
+          .Name("t2r_request_success_total")
+          .Help("Requests that left the engine, by the reason they ended.")
+          .Register(registry);
+  std::array<Counter*, kFinishReasons> finished{};
+  Family<Counter>& refused = prometheus::BuildCounter()
+                                 .Name("t2r_requests_refused_total")
+                                 .Help("Requests that never entered the queue, by status code.")
+                                 .Register(registry);
+  Counter& prompt_tokens =
+      MakeCounter("t2r_prompt_tokens_total", "Prompt tokens that went through the model.");
+  Counter& generated_tokens = MakeCounter("t2r_generation_tokens_total", "Tokens generated.");
+  Histogram& first_token =
+      MakeHistogram("t2r_time_to_first_token_seconds",
+                    "From entering the queue to the first generated token.", kFirstTokenBuckets);
+  Histogram& inter_token =
+      MakeHistogram("t2r_inter_token_latency_seconds",
+                    "Between a request's consecutive generated tokens.", kTokenBuckets);
+  Histogram& end_to_end =
+      MakeHistogram("t2r_e2e_request_latency_seconds",
+                    "From entering the queue to the end of the request.", kRequestBuckets);
+  Histogram& queue_time = MakeHistogram("t2r_request_queue_time_seconds",
+                                        "From entering the queue to a session.", kRequestBuckets);
+  Histogram& prefill_time =
+      MakeHistogram("t2r_request_prefill_time_seconds",
+                    "From the session's start to the end of its prompt.", kRequestBuckets);
+  Histogram& decode_time =
+      MakeHistogram("t2r_request_decode_time_seconds",
+                    "From the end of the prompt to the end of the request.", kRequestBuckets);
+  Histogram& prompt_length =
+      MakeHistogram("t2r_request_prompt_tokens", "Prompt tokens of a request.", kLengthBuckets);
+  Histogram& generated_length = MakeHistogram("t2r_request_generation_tokens",
+                                              "Tokens generated for a request.", kLengthBuckets);
+  Histogram& step_tokens =
+      MakeHistogram("t2r_iteration_tokens", "Tokens of one engine step.", kStepBuckets);
+  Histogram& step_time =
+      MakeHistogram("t2r_iteration_time_seconds", "Time of one engine step.", kTokenBuckets);
+
+  double bytes_per_session = 0;  // set before the scheduler starts
+  // Mean seconds between two finishes lately, for RetryDelay; 0: none seen.
+  std::atomic<double> finish_gap{0};
+  absl::Time last_finish = absl::InfinitePast();  // engine thread
+};
+
+Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
+  for (int i = 0; i < kFinishReasons; ++i) {
+    impl_->finished[i] = &impl_->finished_family.Add({{"finished_reason", kReasonNames[i]}});
+  }
+  prometheus::BuildGauge()
+      .Name("t2r_build_info")
+      .Help("The server's version; always 1.")
+      .Register(impl_->registry)
+      .Add({{"version", T2R_VERSION}})
+      .Set(1);
+}
+
+Metrics::~Metrics() = default;
+
+void Metrics::SetModel(int slots, int64_t state_bytes) {
+  impl_->slots.Set(slots);
+  impl_->session_bytes.Set(static_cast<double>(state_bytes));
+  impl_->bytes_per_session = static_cast<double>(state_bytes);
+}
+
+void Metrics::OnRefused(absl::StatusCode code) {
+  impl_->refused.Add({{"code", absl::StatusCodeToString(code)}}).Increment();
+}
+
+absl::Duration Metrics::RetryDelay() const {
+  const double seconds =
+      impl_->finish_gap.load(std::memory_order_relaxed) * (impl_->waiting.Value() + 1);
+  return absl::Seconds(std::clamp(seconds, 0.1, 30.0));
+}
+
+std::string Metrics::Text() const {
+  return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
+}
+
+void Metrics::OnSubmitted() { impl_->started.Increment(); }
+
+void Metrics::OnQueue(int64_t requests, int64_t tokens) {
+  impl_->waiting.Set(static_cast<double>(requests));
+  impl_->queue_tokens.Set(static_cast<double>(tokens));
+}
+
+void Metrics::OnSessions(int running, int slots_used) {
+  impl_->running.Set(running);
+  impl_->slots_used.Set(slots_used);
+  impl_->state_bytes.Set(slots_used * impl_->bytes_per_session);
+}
+
+void Metrics::OnStep(int64_t decode_rows, int64_t prompt_rows, absl::Duration time) {
+  impl_->prompt_tokens.Increment(static_cast<double>(prompt_rows));
+  impl_->step_tokens.Observe(static_cast<double>(decode_rows + prompt_rows));
+  impl_->step_time.Observe(absl::ToDoubleSeconds(time));
+}
+
+void Metrics::OnFirstToken(absl::Duration since_submit) {
+  impl_->generated_tokens.Increment();
+  impl_->first_token.Observe(absl::ToDoubleSeconds(since_submit));
+}
+
+void Metrics::OnToken(absl::Duration since_previous) {
+  impl_->generated_tokens.Increment();
+  impl_->inter_token.Observe(absl::ToDoubleSeconds(since_previous));
+}
+
+void Metrics::OnFinished(const FinishEvent& event, absl::Duration since_submit) {
+  impl_->finished[static_cast<size_t>(event.reason)]->Increment();
+  impl_->end_to_end.Observe(absl::ToDoubleSeconds(since_submit));
+  impl_->queue_time.Observe(absl::ToDoubleSeconds(event.queue_time));
+  impl_->prefill_time.Observe(absl::ToDoubleSeconds(event.prefill_time));
+  impl_->decode_time.Observe(absl::ToDoubleSeconds(event.decode_time));
+  impl_->prompt_length.Observe(static_cast<double>(event.prompt_tokens));
+  impl_->generated_length.Observe(static_cast<double>(event.generated_tokens));
+
+  const absl::Time now = absl::Now();
+  if (impl_->last_finish != absl::InfinitePast()) {
+    const double gap = std::max(0.0, absl::ToDoubleSeconds(now - impl_->last_finish));
+    const double old = impl_->finish_gap.load(std::memory_order_relaxed);
+    impl_->finish_gap.store(old == 0 ? gap : 0.9 * old + 0.1 * gap, std::memory_order_relaxed);
+  }
+  impl_->last_finish = now;
+}
+
+}  // namespace t2r::server

@@ -1,0 +1,57 @@
+// What a Generate stream has still to send.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "engine/scheduler/request.h"
+#include "t2r/v1/generation.pb.h"
+
+namespace t2r::server {
+
+// Bounds of what waits; the message being written comes on top.
+struct OutboxLimits {
+  int64_t tokens = 256;
+  int64_t bytes = 64 << 10;
+};
+
+// Tokens wait here between the engine, which must never block, and the gRPC writer, which is as
+// slow as its client. Tokens that wait together leave as one Delta, so a writer that lags sends
+// fewer and larger messages. Not thread-safe: the stream's lock guards it.
+class Outbox {
+ public:
+  explicit Outbox(OutboxLimits limits) : limits_(limits) {}
+
+  // From the engine, in this order.
+  void PushStarted(const v1::Started& started);
+  void PushToken(const TokenEvent& event);
+  void PushFinished(const FinishEvent& event);
+
+  // Whether another token may come. A token that goes over the byte limit is still taken.
+  bool HasRoom() const;
+  // Nothing waits, not even the end.
+  bool empty() const;
+
+  enum class Next {
+    kNothing,      // nothing waits
+    kMessage,      // write *message, more may follow
+    kLastMessage,  // write *message, then end the RPC with status()
+    kEnd,          // end the RPC with status()
+  };
+  // Takes what is to be sent next. *message is overwritten for kMessage and kLastMessage.
+  Next Pop(v1::GenerateResponse* message);
+  // The RPC's status, after kLastMessage or kEnd.
+  const absl::Status& status() const { return status_; }
+
+ private:
+  const OutboxLimits limits_;
+  std::optional<v1::Started> started_;
+  v1::Delta delta_;  // what came since the last Pop
+  int64_t bytes_ = 0;
+  bool ended_ = false;  // PushFinished has been called
+  std::optional<v1::Finished> finished_;
+  absl::Status status_;
+};
+
+}  // namespace t2r::server

@@ -1,0 +1,120 @@
+#include "server/score_call.h"
+
+#include <string>
+#include <utility>
+
+#include "server/requests.h"
+#include "server/status.h"
+
+namespace t2r::server {
+
+grpc::ServerUnaryReactor* ScoreCall::Start(CallContext& context, grpc::CallbackServerContext* rpc,
+                                           const v1::ScoreRequest* request,
+                                           v1::ScoreResponse* response) {
+  std::shared_ptr<ScoreCall> call(new ScoreCall(context, rpc, response));
+  call->self_ = call;
+  call->Begin(*request);
+  return call.get();
+}
+
+void ScoreCall::Begin(const v1::ScoreRequest& request) {
+  absl::StatusOr<ServedModel*> model = context_.host.Get();
+  if (!model.ok()) return Refuse(model.status());
+  model_ = *model;
+  if (absl::Status s = CheckTarget(request, *model_); !s.ok()) return Refuse(s);
+  deadline_ = DeadlineOf(rpc_->deadline());
+
+  const bool text = request.target_case() == v1::ScoreRequest::kText;
+  std::vector<int32_t> ids;
+  if (!text) {
+    ids = ToIds(request.tokens());
+    if (ids.size() > 1) {
+      Request probe;
+      probe.prompt = ids;
+      probe.score = true;
+      if (absl::Status s = model_->scheduler->Validate(probe); !s.ok()) return Refuse(s);
+    }
+  }
+  absl::StatusOr<Scheduler::Reservation> reservation = model_->scheduler->Reserve(
+      text ? TokenBound(request.text()) : static_cast<int64_t>(ids.size()));
+  if (!reservation.ok()) return Refuse(reservation.status());
+  if (!text) return Submit(std::move(ids), *std::move(reservation));
+
+  auto held = std::make_shared<Scheduler::Reservation>(*std::move(reservation));
+  context_.workers.Post([self = shared_from_this(), text_copy = request.text(), held] {
+    {
+      const std::lock_guard lock(self->mutex_);
+      if (self->cancelled_) return;
+    }
+    absl::StatusOr<std::vector<int32_t>> encoded = EncodeText(text_copy, *self->model_);
+    if (!encoded.ok()) return self->Refuse(encoded.status());
+    self->Submit(*std::move(encoded), std::move(*held));
+  });
+}
+
+void ScoreCall::Submit(std::vector<int32_t> ids, Scheduler::Reservation reservation) {
+  ids_ = ids;
+  if (ids.size() == 1) {  // nothing to predict
+    if (!TakeFinish()) return;
+    FromIds(ids_, response_->mutable_tokens());
+    return Finish(grpc::Status::OK);
+  }
+  Request request;
+  request.prompt = std::move(ids);
+  request.score = true;
+  request.deadline = deadline_;
+  absl::StatusOr<RequestId> id =
+      model_->scheduler->Submit(std::move(reservation), std::move(request), shared_from_this());
+  if (!id.ok()) return Refuse(id.status());
+  bool cancelled;
+  {
+    const std::lock_guard lock(mutex_);
+    id_ = *id;
+    cancelled = cancelled_;
+  }
+  if (cancelled) model_->scheduler->Cancel(*id);
+}
+
+void ScoreCall::Refuse(const absl::Status& status) {
+  context_.metrics.OnRefused(status.code());
+  if (!TakeFinish()) return;
+  Finish(absl::IsResourceExhausted(status) ? ToGrpcStatus(status, context_.metrics.RetryDelay())
+                                           : ToGrpcStatus(status));
+}
+
+bool ScoreCall::TakeFinish() {
+  const std::lock_guard lock(mutex_);
+  return !std::exchange(finishing_, true);
+}
+
+void ScoreCall::OnFinished(FinishEvent event) {
+  if (event.reason == FinishReason::kError && !model_->scheduler->health().ok()) {
+    context_.on_device_failure();
+  }
+  // A long answer takes time to serialise: not the engine thread's.
+  context_.workers.Post([self = shared_from_this(), ended = std::move(event)] {
+    if (!self->TakeFinish()) return;
+    if (ended.reason != FinishReason::kScored) {
+      return self->Finish(ToGrpcStatus(
+          ended.status.ok() ? absl::InternalError("the request was not scored") : ended.status));
+    }
+    self->response_->mutable_logprobs()->Assign(ended.scores.begin(), ended.scores.end());
+    FromIds(self->ids_, self->response_->mutable_tokens());
+    self->Finish(grpc::Status::OK);
+  });
+}
+
+void ScoreCall::OnCancel() {
+  std::optional<RequestId> id;
+  {
+    const std::lock_guard lock(mutex_);
+    cancelled_ = true;
+    id = id_;
+  }
+  if (id && !HasPassed(deadline_)) model_->scheduler->Cancel(*id);
+  if (TakeFinish()) Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away"));
+}
+
+void ScoreCall::OnDone() { const std::shared_ptr<ScoreCall> self = std::move(self_); }
+
+}  // namespace t2r::server

@@ -1,0 +1,102 @@
+#include "server/served_model.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "engine/state/kv_cache.h"
+
+namespace t2r::server {
+namespace {
+
+const char* FeatureMapName(FeatureMapKind kind) {
+  switch (kind) {
+    case FeatureMapKind::kT2r:
+      return "t2r";
+    case FeatureMapKind::kElu:
+      return "elu";
+    case FeatureMapKind::kRfa:
+      return "rfa";
+    case FeatureMapKind::kHedgehog:
+      return "hedgehog";
+  }
+  return "";
+}
+
+// The last part of the path, also for "DIR/" and ".".
+std::string DirectoryName(const std::string& path) {
+  std::error_code error;
+  std::filesystem::path full = std::filesystem::weakly_canonical(path, error);
+  if (error) full = path;
+  if (!full.has_filename()) full = full.parent_path();
+  return full.filename().string();
+}
+
+}  // namespace
+
+int64_t MaxPositions(const ExecutorLimits& executor) {
+  int64_t positions = executor.position_limit;
+  if (executor.kv_pages > 0) {
+    const int64_t cache = executor.kv_pages * kKvPageSize;
+    positions = positions == 0 ? cache : std::min(positions, cache);
+  }
+  return positions;
+}
+
+v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimits& executor,
+                                   const ServerOptions& options) {
+  v1::GetModelResponse info;
+  info.set_name(DirectoryName(options.model));
+  info.set_architecture(config.architecture == Architecture::kGpt2 ? "gpt2" : "llama");
+  for (const LayerType type : config.layer_types) {
+    info.add_layer_types(type == LayerType::kLinearAttention ? "linear_attention"
+                                                             : "full_attention");
+  }
+  if (config.linear_attention && config.linear_layers() > 0) {
+    info.set_feature_map(FeatureMapName(config.linear_attention->feature_map));
+    info.set_feature_size(config.linear_attention->feature_size);
+  }
+  info.set_state_bytes_per_session(executor.state_bytes);
+  info.set_kv_bytes_per_position(executor.kv_bytes_per_position);
+  info.set_vocab_size(executor.vocab_size);
+  for (const int32_t id : config.eos_token_ids) info.add_eos_token_ids(id);
+  if (config.bos_token_id) info.set_bos_token_id(*config.bos_token_id);
+
+  v1::Limits& limits = *info.mutable_limits();
+  limits.set_max_sessions(executor.slots);
+  limits.set_max_positions(MaxPositions(executor));
+  limits.set_max_tokens(options.max_tokens);
+  limits.set_max_queue_requests(options.max_queue_requests);
+  limits.set_max_queue_tokens(options.max_queue_tokens);
+  limits.set_max_stop_strings(kMaxStopStrings);
+  limits.set_max_logprobs(kMaxLogprobs);
+  limits.set_max_request_bytes(options.max_request_bytes);
+  return info;
+}
+
+absl::StatusOr<ServedModel*> ModelHost::Get() const {
+  switch (state_.load(std::memory_order_acquire)) {
+    case State::kLoading:
+      return absl::UnavailableError("the model is not loaded yet");
+    case State::kDraining:
+      return absl::UnavailableError("the server is shutting down");
+    case State::kFailed:
+      return absl::UnavailableError("the device failed; the server needs a restart");
+    case State::kServing:
+      break;
+  }
+  return model_;
+}
+
+void ModelHost::Serve(ServedModel* model) {
+  model_ = model;
+  State loading = State::kLoading;
+  state_.compare_exchange_strong(loading, State::kServing, std::memory_order_acq_rel);
+}
+
+void ModelHost::Fail() {
+  State serving = State::kServing;
+  state_.compare_exchange_strong(serving, State::kFailed, std::memory_order_acq_rel);
+}
+
+}  // namespace t2r::server

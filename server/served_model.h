@@ -1,0 +1,68 @@
+// The model that the services serve, and where they find it.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/model/load.h"
+#include "engine/scheduler/scheduler.h"
+#include "engine/tokenizer/tokenizer.h"
+#include "server/options.h"
+#include "t2r/v1/generation.pb.h"
+
+namespace t2r::server {
+
+// What the engine can hold, as far as requests are checked against it before they are tokenised.
+struct ModelLimits {
+  int64_t vocab_size = 0;
+  int64_t max_positions = 0;  // prompt + max_tokens − 1; 0: no limit
+  int64_t max_tokens = 0;     // a request may generate
+  float default_temperature = 1.0F;
+};
+
+inline constexpr int kMaxStopStrings = 16;
+inline constexpr int kMaxLogprobs = 20;
+
+// Immutable once made, except for the scheduler, which is thread-safe.
+struct ServedModel {
+  std::unique_ptr<Engine> engine;        // null where a test brings its own executor
+  std::unique_ptr<Tokenizer> tokenizer;  // null: token ids only
+  ModelLimits limits;
+  v1::GetModelResponse info;
+  std::unique_ptr<Scheduler> scheduler;  // last: its thread uses all of the above
+};
+
+// The answer to GetModel, from the model, what the executor can hold and the command line.
+v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimits& executor,
+                                   const ServerOptions& options);
+// The positions a request may need: the model's limit and what the key/value cache holds; 0: none.
+int64_t MaxPositions(const ExecutorLimits& executor);
+
+// Loads engine and tokenizer from options.model and starts a scheduler that reports to `observer`
+// (which must outlive the result). Errors are those of LoadEngine and LoadTokenizer, one line.
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const ServerOptions& options,
+                                                             SchedulerObserver* observer);
+
+// Hands the model to the services once it is loaded, and says why there is none. Thread-safe.
+class ModelHost {
+ public:
+  // UNAVAILABLE while the model loads, while the server drains, and after a device failure.
+  absl::StatusOr<ServedModel*> Get() const;
+  // Whether Get would give the model.
+  bool serving() const { return state_.load(std::memory_order_acquire) == State::kServing; }
+
+  // At most once; `model` must live until every RPC has ended.
+  void Serve(ServedModel* model);
+  void Drain() { state_.store(State::kDraining, std::memory_order_release); }
+  // Does nothing while draining.
+  void Fail();
+
+ private:
+  enum class State : uint8_t { kLoading, kServing, kDraining, kFailed };
+  std::atomic<State> state_{State::kLoading};
+  ServedModel* model_ = nullptr;
+};
+
+}  // namespace t2r::server

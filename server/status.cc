@@ -1,0 +1,38 @@
+#include "server/status.h"
+
+#include <string>
+
+#include "absl/time/clock.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+
+namespace t2r::server {
+
+grpc::Status ToGrpcStatus(const absl::Status& status) {
+  return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
+}
+
+grpc::Status ToGrpcStatus(const absl::Status& status, absl::Duration delay) {
+  google::rpc::RetryInfo retry;
+  retry.mutable_retry_delay()->set_seconds(absl::ToInt64Seconds(delay));
+  retry.mutable_retry_delay()->set_nanos(
+      static_cast<int32_t>(absl::ToInt64Nanoseconds(delay % absl::Seconds(1))));
+  google::rpc::Status rich;
+  rich.set_code(static_cast<int32_t>(status.code()));
+  rich.set_message(std::string(status.message()));
+  rich.add_details()->PackFrom(retry);
+  return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message()),
+          rich.SerializeAsString()};
+}
+
+absl::Time DeadlineOf(std::chrono::system_clock::time_point deadline) {
+  if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
+  return absl::FromChrono(deadline);
+}
+
+bool HasPassed(absl::Time deadline) {
+  // gRPC's timers round to milliseconds.
+  return absl::Now() + absl::Milliseconds(5) >= deadline;
+}
+
+}  // namespace t2r::server

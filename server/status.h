@@ -1,0 +1,25 @@
+// absl::Status to gRPC's, the one place where it happens.
+#pragma once
+
+#include <grpcpp/support/status.h>
+
+#include <chrono>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+namespace t2r::server {
+
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+// The same with google.rpc.RetryInfo in grpc-status-details-bin: try again after `delay`.
+grpc::Status ToGrpcStatus(const absl::Status& status, absl::Duration delay);
+
+// An RPC's deadline; infinite where the client set none.
+absl::Time DeadlineOf(std::chrono::system_clock::time_point deadline);
+
+// Whether a deadline is what ended an RPC: gRPC then cancels it, the scheduler ends the request by
+// its own timer, and it is to be counted as a deadline, not as a client that went away.
+bool HasPassed(absl::Time deadline);
+
+}  // namespace t2r::server

@@ -1,0 +1,49 @@
+// The thread that starts gRPC writes, so that the engine thread never does.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace t2r::server {
+
+// A stream with something to write.
+class Writable {
+ public:
+  virtual ~Writable() = default;
+  // Starts the next write if none is in flight. Called by the queue's thread.
+  virtual void Pump() = 0;
+};
+
+// Starting a write costs some microseconds of serialising and system calls. The engine thread
+// pushes hundreds of streams a step; this queue takes them at the price of a lock and wakes its
+// thread once. Thread-safe. The thread runs until destruction.
+class WriteQueue {
+ public:
+  WriteQueue();
+  ~WriteQueue();
+  WriteQueue(const WriteQueue&) = delete;
+  WriteQueue& operator=(const WriteQueue&) = delete;
+
+  // Calls stream->Pump() soon. The caller sees to it that a stream is queued at most once.
+  void Push(std::shared_ptr<Writable> stream);
+  // Calls `action` after `delay`, unless the queue ends first.
+  void After(std::chrono::steady_clock::duration delay, std::function<void()> action);
+
+ private:
+  void Run();
+
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::vector<std::shared_ptr<Writable>> streams_;
+  std::multimap<std::chrono::steady_clock::time_point, std::function<void()>> timers_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace t2r::server
