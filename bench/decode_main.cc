@@ -1,0 +1,184 @@
+// t2r-bench-decode: decode speed of the engine alone, without the scheduler and gRPC.
+//
+// Sessions really hold the context: all of the largest row's sessions are fed random tokens up to
+// each context length in turn, and each row decodes with the first of them. A session's context
+// therefore exceeds the row's by the tokens that earlier rows decoded with it.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "engine/model/load.h"
+#include "engine/ops/tensor.h"
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+  std::string model;
+  std::string dtype = "auto";
+  int threads = 0;
+  std::vector<int> sessions = {1, 8, 32, 64};
+  std::vector<int64_t> contexts = {128};
+  int steps = 32;
+  double temperature = 1;
+  int64_t chunk = 256;
+};
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct Session {
+  int slot = 0;
+  int64_t position = 0;
+  int32_t last = 0;  // the next token to feed
+};
+
+class Bench {
+ public:
+  Bench(t2r::Executor& executor, const Options& options, int sessions, int64_t positions)
+      : executor_(executor), options_(options), sessions_(sessions) {
+    t2r::SamplingParams sampling;
+    sampling.temperature = static_cast<float>(options.temperature);
+    for (Session& session : sessions_) {
+      sampling.sequence += 1;
+      session.slot = executor.Open(positions, sampling);
+      if (session.slot < 0) {
+        throw t2r::DeviceError("no room for " + std::to_string(sessions) + " sessions of " +
+                               std::to_string(positions) + " positions");
+      }
+    }
+  }
+
+  // Feeds every session random tokens up to `context`. Returns tokens a second, 0 if none was fed.
+  double Fill(int64_t context) {
+    const Clock::time_point start = Clock::now();
+    int64_t fed = 0;
+    std::vector<int32_t> tokens;
+    for (Session& session : sessions_) {
+      while (session.position < context) {
+        tokens.resize(std::min(options_.chunk, context - session.position));
+        for (int32_t& token : tokens) token = Random();
+        const t2r::Work work{session.slot, tokens, session.position, false, 0, {}};
+        executor_.Step({&work, 1}, &results_);
+        session.position += static_cast<int64_t>(tokens.size());
+        fed += static_cast<int64_t>(tokens.size());
+      }
+      session.last = Random();
+    }
+    return fed == 0 ? 0 : static_cast<double>(fed) / SecondsSince(start);
+  }
+
+  // Decodes `steps` tokens with each of the first `count` sessions; seconds.
+  double Decode(int count, int steps) {
+    std::vector<t2r::Work> works(count);
+    const Clock::time_point start = Clock::now();
+    for (int step = 0; step < steps; ++step) {
+      for (int i = 0; i < count; ++i) {
+        works[i] = {sessions_[i].slot, {&sessions_[i].last, 1}, sessions_[i].position, true, 0, {}};
+      }
+      executor_.Step(works, &results_);
+      for (int i = 0; i < count; ++i) {
+        sessions_[i].position += 1;
+        sessions_[i].last = results_[i].sampled.token;
+      }
+    }
+    return SecondsSince(start);
+  }
+
+ private:
+  int32_t Random() {
+    random_ = random_ * 6364136223846793005ULL + 1442695040888963407ULL;
+    return static_cast<int32_t>((random_ >> 33) % executor_.limits().vocab_size);
+  }
+
+  t2r::Executor& executor_;
+  const Options& options_;
+  std::vector<Session> sessions_;
+  std::vector<t2r::WorkResult> results_;
+  uint64_t random_ = 1;
+};
+
+constexpr int kWarmUpSteps = 3;
+
+void Run(const Options& options) {
+  const int most = *std::max_element(options.sessions.begin(), options.sessions.end());
+  // What a session can reach: the last context, then every row's steps.
+  const int64_t positions =
+      options.contexts.back() + static_cast<int64_t>(options.sessions.size()) *
+                                    static_cast<int64_t>(options.contexts.size()) *
+                                    (options.steps + kWarmUpSteps);
+  t2r::EngineOptions engine_options;
+  engine_options.threads = options.threads;
+  engine_options.dtype = options.dtype;
+  engine_options.max_sessions = most;
+  engine_options.max_step_tokens = std::max<int64_t>(options.chunk, most);
+  const auto config = t2r::LoadModelConfig(options.model);
+  if (!config.ok()) throw t2r::DeviceError(std::string(config.status().message()));
+  if (config->full_layers() > 0) {
+    engine_options.max_context = positions;
+    engine_options.kv_cache_bytes =
+        t2r::KvCache::PagesFor(positions) * most * t2r::KvShapeOf(*config).page_bytes();
+  }
+  const auto engine = t2r::LoadEngine(options.model, engine_options);
+  if (!engine.ok()) throw t2r::DeviceError(std::string(engine.status().message()));
+  std::printf("%s; weights %s, %.1f MiB; state %.1f KiB a session; temperature %g\n",
+              (*engine)->backend_description.c_str(), (*engine)->weight_dtype.c_str(),
+              static_cast<double>((*engine)->weight_bytes) / (1 << 20),
+              static_cast<double>((*engine)->executor->limits().state_bytes) / 1024,
+              options.temperature);
+  Bench bench(*(*engine)->executor, options, most, positions);
+  std::printf("%9s %9s %9s %9s\n", "context", "sessions", "ms/step", "tokens/s");
+  for (const int64_t context : options.contexts) {
+    const double fill = bench.Fill(context);
+    for (const int sessions : options.sessions) {
+      bench.Decode(sessions, kWarmUpSteps);
+      const double seconds = bench.Decode(sessions, options.steps);
+      std::printf("%9lld %9d %9.2f %9.0f\n", static_cast<long long>(context), sessions,
+                  seconds / options.steps * 1e3, sessions * options.steps / seconds);
+      std::fflush(stdout);
+    }
+    if (fill > 0)
+      std::printf("%9lld    prompts %9s %9.0f\n", static_cast<long long>(context), "", fill);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Decode speed of the engine alone, at several contexts and numbers of sessions.",
+               "t2r-bench-decode");
+  app.option_defaults()->always_capture_default();
+  app.add_option("--model", options.model, "Model directory")->required();
+  app.add_option("--sessions", options.sessions, "Sessions that decode together; a row each")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 16));
+  app.add_option("--context", options.contexts, "Tokens a session holds before; ascending")
+      ->delimiter(',')
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 32));
+  app.add_option("--steps", options.steps, "Steps a row")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--threads", options.threads, "0: one a core")->check(CLI::Range(0, 1024));
+  app.add_option("--dtype", options.dtype, "auto, float32 or bfloat16");
+  app.add_option("--temperature", options.temperature, "0: greedy")->check(CLI::Range(0.0, 100.0));
+  app.add_option("--chunk", options.chunk, "Prompt tokens a step")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 16));
+  CLI11_PARSE(app, argc, argv);
+  if (!std::is_sorted(options.contexts.begin(), options.contexts.end())) {
+    std::cerr << "t2r-bench-decode: --context must ascend\n";
+    return 2;
+  }
+  try {
+    Run(options);
+  } catch (const std::exception& error) {
+    std::cerr << "t2r-bench-decode: " << error.what() << "\n";
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,111 @@
+// t2r-bench-peaks: measures what the machine can do at most, and the speed that leaves for a model.
+#include <algorithm>
+#include <cstdio>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "bench/peaks.h"
+#include "engine/model/cost.h"
+#include "engine/model/load.h"
+
+namespace {
+
+// The least time a decode step can take: its arithmetic and its memory traffic overlap perfectly.
+struct Floor {
+  int sessions = 0;
+  int64_t context = 0;
+  t2r::StepCost cost;
+  double compute_seconds = 0;
+  double memory_seconds = 0;
+
+  double tokens_per_second() const { return sessions / std::max(compute_seconds, memory_seconds); }
+};
+
+Floor FloorOf(const t2r::ModelConfig& config, t2r::DType dtype, const t2r::bench::Peaks& peaks,
+              int sessions, int64_t context) {
+  Floor floor{sessions, context, t2r::CostOfDecodeStep(config, dtype, sessions, context), 0, 0};
+  const double peak = dtype == t2r::DType::kBFloat16
+                          ? std::max(peaks.bf16_gflop_per_s, peaks.f32_gflop_per_s)
+                          : peaks.f32_gflop_per_s;
+  floor.compute_seconds = static_cast<double>(floor.cost.flops) / peak / 1e9;
+  floor.memory_seconds = static_cast<double>(floor.cost.weight_bytes + floor.cost.state_bytes) /
+                         peaks.read_gb_per_s / 1e9;
+  return floor;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int threads = 0;
+  bool json = false;
+  std::string model;
+  std::vector<int> sessions = {1, 8, 32, 64};
+  std::vector<int64_t> contexts = {128};
+  CLI::App app(
+      "Measures the machine's peaks; with --model, the fastest decoding they allow, in tokens/s.",
+      "t2r-bench-peaks");
+  app.option_defaults()->always_capture_default();
+  app.add_option("--threads", threads, "0: one a core")->check(CLI::Range(0, 1024));
+  app.add_option("--model", model, "Model directory (only its config.json is read)");
+  app.add_option("--sessions", sessions, "With --model: sessions that decode together")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--context", contexts, "With --model: positions before the token")
+      ->delimiter(',')
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+  app.add_flag("--json", json, "One JSON object instead of a table");
+  CLI11_PARSE(app, argc, argv);
+
+  std::vector<Floor> floors;
+  const t2r::bench::Peaks peaks = t2r::bench::MeasurePeaks(threads);
+  if (!model.empty()) {
+    const auto config = t2r::LoadModelConfig(model);
+    if (!config.ok()) {
+      std::cerr << "t2r-bench-peaks: " << config.status().message() << "\n";
+      return 1;
+    }
+    const bool bf16 = config->file_dtype == t2r::DType::kBFloat16;
+    const t2r::DType dtype = bf16 ? t2r::DType::kBFloat16 : t2r::DType::kFloat32;
+    for (const int64_t context : contexts) {
+      for (const int count : sessions) {
+        floors.push_back(FloorOf(*config, dtype, peaks, count, context));
+      }
+    }
+  }
+
+  if (json) {
+    nlohmann::json out = {{"threads", peaks.threads},
+                          {"isa", peaks.isa},
+                          {"read_gb_per_s", peaks.read_gb_per_s},
+                          {"f32_gflop_per_s", peaks.f32_gflop_per_s},
+                          {"bf16_gflop_per_s", peaks.bf16_gflop_per_s},
+                          {"floors", nlohmann::json::array()}};
+    for (const Floor& floor : floors) {
+      out["floors"].push_back({{"sessions", floor.sessions},
+                               {"context", floor.context},
+                               {"flops", floor.cost.flops},
+                               {"weight_bytes", floor.cost.weight_bytes},
+                               {"state_bytes", floor.cost.state_bytes},
+                               {"compute_ms", floor.compute_seconds * 1e3},
+                               {"memory_ms", floor.memory_seconds * 1e3},
+                               {"tokens_per_s", floor.tokens_per_second()}});
+    }
+    std::cout << out.dump() << "\n";
+    return 0;
+  }
+  std::printf("%d threads, %s: reads %.1f GB/s, float32 %.0f GFLOP/s, bfloat16 %.0f GFLOP/s\n",
+              peaks.threads, peaks.isa.c_str(), peaks.read_gb_per_s, peaks.f32_gflop_per_s,
+              peaks.bf16_gflop_per_s);
+  if (floors.empty()) return 0;
+  std::printf("%9s %9s %9s %12s %11s %12s\n", "sessions", "context", "GFLOP", "compute ms",
+              "memory ms", "tokens/s ≤");
+  for (const Floor& floor : floors) {
+    std::printf("%9d %9lld %9.2f %12.2f %11.2f %12.0f\n", floor.sessions,
+                static_cast<long long>(floor.context), static_cast<double>(floor.cost.flops) / 1e9,
+                floor.compute_seconds * 1e3, floor.memory_seconds * 1e3, floor.tokens_per_second());
+  }
+  return 0;
+}

@@ -1,0 +1,33 @@
+// t2r-random-model: writes a model directory of a well-known shape with random weights.
+#include <iostream>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_join.h"
+#include "bench/random_model.h"
+
+int main(int argc, char** argv) {
+  t2r::bench::RandomModelOptions options;
+  std::string out;
+  std::string dtype = "bfloat16";
+  CLI::App app("Writes a model directory of a well-known shape with random weights.",
+               "t2r-random-model");
+  app.option_defaults()->always_capture_default();
+  app.add_option("--shape", options.shape, absl::StrJoin(t2r::bench::ShapeNames(), ", "));
+  app.add_option("--feature-map", options.feature_map,
+                 "t2r, elu, rfa, hedgehog, or none (softmax)");
+  app.add_option("--feature-size", options.feature_size, "Features a head (k)");
+  app.add_option("--keep-full", options.keep_full, "Layers that stay softmax, counted from 0")
+      ->delimiter(',');
+  app.add_option("--dtype", dtype, "Of the file's tensors")
+      ->check(CLI::IsMember({"float32", "bfloat16"}));
+  app.add_option("--seed", options.seed, "The same options give the same bytes");
+  app.add_option("--out", out, "The directory to write")->required();
+  CLI11_PARSE(app, argc, argv);
+  options.dtype = dtype == "float32" ? t2r::DType::kFloat32 : t2r::DType::kBFloat16;
+  if (const absl::Status status = t2r::bench::WriteRandomModel(options, out); !status.ok()) {
+    std::cerr << "t2r-random-model: " << status.message() << "\n";
+    return 1;
+  }
+  return 0;
+}
