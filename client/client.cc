@@ -1,0 +1,229 @@
+#include "client/client.h"
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <unordered_set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/generate_call.h"
+#include "client/wire.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+
+namespace t2r::client {
+namespace {
+
+constexpr absl::Duration kHealthInterval = absl::Milliseconds(100);
+
+void SetDeadline(grpc::ClientContext& context, absl::Time deadline) {
+  if (deadline != absl::InfiniteFuture()) context.set_deadline(absl::ToChronoTime(deadline));
+}
+
+absl::Status AwaitConnection(grpc::Channel& channel, const std::string& target,
+                             absl::Duration timeout) {
+  const auto deadline = absl::ToChronoTime(absl::Now() + timeout);
+  grpc_connectivity_state state = channel.GetState(/*try_to_connect=*/true);
+  while (state != GRPC_CHANNEL_READY) {
+    if (state == GRPC_CHANNEL_TRANSIENT_FAILURE) {
+      return absl::UnavailableError(absl::StrCat("cannot connect to ", target));
+    }
+    if (!channel.WaitForStateChange(state, deadline)) {
+      return absl::UnavailableError(
+          absl::StrCat("no server answers at ", target, " within ", absl::FormatDuration(timeout)));
+    }
+    state = channel.GetState(/*try_to_connect=*/true);
+  }
+  return absl::OkStatus();
+}
+
+// call(context) sends the request once.
+template <typename Call>
+absl::Status CallWithRetries(const CallOptions& options, const Call& call) {
+  RetryPolicy retry(options, absl::Now());
+  while (true) {
+    grpc::ClientContext context;
+    SetDeadline(context, retry.deadline());
+    const grpc::Status result = call(&context);
+    absl::Status status =
+        MakeStatus(result.error_code(), result.error_message(), result.error_details());
+    const std::optional<absl::Time> next = retry.NextTry(status, absl::Now());
+    if (!next) return status;
+    absl::SleepFor(*next - absl::Now());
+  }
+}
+
+}  // namespace
+
+struct Client::Impl {
+  std::string target;
+  std::shared_ptr<grpc::Channel> channel;
+  std::shared_ptr<v1::Generation::Stub> stub;
+  std::unique_ptr<grpc::health::v1::Health::Stub> health;
+
+  std::mutex mutex;
+  std::condition_variable no_calls;
+  std::unordered_set<std::shared_ptr<GenerateCall::Impl>> calls;
+
+  // Calls unregister themselves after their done callback. Not started yet: the caller may first
+  // tell its callbacks about the call.
+  std::shared_ptr<GenerateCall::Impl> NewCall(const GenerateRequest& request,
+                                              const CallOptions& options, EventCallback on_event,
+                                              DoneCallback on_done) {
+    auto self = std::make_shared<std::weak_ptr<GenerateCall::Impl>>();
+    auto done = [this, self, on_done = std::move(on_done)](const absl::Status& status) {
+      if (on_done) on_done(status);
+      const std::lock_guard<std::mutex> lock(mutex);
+      calls.erase(self->lock());
+      if (calls.empty()) no_calls.notify_all();
+    };
+    auto call = std::make_shared<GenerateCall::Impl>(stub, ToProto(request), options,
+                                                     std::move(on_event), std::move(done));
+    *self = call;
+    const std::lock_guard<std::mutex> lock(mutex);
+    calls.insert(call);
+    return call;
+  }
+};
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& target,
+                                                        const ConnectOptions& options) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(static_cast<int>(options.max_receive_bytes));
+  // A server that vanished without a word is noticed within 30 s, while calls run.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // Two clients of one process are two connections.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  auto impl = std::make_unique<Impl>();
+  impl->target = target;
+  impl->channel = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  if (options.connect_timeout > absl::ZeroDuration()) {
+    const absl::Status status = AwaitConnection(*impl->channel, target, options.connect_timeout);
+    if (!status.ok()) return status;
+  }
+  impl->stub = v1::Generation::NewStub(impl->channel);
+  impl->health = grpc::health::v1::Health::NewStub(impl->channel);
+  return std::unique_ptr<Client>(new Client(std::move(impl)));
+}
+
+Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Client::~Client() {
+  std::unique_lock<std::mutex> lock(impl_->mutex);
+  const auto running = impl_->calls;
+  lock.unlock();
+  for (const auto& call : running) call->Cancel();
+  lock.lock();
+  impl_->no_calls.wait(lock, [this] { return impl_->calls.empty(); });
+}
+
+GenerateCall Client::StartGenerate(const GenerateRequest& request, const CallOptions& options,
+                                   EventCallback on_event, DoneCallback on_done) {
+  const auto call = impl_->NewCall(request, options, std::move(on_event), std::move(on_done));
+  call->Start();
+  return GenerateCall(call);
+}
+
+absl::Status Client::Generate(const GenerateRequest& request, const CallOptions& options,
+                              const std::function<bool(const Event&)>& on_event) {
+  struct {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool done = false;
+    absl::Status status;
+  } result;
+  GenerateCall handle;
+  bool stopped = false;  // callbacks of one call are serial
+  const auto call = impl_->NewCall(
+      request, options,
+      [&](const Event& event) {
+        if (!on_event || stopped || on_event(event)) return;
+        stopped = true;
+        handle.Cancel();
+      },
+      [&](const absl::Status& status) {
+        const std::lock_guard<std::mutex> lock(result.mutex);
+        result.status = status;
+        result.done = true;
+        result.changed.notify_all();
+      });
+  handle = GenerateCall(call);
+  call->Start();
+  std::unique_lock<std::mutex> lock(result.mutex);
+  result.changed.wait(lock, [&] { return result.done; });
+  return result.status;
+}
+
+absl::StatusOr<ScoreResult> Client::Score(const Prompt& target, const CallOptions& options) {
+  const v1::ScoreRequest request = ToScoreProto(target);
+  v1::ScoreResponse response;
+  absl::Status status = CallWithRetries(options, [&](grpc::ClientContext* context) {
+    return impl_->stub->Score(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return FromProto(response);
+}
+
+absl::StatusOr<TokenIds> Client::Tokenize(const std::string& text, const CallOptions& options) {
+  v1::TokenizeRequest request;
+  request.set_text(text);
+  v1::TokenizeResponse response;
+  absl::Status status = CallWithRetries(options, [&](grpc::ClientContext* context) {
+    return impl_->stub->Tokenize(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return TokenIds(response.tokens().ids().begin(), response.tokens().ids().end());
+}
+
+absl::StatusOr<std::string> Client::Detokenize(const TokenIds& tokens, const CallOptions& options) {
+  v1::DetokenizeRequest request;
+  request.mutable_tokens()->mutable_ids()->Add(tokens.begin(), tokens.end());
+  v1::DetokenizeResponse response;
+  absl::Status status = CallWithRetries(options, [&](grpc::ClientContext* context) {
+    return impl_->stub->Detokenize(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return std::move(*response.mutable_text());
+}
+
+absl::StatusOr<ModelInfo> Client::GetModel(const CallOptions& options) {
+  const v1::GetModelRequest request;
+  v1::GetModelResponse response;
+  absl::Status status = CallWithRetries(options, [&](grpc::ClientContext* context) {
+    return impl_->stub->GetModel(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return FromProto(response);
+}
+
+absl::Status Client::WaitUntilServing(const CallOptions& options) {
+  const absl::Time deadline = absl::Now() + options.timeout;
+  while (true) {
+    grpc::ClientContext context;
+    SetDeadline(context, deadline);
+    context.set_wait_for_ready(true);
+    const grpc::health::v1::HealthCheckRequest request;
+    grpc::health::v1::HealthCheckResponse response;
+    const grpc::Status status = impl_->health->Check(&context, request, &response);
+    if (status.ok() && response.status() == grpc::health::v1::HealthCheckResponse::SERVING) {
+      return absl::OkStatus();
+    }
+    if (absl::Now() + kHealthInterval >= deadline) {
+      return absl::UnavailableError(absl::StrCat(
+          impl_->target, " is not serving: ",
+          status.ok() ? grpc::health::v1::HealthCheckResponse::ServingStatus_Name(response.status())
+          : status.error_code() == grpc::DEADLINE_EXCEEDED ? "no answer"
+                                                           : status.error_message()));
+    }
+    absl::SleepFor(kHealthInterval);
+  }
+}
+
+}  // namespace t2r::client

@@ -1,0 +1,121 @@
+// Plain structs of the client library: what t2r.v1.Generation takes and gives, without gRPC or
+// Protobuf types. Field meanings, defaults and limits are those of proto/t2r/v1/generation.proto.
+#ifndef T2R_CLIENT_TYPES_H_
+#define T2R_CLIENT_TYPES_H_
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/time/time.h"
+
+namespace t2r::client {
+
+using TokenId = uint32_t;
+using TokenIds = std::vector<TokenId>;
+
+// Text gets a BOS where the model's tokenizer adds one; ids are taken as they are.
+using Prompt = std::variant<std::string, TokenIds>;
+
+struct Sampling {
+  std::optional<float> temperature;  // 0: greedy; unset: the model's default, else 1
+  uint32_t top_k = 0;                // 0: off
+  float top_p = 0;                   // (0, 1]; 0: off
+  float min_p = 0;                   // [0, 1]; 0: off
+  float repetition_penalty = 0;      // > 0; 0: off
+  float frequency_penalty = 0;       // [-2, 2]
+  float presence_penalty = 0;        // [-2, 2]
+  std::map<TokenId, float> logit_bias;
+  std::optional<uint64_t> seed;  // unset: random; Started tells which
+};
+
+struct GenerateRequest {
+  Prompt prompt;
+  uint32_t max_tokens = 0;  // 0: the server's limit
+  Sampling sampling;
+  std::vector<std::string> stop;
+  bool include_stop = false;
+  TokenIds stop_token_ids;
+  bool ignore_eos = false;
+  uint32_t logprobs = 0;  // alternatives to report for each token
+};
+
+struct Started {
+  uint64_t seed = 0;
+  uint32_t prompt_tokens = 0;
+  uint32_t max_tokens = 0;
+};
+
+struct Logprob {
+  TokenId token_id = 0;
+  float logprob = 0;  // natural logarithm
+};
+
+struct TokenLogprobs {
+  Logprob chosen;
+  std::vector<Logprob> top;  // most likely first
+};
+
+struct Delta {
+  std::string text;  // whole code points; may be empty
+  TokenIds token_ids;
+  std::vector<TokenLogprobs> logprobs;  // one for each of token_ids, where the server sends them
+};
+
+enum class FinishReason { kUnspecified, kStop, kLength, kEos, kDrained, kOther };
+
+// "stop", "length", "eos", "drained"; "other" for one this client does not know.
+const char* FinishReasonName(FinishReason reason);
+
+struct Finished {
+  FinishReason reason = FinishReason::kUnspecified;
+  std::string stop;  // the stop string that matched, if one did
+  uint32_t prompt_tokens = 0;
+  uint64_t generated_tokens = 0;
+  absl::Duration queue_time;
+  absl::Duration prefill_time;
+  absl::Duration decode_time;
+};
+
+using Event = std::variant<Started, Delta, Finished>;
+
+struct ScoreResult {
+  TokenIds tokens;              // the n ids that were scored
+  std::vector<float> logprobs;  // n - 1 values: log p(tokens[i+1] | tokens[0..i])
+};
+
+struct Limits {
+  uint32_t max_sessions = 0;   // run at once
+  uint64_t max_positions = 0;  // prompt + max_tokens - 1; 0: none
+  uint32_t max_tokens = 0;     // a request
+  uint64_t max_queue_requests = 0;
+  uint64_t max_queue_tokens = 0;
+  uint32_t max_stop_strings = 0;
+  uint32_t max_logprobs = 0;
+  uint64_t max_request_bytes = 0;
+};
+
+struct ModelInfo {
+  std::string name;
+  std::string architecture;
+  std::vector<std::string> layer_types;  // one a layer
+  std::string feature_map;               // empty: no linear layer
+  uint32_t feature_size = 0;
+  uint64_t state_bytes_per_session = 0;
+  uint64_t kv_bytes_per_position = 0;  // 0: no full layer
+  uint32_t vocab_size = 0;
+  TokenIds eos_token_ids;
+  std::optional<TokenId> bos_token_id;
+  bool has_tokenizer = false;
+  uint64_t parameters_bytes = 0;
+  std::string dtype;
+  std::string backend;
+  Limits limits;
+};
+
+}  // namespace t2r::client
+
+#endif  // T2R_CLIENT_TYPES_H_

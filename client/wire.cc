@@ -1,0 +1,182 @@
+#include "client/wire.h"
+
+#include "absl/strings/cord.h"
+#include "client/client.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+
+namespace t2r::client {
+namespace {
+
+constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
+
+absl::Duration FromProto(const google::protobuf::Duration& d) {
+  return absl::Seconds(d.seconds()) + absl::Nanoseconds(d.nanos());
+}
+
+Logprob FromProto(const v1::Logprob& l) { return {l.token_id(), l.logprob()}; }
+
+FinishReason FromProto(v1::FinishReason reason) {
+  switch (reason) {
+    case v1::FINISH_REASON_UNSPECIFIED:
+      return FinishReason::kUnspecified;
+    case v1::FINISH_REASON_STOP:
+      return FinishReason::kStop;
+    case v1::FINISH_REASON_LENGTH:
+      return FinishReason::kLength;
+    case v1::FINISH_REASON_EOS:
+      return FinishReason::kEos;
+    case v1::FINISH_REASON_DRAINED:
+      return FinishReason::kDrained;
+    default:
+      return FinishReason::kOther;
+  }
+}
+
+Delta FromProto(const v1::Delta& proto) {
+  Delta delta;
+  delta.text = proto.text();
+  delta.token_ids.assign(proto.token_ids().begin(), proto.token_ids().end());
+  delta.logprobs.reserve(proto.logprobs_size());
+  for (const v1::TokenLogprobs& token : proto.logprobs()) {
+    TokenLogprobs& out = delta.logprobs.emplace_back();
+    out.chosen = FromProto(token.chosen());
+    for (const v1::Logprob& l : token.top()) out.top.push_back(FromProto(l));
+  }
+  return delta;
+}
+
+Finished FromProto(const v1::Finished& proto) {
+  Finished finished;
+  finished.reason = FromProto(proto.reason());
+  finished.stop = proto.stop();
+  finished.prompt_tokens = proto.usage().prompt_tokens();
+  finished.generated_tokens = proto.usage().generated_tokens();
+  finished.queue_time = FromProto(proto.usage().queue_time());
+  finished.prefill_time = FromProto(proto.usage().prefill_time());
+  finished.decode_time = FromProto(proto.usage().decode_time());
+  return finished;
+}
+
+}  // namespace
+
+const char* FinishReasonName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kUnspecified:
+      return "unspecified";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kEos:
+      return "eos";
+    case FinishReason::kDrained:
+      return "drained";
+    case FinishReason::kOther:
+      break;
+  }
+  return "other";
+}
+
+v1::GenerateRequest ToProto(const GenerateRequest& request) {
+  v1::GenerateRequest proto;
+  if (const auto* text = std::get_if<std::string>(&request.prompt)) {
+    proto.set_text(*text);
+  } else {
+    const TokenIds& ids = std::get<TokenIds>(request.prompt);
+    proto.mutable_tokens()->mutable_ids()->Add(ids.begin(), ids.end());
+  }
+  proto.set_max_tokens(request.max_tokens);
+  const Sampling& s = request.sampling;
+  v1::Sampling& sampling = *proto.mutable_sampling();
+  if (s.temperature) sampling.set_temperature(*s.temperature);
+  sampling.set_top_k(s.top_k);
+  sampling.set_top_p(s.top_p);
+  sampling.set_min_p(s.min_p);
+  sampling.set_repetition_penalty(s.repetition_penalty);
+  sampling.set_frequency_penalty(s.frequency_penalty);
+  sampling.set_presence_penalty(s.presence_penalty);
+  for (const auto& [id, bias] : s.logit_bias) (*sampling.mutable_logit_bias())[id] = bias;
+  if (s.seed) sampling.set_seed(*s.seed);
+  for (const std::string& stop : request.stop) proto.add_stop(stop);
+  proto.set_include_stop(request.include_stop);
+  proto.mutable_stop_token_ids()->Add(request.stop_token_ids.begin(), request.stop_token_ids.end());
+  proto.set_ignore_eos(request.ignore_eos);
+  proto.set_logprobs(request.logprobs);
+  return proto;
+}
+
+v1::ScoreRequest ToScoreProto(const Prompt& target) {
+  v1::ScoreRequest proto;
+  if (const auto* text = std::get_if<std::string>(&target)) {
+    proto.set_text(*text);
+  } else {
+    const TokenIds& ids = std::get<TokenIds>(target);
+    proto.mutable_tokens()->mutable_ids()->Add(ids.begin(), ids.end());
+  }
+  return proto;
+}
+
+std::optional<Event> FromProto(const v1::GenerateResponse& response) {
+  switch (response.event_case()) {
+    case v1::GenerateResponse::kStarted:
+      return Started{response.started().seed(), response.started().prompt_tokens(),
+                     response.started().max_tokens()};
+    case v1::GenerateResponse::kDelta:
+      return FromProto(response.delta());
+    case v1::GenerateResponse::kFinished:
+      return FromProto(response.finished());
+    case v1::GenerateResponse::EVENT_NOT_SET:
+      break;
+  }
+  return std::nullopt;
+}
+
+ScoreResult FromProto(const v1::ScoreResponse& response) {
+  return {{response.tokens().ids().begin(), response.tokens().ids().end()},
+          {response.logprobs().begin(), response.logprobs().end()}};
+}
+
+ModelInfo FromProto(const v1::GetModelResponse& response) {
+  ModelInfo info;
+  info.name = response.name();
+  info.architecture = response.architecture();
+  info.layer_types.assign(response.layer_types().begin(), response.layer_types().end());
+  info.feature_map = response.feature_map();
+  info.feature_size = response.feature_size();
+  info.state_bytes_per_session = response.state_bytes_per_session();
+  info.kv_bytes_per_position = response.kv_bytes_per_position();
+  info.vocab_size = response.vocab_size();
+  info.eos_token_ids.assign(response.eos_token_ids().begin(), response.eos_token_ids().end());
+  if (response.has_bos_token_id()) info.bos_token_id = response.bos_token_id();
+  info.has_tokenizer = response.has_tokenizer();
+  info.parameters_bytes = response.parameters_bytes();
+  info.dtype = response.dtype();
+  info.backend = response.backend();
+  const v1::Limits& limits = response.limits();
+  info.limits = {limits.max_sessions(),       limits.max_positions(),    limits.max_tokens(),
+                 limits.max_queue_requests(), limits.max_queue_tokens(), limits.max_stop_strings(),
+                 limits.max_logprobs(),       limits.max_request_bytes()};
+  return info;
+}
+
+absl::Status MakeStatus(int code, const std::string& message, const std::string& details) {
+  // gRPC's and abseil's codes have the same numbers.
+  absl::Status status(static_cast<absl::StatusCode>(code), message);
+  google::rpc::Status rich;
+  if (!status.ok() && !details.empty() && rich.ParseFromString(details)) {
+    for (const google::protobuf::Any& any : rich.details()) {
+      status.SetPayload(any.type_url(), absl::Cord(any.value()));
+    }
+  }
+  return status;
+}
+
+std::optional<absl::Duration> RetryDelay(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kRetryInfoUrl);
+  google::rpc::RetryInfo info;
+  if (!payload || !info.ParseFromString(std::string(*payload))) return std::nullopt;
+  return FromProto(info.retry_delay());
+}
+
+}  // namespace t2r::client

@@ -1,0 +1,28 @@
+// Between the client's plain structs and the protocol's messages; internal to client/.
+#ifndef T2R_CLIENT_WIRE_H_
+#define T2R_CLIENT_WIRE_H_
+
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "client/types.h"
+#include "t2r/v1/generation.pb.h"
+
+namespace t2r::client {
+
+v1::GenerateRequest ToProto(const GenerateRequest& request);
+v1::ScoreRequest ToScoreProto(const Prompt& target);
+
+// nullopt: an event this client does not know, to be skipped.
+std::optional<Event> FromProto(const v1::GenerateResponse& response);
+ScoreResult FromProto(const v1::ScoreResponse& response);
+ModelInfo FromProto(const v1::GetModelResponse& response);
+
+// details: the serialised google.rpc.Status of the grpc-status-details-bin trailer, or empty. Its
+// details become the status's payloads, under their type URLs.
+absl::Status MakeStatus(int code, const std::string& message, const std::string& details);
+
+}  // namespace t2r::client
+
+#endif  // T2R_CLIENT_WIRE_H_
