@@ -1,0 +1,35 @@
+// Causal attention for training: softmax, and linear with a feature map in its chunked form.
+//
+// Shapes: B sequences of T tokens, G key/value heads, R query heads a group, d values a head.
+#pragma once
+
+#include <torch/types.h>
+
+#include "engine/model/config.h"
+
+namespace t2r::convert {
+
+// The feature map's tensors of one layer (engine/ops/linear_attention.h); undefined where the map
+// has none. For rfa, weight is the projection.
+struct FeatureMapTensors {
+  torch::Tensor weight, bias;
+};
+
+// φ(x): x [G, N, d] to [G, N, k]. The query's scale is not applied here.
+torch::Tensor ApplyFeatureMap(const LinearAttentionConfig& config, const FeatureMapTensors& map,
+                              const torch::Tensor& x);
+
+// Linear attention of q [B, T, G, R, d], k and v [B, T, G, d] from empty state to [B, T, G·R·d].
+//
+// The sequence is cut into chunks of C. Within a chunk the masked product of features is formed,
+// across chunks the states S and z are carried: the same sums as the recurrence, in another order
+// (docs/model-format.md). `chunk` 0 chooses C from T.
+torch::Tensor LinearAttention(const LinearAttentionConfig& config, const FeatureMapTensors& map,
+                              const torch::Tensor& q, const torch::Tensor& k,
+                              const torch::Tensor& v, int64_t chunk = 0);
+
+// Softmax attention of the same arguments, scaled by d^-½.
+torch::Tensor SoftmaxAttention(const torch::Tensor& q, const torch::Tensor& k,
+                               const torch::Tensor& v);
+
+}  // namespace t2r::convert

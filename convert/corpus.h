@@ -1,0 +1,63 @@
+// Training and evaluation text: a file of documents, tokenised, and cut into windows.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/model/config.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace t2r::convert {
+
+struct CorpusOptions {
+  // A line that separates documents. Empty: the whole file is one document.
+  std::string separator;
+  // The file holds token ids, separated by white space, instead of text; no BOS is added.
+  bool ids = false;
+  int64_t documents = 0;                // the first so many; 0: all
+  int64_t max_tokens_per_document = 0;  // cut to so many, BOS included; 0: uncut
+};
+
+struct Corpus {
+  std::vector<std::vector<int32_t>> documents;  // each with its BOS, at least two ids
+  int64_t tokens = 0;                           // of all documents
+  int64_t skipped = 0;  // documents with nothing to predict (fewer than two ids)
+};
+
+// Splits text into documents, white space stripped from both ends of each; empty ones are dropped.
+std::vector<std::string> SplitDocuments(const std::string& text, const std::string& separator);
+
+// Each document is tokenised as one text, with BOS first: the tokenizer's own, or, where it adds
+// none, the config's bos_token_id if there is one. `tokenizer` may be null with ids. Throws
+// ConvertError: no file, invalid UTF-8 (with its byte offset), no documents, an id outside the
+// vocabulary.
+Corpus LoadCorpus(const std::string& path, const CorpusOptions& options, const ModelConfig& config,
+                  const Tokenizer* tokenizer);
+
+// Part of a document: predicts ids[start + 1 … start + length] from ids[start … start + length -
+// 1].
+struct Window {
+  int32_t document = 0;
+  int64_t start = 0;
+  int64_t length = 0;  // ≥ 1
+};
+
+// Cuts every document from its start into windows of at most `size` predictions. Each token is
+// predicted exactly once; a document's first window starts with its BOS, the others go on where the
+// one before ended.
+std::vector<Window> CutWindows(const Corpus& corpus, int64_t size);
+
+// A batch: rows of windows, all at most `length` long.
+struct BatchPlan {
+  std::vector<Window> windows;
+  int64_t length = 0;  // longest window, rounded up to a multiple of 32 within the window size
+};
+
+// The batches of one epoch: all windows once, in an order that depends on (seed, epoch) only.
+// Windows of similar length share a batch, and a batch has at most `batch_tokens` positions,
+// padding included (but at least one window).
+std::vector<BatchPlan> PlanEpoch(const std::vector<Window>& windows, int64_t window_size,
+                                 int64_t batch_tokens, uint64_t seed, int64_t epoch);
+
+}  // namespace t2r::convert

@@ -1,0 +1,29 @@
+// Errors inside the converter. LibTorch throws, so the converter's library does too; main() turns
+// every exception into one line on stderr and exit code 1.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+
+namespace t2r::convert {
+
+// What a user can mend: bad flags, bad data, a file that is not there. The message is one line.
+class ConvertError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+inline void ThrowIfError(const absl::Status& status) {
+  if (!status.ok()) throw ConvertError(std::string(status.message()));
+}
+
+template <typename T>
+T Unwrap(absl::StatusOr<T> result) {
+  ThrowIfError(result.status());
+  return *std::move(result);
+}
+
+}  // namespace t2r::convert

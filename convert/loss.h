@@ -1,0 +1,42 @@
+// Batches of token ids and the losses over them.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+
+#include "convert/corpus.h"
+#include "convert/model.h"
+
+namespace t2r::convert {
+
+// Padded rows: ids and targets [B, T] (int64); counted [B, T] is 1 (float32) where a target counts.
+struct TokenBatch {
+  torch::Tensor ids, targets, counted;
+  int64_t predictions = 0;  // counted targets
+};
+
+// Padding rows hold id 0 and target 0. Windows are at most `length` long.
+TokenBatch MakeBatch(const Corpus& corpus, const std::vector<Window>& windows, int64_t length,
+                     torch::Device device);
+
+// Sum over the counted targets of −log p(target), in nats. [].
+torch::Tensor CrossEntropySum(const torch::Tensor& log_probabilities, const TokenBatch& batch);
+
+// Sum over the counted positions of KL(teacher ‖ student); both [B, T, V] log-probabilities. [].
+torch::Tensor DivergenceSum(const torch::Tensor& teacher, const torch::Tensor& student,
+                            const TokenBatch& batch);
+
+struct Evaluation {
+  double nats = 0;          // sum of −log p over predicted tokens
+  int64_t predictions = 0;  // predicted tokens: every one but each document's first
+  int64_t documents = 0;
+  double nats_per_token() const { return nats / static_cast<double>(predictions); }
+  double perplexity() const;
+};
+
+// Each document from position 0, whole. Batches documents of similar length, up to `batch_tokens`
+// positions at once.
+Evaluation Evaluate(const TrainingModel& model, const Corpus& corpus, int64_t batch_tokens = 8192);
+
+}  // namespace t2r::convert

@@ -1,0 +1,19 @@
+// Process-wide settings that LibTorch needs to be fast on a CPU, and the choice of a device.
+#pragma once
+
+#include <torch/types.h>
+
+#include <string>
+
+namespace t2r::convert {
+
+// Call first thing in main. Keeps freed memory in the process (glibc otherwise returns every large
+// tensor to the kernel and pages it in again), holds BLAS to one thread (its own threads and
+// OpenMP's would fight), and LibTorch's operators to `operator_threads`. Returns a warning, or
+// nothing: the reference BLAS is many times slower than OpenBLAS.
+std::string PrepareRuntime(int operator_threads);
+
+// "cpu" or "cuda". Throws ConvertError where this LibTorch or machine has no such device.
+torch::Device ParseDevice(const std::string& name);
+
+}  // namespace t2r::convert
