@@ -4,17 +4,20 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <vector>
 
+#include "engine/tokenizer/stop_matcher.h"
+#include "engine/tokenizer/text_start.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "engine/tokenizer/utf8.h"
 
 namespace t2r {
 
 // Appending the generated ids one by one yields pieces whose concatenation is
 // Decode(prompt + generated) minus Decode(prompt)'s text (a code point that the prompt left open
-// counts as generated).
+// counts as generated). Construction costs the same for any length of the prompt.
 class IncrementalDecoder {
  public:
+  // The tokenizer must outlive the decoder.
   IncrementalDecoder(const Tokenizer& tokenizer, std::span<const int32_t> prompt);
 
   // The whole code points that become final with this token; may be empty.
@@ -24,29 +27,8 @@ class IncrementalDecoder {
 
  private:
   const Tokenizer& tokenizer_;
-  bool at_start_ = true;
-  std::string pending_;  // an incomplete UTF-8 sequence, < 4 bytes
-};
-
-// Holds back text that may be the beginning of a stop string, so no part of one ever leaks.
-class StopMatcher {
- public:
-  // Empty strings are ignored. include: the matched stop string is part of the text.
-  StopMatcher(std::vector<std::string> stops, bool include);
-
-  struct Result {
-    std::string text;      // safe to send now
-    bool stopped = false;  // a stop string was completed: `text` ends before (or after) it
-    int stop_index = -1;   // which, in the order given; the earliest match in the text wins
-  };
-  Result Append(const std::string& text);
-  // The held-back text, when generation ends otherwise.
-  std::string Finish();
-
- private:
-  std::vector<std::string> stops_;
-  bool include_;
-  std::string held_;
+  TextStart start_;
+  Utf8Sanitizer utf8_;
 };
 
 }  // namespace t2r

@@ -1,0 +1,76 @@
+// Finds a directory's tokenizer.
+#include <filesystem>
+#include <functional>
+
+#include "absl/strings/str_cat.h"
+#include "engine/tokenizer/file_reading.h"
+#include "engine/tokenizer/hf_tokenizer.h"
+#include "engine/tokenizer/sentencepiece_tokenizer.h"
+#include "engine/tokenizer/status_macros.h"
+
+namespace t2r {
+namespace {
+
+using OptionalText = std::optional<std::string>;
+using tokenizer_files::ReadOptionalFile;
+
+absl::Status WithDirectory(const std::string& directory, const absl::Status& status) {
+  return {status.code(), absl::StrCat(directory, ": ", status.message())};
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadFiles(const std::string& directory) {
+  const auto read = [&](const char* name) { return ReadOptionalFile(directory + "/" + name); };
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText json, read("tokenizer.json"));
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText sentencepiece, read("tokenizer.model"));
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText vocab, read("vocab.json"));
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText merges, read("merges.txt"));
+  const bool gpt2 = vocab.has_value() && merges.has_value();
+  if (!json && !sentencepiece && !gpt2) {
+    if (vocab.has_value() || merges.has_value()) {
+      return tokenizer_files::Invalid(
+          vocab ? "vocab.json" : "merges.txt",
+          vocab ? "merges.txt is missing beside it" : "vocab.json is missing beside it");
+    }
+    return std::unique_ptr<Tokenizer>();
+  }
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText config_text, read("tokenizer_config.json"));
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText map_text, read("special_tokens_map.json"));
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText added, read("added_tokens.json"));
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(const TokenizerConfig config,
+                                 TokenizerConfig::Parse(config_text, map_text));
+
+  // A file of an unsupported kind falls to the next; a broken one is an error.
+  std::string reasons;
+  const auto done = [&](const absl::StatusOr<std::unique_ptr<Tokenizer>>& result) {
+    if (!absl::IsUnimplemented(result.status())) return true;
+    absl::StrAppend(&reasons, reasons.empty() ? "" : "; ", result.status().message());
+    return false;
+  };
+  if (json) {
+    auto result = ParseTokenizerJson(*json, config);
+    if (done(result)) return result;
+  }
+  if (sentencepiece) {
+    auto result = SentencePieceTokenizer::Parse(*sentencepiece, added, config);
+    if (done(result)) return result;
+  }
+  if (gpt2) {
+    auto result = ParseGpt2Files(*vocab, *merges, added, config);
+    if (done(result)) return result;
+  }
+  return absl::UnimplementedError(reasons);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& directory) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(directory, error)) {
+    return absl::NotFoundError(absl::StrCat(directory, ": is not a directory"));
+  }
+  auto result = LoadFiles(directory);
+  if (!result.ok()) return WithDirectory(directory, result.status());
+  return result;
+}
+
+}  // namespace t2r

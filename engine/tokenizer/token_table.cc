@@ -1,0 +1,27 @@
+#include "engine/tokenizer/token_table.h"
+
+namespace t2r {
+
+void TokenTable::Set(int32_t id, std::string_view bytes, std::string_view at_start, bool special) {
+  if (id >= size()) entries_.resize(id + 1);
+  Entry& entry = entries_[id];
+  entry.special = special;
+  entry.offset = entry.start_offset = static_cast<uint32_t>(bytes_.size());
+  entry.length = entry.start_length = static_cast<uint32_t>(bytes.size());
+  bytes_.append(bytes);
+  if (at_start == bytes) return;
+  entry.start_offset = static_cast<uint32_t>(bytes_.size());
+  entry.start_length = static_cast<uint32_t>(at_start.size());
+  bytes_.append(at_start);
+}
+
+std::string TokenTable::Bytes(int32_t id, bool at_start) const {
+  if (!Has(id) || entries_[id].special) return {};
+  const Entry& entry = entries_[id];
+  return at_start ? bytes_.substr(entry.start_offset, entry.start_length)
+                  : bytes_.substr(entry.offset, entry.length);
+}
+
+bool TokenTable::IsSpecial(int32_t id) const { return Has(id) && entries_[id].special; }
+
+}  // namespace t2r
