@@ -20,8 +20,9 @@ struct FullAttentionArgs {
   Tensor k;            // [T, G·d]
   Tensor v;            // [T, G·d]
   Tensor out;          // [T, H·d]
-  // This layer's part of every page: K [G, kKvPageSize, d] then V of the same shape, float32 on the
-  // CPU, at pages + page · page_stride (in floats). Page p of a segment is
+  // This layer's part of every page: K, then V, G · kKvPageSize · d floats each, in an order of the
+  // backend's own (the CPU: K [G, d, kKvPageSize], V [G, kKvPageSize, d]), at
+  // pages + page · page_stride (in floats). Page p of a segment is
   // Batch::pages[segment.first_page + p] and holds positions p·kKvPageSize ….
   float* pages = nullptr;
   int64_t page_stride = 0;

@@ -1,14 +1,81 @@
 // The CPU backend: device memory is host memory, activations are float32.
+//
+// The calling thread computes beside threads − 1 workers; ops are done when they return. Vector
+// kernels are chosen for the processor when the backend starts. See docs/cpu.md.
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "engine/ops/backend.h"
+#include "engine/ops/cpu/kernels.h"
+#include "engine/ops/cpu/thread_pool.h"
 
 namespace t2r {
 
-// threads: computing threads, the calling one included; 0 = one a core. Throws DeviceError when
-// `threads` is negative or above 1024, or a thread cannot start.
+class CpuBackend : public Backend {
+ public:
+  // threads ≥ 1, the calling one included. Throws DeviceError when a thread cannot start.
+  explicit CpuBackend(int threads);
+
+  std::string Describe() const override;
+  DType activation_dtype() const override { return DType::kFloat32; }
+
+  Buffer Allocate(size_t bytes) override;
+  void CopyToDevice(void* device, const void* host, size_t bytes) override;
+  void CopyToHost(void* host, const void* device, size_t bytes) override;
+  void CopyOnDevice(void* to, const void* from, size_t bytes) override;
+  void Zero(void* device, size_t bytes) override;
+
+  std::unique_ptr<Matrix> LoadMatrix(std::span<const HostMatrix> parts, DType dtype) override;
+  Buffer LoadVector(std::span<const float> values) override;
+  std::unique_ptr<Matrix> LoadTable(const HostMatrix& table) override;
+
+  void BeginStep(const Batch& batch) override;
+  void Embed(const Batch& batch, const Matrix& table, const Matrix* positions, Tensor out) override;
+  void RmsNorm(Tensor x, const float* weight, float eps, Tensor out) override;
+  void LayerNorm(Tensor x, const float* weight, const float* bias, float eps, Tensor out) override;
+  void MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMode mode, Tensor out) override;
+  void RopeTable(const Batch& batch, std::span<const double> inverse_frequencies, double factor,
+                 Tensor cos_sin) override;
+  void Rope(Tensor cos_sin, int heads, int head_dim, Tensor x) override;
+  void LinearAttention(const Batch& batch, const LinearAttentionArgs& args) override;
+  void FullAttention(const Batch& batch, const FullAttentionArgs& args) override;
+  void SwiGlu(Tensor gate_up, Tensor out) override;
+  void GeluTanh(Tensor x) override;
+  void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
+  void ParallelFor(int64_t count, const std::function<void(int64_t)>& fn) override;
+
+ private:
+  // Nanoseconds of work below which reaching another thread does not pay.
+  static constexpr double kSharedNanoseconds = 4000;
+
+  // fn(task, worker) for every task, on all threads if `cost` nanoseconds in all are worth it.
+  template <typename Fn>
+  void ForTasks(int64_t tasks, double cost, const Fn& fn) {
+    if (cost >= kSharedNanoseconds) return pool_.Run(tasks, fn);
+    for (int64_t task = 0; task < tasks; ++task) fn(task, 0);
+  }
+  // fn(row) for every row, in chunks worth a thread's while; row_cost in nanoseconds, roughly.
+  template <typename Fn>
+  void ForRows(int64_t rows, double row_cost, const Fn& fn);
+  // The new rows' keys and values into the segments' pages.
+  void AppendToPages(const Batch& batch, const FullAttentionArgs& args);
+  // At least `floats` of scratch a worker; grown at an op's first use, then kept.
+  void ReserveScratch(int64_t floats);
+  float* Scratch(int worker) { return scratch_[worker].f32(); }
+
+  ThreadPool pool_;
+  const GemmKernels& gemm_;
+  const RowKernels& row_;
+  const LinearAttentionKernels& linear_attention_;
+  const FullAttentionKernels& full_attention_;
+  std::vector<Buffer> scratch_;  // one a worker
+  // Of this step's batch: for each segment, the row blocks of full attention before it; and in all.
+  std::vector<int64_t> first_block_;
+};
+
+// threads: as in BackendOptions. Throws DeviceError when negative or above 1024.
 std::unique_ptr<Backend> MakeCpuBackend(int threads);
 
 }  // namespace t2r

@@ -1,0 +1,133 @@
+// The CPU backend's matrix products and attention: how they are cut into tasks.
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+
+#include "engine/ops/cpu/cpu_backend.h"
+#include "engine/ops/cpu/packed_matrix.h"
+
+namespace t2r {
+namespace {
+
+// Tasks a thread should find in a loop, so that one that falls behind leaves its share to others.
+constexpr int64_t kTasksPerThread = 6;
+// Floating-point operations and bytes a nanosecond a core does, roughly: only for choosing between
+// one thread and all.
+constexpr double kFlopsPerNanosecond = 40;
+constexpr double kBytesPerNanosecond = 30;
+
+int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+void CpuBackend::MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMode mode, Tensor out) {
+  const auto& matrix = static_cast<const PackedMatrix&>(w);
+  assert(x.cols == w.cols() && out.cols == w.rows() && x.rows == out.rows);
+  if (x.rows == 0) return;
+  GemmTask all;
+  all.x = x.f32();
+  all.x_stride = x.stride;
+  all.panels = matrix.panels();
+  all.bfloat16 = w.dtype() == DType::kBFloat16;
+  all.cols = w.cols();
+  all.n = w.rows();
+  all.bias = bias;
+  all.accumulate = mode == MatMulMode::kAccumulate;
+  all.out = out.f32();
+  all.out_stride = out.stride;
+
+  const int64_t row_blocks = DivideUp(x.rows, kGemmMaxRows);
+  const int64_t rows = DivideUp(x.rows, row_blocks);
+  const int64_t fitting = kGemmScratchFloats / (rows * gemm_.panel_cols);
+  int64_t panels = DivideUp(matrix.panel_count(), kTasksPerThread * pool_.threads());
+  panels = DivideUp(panels, gemm_.panels_at_once) * gemm_.panels_at_once;
+  panels = std::min(panels, fitting);
+  const int64_t chunks = DivideUp(matrix.panel_count(), panels);
+  const double cost =
+      2.0 * static_cast<double>(x.rows * w.rows() * w.cols()) / kFlopsPerNanosecond +
+      static_cast<double>(matrix.bytes()) / kBytesPerNanosecond;
+  // Row blocks of the same panels follow each other: the panels come from memory once.
+  ForTasks(chunks * row_blocks, cost, [&](int64_t index, int worker) {
+    const int64_t chunk = index / row_blocks;
+    const int64_t block = index % row_blocks;
+    GemmTask task = all;
+    task.first_panel = chunk * panels;
+    task.end_panel = std::min(task.first_panel + panels, matrix.panel_count());
+    task.first_row = x.rows * block / row_blocks;
+    task.end_row = x.rows * (block + 1) / row_blocks;
+    task.scratch = Scratch(worker);
+    gemm_.run(task);
+  });
+}
+
+void CpuBackend::LinearAttention(const Batch& batch, const LinearAttentionArgs& args) {
+  assert(args.heads % args.groups == 0);
+  ReserveScratch(linear_attention_.scratch_floats(args));
+  const auto segments = static_cast<int64_t>(batch.segments.size());
+  int64_t longest = 0;
+  for (const Segment& segment : batch.segments) {
+    longest = std::max<int64_t>(longest, segment.rows);
+  }
+  const double floats = static_cast<double>(args.map.features) * args.head_dim;
+  // Each float of S takes two operations to update and two a head to read; features cost the like.
+  const double row_cost = 100 + floats * 4 * (1.0 + args.heads / args.groups) / kFlopsPerNanosecond;
+  const int64_t pairs = segments * args.groups;
+  const double cost = row_cost * static_cast<double>(batch.rows() * args.groups);
+  // Short segments are gathered into tasks worth claiming; a long one is a task of its own.
+  int64_t chunk = 1;
+  if (longest <= 4) {
+    chunk = std::clamp<int64_t>(static_cast<int64_t>(kSharedNanoseconds / row_cost), 1,
+                                std::max<int64_t>(1, pairs / (kTasksPerThread * pool_.threads())));
+  }
+  ForTasks(DivideUp(pairs, chunk), cost, [&](int64_t task, int worker) {
+    for (int64_t i = task * chunk; i < std::min((task + 1) * chunk, pairs); ++i) {
+      linear_attention_.run(args, batch.segments[i / args.groups],
+                            static_cast<int>(i % args.groups), Scratch(worker));
+    }
+  });
+}
+
+void CpuBackend::AppendToPages(const Batch& batch, const FullAttentionArgs& args) {
+  const int64_t d = args.head_dim;
+  const int64_t page_floats = kKvPageSize * d;
+  const auto segments = static_cast<int64_t>(batch.segments.size());
+  const double cost = 0.5 * static_cast<double>(batch.rows() * args.groups * d);
+  ForTasks(segments * args.groups, cost, [&](int64_t task, int) {
+    const Segment& segment = batch.segments[task / args.groups];
+    const int64_t group = task % args.groups;
+    for (int32_t r = 0; r < segment.rows; ++r) {
+      const int64_t position = segment.position + r;
+      const int32_t page = batch.pages[segment.first_page + position / kKvPageSize];
+      const int64_t place = position % kKvPageSize;
+      float* keys = args.pages + page * args.page_stride + group * page_floats;
+      float* values = keys + args.groups * page_floats + place * d;
+      const float* k = args.k.f32_row(segment.first_row + r) + group * d;
+      for (int64_t i = 0; i < d; ++i) keys[i * kKvPageSize + place] = k[i];
+      std::memcpy(values, args.v.f32_row(segment.first_row + r) + group * d, d * sizeof(float));
+    }
+  });
+}
+
+void CpuBackend::FullAttention(const Batch& batch, const FullAttentionArgs& args) {
+  assert(args.heads % args.groups == 0);
+  assert(first_block_.size() == batch.segments.size() + 1);
+  ReserveScratch(full_attention_.scratch_floats(args));
+  AppendToPages(batch, args);
+  double positions = 0;  // pairs of a row and a position
+  for (const Segment& segment : batch.segments) {
+    positions += static_cast<double>(segment.position + segment.rows) * segment.rows;
+  }
+  const double cost = positions * args.heads * (4.0 * args.head_dim + 16) / kFlopsPerNanosecond;
+  ForTasks(first_block_.back() * args.groups, cost, [&](int64_t task, int worker) {
+    const int64_t block = task / args.groups;
+    const int64_t index = std::upper_bound(first_block_.begin(), first_block_.end(), block) -
+                          first_block_.begin() - 1;
+    const Segment& segment = batch.segments[index];
+    const auto first = static_cast<int32_t>((block - first_block_[index]) * kAttentionRows);
+    full_attention_.run(args, segment, batch.pages.data() + segment.first_page, first,
+                        std::min(kAttentionRows, segment.rows - first),
+                        static_cast<int>(task % args.groups), Scratch(worker));
+  });
+}
+
+}  // namespace t2r

@@ -1,0 +1,92 @@
+// The vector kernels of the CPU backend, compiled once an instruction set (Highway) and chosen when
+// the backend starts. Functions work on one task of an op and know nothing of threads.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/ops/batch.h"
+#include "engine/ops/full_attention.h"
+#include "engine/ops/linear_attention.h"
+
+namespace t2r {
+
+// ---- Matrix products ----
+
+// Rows [first_row, end_row) × panels [first_panel, end_panel) of x Wᵀ.
+//
+// W is kept in panels of panel_cols output features: panel p, input feature k at
+// (p · cols + k) · panel_cols. float32 panels hold the features in order; bfloat16 panels hold
+// panel_cols / 2 32-bit words whose lower half is feature j and upper half feature
+// j + panel_cols / 2. The last panel is padded with zeros.
+struct GemmTask {
+  const float* x = nullptr;
+  int64_t x_stride = 0;
+  const void* panels = nullptr;
+  bool bfloat16 = false;
+  int64_t cols = 0;  // K
+  int64_t n = 0;     // output features in all
+  const float* bias = nullptr;
+  bool accumulate = false;
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  int64_t first_row = 0;
+  int64_t end_row = 0;
+  int64_t first_panel = 0;
+  int64_t end_panel = 0;
+  float* scratch = nullptr;  // rows · panels · panel_cols floats, 64-byte aligned
+};
+
+// Scratch that every matrix product task fits in: 96 rows × 128 features and what is smaller.
+inline constexpr int64_t kGemmScratchFloats = 96 * 128;
+inline constexpr int64_t kGemmMaxRows = 96;
+
+struct GemmKernels {
+  const char* target = "";  // the instruction set's name
+  int panel_cols = 0;
+  // Panels that one row's kernel takes at a time: tasks of few rows should hold a multiple.
+  int panels_at_once = 0;
+  void (*run)(const GemmTask& task) = nullptr;
+};
+
+const GemmKernels& ChooseGemmKernels();
+
+// ---- Ops of one row ----
+
+struct RowKernels {
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out) = nullptr;
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t n,
+                     float* out) = nullptr;
+  void (*swiglu)(const float* gate, const float* up, int64_t n, float* out) = nullptr;
+  void (*gelu_tanh)(float* x, int64_t n) = nullptr;
+  // Rotates `heads` heads of width 2n; cos_sin holds n cosines, then n sines.
+  void (*rope)(const float* cos_sin, int heads, int64_t n, float* x) = nullptr;
+};
+
+const RowKernels& ChooseRowKernels();
+
+// ---- Attention ----
+
+struct LinearAttentionKernels {
+  // Floats of scratch one task needs.
+  int64_t (*scratch_floats)(const LinearAttentionArgs& args) = nullptr;
+  // All rows of one segment, in order, for one group.
+  void (*run)(const LinearAttentionArgs& args, const Segment& segment, int group,
+              float* scratch) = nullptr;
+};
+
+const LinearAttentionKernels& ChooseLinearAttentionKernels();
+
+// Rows of a segment that one attention task takes, so that a page is read once for all of them.
+inline constexpr int kAttentionRows = 16;
+
+struct FullAttentionKernels {
+  int64_t (*scratch_floats)(const FullAttentionArgs& args) = nullptr;
+  // Rows [first, first + count) of a segment for one group, count ≤ kAttentionRows. `pages` is the
+  // segment's page table.
+  void (*run)(const FullAttentionArgs& args, const Segment& segment, const int32_t* pages,
+              int32_t first, int32_t count, int group, float* scratch) = nullptr;
+};
+
+const FullAttentionKernels& ChooseFullAttentionKernels();
+
+}  // namespace t2r

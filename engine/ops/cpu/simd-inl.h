@@ -1,0 +1,69 @@
+// Helpers of the vector kernels. Included once an instruction set, inside its namespace guards.
+#if defined(T2R_ENGINE_OPS_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef T2R_ENGINE_OPS_CPU_SIMD_INL_H_
+#undef T2R_ENGINE_OPS_CPU_SIMD_INL_H_
+#else
+#define T2R_ENGINE_OPS_CPU_SIMD_INL_H_
+#endif
+
+#include <hwy/contrib/math/math-inl.h>
+#include <hwy/highway.h>
+
+#include <cstring>
+
+HWY_BEFORE_NAMESPACE();
+namespace t2r {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DF = hn::CappedTag<float, 16>;
+using VF = hn::Vec<DF>;
+inline constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(DF()));
+
+constexpr int64_t RoundUpToLanes(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+// n < kLanes values, then zeros; reads nothing beyond them.
+HWY_INLINE VF LoadTail(const float* p, int64_t n) {
+  HWY_ALIGN float lanes[kLanes] = {};
+  std::memcpy(lanes, p, static_cast<size_t>(n) * sizeof(float));
+  return hn::Load(DF(), lanes);
+}
+HWY_INLINE void StoreTail(VF v, float* p, int64_t n) {
+  HWY_ALIGN float lanes[kLanes];
+  hn::Store(v, DF(), lanes);
+  std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(float));
+}
+
+// Calls body(i, load, store) for the vectors of n values. A tail goes through the same vector code
+// as the body, so an element's bits do not depend on where it lies.
+struct FullVector {
+  HWY_INLINE VF Load(const float* p) const { return hn::LoadU(DF(), p); }
+  HWY_INLINE void Store(VF v, float* p) const { hn::StoreU(v, DF(), p); }
+};
+struct TailVector {
+  int64_t n;
+  HWY_INLINE VF Load(const float* p) const { return LoadTail(p, n); }
+  HWY_INLINE void Store(VF v, float* p) const { StoreTail(v, p, n); }
+};
+template <typename Body>
+HWY_INLINE void ForVectors(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, FullVector{});
+  if (i < n) body(i, TailVector{n - i});
+}
+
+HWY_INLINE float Sum(VF v) { return hn::GetLane(hn::SumOfLanes(DF(), v)); }
+
+// x / (1 + e^−s); 0 for s < −87, where e^−s nears float32's end.
+HWY_INLINE VF TimesSigmoid(VF x, VF s) {
+  const DF d;
+  const VF e = hn::Exp(d, hn::Min(hn::Neg(s), hn::Set(d, 87.0F)));
+  const VF y = hn::Div(x, hn::Add(hn::Set(d, 1.0F), e));
+  return hn::IfThenZeroElse(hn::Lt(s, hn::Set(d, -87.0F)), y);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace t2r
+HWY_AFTER_NAMESPACE();
+#endif
