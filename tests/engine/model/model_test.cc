@@ -1,0 +1,206 @@
+// Whole models against an independent float64 implementation.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "engine/model/load.h"
+#include "tests/engine/model/engine_fixture.h"
+#include "tests/engine/model/model_directory.h"
+#include "tests/engine/model/reference_model.h"
+
+namespace t2r::testing {
+namespace {
+
+std::unique_ptr<Engine> Load(const TemporaryDirectory& directory, const EngineOptions& options) {
+  auto engine = LoadEngine(directory.path(), options);
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  return engine.ok() ? *std::move(engine) : nullptr;
+}
+
+// Log probabilities [ids][vocab] by the engine, the ids fed in chunks of `chunk`, each chunk's
+// tokens scored and the whole distribution read at its end.
+std::vector<float> EngineScores(Executor& executor, const std::vector<int32_t>& ids, int chunk) {
+  SamplingParams greedy;
+  greedy.temperature = 0;
+  const auto count = static_cast<int64_t>(ids.size());
+  const int slot = executor.Open(count, greedy);
+  EXPECT_GE(slot, 0);
+  std::vector<float> scores;
+  std::vector<WorkResult> results;
+  const std::span<const int32_t> all(ids);
+  for (int64_t first = 0; first < count; first += chunk) {
+    const int64_t size = std::min<int64_t>(chunk, count - first);
+    Work work;
+    work.slot = slot;
+    work.tokens = all.subspan(first, size);
+    work.position = first;
+    work.targets = all.subspan(first + 1, std::min(size, count - first - 1));
+    executor.Step({&work, 1}, &results);
+    scores.insert(scores.end(), results[0].scores.begin(), results[0].scores.end());
+  }
+  executor.Close(slot);
+  return scores;
+}
+
+// ‖engine − reference‖ / ‖reference‖ over the log probabilities of all ids after the first.
+double RelativeError(Executor& executor, const ModelSpec& spec, const Tensors& weights,
+                     const std::vector<int32_t>& ids, int chunk) {
+  const auto logits = ReferenceLogits(spec, weights, ids);
+  const std::vector<float> scores = EngineScores(executor, ids, chunk);
+  EXPECT_EQ(scores.size(), ids.size() - 1);
+  double difference = 0;
+  double norm = 0;
+  for (size_t t = 0; t + 1 < ids.size(); ++t) {
+    const double expected = LogSoftmax(logits[t])[ids[t + 1]];
+    difference += (scores[t] - expected) * (scores[t] - expected);
+    norm += expected * expected;
+  }
+  return std::sqrt(difference / norm);
+}
+
+struct Case {
+  std::string name;
+  ModelSpec spec;
+};
+
+ModelSpec Gpt2Spec() {
+  ModelSpec spec;
+  spec.gpt2 = true;
+  spec.heads = 4;
+  spec.groups = 4;
+  spec.head_dim = 8;
+  return spec;
+}
+
+std::vector<Case> AllCases() {
+  std::vector<Case> cases;
+  const std::vector<bool> all = {true, true, true};
+  for (const bool gpt2 : {false, true}) {
+    const std::string family = gpt2 ? "Gpt2" : "Llama";
+    const ModelSpec base = gpt2 ? Gpt2Spec() : ModelSpec();
+    cases.push_back({family + "Full", base});
+    for (const char* map : {"t2r", "elu", "rfa", "hedgehog"}) {
+      for (const char* normalizer : {"clamp", "add"}) {
+        ModelSpec spec = base;
+        spec.linear = all;
+        spec.map = map;
+        spec.features = spec.map == "elu" ? spec.head_dim : 16;
+        spec.normalizer = normalizer;
+        spec.eps = spec.normalizer == "clamp" ? 1e-2 : 1e-6;
+        // Σ φ(q)·φ(k) has either sign for rfa: the clamp keeps the divisor away from 0.
+        if (spec.map == "rfa" && spec.normalizer == "add") spec.eps = 0.5;
+        cases.push_back({family + "_" + map + "_" + normalizer, spec});
+      }
+    }
+    ModelSpec mixed = base;
+    mixed.linear = {false, true, false};
+    mixed.tied = true;
+    cases.push_back({family + "MixedTied", mixed});
+    ModelSpec bare = base;
+    bare.prefix = false;
+    bare.linear = {true, false, true};
+    bare.map = "hedgehog";
+    cases.push_back({family + "BareNames", bare});
+  }
+  ModelSpec folded = Gpt2Spec();
+  folded.linear = all;
+  folded.features = 6;  // fewer rows than the 8 of a head: folded
+  cases.push_back({"Gpt2Folded", folded});
+  folded.map = "hedgehog";
+  folded.features = 12;
+  cases.push_back({"Gpt2FoldedHedgehog", folded});
+  ModelSpec biased;
+  biased.attention_bias = true;
+  biased.mlp_bias = true;
+  biased.linear = {true, false, true};
+  cases.push_back({"LlamaBiases", biased});
+  ModelSpec qwen2;
+  qwen2.qwen2 = true;
+  qwen2.linear = {false, true, false};
+  cases.push_back({"Qwen2", qwen2});
+  ModelSpec wide;
+  wide.head_dim = 12;  // heads · head_dim ≠ hidden
+  wide.groups = 1;
+  wide.linear = {true, false, true};
+  cases.push_back({"LlamaWideHeadsOneGroup", wide});
+  ModelSpec llama3;
+  llama3.head_dim = 16;
+  llama3.llama3_factor = 8;
+  llama3.linear = {true, false, false};
+  cases.push_back({"LlamaScaledRope", llama3});
+  ModelSpec stretched;
+  stretched.linear_factor = 4;
+  cases.push_back({"LlamaLinearRope", stretched});
+  return cases;
+}
+
+class ModelTest : public ::testing::TestWithParam<Case> {};
+
+// A float32 rounding is at most 6e-8 of its result. A log probability passes about ten roundings a
+// layer whose errors do not cancel (sums over 48 terms add √48 of theirs), three layers: √30 · √48
+// of them is 2.3e-6 of the value if all errors were as large as they can be; a third of that on
+// average. rfa divides sums whose terms nearly cancel and is allowed three times as much.
+TEST_P(ModelTest, AgreesWithTheReference) {
+  const ModelSpec& spec = GetParam().spec;
+  const Tensors weights = RandomWeights(spec, 17);
+  TemporaryDirectory directory;
+  directory.Write("config.json", ConfigOf(spec));
+  WriteWeights(directory, weights);
+  EngineOptions options;
+  options.threads = 2;
+  const auto engine = Load(directory, options);
+  ASSERT_NE(engine, nullptr);
+  EXPECT_THAT(engine->warnings, ::testing::IsEmpty());
+  const std::vector<int32_t> ids = SomeIds(90, spec.vocab);
+  const double bound = spec.map == "rfa" && !spec.linear.empty() ? 7e-6 : 2.3e-6;
+  const double error = RelativeError(*engine->executor, spec, weights, ids, 33);
+  EXPECT_LT(error, bound);
+  RecordProperty("relative_error_e9", static_cast<int>(error * 1e9));
+}
+
+INSTANTIATE_TEST_SUITE_P(Everything, ModelTest, ::testing::ValuesIn(AllCases()),
+                         [](const auto& test) { return test.param.name; });
+
+struct FileCase {
+  DType dtype;
+  int shards;
+};
+
+class FilesTest : public ::testing::TestWithParam<FileCase> {};
+
+TEST_P(FilesTest, SixteenBitAndShardedFilesAgreeWithTheReference) {
+  for (const bool gpt2 : {false, true}) {
+    ModelSpec spec = gpt2 ? Gpt2Spec() : ModelSpec();
+    spec.linear = {true, false, true};
+    spec.features = 6;
+    spec.tied = gpt2;
+    const Tensors weights = Rounded(RandomWeights(spec, 5), GetParam().dtype);
+    TemporaryDirectory directory;
+    directory.Write("config.json", ConfigOf(spec));
+    WriteWeights(directory, weights, GetParam().dtype, GetParam().shards);
+    EngineOptions options;
+    options.threads = 2;
+    options.dtype = "float32";
+    const auto exact = Load(directory, options);
+    ASSERT_NE(exact, nullptr);
+    const std::vector<int32_t> ids = SomeIds(60, spec.vocab);
+    EXPECT_LT(RelativeError(*exact->executor, spec, weights, ids, 16), 1e-5);
+    options.dtype = "auto";
+    const auto automatic = Load(directory, options);
+    ASSERT_NE(automatic, nullptr);
+    const bool bf16 = GetParam().dtype == DType::kBFloat16;
+    EXPECT_EQ(automatic->weight_dtype, bf16 ? "bfloat16" : "float32");
+    // With bfloat16 matrices a backend may round their inputs, and folded weights, to 2^-9.
+    EXPECT_LT(RelativeError(*automatic->executor, spec, weights, ids, 16), bf16 ? 2e-2 : 1e-5);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Everything, FilesTest,
+    ::testing::Values(FileCase{DType::kFloat32, 1}, FileCase{DType::kFloat32, 3},
+                      FileCase{DType::kBFloat16, 1}, FileCase{DType::kBFloat16, 4},
+                      FileCase{DType::kFloat16, 1}, FileCase{DType::kFloat16, 2}));
+
+}  // namespace
+}  // namespace t2r::testing

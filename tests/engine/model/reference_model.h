@@ -1,0 +1,63 @@
+// An independent float64 model for tests: naive, quadratic, over the whole history, sharing no code
+// with the engine.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace t2r::testing {
+
+// Describes a small model; Config() and the tensors' names follow from it.
+struct ModelSpec {
+  bool gpt2 = false;
+  int hidden = 32;
+  int inner = 48;
+  int layers = 3;
+  int heads = 4;
+  int groups = 2;    // key/value heads; heads for GPT-2
+  int head_dim = 8;  // hidden / heads for GPT-2
+  int vocab = 61;
+  int positions = 256;
+  std::vector<bool> linear;  // a layer each; empty: none
+  std::string map = "t2r";   // t2r, elu, rfa, hedgehog
+  int features = 16;
+  std::string normalizer = "clamp";
+  double eps = 1e-2;
+  double query_scale = 0.35;
+  bool attention_bias = false;  // Llama: q, k, v and o
+  bool qwen2 = false;           // q, k, v biases only
+  bool mlp_bias = false;
+  bool tied = false;
+  double theta = 10000.0;
+  double llama3_factor = 0;  // > 0: llama3 rope scaling with an original context of 32
+  double linear_factor = 0;  // > 0: linear rope scaling
+  double norm_eps = 1e-5;
+  bool prefix = true;  // tensors named transformer.* or model.*
+
+  bool is_linear(int layer) const { return !linear.empty() && linear[layer]; }
+};
+
+struct NamedTensor {
+  std::vector<int64_t> shape;
+  std::vector<float> values;
+};
+using Tensors = std::map<std::string, NamedTensor>;
+
+// The text of config.json.
+std::string ConfigOf(const ModelSpec& spec);
+
+// Random weights of a size that keeps activations near 1; deterministic in the seed.
+Tensors RandomWeights(const ModelSpec& spec, uint64_t seed);
+
+// Logits [ids][vocab] of every position. Full layers compute softmax attention over all keys;
+// linear ones Σ_j φ(q_i)·φ(k_j) v_j over its normaliser, never a recurrence.
+std::vector<std::vector<double>> ReferenceLogits(const ModelSpec& spec, const Tensors& weights,
+                                                 const std::vector<int32_t>& ids);
+
+// log softmax of one position's logits.
+std::vector<double> LogSoftmax(const std::vector<double>& logits);
+
+}  // namespace t2r::testing
