@@ -1,0 +1,61 @@
+#include "engine/scheduler/admission.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "tests/engine/scheduler/testing/fakes.h"
+
+namespace t2r {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(AdmissionTest, RequestLimit) {
+  Admission admission(2, 100, nullptr);
+  EXPECT_TRUE(admission.Reserve(1).ok());
+  EXPECT_TRUE(admission.Reserve(1).ok());
+  const absl::Status full = admission.Reserve(1);
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(full.message()), HasSubstr("max_queue_requests"));
+  EXPECT_THAT(std::string(full.message()), HasSubstr("limit is 2"));
+  admission.Release(1);
+  EXPECT_TRUE(admission.Reserve(1).ok());
+}
+
+TEST(AdmissionTest, TokenLimit) {
+  Admission admission(10, 100, nullptr);
+  EXPECT_TRUE(admission.Reserve(60).ok());
+  const absl::Status full = admission.Reserve(41);
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(full.message()), HasSubstr("max_queue_tokens"));
+  EXPECT_TRUE(admission.Reserve(40).ok());
+}
+
+TEST(AdmissionTest, AnEmptyQueueTakesAnything) {
+  Admission admission(1, 100, nullptr);
+  EXPECT_TRUE(admission.Reserve(1'000'000).ok());
+  EXPECT_FALSE(admission.Reserve(0).ok());
+  admission.Release(1'000'000);
+  EXPECT_TRUE(admission.Reserve(100).ok());
+}
+
+TEST(AdmissionTest, CorrectionCounts) {
+  FakeObserver observer;
+  Admission admission(10, 100, &observer);
+  EXPECT_TRUE(admission.Reserve(90).ok());
+  EXPECT_FALSE(admission.Reserve(20).ok());
+  admission.Correct(90, 30);
+  EXPECT_EQ(observer.counts().queue_tokens, 30);
+  EXPECT_TRUE(admission.Reserve(70).ok());
+  EXPECT_EQ(observer.counts().queue_requests, 2);
+  EXPECT_EQ(observer.counts().queue_tokens, 100);
+  admission.Release(30);
+  admission.Release(70);
+  EXPECT_EQ(observer.counts().queue_requests, 0);
+  EXPECT_EQ(observer.counts().queue_tokens, 0);
+}
+
+}  // namespace
+}  // namespace t2r

@@ -1,0 +1,186 @@
+#include "engine/scheduler/batch_former.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "tests/engine/scheduler/testing/fakes.h"
+
+namespace t2r {
+namespace {
+
+class BatchFormerTest : public ::testing::Test {
+ protected:
+  // A session that has its slot, all of its prompt still to run.
+  Session* AddPrompt(int64_t prompt_tokens, int64_t room = 1000) {
+    sinks_.push_back(std::make_shared<FakeSink>(room));
+    sessions_.push_back(std::make_unique<Session>(MakeRequest(prompt_tokens, 1000), sinks_.back(),
+                                                  nullptr, no_eos_, absl::UnixEpoch()));
+    Session* session = sessions_.back().get();
+    session->set_id(sessions_.size());
+    session->Open(static_cast<int>(sessions_.size()) - 1, absl::UnixEpoch());
+    active_.push_back(session);
+    return session;
+  }
+  // One that has its first token.
+  Session* AddDecoding(int64_t room = 1000) {
+    Session* session = AddPrompt(1, room);
+    session->Accept(1, WorkResult(), absl::UnixEpoch(), nullptr);
+    return session;
+  }
+  // Forms a step and takes its (empty) results.
+  void Run(BatchFormer& former) {
+    former.Form(active_, absl::UnixEpoch(), &step_);
+    rows_.clear();
+    for (size_t i = 0; i < step_.works.size(); ++i) {
+      EXPECT_EQ(static_cast<int64_t>(step_.works[i].tokens.size()), step_.rows[i]);
+      rows_[step_.sessions[i]] += step_.rows[i];
+      step_.sessions[i]->Accept(step_.rows[i], WorkResult(), absl::UnixEpoch(), nullptr);
+    }
+  }
+
+  const std::vector<int32_t> no_eos_;
+  std::vector<std::shared_ptr<FakeSink>> sinks_;
+  std::vector<std::unique_ptr<Session>> sessions_;
+  std::vector<Session*> active_;
+  Step step_;
+  std::map<Session*, int64_t> rows_;
+};
+
+TEST_F(BatchFormerTest, NothingToDo) {
+  BatchFormer former(16, 4);
+  Run(former);
+  EXPECT_TRUE(step_.works.empty());
+}
+
+TEST_F(BatchFormerTest, AllDecodingAndOneChunkInOrderOfArrival) {
+  Session* a = AddDecoding();
+  Session* first = AddPrompt(6);
+  Session* b = AddDecoding();
+  Session* second = AddPrompt(6);
+  BatchFormer former(16, 4);
+  Run(former);
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{a, 1}, {b, 1}, {first, 4}}));
+  EXPECT_EQ(step_.decode_rows, 2);
+  EXPECT_EQ(step_.prompt_rows, 4);
+  Run(former);  // the end of the first prompt and the start of the second share the chunk
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{a, 1}, {b, 1}, {first, 2}, {second, 2}}));
+  Run(former);
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{a, 1}, {b, 1}, {first, 1}, {second, 4}}));
+}
+
+TEST_F(BatchFormerTest, ShortPromptsShareAChunk) {
+  for (int i = 0; i < 5; ++i) AddPrompt(2);
+  BatchFormer former(16, 7);
+  Run(former);
+  EXPECT_EQ(step_.prompt_rows, 7);
+  EXPECT_EQ(rows_.size(), 4U);
+  EXPECT_TRUE(step_.works[0].sample);
+  EXPECT_FALSE(step_.works[3].sample);
+}
+
+TEST_F(BatchFormerTest, PromptsGetWhatDecodingLeaves) {
+  for (int i = 0; i < 6; ++i) AddDecoding();
+  Session* prompt = AddPrompt(100);
+  BatchFormer former(8, 8);
+  Run(former);
+  EXPECT_EQ(step_.decode_rows, 6);
+  EXPECT_EQ(rows_[prompt], 2);
+}
+
+TEST_F(BatchFormerTest, ASessionWithoutRoomSitsOut) {
+  Session* full = AddDecoding(1);
+  Session* other = AddDecoding();
+  BatchFormer former(8, 4);
+  Run(former);
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{other, 1}}));
+  EXPECT_EQ(full->stalled_since(), absl::UnixEpoch());
+  sinks_[0]->AddRoom(1);
+  Run(former);
+  EXPECT_EQ(rows_[full], 1);
+}
+
+TEST_F(BatchFormerTest, APromptWhoseTokenHasNoRoomLetsOthersPass) {
+  Session* full = AddPrompt(6, 0);
+  Session* next = AddPrompt(3);
+  BatchFormer former(16, 4);
+  Run(former);  // no token comes of the first chunk
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{full, 4}}));
+  Run(former);
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{next, 3}}));
+}
+
+TEST_F(BatchFormerTest, TooManyDecodingSessionsTakeTurns) {
+  for (int i = 0; i < 10; ++i) AddDecoding();
+  BatchFormer former(4, 4);
+  std::map<Session*, int64_t> served;
+  for (int i = 0; i < 5; ++i) {  // 5 steps of 4 rows: two rounds of 10
+    Run(former);
+    EXPECT_EQ(step_.decode_rows, 4);
+    for (const auto& [session, rows] : rows_) served[session] += rows;
+  }
+  for (Session* session : active_) EXPECT_EQ(served[session], 2) << session->id();
+}
+
+TEST_F(BatchFormerTest, TurnsSurviveAnEndedSession) {
+  for (int i = 0; i < 6; ++i) AddDecoding();
+  BatchFormer former(4, 4);
+  Run(former);  // 1 to 4
+  active_.erase(active_.begin() + 3);
+  Run(former);  // 5, 6, 1, 2
+  const std::set<RequestId> expected = {5, 6, 1, 2};
+  std::set<RequestId> got;
+  for (const auto& [session, rows] : rows_) got.insert(session->id());
+  EXPECT_EQ(got, expected);
+}
+
+TEST_F(BatchFormerTest, PromptsAreNotStarvedByDecodingSessions) {
+  for (int i = 0; i < 40; ++i) AddDecoding();
+  Session* prompt = AddPrompt(8);
+  BatchFormer former(16, 16);
+  for (int i = 0; i < 4; ++i) {
+    Run(former);
+    EXPECT_EQ(rows_[prompt], 2);  // an eighth of 16
+    EXPECT_EQ(step_.decode_rows, 14);
+  }
+}
+
+TEST_F(BatchFormerTest, OneRowAStepAlternates) {
+  Session* decoding = AddDecoding();
+  Session* prompt = AddPrompt(100);
+  BatchFormer former(1, 16);
+  std::map<Session*, int64_t> served;
+  for (int i = 0; i < 10; ++i) {
+    Run(former);
+    for (const auto& [session, rows] : rows_) served[session] += rows;
+  }
+  EXPECT_EQ(served[decoding], 5);
+  EXPECT_EQ(served[prompt], 5);
+}
+
+TEST_F(BatchFormerTest, ScoreRunsAllButTheLastIdWithTargets) {
+  Session* session = AddPrompt(1);
+  Request request = MakeRequest(6, 0);
+  request.score = true;
+  Session score(request, std::make_shared<FakeSink>(0), nullptr, no_eos_, absl::UnixEpoch());
+  score.set_id(2);
+  score.Open(1, absl::UnixEpoch());
+  active_.push_back(&score);
+  BatchFormer former(16, 4);
+  Run(former);  // 1 of the prompt, 3 of the score
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{session, 1}, {&score, 3}}));
+  Run(former);
+  EXPECT_EQ(rows_[&score], 2);
+  const Work& work = step_.works[1];
+  EXPECT_FALSE(work.sample);
+  EXPECT_EQ(work.position, 3);
+  EXPECT_EQ(std::vector<int32_t>(work.targets.begin(), work.targets.end()),
+            std::vector<int32_t>(request.prompt.begin() + 4, request.prompt.end()));
+  EXPECT_FALSE(score.prefilling());
+}
+
+}  // namespace
+}  // namespace t2r

@@ -1,0 +1,98 @@
+// Prints what the scheduler itself costs a step: everything between two steps of an executor, with
+// all sessions decoding, with and without text. Not a test: figures depend on the machine.
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "engine/scheduler/scheduler.h"
+#include "tests/engine/scheduler/testing/fakes.h"
+
+namespace t2r {
+namespace {
+
+// Answers at once and notes the time between its calls.
+class TimedExecutor : public Executor {
+ public:
+  TimedExecutor(int sessions, int64_t steps) {
+    limits_.slots = sessions;
+    limits_.max_step_tokens = sessions + 128;
+    limits_.vocab_size = 100;
+    gaps_.reserve(static_cast<size_t>(steps));
+  }
+  const ExecutorLimits& limits() const override { return limits_; }
+  bool CanOpen(int64_t /*positions*/) const override { return open_ < limits_.slots; }
+  int Open(int64_t /*positions*/, const SamplingParams& /*sampling*/) override { return open_++; }
+  void Close(int /*slot*/) override { --open_; }
+  void Step(std::span<const Work> works, std::vector<WorkResult>* results) override {
+    const absl::Time begin = absl::Now();
+    if (full_) gaps_.push_back(begin - end_);
+    results->assign(works.size(), WorkResult());
+    for (size_t i = 0; i < works.size(); ++i) {
+      (*results)[i].sampled = {2 + static_cast<int32_t>((works[i].position + i) % 90), -1.0F};
+    }
+    full_ = static_cast<int>(works.size()) == limits_.slots && works[0].position > 0;
+    end_ = absl::Now();
+  }
+  absl::Duration Median() {
+    std::sort(gaps_.begin(), gaps_.end());
+    return gaps_.empty() ? absl::ZeroDuration() : gaps_[gaps_.size() / 2];
+  }
+
+ private:
+  ExecutorLimits limits_;
+  int open_ = 0;
+  bool full_ = false;
+  absl::Time end_;
+  std::vector<absl::Duration> gaps_;
+};
+
+class CountingSink : public EventSink {
+ public:
+  void OnStarted() override {}
+  bool HasRoom() override { return room_.load(std::memory_order_acquire); }
+  void OnToken(TokenEvent event) override { bytes_ += event.text.size(); }
+  void OnFinished(FinishEvent /*event*/) override {}
+
+ private:
+  std::atomic<bool> room_{true};
+  size_t bytes_ = 0;
+};
+
+absl::Duration Measure(int sessions, int64_t steps, bool text, int stops) {
+  std::vector<std::string> pieces(100);
+  for (size_t i = 1; i < pieces.size(); ++i) pieces[i] = " word" + std::to_string(i);
+  const FakeTokenizer tokenizer(pieces);
+  TimedExecutor executor(sessions, steps);
+  {
+    Scheduler scheduler(executor, text ? &tokenizer : nullptr, nullptr, SchedulerOptions());
+    for (int i = 0; i < sessions; ++i) {
+      Request request = MakeRequest(1, steps, i);
+      for (int s = 0; s < stops; ++s) request.stop.push_back("never " + std::to_string(s));
+      SubmitOrFail(scheduler, std::move(request), std::make_shared<CountingSink>());
+    }
+    scheduler.Drain(absl::InfiniteFuture());
+  }
+  return executor.Median();
+}
+
+}  // namespace
+}  // namespace t2r
+
+int main() {
+  std::printf("%8s  %14s  %14s  %14s\n", "sessions", "ids only", "text", "text, 4 stops");
+  for (const int sessions : {1, 64, 256, 1024}) {
+    std::printf("%8d", sessions);
+    for (const auto& [text, stops] :
+         {std::pair(false, 0), std::pair(true, 0), std::pair(true, 4)}) {
+      const absl::Duration gap = t2r::Measure(sessions, 2000, text, stops);
+      std::printf("  %11.1f us", absl::ToDoubleMicroseconds(gap));
+    }
+    std::printf("\n");
+  }
+  return 0;
+}

@@ -1,0 +1,201 @@
+#include "tests/engine/scheduler/testing/fake_executor.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <set>
+
+#include "engine/ops/batch.h"
+#include "engine/ops/tensor.h"
+
+namespace t2r {
+namespace {
+
+uint64_t Mix(std::span<const int32_t> history) {
+  // The whole prompt matters through its sum, so that a wrong split shows.
+  uint64_t hash = 1469598103934665603ULL + history.size();
+  for (const int32_t token : history) {
+    hash = (hash ^ static_cast<uint64_t>(token)) * 1099511628211ULL;
+  }
+  return hash ^ (hash >> 29);
+}
+
+}  // namespace
+
+int32_t MixToken(std::span<const int32_t> history, int vocab) {
+  return 2 + static_cast<int32_t>(Mix(history) % static_cast<uint64_t>(vocab - 2));
+}
+
+float MixScore(std::span<const int32_t> history, int32_t target) {
+  return -static_cast<float>((Mix(history) + static_cast<uint64_t>(target)) % 1000) / 100.0F;
+}
+
+std::vector<int32_t> ExpectedTokens(std::vector<int32_t> prompt, int64_t n, int vocab) {
+  std::vector<int32_t> generated;
+  for (int64_t i = 0; i < n; ++i) {
+    generated.push_back(MixToken(prompt, vocab));
+    prompt.push_back(generated.back());
+  }
+  return generated;
+}
+
+ExecutorLimits FakeExecutor::DefaultLimits() {
+  ExecutorLimits limits;
+  limits.slots = 4;
+  limits.max_step_tokens = 16;
+  limits.vocab_size = 100;
+  return limits;
+}
+
+FakeExecutor::FakeExecutor(ExecutorLimits limits)
+    : limits_(limits),
+      next_([vocab = limits.vocab_size](std::span<const int32_t> history) {
+        return MixToken(history, vocab);
+      }),
+      slots_(static_cast<size_t>(limits.slots)),
+      free_pages_(limits.kv_pages) {}
+
+void FakeExecutor::Hold() {
+  const std::lock_guard lock(mu_);
+  hold_ = true;
+  allowed_ = 0;
+}
+
+void FakeExecutor::Allow(int64_t n) {
+  const std::lock_guard lock(mu_);
+  allowed_ += n;
+  changed_.notify_all();
+}
+
+void FakeExecutor::AllowAll() {
+  const std::lock_guard lock(mu_);
+  hold_ = false;
+  changed_.notify_all();
+}
+
+void FakeExecutor::WaitUntilHeldAfter(int64_t n) {
+  std::unique_lock lock(mu_);
+  ASSERT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [this, n] {
+    return waiting_ && steps_ >= n;
+  })) << "the engine thread is in no step";
+  EXPECT_EQ(steps_, n);
+}
+
+void FakeExecutor::FailSteps() {
+  const std::lock_guard lock(mu_);
+  fail_ = true;
+}
+
+int64_t FakeExecutor::steps() const {
+  const std::lock_guard lock(mu_);
+  return steps_;
+}
+
+int FakeExecutor::open_slots() const {
+  const std::lock_guard lock(mu_);
+  return open_slots_;
+}
+
+int64_t FakeExecutor::free_pages() const {
+  const std::lock_guard lock(mu_);
+  return free_pages_;
+}
+
+std::vector<FakeExecutor::StepRecord> FakeExecutor::records() const {
+  const std::lock_guard lock(mu_);
+  return records_;
+}
+
+void FakeExecutor::CheckThread() const {
+  if (engine_ == std::thread::id()) engine_ = std::this_thread::get_id();
+  EXPECT_EQ(engine_, std::this_thread::get_id()) << "the executor belongs to one thread";
+}
+
+int64_t FakeExecutor::PagesFor(int64_t positions) const {
+  return limits_.kv_pages == 0 ? 0 : (positions + kKvPageSize - 1) / kKvPageSize;
+}
+
+bool FakeExecutor::CanOpen(int64_t positions) const {
+  const std::lock_guard lock(mu_);
+  CheckThread();
+  return open_slots_ < limits_.slots && PagesFor(positions) <= free_pages_;
+}
+
+int FakeExecutor::Open(int64_t positions, const SamplingParams& /*sampling*/) {
+  const std::lock_guard lock(mu_);
+  CheckThread();
+  EXPECT_GE(positions, 1);
+  if (PagesFor(positions) > free_pages_) return -1;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (slots_[i].open) continue;
+    slots_[i] = {.open = true, .positions = positions, .pages = PagesFor(positions), .history = {}};
+    free_pages_ -= slots_[i].pages;
+    ++open_slots_;
+    return static_cast<int>(i);
+  }
+  return -1;
+}
+
+void FakeExecutor::Close(int slot) {
+  const std::lock_guard lock(mu_);
+  CheckThread();
+  Slot& closed = slots_.at(static_cast<size_t>(slot));
+  EXPECT_TRUE(closed.open) << "slot " << slot << " is closed twice";
+  free_pages_ += closed.pages;
+  closed = Slot();
+  --open_slots_;
+}
+
+void FakeExecutor::Step(std::span<const Work> works, std::vector<WorkResult>* results) {
+  std::unique_lock lock(mu_);
+  CheckThread();
+  if (hold_ && allowed_ == 0) {
+    waiting_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return !hold_ || allowed_ > 0; });
+    waiting_ = false;
+  }
+  if (hold_) --allowed_;
+  if (fail_) throw DeviceError("the fake device is broken");
+  ++steps_;
+
+  EXPECT_FALSE(works.empty());
+  results->assign(works.size(), WorkResult());
+  std::set<int> seen;
+  int64_t rows = 0;
+  StepRecord record;
+  for (size_t i = 0; i < works.size(); ++i) {
+    const Work& work = works[i];
+    EXPECT_TRUE(seen.insert(work.slot).second) << "slot " << work.slot << " twice in a step";
+    rows += static_cast<int64_t>(work.tokens.size());
+    if (keep_records_) {
+      record.push_back({work.slot, work.position, static_cast<int64_t>(work.tokens.size()),
+                        work.sample, static_cast<int64_t>(work.targets.size())});
+    }
+    Run(work, &(*results)[i]);
+  }
+  EXPECT_LE(rows, limits_.max_step_tokens);
+  if (keep_records_) records_.push_back(std::move(record));
+}
+
+void FakeExecutor::Run(const Work& work, WorkResult* result) {
+  Slot& slot = slots_.at(static_cast<size_t>(work.slot));
+  EXPECT_TRUE(slot.open);
+  EXPECT_EQ(work.position, static_cast<int64_t>(slot.history.size()));
+  EXPECT_FALSE(work.tokens.empty());
+  EXPECT_LE(work.targets.size(), work.tokens.size());
+  for (size_t i = 0; i < work.tokens.size(); ++i) {
+    slot.history.push_back(work.tokens[i]);
+    if (i < work.targets.size()) {
+      result->scores.push_back(MixScore(slot.history, work.targets[i]));
+    }
+  }
+  EXPECT_LE(static_cast<int64_t>(slot.history.size()), slot.positions);
+  if (!work.sample) return;
+  result->sampled = {next_(slot.history), -1.0F};
+  for (int i = 0; i < work.top_logprobs; ++i) {
+    result->top.push_back({i, -1.0F - static_cast<float>(i)});
+  }
+}
+
+}  // namespace t2r

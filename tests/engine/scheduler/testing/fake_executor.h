@@ -1,0 +1,96 @@
+// An executor without a model: the next token is a function of the slot's history.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "engine/model/executor.h"
+
+namespace t2r {
+
+// A mixture of the history's tokens, in [2, vocab): 0 and 1 are left for tests to use as they like.
+int32_t MixToken(std::span<const int32_t> history, int vocab);
+// The score that FakeExecutor gives `target` after `history`.
+float MixScore(std::span<const int32_t> history, int32_t target);
+// The first n tokens FakeExecutor generates after a prompt.
+std::vector<int32_t> ExpectedTokens(std::vector<int32_t> prompt, int64_t n, int vocab);
+
+// Fails the running test when the caller breaks the Executor's contract (wrong position, a slot
+// twice in a batch, more rows than allowed, a closed slot, calls from several threads).
+class FakeExecutor : public Executor {
+ public:
+  struct WorkRecord {
+    int slot = 0;
+    int64_t position = 0;
+    int64_t rows = 0;
+    bool sample = false;
+    int64_t targets = 0;
+  };
+  using StepRecord = std::vector<WorkRecord>;
+  using NextToken = std::function<int32_t(std::span<const int32_t> history)>;
+
+  static ExecutorLimits DefaultLimits();
+  explicit FakeExecutor(ExecutorLimits limits = DefaultLimits());
+
+  // ---- Called before the scheduler starts ----
+  void set_next_token(NextToken next) { next_ = std::move(next); }
+  void set_keep_records(bool keep) { keep_records_ = keep; }
+
+  // ---- Any thread ----
+  // From now on a step waits in Step until it is allowed.
+  void Hold();
+  // Lets n more steps finish.
+  void Allow(int64_t n);
+  void AllowAll();
+  // Until the engine thread waits inside a step that is not allowed, n steps being done.
+  void WaitUntilHeldAfter(int64_t n);
+  // Every step from now on throws DeviceError.
+  void FailSteps();
+  int64_t steps() const;
+  int open_slots() const;
+  int64_t free_pages() const;
+  std::vector<StepRecord> records() const;
+
+  // ---- Executor ----
+  const ExecutorLimits& limits() const override { return limits_; }
+  bool CanOpen(int64_t positions) const override;
+  int Open(int64_t positions, const SamplingParams& sampling) override;
+  void Close(int slot) override;
+  void Step(std::span<const Work> works, std::vector<WorkResult>* results) override;
+
+ private:
+  struct Slot {
+    bool open = false;
+    int64_t positions = 0;
+    int64_t pages = 0;
+    std::vector<int32_t> history;
+  };
+
+  void CheckThread() const;
+  int64_t PagesFor(int64_t positions) const;
+  void Run(const Work& work, WorkResult* result);
+
+  const ExecutorLimits limits_;
+  NextToken next_;
+  bool keep_records_ = true;
+
+  mutable std::mutex mu_;
+  std::condition_variable changed_;
+  mutable std::thread::id engine_;
+  std::vector<Slot> slots_;
+  int open_slots_ = 0;
+  int64_t free_pages_ = 0;
+  bool hold_ = false;
+  int64_t allowed_ = 0;
+  bool waiting_ = false;
+  bool fail_ = false;
+  int64_t steps_ = 0;
+  std::vector<StepRecord> records_;
+};
+
+}  // namespace t2r
