@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/tokenizer/file_reading.h"
+#include "engine/tokenizer/nfc.h"
 #include "engine/tokenizer/pre_tokenizer.h"
 #include "engine/tokenizer/status_macros.h"
 
@@ -45,6 +46,11 @@ absl::Status Normalizer::AddSteps(const Json& json, const std::string& where, in
       T2R_TOKENIZER_RETURN_IF_ERROR(
           AddSteps((*parts)[i], absl::StrCat(where, ".normalizers[", i, "]"), nesting + 1, steps));
     }
+    return absl::OkStatus();
+  }
+  if (type == "NFC") {
+    steps->push_back(
+        [](const std::string& text) -> absl::StatusOr<std::string> { return ToNfc(text); });
     return absl::OkStatus();
   }
   if (type == "Prepend") {

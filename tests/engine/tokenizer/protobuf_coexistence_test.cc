@@ -1,0 +1,32 @@
+// SentencePiece and libprotobuf in one process, as in the server: see sentencepiece_library.h.
+#include <google/protobuf/struct.pb.h>
+#include <gtest/gtest.h>
+
+#include "engine/tokenizer/sentencepiece_tokenizer.h"
+#include "tests/engine/tokenizer/small_model.h"
+
+namespace t2r {
+namespace {
+
+void UseProtobuf() {
+  google::protobuf::Struct message, copy;
+  (*message.mutable_fields())["key"].set_string_value("value");
+  std::string bytes;
+  ASSERT_TRUE(message.SerializeToString(&bytes));
+  ASSERT_TRUE(copy.ParseFromString(bytes));
+  EXPECT_EQ(copy.fields().at("key").string_value(), "value");
+}
+
+TEST(ProtobufCoexistence, BothWorkInEitherOrder) {
+  UseProtobuf();
+  const auto tokenizer =
+      SentencePieceTokenizer::Parse(testing::SmallModel({}), std::nullopt, TokenizerConfig());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto ids = (*tokenizer)->Encode("once upon", true);
+  ASSERT_TRUE(ids.ok());
+  EXPECT_EQ((*tokenizer)->Decode(*ids), "once upon");
+  UseProtobuf();
+}
+
+}  // namespace
+}  // namespace t2r
