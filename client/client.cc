@@ -7,8 +7,9 @@
 
 #include <condition_variable>
 #include <mutex>
-#include <unordered_set>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -63,30 +64,29 @@ absl::Status CallWithRetries(const CallOptions& options, const Call& call) {
 struct Client::Impl {
   std::string target;
   std::shared_ptr<grpc::Channel> channel;
-  std::shared_ptr<v1::Generation::Stub> stub;
+  std::unique_ptr<v1::Generation::Stub> stub;
   std::unique_ptr<grpc::health::v1::Health::Stub> health;
 
   std::mutex mutex;
   std::condition_variable no_calls;
-  std::unordered_set<std::shared_ptr<GenerateCall::Impl>> calls;
+  // A call's last reference may go on one of gRPC's threads, and with it a reference to the
+  // channel, whose own last reference must not go there: it would wait for that very thread. So
+  // calls stay here until they are destroyed.
+  std::unordered_map<GenerateCall::Impl*, std::weak_ptr<GenerateCall::Impl>> calls;
 
-  // Calls unregister themselves after their done callback. Not started yet: the caller may first
-  // tell its callbacks about the call.
+  // Not started yet: the caller may first tell its callbacks about the call.
   std::shared_ptr<GenerateCall::Impl> NewCall(const GenerateRequest& request,
                                               const CallOptions& options, EventCallback on_event,
                                               DoneCallback on_done) {
-    auto self = std::make_shared<std::weak_ptr<GenerateCall::Impl>>();
-    auto done = [this, self, on_done = std::move(on_done)](const absl::Status& status) {
-      if (on_done) on_done(status);
-      const std::lock_guard<std::mutex> lock(mutex);
-      calls.erase(self->lock());
-      if (calls.empty()) no_calls.notify_all();
-    };
-    auto call = std::make_shared<GenerateCall::Impl>(stub, ToProto(request), options,
-                                                     std::move(on_event), std::move(done));
-    *self = call;
+    auto call = std::make_shared<GenerateCall::Impl>(
+        stub.get(), ToProto(request), options, std::move(on_event), std::move(on_done),
+        [this](GenerateCall::Impl* released) {
+          const std::lock_guard<std::mutex> lock(mutex);
+          calls.erase(released);
+          if (calls.empty()) no_calls.notify_all();
+        });
     const std::lock_guard<std::mutex> lock(mutex);
-    calls.insert(call);
+    calls.emplace(call.get(), call);
     return call;
   }
 };
@@ -117,15 +117,17 @@ Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Client::~Client() {
   std::unique_lock<std::mutex> lock(impl_->mutex);
-  const auto running = impl_->calls;
+  std::vector<GenerateCall> running;
+  for (const auto& [pointer, call] : impl_->calls) running.emplace_back(call);
   lock.unlock();
-  for (const auto& call : running) call->Cancel();
+  for (const GenerateCall& call : running) call.Cancel();
   lock.lock();
   impl_->no_calls.wait(lock, [this] { return impl_->calls.empty(); });
 }
 
 GenerateCall Client::StartGenerate(const GenerateRequest& request, const CallOptions& options,
                                    EventCallback on_event, DoneCallback on_done) {
+  if (!on_done) on_done = [](const absl::Status&) {};
   const auto call = impl_->NewCall(request, options, std::move(on_event), std::move(on_done));
   call->Start();
   return GenerateCall(call);

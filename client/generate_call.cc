@@ -56,7 +56,7 @@ class GenerateCall::Impl::Attempt : public grpc::ClientReadReactor<v1::GenerateR
   }
 
  private:
-  const std::shared_ptr<Impl> call_;
+  const std::shared_ptr<Impl> call_;  // first, so that it outlives the context
   grpc::ClientContext context_;
   v1::GenerateResponse response_;
   bool got_event_ = false;
@@ -64,16 +64,20 @@ class GenerateCall::Impl::Attempt : public grpc::ClientReadReactor<v1::GenerateR
   std::shared_ptr<Attempt> self_;
 };
 
-GenerateCall::Impl::Impl(std::shared_ptr<v1::Generation::Stub> stub, v1::GenerateRequest request,
+GenerateCall::Impl::Impl(v1::Generation::Stub* stub, v1::GenerateRequest request,
                          const CallOptions& options, Client::EventCallback on_event,
-                         Client::DoneCallback on_done)
-    : stub_(std::move(stub)),
+                         Client::DoneCallback on_done, std::function<void(Impl*)> on_released)
+    : stub_(stub),
       request_(std::move(request)),
       on_event_(std::move(on_event)),
       on_done_(std::move(on_done)),
+      on_released_(std::move(on_released)),
       retry_(options, absl::Now()) {}
 
-GenerateCall::Impl::~Impl() = default;
+GenerateCall::Impl::~Impl() {
+  alarm_.reset();
+  on_released_(this);
+}
 
 void GenerateCall::Impl::Start() { StartAttempt(); }
 

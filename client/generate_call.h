@@ -31,11 +31,14 @@ class RetryPolicy {
 };
 
 // Owned by whoever runs it: the attempt under way or the timer before the next one, so it lives
-// until on_done has returned. Start once. All methods are for any thread.
+// until on_done has returned and the attempts' contexts are gone. stub must outlive it; its
+// destruction ends with on_released, after which it touches gRPC no more. Start once. All methods
+// are for any thread.
 struct GenerateCall::Impl : std::enable_shared_from_this<GenerateCall::Impl> {
  public:
-  Impl(std::shared_ptr<v1::Generation::Stub> stub, v1::GenerateRequest request,
-       const CallOptions& options, Client::EventCallback on_event, Client::DoneCallback on_done);
+  Impl(v1::Generation::Stub* stub, v1::GenerateRequest request, const CallOptions& options,
+       Client::EventCallback on_event, Client::DoneCallback on_done,
+       std::function<void(Impl*)> on_released);
   ~Impl();
   void Start();
   void Cancel();
@@ -45,10 +48,11 @@ struct GenerateCall::Impl : std::enable_shared_from_this<GenerateCall::Impl> {
   void StartAttempt();
   void AttemptDone(absl::Status status, bool got_event, bool got_finished);
 
-  const std::shared_ptr<v1::Generation::Stub> stub_;
+  v1::Generation::Stub* const stub_;
   const v1::GenerateRequest request_;
   const Client::EventCallback on_event_;
   const Client::DoneCallback on_done_;
+  const std::function<void(Impl*)> on_released_;
   RetryPolicy retry_;  // touched by one attempt's end at a time
 
   std::mutex mutex_;  // guards what follows; never held over a call into gRPC or a callback

@@ -1,0 +1,198 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "client/cli/options.h"
+
+namespace t2r::client {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Pair;
+
+ParseResult Parse(std::vector<const char*> arguments, const std::string& server = "") {
+  arguments.insert(arguments.begin(), "t2r");
+  return ParseCommandLine(static_cast<int>(arguments.size()), arguments.data(), server);
+}
+
+void ExpectUsageError(const std::vector<const char*>& arguments, const std::string& named) {
+  const ParseResult result = Parse(arguments);
+  EXPECT_FALSE(result.command_line) << named;
+  EXPECT_EQ(result.exit_code, 2) << named;
+  EXPECT_THAT(result.message, HasSubstr(named));
+  EXPECT_THAT(result.message, HasSubstr("--help"));
+}
+
+TEST(OptionsTest, GenerateTakesEveryFlag) {
+  const ParseResult result = Parse({"generate",
+                                    "--server",
+                                    "h:1",
+                                    "--timeout",
+                                    "1.5",
+                                    "--retries",
+                                    "3",
+                                    "--max-tokens",
+                                    "9",
+                                    "--temperature",
+                                    "0",
+                                    "--top-k",
+                                    "4",
+                                    "--top-p",
+                                    "0.5",
+                                    "--min-p",
+                                    "0.25",
+                                    "--repetition-penalty",
+                                    "1.5",
+                                    "--frequency-penalty",
+                                    "-1",
+                                    "--presence-penalty",
+                                    "2",
+                                    "--logit-bias",
+                                    "13=-2.5",
+                                    "--logit-bias",
+                                    "7=1",
+                                    "--seed",
+                                    "18446744073709551615",
+                                    "--stop",
+                                    "a b",
+                                    "--stop",
+                                    "c",
+                                    "--include-stop",
+                                    "--stop-token-ids",
+                                    "5,6",
+                                    "--ignore-eos",
+                                    "--logprobs",
+                                    "2",
+                                    "--json",
+                                    "--stats",
+                                    "--ids",
+                                    "the prompt"});
+  ASSERT_TRUE(result.command_line) << result.message;
+  const CommandLine& line = *result.command_line;
+  EXPECT_EQ(line.command, Command::kGenerate);
+  EXPECT_EQ(line.server, "h:1");
+  EXPECT_EQ(line.timeout_seconds, 1.5);
+  EXPECT_EQ(line.retries, 3);
+  EXPECT_EQ(line.text, "the prompt");
+  EXPECT_FALSE(line.tokens);
+  const GenerateRequest& g = line.generate;
+  EXPECT_EQ(g.max_tokens, 9);
+  EXPECT_EQ(g.sampling.temperature, 0.0f);
+  EXPECT_EQ(g.sampling.top_k, 4);
+  EXPECT_EQ(g.sampling.top_p, 0.5f);
+  EXPECT_EQ(g.sampling.min_p, 0.25f);
+  EXPECT_EQ(g.sampling.repetition_penalty, 1.5f);
+  EXPECT_EQ(g.sampling.frequency_penalty, -1.0f);
+  EXPECT_EQ(g.sampling.presence_penalty, 2.0f);
+  EXPECT_THAT(g.sampling.logit_bias, ElementsAre(Pair(7, 1.0f), Pair(13, -2.5f)));
+  EXPECT_EQ(g.sampling.seed, 18446744073709551615u);
+  EXPECT_THAT(g.stop, ElementsAre("a b", "c"));
+  EXPECT_TRUE(g.include_stop);
+  EXPECT_THAT(g.stop_token_ids, ElementsAre(5, 6));
+  EXPECT_TRUE(g.ignore_eos);
+  EXPECT_EQ(g.logprobs, 2);
+  EXPECT_TRUE(line.json);
+  EXPECT_TRUE(line.stats);
+  EXPECT_TRUE(line.ids);
+}
+
+TEST(OptionsTest, GenerateDefaults) {
+  const ParseResult result = Parse({"generate", "-"}, "env:2");
+  ASSERT_TRUE(result.command_line) << result.message;
+  const CommandLine& line = *result.command_line;
+  EXPECT_EQ(line.server, "env:2");
+  EXPECT_EQ(line.text, "-");
+  EXPECT_EQ(line.timeout_seconds, 0);
+  EXPECT_EQ(line.generate.max_tokens, 0);
+  EXPECT_EQ(line.generate.sampling.temperature, std::nullopt);
+  EXPECT_EQ(line.generate.sampling.seed, std::nullopt);
+}
+
+TEST(OptionsTest, AnEmptyTextIsAText) {
+  const ParseResult result = Parse({"generate", ""});
+  ASSERT_TRUE(result.command_line) << result.message;
+  EXPECT_EQ(result.command_line->text, "");
+}
+
+TEST(OptionsTest, TokensInsteadOfText) {
+  const ParseResult result = Parse({"score", "--tokens", "1,4294967295"});
+  ASSERT_TRUE(result.command_line) << result.message;
+  EXPECT_FALSE(result.command_line->text);
+  ASSERT_TRUE(result.command_line->tokens);
+  EXPECT_THAT(*result.command_line->tokens, ElementsAre(1, 4294967295u));
+}
+
+TEST(OptionsTest, DetokenizeTakesIdsWithCommasOrSpaces) {
+  const ParseResult result = Parse({"detokenize", "1,2", "3"});
+  ASSERT_TRUE(result.command_line) << result.message;
+  EXPECT_THAT(result.command_line->tokens.value_or(TokenIds()), ElementsAre(1, 2, 3));
+}
+
+TEST(OptionsTest, TextAfterADoubleDashMayLookLikeAnOption) {
+  const ParseResult result = Parse({"tokenize", "--", "--json"});
+  ASSERT_TRUE(result.command_line) << result.message;
+  EXPECT_EQ(result.command_line->text, "--json");
+  EXPECT_FALSE(result.command_line->json);
+}
+
+TEST(OptionsTest, Bench) {
+  const ParseResult defaults = Parse({"bench"});
+  ASSERT_TRUE(defaults.command_line) << defaults.message;
+  EXPECT_THAT(defaults.command_line->bench.sessions, ElementsAre(1, 16, 64, 256));
+  EXPECT_EQ(defaults.command_line->bench.max_seconds, 60);
+  const ParseResult load =
+      Parse({"bench", "--sessions", "2,1000", "--prompt-tokens", "8", "--output-tokens", "4",
+             "--requests", "5", "--seed", "6", "--max-seconds", "0.5"});
+  ASSERT_TRUE(load.command_line) << load.message;
+  const BenchOptions& bench = load.command_line->bench;
+  EXPECT_THAT(bench.sessions, ElementsAre(2, 1000));
+  EXPECT_EQ(bench.prompt_tokens, 8);
+  EXPECT_EQ(bench.output_tokens, 4);
+  EXPECT_EQ(bench.requests, 5);
+  EXPECT_EQ(bench.seed, 6);
+  EXPECT_EQ(bench.max_seconds, 0.5);
+  EXPECT_EQ(load.command_line->generate.sampling.seed, std::nullopt);
+  const ParseResult positions = Parse({"bench", "--at-positions", "128,65536"});
+  ASSERT_TRUE(positions.command_line) << positions.message;
+  EXPECT_THAT(positions.command_line->bench.at_positions, ElementsAre(128, 65536));
+  EXPECT_EQ(positions.command_line->bench.max_seconds, 600);
+}
+
+TEST(OptionsTest, UsageErrorsNameWhatIsWrong) {
+  ExpectUsageError({}, "subcommand");
+  ExpectUsageError({"frobnicate"}, "frobnicate");
+  ExpectUsageError({"generate"}, "--tokens");
+  ExpectUsageError({"score"}, "--tokens");
+  ExpectUsageError({"tokenize"}, "text");
+  ExpectUsageError({"generate", "x", "--tokens", "1"}, "--tokens");
+  ExpectUsageError({"generate", "--tokens", "1,-2"}, "--tokens");
+  ExpectUsageError({"generate", "--tokens", "1,x"}, "--tokens");
+  ExpectUsageError({"generate", "--tokens", "4294967296"}, "--tokens");
+  ExpectUsageError({"generate", "x", "--top-p", "1.5"}, "--top-p");
+  ExpectUsageError({"generate", "x", "--temperature", "-1"}, "--temperature");
+  ExpectUsageError({"generate", "x", "--temperature", "nan"}, "--temperature");
+  ExpectUsageError({"generate", "x", "--logit-bias", "3:4"}, "3:4");
+  ExpectUsageError({"generate", "x", "--logit-bias", "3=101"}, "[-100, 100]");
+  ExpectUsageError({"generate", "x", "--logit-bias", "-3=1"}, "-3=1");
+  ExpectUsageError({"generate", "x", "y"}, "y");
+  ExpectUsageError({"generate", "x", "--unknown"}, "--unknown");
+  ExpectUsageError({"model", "--timeout", "-1"}, "--timeout");
+  ExpectUsageError({"bench", "--sessions", "0"}, "--sessions");
+  ExpectUsageError({"bench", "--sessions", "1", "--at-positions", "5"}, "--at-positions");
+}
+
+TEST(OptionsTest, HelpHasExamplesAndExitsWithZero) {
+  for (const char* command :
+       {"generate", "score", "tokenize", "detokenize", "model", "health", "bench"}) {
+    const ParseResult result = Parse({command, "--help"});
+    EXPECT_FALSE(result.command_line);
+    EXPECT_EQ(result.exit_code, 0);
+    EXPECT_THAT(result.message, HasSubstr("Examples:\n  t2r " + std::string(command)));
+    EXPECT_THAT(result.message, HasSubstr("--server"));
+  }
+  EXPECT_THAT(Parse({"--help"}).message, HasSubstr("Exit status"));
+  EXPECT_THAT(Parse({"--version"}).message, HasSubstr("t2r 0."));
+}
+
+}  // namespace
+}  // namespace t2r::client
