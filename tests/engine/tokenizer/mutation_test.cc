@@ -12,7 +12,7 @@ std::vector<std::string> FuzzSeeds();
 
 namespace {
 
-void Run(const std::string& input) {
+void RunOne(const std::string& input) {
   EXPECT_EQ(LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(input.data()), input.size()),
             0);
 }
@@ -53,8 +53,8 @@ TEST(Mutations, NeverCrash) {
   const std::vector<std::string> seeds = FuzzSeeds();
   ASSERT_FALSE(seeds.empty());
   std::mt19937 random(7);
-  for (const std::string& seed : seeds) Run(seed);
-  for (int i = 0; i < 1500; ++i) Run(Mutate(seeds[random() % seeds.size()], seeds, random));
+  for (const std::string& seed : seeds) RunOne(seed);
+  for (int i = 0; i < 1500; ++i) RunOne(Mutate(seeds[random() % seeds.size()], seeds, random));
 }
 
 }  // namespace
