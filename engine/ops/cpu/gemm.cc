@@ -35,8 +35,9 @@ constexpr int kLanes = static_cast<int>(hn::MaxLanes(DF()));
 constexpr int kPanel = 2 * kLanes;
 // Rows of the largest tile: two vectors a row of accumulators, and room for the operands.
 constexpr int kMaxRows = HWY_TARGET <= HWY_AVX3 ? 12 : 6;
-// Input features of a block: a panel's block stays in the first-level cache over all rows' tiles.
-constexpr int64_t kBlock = 512;
+// Input features of a block at most: a panel's block and a tile's rows stay in the first-level
+// cache over all tiles.
+constexpr int64_t kBlock = 320;
 
 // How many panels a tile of `rows` rows takes, to have enough independent chains in flight.
 constexpr int PanelsFor(int rows) { return std::max(1, std::min(4, kMaxRows / rows)); }
@@ -156,9 +157,10 @@ void RunTask(const GemmTask& task) {
   const int64_t tiles = (rows + kMaxRows - 1) / kMaxRows;
   const auto row_of = [&](int64_t tile) { return task.first_row + rows * tile / tiles; };
   // Blocks of K pay when several tiles share a panel's block.
-  const int64_t block = tiles > 2 ? kBlock : std::max<int64_t>(task.cols, 1);
-  for (int64_t k = 0; k < task.cols; k += block) {
-    const int64_t count = std::min(block, task.cols - k);
+  const int64_t blocks = tiles > 2 ? (task.cols + kBlock - 1) / kBlock : 1;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t k = task.cols * b / blocks;
+    const int64_t count = task.cols * (b + 1) / blocks - k;
     if (tiles == 1) {
       DispatchTile<kMaxRows, kBf16>(task, rows, task.first_row, k, count, task.scratch);
       continue;
