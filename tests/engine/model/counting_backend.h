@@ -1,0 +1,137 @@
+// A backend that passes every call on and counts, from the ops' arguments, what each must do.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/ops/backend.h"
+
+namespace t2r::testing {
+
+struct OpCounts {
+  int64_t flops = 0;         // of matrix products and attention: 2 a multiply-add
+  int64_t weight_bytes = 0;  // matrices, biases, norm weights, feature maps
+  int64_t state_bytes = 0;   // recurrent states, keys and values; read and written
+  int64_t elements = 0;      // rows · columns of all other ops
+  int64_t calls = 0;
+
+  bool operator==(const OpCounts&) const = default;
+};
+
+class CountingBackend : public Backend {
+ public:
+  explicit CountingBackend(std::unique_ptr<Backend> inner) : inner_(std::move(inner)) {}
+
+  OpCounts counts;
+
+  std::string Describe() const override { return inner_->Describe(); }
+  DType activation_dtype() const override { return inner_->activation_dtype(); }
+  Buffer Allocate(size_t bytes) override { return inner_->Allocate(bytes); }
+  void CopyToDevice(void* device, const void* host, size_t bytes) override {
+    inner_->CopyToDevice(device, host, bytes);
+  }
+  void CopyToHost(void* host, const void* device, size_t bytes) override {
+    inner_->CopyToHost(host, device, bytes);
+  }
+  void CopyOnDevice(void* to, const void* from, size_t bytes) override {
+    inner_->CopyOnDevice(to, from, bytes);
+  }
+  void Zero(void* device, size_t bytes) override { inner_->Zero(device, bytes); }
+  std::unique_ptr<Matrix> LoadMatrix(std::span<const HostMatrix> parts, DType dtype) override {
+    return inner_->LoadMatrix(parts, dtype);
+  }
+  Buffer LoadVector(std::span<const float> values) override { return inner_->LoadVector(values); }
+  std::unique_ptr<Matrix> LoadTable(const HostMatrix& table) override {
+    return inner_->LoadTable(table);
+  }
+
+  void BeginStep(const Batch& batch) override {
+    ++counts.calls;
+    inner_->BeginStep(batch);
+  }
+  void Embed(const Batch& batch, const Matrix& table, const Matrix* positions,
+             Tensor out) override {
+    Element(out);
+    inner_->Embed(batch, table, positions, out);
+  }
+  void RmsNorm(Tensor x, const float* weight, float eps, Tensor out) override {
+    Element(x);
+    counts.weight_bytes += x.cols * 4;
+    inner_->RmsNorm(x, weight, eps, out);
+  }
+  void LayerNorm(Tensor x, const float* weight, const float* bias, float eps, Tensor out) override {
+    Element(x);
+    counts.weight_bytes += x.cols * 8;
+    inner_->LayerNorm(x, weight, bias, eps, out);
+  }
+  void MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMode mode, Tensor out) override {
+    ++counts.calls;
+    counts.flops += 2 * x.rows * w.rows() * w.cols();
+    counts.weight_bytes += w.rows() * w.cols() * static_cast<int64_t>(SizeOf(w.dtype()));
+    if (bias != nullptr) counts.weight_bytes += w.rows() * 4;
+    inner_->MatMul(x, w, bias, mode, out);
+  }
+  void RopeTable(const Batch& batch, std::span<const double> inverse_frequencies, double factor,
+                 Tensor cos_sin) override {
+    Element(cos_sin);
+    inner_->RopeTable(batch, inverse_frequencies, factor, cos_sin);
+  }
+  void Rope(Tensor cos_sin, int heads, int head_dim, Tensor x) override {
+    Element(x);
+    inner_->Rope(cos_sin, heads, head_dim, x);
+  }
+  void LinearAttention(const Batch& batch, const LinearAttentionArgs& args) override {
+    ++counts.calls;
+    const int64_t k = args.map.features;
+    const int64_t d = args.head_dim;
+    const int64_t rows = batch.rows();
+    if (!args.map.folded) {
+      const int64_t projected = args.map.projected_features();
+      counts.flops += rows * (args.heads + args.groups) * 2 * projected * d;
+      if (args.map.weight != nullptr) counts.weight_bytes += args.groups * projected * d * 4;
+      if (args.map.bias != nullptr) counts.weight_bytes += args.groups * projected * 4;
+    }
+    counts.flops += rows * args.groups * (2 * k * d + k);
+    counts.flops += rows * args.heads * (2 * k * d + 2 * k);
+    // A segment's state is read and written once, however many rows it has.
+    counts.state_bytes +=
+        static_cast<int64_t>(batch.segments.size()) * 2 * args.groups * k * (d + 1) * 4;
+    inner_->LinearAttention(batch, args);
+  }
+  void FullAttention(const Batch& batch, const FullAttentionArgs& args) override {
+    ++counts.calls;
+    const int64_t d = args.head_dim;
+    for (const int64_t position : batch.positions) {
+      counts.flops += 4 * args.heads * (position + 1) * d;
+      counts.state_bytes += 2 * args.groups * (position + 2) * d * 4;
+    }
+    inner_->FullAttention(batch, args);
+  }
+  void SwiGlu(Tensor gate_up, Tensor out) override {
+    Element(gate_up);
+    inner_->SwiGlu(gate_up, out);
+  }
+  void GeluTanh(Tensor x) override {
+    Element(x);
+    inner_->GeluTanh(x);
+  }
+  void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override {
+    Element(out);
+    inner_->GatherRows(x, rows, out);
+  }
+  void ParallelFor(int64_t count, const std::function<void(int64_t)>& fn) override {
+    inner_->ParallelFor(count, fn);
+  }
+
+ private:
+  void Element(const Tensor& tensor) {
+    ++counts.calls;
+    counts.elements += tensor.rows * tensor.cols;
+  }
+
+  std::unique_ptr<Backend> inner_;
+};
+
+}  // namespace t2r::testing

@@ -1,0 +1,78 @@
+// Real checkpoints with known outputs, from the shared test data; skipped where that is absent.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/engine/model/engine_fixture.h"
+
+namespace t2r::testing {
+namespace {
+
+std::unique_ptr<Engine> LoadKnown(const std::string& directory, const std::string& dtype = "auto") {
+  EngineOptions options;
+  options.threads = 2;
+  options.dtype = dtype;
+  auto engine = LoadEngine(directory, options);
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  return engine.ok() ? *std::move(engine) : nullptr;
+}
+
+TEST(KnownModelsTest, Stories260KContinuesGreedily) {
+  const std::string directory = SharedData("stories260K");
+  if (directory.empty()) GTEST_SKIP() << "needs shared data: stories260K";
+  const auto engine = LoadKnown(directory);
+  ASSERT_NE(engine, nullptr);
+  EXPECT_THAT(engine->warnings, ::testing::IsEmpty());
+  EXPECT_EQ(engine->config.eos_token_ids, std::vector<int32_t>({2}));
+  EXPECT_THAT(Generate(*engine->executor, {1, 403, 407, 261, 378}, 12, Greedy()),
+              ::testing::ElementsAre(432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 338));
+}
+
+TEST(KnownModelsTest, GptNanoSortSortsAllInputs) {
+  const std::string directory = SharedData("gpt-nano-sort");
+  if (directory.empty()) GTEST_SKIP() << "needs shared data: gpt-nano-sort";
+  const auto engine = LoadKnown(directory);
+  ASSERT_NE(engine, nullptr);
+  EXPECT_EQ(engine->executor->limits().position_limit, 11);
+  // Sixty-four inputs at a time, as sessions side by side.
+  Executor& executor = *engine->executor;
+  for (int first = 0; first < 729; first += 64) {
+    const int count = std::min(64, 729 - first);
+    std::vector<std::vector<int32_t>> inputs(count);
+    std::vector<std::vector<int32_t>> next;
+    std::vector<std::vector<int32_t>> sorted(count);
+    std::vector<int> slots;
+    for (int i = 0; i < count; ++i) {
+      for (int digit = 0, value = first + i; digit < 6; ++digit, value /= 3) {
+        inputs[i].push_back(value % 3);
+      }
+      slots.push_back(executor.Open(11, Greedy()));
+    }
+    next = inputs;
+    for (int64_t step = 0; step < 6; ++step) {
+      // The prompts take 6 rows each: they go in halves to fit the step's tokens.
+      for (int part = 0; part < 2; ++part) {
+        std::vector<Work> works;
+        for (int i = part; i < count; i += 2) {
+          works.push_back(MakeWork(slots[i], next[i], step == 0 ? 0 : 5 + step, true));
+        }
+        if (works.empty()) continue;
+        std::vector<WorkResult> results;
+        executor.Step(works, &results);
+        for (int i = part, w = 0; i < count; i += 2, ++w) {
+          sorted[i].push_back(results[w].sampled.token);
+          next[i] = {sorted[i].back()};
+        }
+      }
+    }
+    for (int i = 0; i < count; ++i) {
+      executor.Close(slots[i]);
+      std::sort(inputs[i].begin(), inputs[i].end());
+      EXPECT_EQ(sorted[i], inputs[i]) << "input " << first + i;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace t2r::testing

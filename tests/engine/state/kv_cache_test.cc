@@ -1,0 +1,79 @@
+#include "engine/state/kv_cache.h"
+
+#include <gtest/gtest.h>
+
+#include <climits>
+#include <set>
+
+namespace t2r {
+namespace {
+
+class KvCacheTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<Backend> backend_ = MakeBackend({"cpu", 1});
+};
+
+TEST_F(KvCacheTest, ReservesWholePagesOrNothing) {
+  KvCache cache(*backend_, {2, 3, 4}, 5, 3);
+  EXPECT_EQ(KvCache::PagesFor(1), 1);
+  EXPECT_EQ(KvCache::PagesFor(64), 1);
+  EXPECT_EQ(KvCache::PagesFor(65), 2);
+  EXPECT_TRUE(cache.Reserve(0, 130));
+  EXPECT_EQ(cache.table(0).size(), 3U);
+  EXPECT_FALSE(cache.CanReserve(129));
+  EXPECT_FALSE(cache.Reserve(1, 129));
+  EXPECT_EQ(cache.free_pages(), 2);
+  EXPECT_TRUE(cache.table(1).empty());
+  EXPECT_TRUE(cache.Reserve(1, 128));
+  EXPECT_EQ(cache.free_pages(), 0);
+  EXPECT_FALSE(cache.CanReserve(1));
+}
+
+TEST_F(KvCacheTest, NoPageHasTwoOwners) {
+  KvCache cache(*backend_, {1, 1, 8}, 7, 3);
+  for (int round = 0; round < 20; ++round) {
+    EXPECT_TRUE(cache.Reserve(0, 64 * (1 + round % 3)));
+    EXPECT_TRUE(cache.Reserve(1, 64 * (1 + round % 2)));
+    EXPECT_TRUE(cache.Reserve(2, 100));
+    std::set<int32_t> pages;
+    size_t count = 0;
+    for (int slot = 0; slot < 3; ++slot) {
+      for (const int32_t page : cache.table(slot)) {
+        EXPECT_GE(page, 0);
+        EXPECT_LT(page, 7);
+        pages.insert(page);
+        ++count;
+      }
+    }
+    EXPECT_EQ(pages.size(), count);
+    for (const int slot : {1, 0, 2}) cache.Release(slot);
+    EXPECT_EQ(cache.free_pages(), 7);
+  }
+}
+
+TEST_F(KvCacheTest, LayersLieSideBySideInAPage) {
+  const KvShape shape{3, 2, 4};
+  EXPECT_EQ(shape.layer_floats(), 2 * 2 * kKvPageSize * 4);
+  EXPECT_EQ(shape.page_bytes(), 3 * shape.layer_floats() * 4);
+  KvCache cache(*backend_, shape, 2, 1);
+  EXPECT_EQ(cache.page_stride(), 3 * shape.layer_floats());
+  EXPECT_EQ(cache.layer(2) - cache.layer(0), 2 * shape.layer_floats());
+  cache.layer(2)[cache.page_stride() + shape.layer_floats() - 1] = 1.0F;  // the buffer's last float
+}
+
+TEST_F(KvCacheTest, WithoutFullLayersEverythingFits) {
+  KvCache cache(*backend_, {}, 100, 2);
+  EXPECT_EQ(cache.pages(), 0);
+  EXPECT_TRUE(cache.CanReserve(int64_t{1} << 50));
+  EXPECT_TRUE(cache.Reserve(0, int64_t{1} << 50));
+  EXPECT_TRUE(cache.table(0).empty());
+  cache.Release(0);
+}
+
+TEST_F(KvCacheTest, ImpossibleSizesAreErrors) {
+  EXPECT_THROW(KvCache(*backend_, {4096, 1 << 14, 1 << 14}, INT_MAX, 1), DeviceError);
+  EXPECT_THROW(KvCache(*backend_, {1, 1, 1}, int64_t{1} << 40, 1), DeviceError);
+}
+
+}  // namespace
+}  // namespace t2r

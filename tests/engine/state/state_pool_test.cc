@@ -1,0 +1,87 @@
+#include "engine/state/state_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <climits>
+#include <set>
+
+namespace t2r {
+namespace {
+
+std::span<float> Slot(const StatePool& pool, int slot) {
+  return {pool.layer(0) + slot * pool.stride(), static_cast<size_t>(pool.shape().bytes() / 4)};
+}
+
+bool IsZero(std::span<const float> values) {
+  return std::all_of(values.begin(), values.end(), [](float v) { return v == 0; });
+}
+
+class StatePoolTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<Backend> backend_ = MakeBackend({"cpu", 1});
+};
+
+TEST_F(StatePoolTest, BytesFollowTheFormula) {
+  const StateShape shape{5, 4, 32, 8};
+  EXPECT_EQ(shape.layer_floats(), 4 * 32 * 9);
+  EXPECT_EQ(shape.bytes(), 5 * 4 * 32 * 9 * 4);
+}
+
+TEST_F(StatePoolTest, SlotsAreDistinctZeroAndAligned) {
+  StatePool pool(*backend_, {3, 2, 5, 7}, 6);
+  EXPECT_EQ(pool.slots(), 6);
+  EXPECT_EQ(pool.stride() % 16, 0);
+  EXPECT_GE(pool.stride() * 4, pool.shape().bytes());
+  EXPECT_EQ(pool.layer(1) - pool.layer(0), pool.shape().layer_floats());
+  std::set<int> slots;
+  for (int i = 0; i < 6; ++i) {
+    const int slot = pool.Acquire();
+    EXPECT_TRUE(slots.insert(slot).second);
+    EXPECT_TRUE(IsZero(Slot(pool, slot)));
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(Slot(pool, slot).data()) % 64, 0U);
+    std::fill(Slot(pool, slot).begin(), Slot(pool, slot).end(), static_cast<float>(i + 1));
+  }
+  EXPECT_EQ(pool.free_slots(), 0);
+  EXPECT_EQ(pool.Acquire(), -1);
+}
+
+TEST_F(StatePoolTest, ReleaseZeroesThatSlotOnly) {
+  StatePool pool(*backend_, {2, 1, 3, 4}, 2);
+  const int a = pool.Acquire();
+  const int b = pool.Acquire();
+  std::fill(Slot(pool, a).begin(), Slot(pool, a).end(), 1.0F);
+  std::fill(Slot(pool, b).begin(), Slot(pool, b).end(), 2.0F);
+  pool.Release(a);
+  EXPECT_EQ(Slot(pool, b).front(), 2.0F);
+  EXPECT_EQ(Slot(pool, b).back(), 2.0F);
+  EXPECT_EQ(pool.Acquire(), a);
+  EXPECT_TRUE(IsZero(Slot(pool, a)));
+}
+
+TEST_F(StatePoolTest, CopyForksAState) {
+  StatePool pool(*backend_, {2, 1, 3, 4}, 3);
+  const int a = pool.Acquire();
+  const int b = pool.Acquire();
+  const int c = pool.Acquire();
+  for (size_t i = 0; i < Slot(pool, a).size(); ++i) Slot(pool, a)[i] = static_cast<float>(i);
+  pool.Copy(a, c);
+  EXPECT_TRUE(std::equal(Slot(pool, a).begin(), Slot(pool, a).end(), Slot(pool, c).begin()));
+  EXPECT_TRUE(IsZero(Slot(pool, b)));
+}
+
+TEST_F(StatePoolTest, AModelWithoutLinearLayersNeedsNoState) {
+  StatePool pool(*backend_, {}, 2);
+  EXPECT_EQ(pool.shape().bytes(), 0);
+  const int slot = pool.Acquire();
+  EXPECT_GE(slot, 0);
+  pool.Release(slot);
+  EXPECT_EQ(pool.free_slots(), 2);
+}
+
+TEST_F(StatePoolTest, ImpossibleSizesAreErrors) {
+  EXPECT_THROW(StatePool(*backend_, {INT_MAX, 1 << 14, 1 << 14, 64}, INT_MAX), DeviceError);
+}
+
+}  // namespace
+}  // namespace t2r
