@@ -1,0 +1,33 @@
+# The CPU server and the client command on Debian 12.
+#   docker build -t t2r .
+#   docker run --rm -p 50051:50051 -p 9100:9100 t2r
+#   docker run --rm -p 50051:50051 -v "$PWD/my-model:/model:ro" t2r --model /model --max-sessions 64
+# Arguments are added to the addresses, in place of the default model; SIGTERM drains, so give `docker stop -t`
+# more than --drain-seconds.
+FROM debian:12-slim AS build
+WORKDIR /src
+COPY scripts/setup scripts/setup
+RUN scripts/setup --no-train && rm -rf /var/lib/apt/lists/*
+COPY . .
+RUN cmake --preset release -DT2R_CONVERT=OFF -DT2R_TESTS=OFF \
+ && cmake --build --preset release --target t2r-server t2r \
+ && strip build/release/t2r-server build/release/t2r
+
+# libsentencepiece0 is loaded on demand, so that ldd does not show it.
+FROM debian:12-slim
+RUN apt-get update -qq \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+      libabsl20220623 libcivetweb1 libgrpc++1.51 libhwy1 libpcre2-8-0 libprometheus-cpp-core1.0 \
+      libprotobuf32 libsentencepiece0 \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --system --no-create-home --shell /usr/sbin/nologin t2r
+COPY --from=build /src/build/release/t2r-server /src/build/release/t2r /usr/local/bin/
+COPY --from=build /src/models/demo /models/demo
+USER t2r
+EXPOSE 50051 9100
+STOPSIGNAL SIGTERM
+# A large model takes a while to load: raise --start-period for it.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+  CMD ["t2r", "health", "--server", "127.0.0.1:50051", "--timeout", "3"]
+ENTRYPOINT ["t2r-server", "--listen", "0.0.0.0:50051", "--admin", "0.0.0.0:9100"]
+CMD ["--model", "/models/demo"]
