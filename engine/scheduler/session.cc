@@ -1,7 +1,6 @@
 #include "engine/scheduler/session.h"
 
 #include <algorithm>
-#include <iterator>
 #include <span>
 #include <utility>
 
@@ -140,9 +139,10 @@ FinishEvent Session::MakeFinish(FinishReason reason, absl::Status status, absl::
   event.scores = std::move(scores_);
   const absl::Time opened = std::min(opened_, now);
   const absl::Time first = std::min(first_token_, now);
-  event.queue_time = opened - submitted_;
-  event.prefill_time = first - opened;
-  event.decode_time = now - first;
+  // The clock may be set back.
+  event.queue_time = std::max(opened - submitted_, absl::ZeroDuration());
+  event.prefill_time = std::max(first - opened, absl::ZeroDuration());
+  event.decode_time = std::max(now - first, absl::ZeroDuration());
   return event;
 }
 

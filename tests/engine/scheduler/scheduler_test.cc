@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "tests/engine/scheduler/testing/fake_executor.h"
 #include "tests/engine/scheduler/testing/fakes.h"
 
@@ -104,7 +105,7 @@ TEST(SchedulerTest, ScoreOfOneIdIsEmptyAndNeedsNoStep) {
 TEST(SchedulerTest, StopStringWithTokenizer) {
   FakeExecutor executor;
   std::vector<std::string> pieces(100);
-  for (size_t i = 1; i < pieces.size(); ++i) pieces[i] = "<" + std::to_string(i) + ">";
+  for (size_t i = 1; i < pieces.size(); ++i) pieces[i] = absl::StrCat("<", i, ">");
   const FakeTokenizer tokenizer(pieces);
   Scheduler scheduler(executor, &tokenizer, nullptr, SchedulerOptions());
   Request request = MakeRequest(3, 50);

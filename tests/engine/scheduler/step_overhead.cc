@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/scheduler/scheduler.h"
 #include "tests/engine/scheduler/testing/fakes.h"
@@ -65,14 +66,14 @@ class CountingSink : public EventSink {
 
 absl::Duration Measure(int sessions, int64_t steps, bool text, int stops) {
   std::vector<std::string> pieces(100);
-  for (size_t i = 1; i < pieces.size(); ++i) pieces[i] = " word" + std::to_string(i);
+  for (size_t i = 1; i < pieces.size(); ++i) pieces[i] = absl::StrCat(" word", i);
   const FakeTokenizer tokenizer(pieces);
   TimedExecutor executor(sessions, steps);
   {
     Scheduler scheduler(executor, text ? &tokenizer : nullptr, nullptr, SchedulerOptions());
     for (int i = 0; i < sessions; ++i) {
       Request request = MakeRequest(1, steps, i);
-      for (int s = 0; s < stops; ++s) request.stop.push_back("never " + std::to_string(s));
+      for (int s = 0; s < stops; ++s) request.stop.push_back(absl::StrCat("never ", s));
       SubmitOrFail(scheduler, std::move(request), std::make_shared<CountingSink>());
     }
     scheduler.Drain(absl::InfiniteFuture());
