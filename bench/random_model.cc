@@ -19,20 +19,21 @@ namespace {
 
 struct Shape {
   const char* name;
-  bool gpt2;
   int hidden, layers, heads, kv_heads, head_dim, inner, vocab;
-  int64_t positions;
+  int positions;
+  double rope_theta;  // 0: GPT-2
   bool tied;
-  double rope_theta;  // Llama only
-  bool llama3_rope;   // Llama 3's scaling of it, with the factor of the 3.2 models
+  bool llama3_rope;  // Llama 3's scaling, with the factor of the 3.2 models
+
+  bool gpt2() const { return rope_theta == 0; }
 };
 
 constexpr Shape kShapes[] = {
-    {"smollm2-135m", false, 576, 30, 9, 3, 64, 1536, 49152, 8192, true, 1e5, false},
-    {"llama-3.2-1b", false, 2048, 16, 32, 8, 64, 8192, 128256, 131072, true, 5e5, true},
-    {"gpt2-small", true, 768, 12, 12, 12, 64, 3072, 50257, 1024, true, 0, false},
-    {"demo-like", false, 256, 6, 4, 4, 64, 688, 4096, 512, true, 1e4, false},
-    {"tiny", false, 64, 2, 4, 2, 16, 172, 512, 512, true, 1e4, false},
+    {"smollm2-135m", 576, 30, 9, 3, 64, 1536, 49152, 8192, 1e5, true, false},
+    {"llama-3.2-1b", 2048, 16, 32, 8, 64, 8192, 128256, 131072, 5e5, true, true},
+    {"gpt2-small", 768, 12, 12, 12, 64, 3072, 50257, 1024, 0, true, false},
+    {"demo-like", 256, 6, 4, 4, 64, 688, 4096, 512, 1e4, true, false},
+    {"tiny", 64, 2, 4, 2, 16, 172, 512, 512, 1e4, true, false},
 };
 
 const Shape* FindShape(const std::string& name) {
@@ -85,7 +86,7 @@ absl::Status Check(const RandomModelOptions& options) {
 
 nlohmann::ordered_json Config(const Shape& shape, const RandomModelOptions& options) {
   nlohmann::ordered_json config;
-  if (shape.gpt2) {
+  if (shape.gpt2()) {
     config = {{"architectures", {"GPT2LMHeadModel"}},
               {"model_type", "gpt2"},
               {"n_embd", shape.hidden},
@@ -262,7 +263,7 @@ absl::Status WriteRandomModel(const RandomModelOptions& options, const std::stri
   config.close();
   if (!config) return absl::InvalidArgumentError("cannot write " + directory + "/config.json");
   Weights weights(options.dtype, options.seed);
-  if (shape.gpt2) {
+  if (shape.gpt2()) {
     AddGpt2(shape, options, &weights);
   } else {
     AddLlama(shape, options, &weights);

@@ -1,0 +1,119 @@
+"""What the bench/serve-* commands share: building, running a server, tables, the machine's name."""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def build(build_dir, targets):
+    """Builds the targets; configures the release preset when there is no build yet."""
+    if not (build_dir / "build.ninja").exists():
+        subprocess.run(["cmake", "--preset", "release", "-B", str(build_dir), "-DT2R_CONVERT=OFF"],
+                       cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["ninja", "-C", str(build_dir), *targets], check=True, stdout=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def server(build_dir, model, *flags):
+    """Runs t2r-server on a free port; yields the address once it is serving."""
+    with tempfile.TemporaryDirectory() as directory:
+        log = pathlib.Path(directory) / "server.log"
+        command = [build_dir / "t2r-server", "--model", model, "--listen", "127.0.0.1:0",
+                   "--admin", "127.0.0.1:0", *flags]
+        with open(log, "w", encoding="utf-8") as file:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
+        try:
+            address = None
+            for line in process.stdout:
+                if line.startswith("grpc: listening on "):
+                    address = line.split()[-1]
+                    break
+            if address is None:
+                sys.exit(f"t2r-server did not start: {log.read_text(encoding='utf-8').strip()}")
+            subprocess.run([build_dir / "t2r", "health", "--server", address, "--timeout", "120"],
+                           check=True, stdout=subprocess.DEVNULL)
+            yield address
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+
+
+def json_lines(command):
+    """Runs a command that prints a JSON object a line; its progress goes to our stderr."""
+    output = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE,
+                            text=True).stdout
+    return [json.loads(line) for line in output.splitlines() if line.strip()]
+
+
+def table(header, rows):
+    """A Markdown table, numbers to the right."""
+    cells = [header, *[[str(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ["| " + " | ".join(c.rjust(w) for c, w in zip(row, widths)) + " |" for row in cells]
+    rule = "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def machine():
+    """CPU, cores and memory in one line."""
+    model, flags = platform.processor(), set()
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                model = value.strip()
+            elif key.strip() == "flags":
+                flags = set(value.split())
+    with open("/proc/meminfo", encoding="utf-8") as file:
+        gib = int(file.readline().split()[1]) / 2**20
+    isa = [name for name in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
+           if name in flags]
+    return f"{model}, {os.cpu_count()} cores ({', '.join(isa)}), {gib:.0f} GiB"
+
+
+def commit():
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE,
+                              text=True).stdout.strip()
+
+    # What the measured binaries are made of; results themselves may be uncommitted.
+    changed = git("status", "--porcelain", "--", "engine", "server", "client", "proto", "bench/*.cc")
+    return git("rev-parse", "--short", "HEAD") + (" with uncommitted changes" if changed else "")
+
+
+def write_results(name, title, text):
+    """bench/results/NAME.md: the text under commit, date, machine, load and command."""
+    directory = ROOT / "bench" / "results"
+    directory.mkdir(exist_ok=True)
+    command = " ".join(shlex.quote(part) for part in [f"bench/{name}", *sys.argv[1:]])
+    date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
+    head = "\n".join([
+        f"# {title}", "",
+        f"Written by `{command}`; do not edit.", "",
+        "| | |", "|---|---|",
+        f"| commit | {commit()} |", f"| date | {date} |", f"| machine | {machine()} |",
+        f"| load average at the end (1, 5, 15 min) | {load} |", ""])
+    path = directory / f"{name}.md"
+    path.write_text(f"{head}\n{text.strip()}\n", encoding="utf-8")
+    print(text.strip())
+    print(f"\nwritten to {path.relative_to(ROOT)}", file=sys.stderr)
+
+
+def number(value, digits=0):
+    return "-" if value is None else f"{value:,.{digits}f}"
