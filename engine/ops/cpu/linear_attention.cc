@@ -9,6 +9,8 @@
 #define HWY_TARGET_INCLUDE "engine/ops/cpu/linear_attention.cc"
 #include <hwy/foreach_target.h>
 // Highway must come after foreach_target.h.
+#include <hwy/cache_control.h>
+
 #include "engine/ops/cpu/features-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -97,6 +99,8 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
   float* s = slot + group * k * n;
   float* z = slot + (args.groups * n + group) * k;
 
+  // A decoding session's state lies in memory: it comes while the features are computed.
+  for (int64_t i = 0; i < k * n; i += 16) hwy::Prefetch(s + i);
   for (int64_t t = segment.first_row; t < segment.first_row + segment.rows; ++t) {
     ComputeFeatures(args, group, false, args.k.f32_row(t) + group * width, phi_k, feature_scratch);
     const int64_t first_head = static_cast<int64_t>(group) * ratio;

@@ -11,6 +11,10 @@ class BackendTest : public OpTest {};
 
 TEST_P(BackendTest, DescribesItself) {
   EXPECT_NE(backend_->Describe().find(GetParam().options.name), std::string::npos);
+  if (GetParam().target != 0) {
+    EXPECT_NE(backend_->Describe().find(hwy::TargetName(GetParam().target)), std::string::npos)
+        << backend_->Describe();
+  }
 }
 
 TEST_P(BackendTest, MemoryIsZeroedAndAligned) {
@@ -49,14 +53,14 @@ TEST_P(BackendTest, ParallelForRunsEveryIndexOnce) {
 
 TEST(MakeBackendTest, RefusesByName) {
   try {
-    MakeBackend({"abacus", 1});
+    t2r::MakeBackend({"abacus", 1});
     FAIL() << "an unknown backend started";
   } catch (const DeviceError& e) {
     EXPECT_NE(std::string(e.what()).find("abacus"), std::string::npos);
   }
-  EXPECT_THROW(MakeBackend({"cpu", -1}), DeviceError);
-  EXPECT_THROW(MakeBackend({"cpu", 100000}), DeviceError);
-  EXPECT_NE(MakeBackend({"cpu", 0}), nullptr);
+  EXPECT_THROW(t2r::MakeBackend({"cpu", -1}), DeviceError);
+  EXPECT_THROW(t2r::MakeBackend({"cpu", 100000}), DeviceError);
+  EXPECT_NE(t2r::MakeBackend({"cpu", 0}), nullptr);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, BackendTest, ::testing::ValuesIn(AllBackends()), CaseName);

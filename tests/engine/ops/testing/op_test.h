@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <hwy/highway.h>
 
 #include <cmath>
 #include <cstring>
@@ -23,11 +24,25 @@ inline constexpr double kU = 0x1p-24;
 struct BackendCase {
   std::string name;
   BackendOptions options;
+  int64_t target = 0;  // the CPU's instruction set, a Highway target; 0: the best of this machine
 };
 
-// Every backend of this build. A backend that runs on a device joins here.
+// Every backend of this build, the CPU's also with each lesser instruction set that it dispatches
+// to. A backend that runs on a device joins here.
 inline std::vector<BackendCase> AllBackends() {
-  return {{"Cpu1Thread", {"cpu", 1}}, {"Cpu2Threads", {"cpu", 2}}};
+  std::vector<BackendCase> cases = {{"Cpu1Thread", {"cpu", 1}}, {"Cpu2Threads", {"cpu", 2}}};
+  const std::vector<int64_t> targets = hwy::SupportedAndGeneratedTargets();
+  for (size_t i = 1; i < targets.size(); ++i) {
+    cases.push_back({std::string("Cpu") + hwy::TargetName(targets[i]), {"cpu", 1}, targets[i]});
+  }
+  return cases;
+}
+
+inline std::unique_ptr<Backend> MakeBackend(const BackendCase& backend) {
+  hwy::SetSupportedTargetsForTest(backend.target);
+  std::unique_ptr<Backend> made = t2r::MakeBackend(backend.options);
+  hwy::SetSupportedTargetsForTest(0);
+  return made;
 }
 
 inline void PrintTo(const BackendCase& backend, std::ostream* os) { *os << backend.name; }
@@ -78,7 +93,7 @@ class DeviceTensor {
 
 class OpTest : public ::testing::TestWithParam<BackendCase> {
  protected:
-  OpTest() : backend_(MakeBackend(GetParam().options)) {}
+  OpTest() : backend_(testing::MakeBackend(GetParam())) {}
 
   // Normal values, rounded to float32 so that reference and backend see the same numbers.
   Mat Random(int64_t rows, int64_t cols, double scale = 1.0) {
