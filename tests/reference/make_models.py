@@ -116,15 +116,27 @@ def catalogue():
         hidden=128, inner=344, vocab=1031)
     add("llama-t2r-few-features", **t2r, feature_size=7)
     # Folding the map into the projections saves work here (k below head_dim) and not above.
-    add("gpt2-t2r-folds", **t2r, **{**gpt2, "hidden": 96, "inner": 384}, feature_size=8)
+    folds = {**gpt2, "hidden": 96, "inner": 384, "feature_size": 16}
+    add("gpt2-t2r-folds", **t2r, **folds)
     for dtype in ("float16", "bfloat16"):
         add(f"llama-t2r-{dtype}", **t2r, **gqa, dtype=dtype)
         add(f"gpt2-t2r-{dtype}", **t2r, **gpt2, dtype=dtype)
         add(f"llama-softmax-{dtype}", dtype=dtype)
         add(f"gpt2-hedgehog-{dtype}", feature_map="hedgehog", **gpt2, dtype=dtype)
+        add(f"gpt2-t2r-folds-{dtype}", **t2r, **folds, dtype=dtype)
     add("llama-t2r-sharded", **t2r, shards=3)
     add("gpt2-softmax-sharded-bfloat16", shards=2, dtype="bfloat16", **gpt2)
     return {spec.name: spec for spec in specs}
+
+
+# One token scored, page and chunk edges (64, 128) from both sides, and several chunks.
+SEQUENCE_LENGTHS = (2, 3, 17, 64, 65, 128, 129, 130, 400)
+
+
+def sequences(spec):
+    """Ids to score a model with, one list for each length."""
+    random = np.random.default_rng(len(spec.name))
+    return [random.integers(0, spec.vocab, size=n).tolist() for n in SEQUENCE_LENGTHS]
 
 
 def config_of(spec):
