@@ -1,0 +1,101 @@
+// Seeded mutations of valid files through the fuzzers' entries.
+#include <gtest/gtest.h>
+
+#include <random>
+#include <string>
+
+#include "engine/model/load.h"
+#include "tests/engine/model/fuzz.h"
+#include "tests/engine/model/model_directory.h"
+#include "tests/engine/model/reference_model.h"
+
+namespace t2r::testing {
+namespace {
+
+constexpr const char* kTokens[] = {"-1",
+                                   "1e309",
+                                   "18446744073709551615",
+                                   "9223372036854775807",
+                                   "0",
+                                   "null",
+                                   "[]",
+                                   "{}",
+                                   "[[[[",
+                                   "\"F32\"",
+                                   "\"I64\"",
+                                   "\"",
+                                   ",",
+                                   "4294967296",
+                                   "true",
+                                   "0.5",
+                                   "1e-320",
+                                   "\\u0000"};
+
+// One to four random edits: bytes changed, inserted, removed, copied, or a telling token put in.
+std::string Mutate(std::string text, std::mt19937& random) {
+  const int edits = 1 + static_cast<int>(random() % 4);
+  for (int i = 0; i < edits && !text.empty(); ++i) {
+    const size_t at = random() % text.size();
+    switch (random() % 6) {
+      case 0:
+        text[at] = static_cast<char>(random());
+        break;
+      case 1:
+        text[at] = static_cast<char>(text[at] ^ (1 << random() % 8));
+        break;
+      case 2:
+        text.erase(at, 1 + random() % 12);
+        break;
+      case 3:
+        text.insert(at, text.substr(random() % text.size(), random() % 40));
+        break;
+      case 4:
+        text.insert(at, kTokens[random() % std::size(kTokens)]);
+        break;
+      default: {  // a number becomes another
+        const size_t digit = text.find_first_of("0123456789", at);
+        if (digit == std::string::npos) break;
+        const size_t end = text.find_first_not_of("0123456789", digit);
+        text.replace(digit, end == std::string::npos ? end : end - digit,
+                     kTokens[random() % std::size(kTokens)]);
+      }
+    }
+  }
+  return text;
+}
+
+void RunMutations(int (*fuzz)(const uint8_t*, size_t), const std::string& text, uint32_t seed,
+                  int count) {
+  const auto* const bytes = reinterpret_cast<const uint8_t*>(text.data());
+  ASSERT_EQ(fuzz(bytes, text.size()), 0);
+  std::mt19937 random(seed);
+  for (int i = 0; i < count; ++i) {
+    const std::string mutant = Mutate(text, random);
+    ASSERT_EQ(fuzz(reinterpret_cast<const uint8_t*>(mutant.data()), mutant.size()), 0)
+        << "mutation " << i << " of seed " << seed;
+  }
+}
+
+TEST(MutationTest, Safetensors) {
+  Tensors tensors;
+  tensors["a.weight"] = {{2, 3}, {1, 2, 3, 4, 5, 6}};
+  tensors["b"] = {{4}, {1, 2, 3, 4}};
+  tensors["scalar"] = {{}, {7}};
+  tensors["empty"] = {{0, 5}, {}};
+  const TemporaryDirectory directory;
+  WriteWeights(directory, tensors);
+  RunMutations(FuzzSafetensors, directory.Read("model.safetensors"), 1, 4000);
+}
+
+TEST(MutationTest, Config) {
+  ModelSpec spec;
+  spec.layers = 4;
+  spec.linear = {true, false, true, false};
+  spec.llama3_factor = 8;
+  RunMutations(FuzzConfig, ConfigOf(spec), 2, 3000);
+  spec.gpt2 = true;
+  RunMutations(FuzzConfig, ConfigOf(spec), 3, 2000);
+}
+
+}  // namespace
+}  // namespace t2r::testing
