@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "convert/error.h"
+#include "convert/recurrent_kernel.h"
 
 namespace t2r::convert {
 namespace {
@@ -19,6 +20,57 @@ using torch::indexing::Slice;
 Tensor Project(const Tensor& x, const Tensor& weight) {
   return torch::bmm(x, weight.transpose(1, 2));
 }
+
+// Linear attention over features by the recurrence (recurrent_kernel.h); CPU, float32.
+// Inputs and outputs have the shapes given there.
+class RecurrentAttention : public torch::autograd::Function<RecurrentAttention> {
+ public:
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& phi_q,
+                        const Tensor& phi_k, const Tensor& v, bool clamp, double eps) {
+    RecurrentShape shape;
+    shape.groups = phi_q.size(0);
+    shape.batch = phi_q.size(1);
+    shape.length = phi_q.size(2);
+    shape.share = phi_q.size(3);
+    shape.features = phi_q.size(4);
+    shape.head_dim = v.size(3);
+    shape.clamp = clamp;
+    shape.eps = static_cast<float>(eps);
+    Tensor y = torch::empty({shape.batch, shape.length, shape.groups, shape.share, shape.head_dim},
+                            v.options());
+    Tensor weight =
+        torch::empty({shape.groups, shape.batch, shape.length, shape.share}, v.options());
+    RecurrentForward(shape, phi_q.data_ptr<float>(), phi_k.data_ptr<float>(), v.data_ptr<float>(),
+                     y.data_ptr<float>(), weight.data_ptr<float>());
+    context->save_for_backward({phi_q, phi_k, v, y, weight});
+    context->saved_data["clamp"] = clamp;
+    context->saved_data["eps"] = eps;
+    return y;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const Tensor &phi_q = saved[0], &phi_k = saved[1], &v = saved[2], &y = saved[3],
+                 &weight = saved[4];
+    const Tensor dy = gradients[0].contiguous();
+    RecurrentShape shape;
+    shape.groups = phi_q.size(0);
+    shape.batch = phi_q.size(1);
+    shape.length = phi_q.size(2);
+    shape.share = phi_q.size(3);
+    shape.features = phi_q.size(4);
+    shape.head_dim = v.size(3);
+    shape.clamp = context->saved_data["clamp"].toBool();
+    shape.eps = static_cast<float>(context->saved_data["eps"].toDouble());
+    Tensor dphi_q = torch::empty_like(phi_q), dphi_k = torch::empty_like(phi_k),
+           dv = torch::empty_like(v);
+    RecurrentBackward(shape, phi_q.data_ptr<float>(), phi_k.data_ptr<float>(), v.data_ptr<float>(),
+                      y.data_ptr<float>(), weight.data_ptr<float>(), dy.data_ptr<float>(),
+                      dphi_q.data_ptr<float>(), dphi_k.data_ptr<float>(), dv.data_ptr<float>());
+    return {dphi_q, dphi_k, dv, Tensor(), Tensor()};
+  }
+};
 
 }  // namespace
 
@@ -43,8 +95,8 @@ Tensor ApplyFeatureMap(const LinearAttentionConfig& config, const FeatureMapTens
   throw ConvertError("unknown feature map");
 }
 
-Tensor LinearAttention(const LinearAttentionConfig& config, const FeatureMapTensors& map,
-                       const Tensor& q, const Tensor& k, const Tensor& v, int64_t chunk) {
+Tensor ChunkedLinearAttention(const LinearAttentionConfig& config, const FeatureMapTensors& map,
+                              const Tensor& q, const Tensor& k, const Tensor& v, int64_t chunk) {
   const int64_t batch = q.size(0), length = q.size(1), groups = q.size(2), share = q.size(3),
                 d = q.size(4);
   const int64_t c = chunk > 0 ? chunk : std::min<int64_t>(length, 64);
@@ -93,6 +145,30 @@ Tensor LinearAttention(const LinearAttentionConfig& config, const FeatureMapTens
       .permute({1, 3, 0, 2, 4})
       .reshape({batch, chunks * c, groups * share * d})
       .narrow(1, 0, length);
+}
+
+Tensor RecurrentLinearAttention(const LinearAttentionConfig& config, const FeatureMapTensors& map,
+                                const Tensor& q, const Tensor& k, const Tensor& v) {
+  const int64_t batch = q.size(0), length = q.size(1), groups = q.size(2), share = q.size(3),
+                d = q.size(4);
+  const int64_t rows = batch * length;
+  const Tensor queries =
+      (q * config.query_scale).permute({2, 0, 1, 3, 4}).reshape({groups, rows * share, d});
+  const Tensor keys = k.permute({2, 0, 1, 3}).reshape({groups, rows, d});
+  const Tensor phi_q = ApplyFeatureMap(config, map, queries)
+                           .view({groups, batch, length, share, config.feature_size});
+  const Tensor phi_k =
+      ApplyFeatureMap(config, map, keys).view({groups, batch, length, config.feature_size});
+  return RecurrentAttention::apply(phi_q.contiguous(), phi_k.contiguous(), v.contiguous(),
+                                   config.normalizer == Normalizer::kClamp,
+                                   static_cast<double>(config.eps))
+      .view({batch, length, groups * share * d});
+}
+
+Tensor LinearAttention(const LinearAttentionConfig& config, const FeatureMapTensors& map,
+                       const Tensor& q, const Tensor& k, const Tensor& v) {
+  return q.is_cpu() ? RecurrentLinearAttention(config, map, q, k, v)
+                    : ChunkedLinearAttention(config, map, q, k, v);
 }
 
 Tensor SoftmaxAttention(const Tensor& q, const Tensor& k, const Tensor& v) {

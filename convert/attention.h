@@ -19,14 +19,24 @@ struct FeatureMapTensors {
 torch::Tensor ApplyFeatureMap(const LinearAttentionConfig& config, const FeatureMapTensors& map,
                               const torch::Tensor& x);
 
-// Linear attention of q [B, T, G, R, d], k and v [B, T, G, d] from empty state to [B, T, G·R·d].
-//
-// The sequence is cut into chunks of C. Within a chunk the masked product of features is formed,
-// across chunks the states S and z are carried: the same sums as the recurrence, in another order
-// (docs/model-format.md). `chunk` 0 chooses C from T.
+// Linear attention of q [B, T, G, R, d], k and v [B, T, G, d] from empty state to [B, T, G·R·d]:
+// the recurrence on the CPU, the chunked form elsewhere.
 torch::Tensor LinearAttention(const LinearAttentionConfig& config, const FeatureMapTensors& map,
                               const torch::Tensor& q, const torch::Tensor& k,
-                              const torch::Tensor& v, int64_t chunk = 0);
+                              const torch::Tensor& v);
+
+// By the recurrence, token by token (recurrent_kernel.h). CPU only.
+torch::Tensor RecurrentLinearAttention(const LinearAttentionConfig& config,
+                                       const FeatureMapTensors& map, const torch::Tensor& q,
+                                       const torch::Tensor& k, const torch::Tensor& v);
+
+// In chunks of C: within a chunk the masked product of features is formed, across chunks the states
+// S and z are carried (docs/model-format.md): the same sums in another order. `chunk` 0 chooses C
+// from T.
+torch::Tensor ChunkedLinearAttention(const LinearAttentionConfig& config,
+                                     const FeatureMapTensors& map, const torch::Tensor& q,
+                                     const torch::Tensor& k, const torch::Tensor& v,
+                                     int64_t chunk = 0);
 
 // Softmax attention of the same arguments, scaled by d^-½.
 torch::Tensor SoftmaxAttention(const torch::Tensor& q, const torch::Tensor& k,

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "convert/error.h"
-#include "convert/model_dir.h"
+#include "convert/files.h"
 
 namespace t2r::convert {
 namespace {
@@ -14,7 +14,8 @@ namespace {
 constexpr int64_t kFormat = 1;
 
 torch::Tensor Integers(const TrainState& s) {
-  return torch::tensor({kFormat, s.step, s.epoch, s.batch, s.tokens}, torch::kInt64);
+  return torch::tensor({kFormat, s.step, s.epoch, s.batch, s.tokens, s.language_step},
+                       torch::kInt64);
 }
 
 torch::Tensor Reals(const TrainState& s) {
@@ -45,7 +46,7 @@ void LoadCheckpoint(const std::string& path, const std::string& fingerprint,
   } catch (const c10::Error&) {
     throw ConvertError(path + ": not a checkpoint, or damaged; remove it to start anew");
   }
-  if (loaded.size() != 6 || loaded[0].numel() != 5 || loaded[0][0].item<int64_t>() != kFormat) {
+  if (loaded.size() != 6 || loaded[0].numel() != 6 || loaded[0][0].item<int64_t>() != kFormat) {
     throw ConvertError(path + ": not a checkpoint of this version; remove it to start anew");
   }
   const torch::Tensor expected = Bytes(fingerprint);
@@ -59,6 +60,7 @@ void LoadCheckpoint(const std::string& path, const std::string& fingerprint,
   state->epoch = loaded[0][2].item<int64_t>();
   state->batch = loaded[0][3].item<int64_t>();
   state->tokens = loaded[0][4].item<int64_t>();
+  state->language_step = loaded[0][5].item<int64_t>();
   state->seconds = loaded[1][0].item<double>();
   state->reference_nats = loaded[1][1].item<double>();
   state->initial_nats = loaded[1][2].item<double>();

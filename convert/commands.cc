@@ -5,12 +5,15 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "convert/device.h"
 #include "convert/error.h"
+#include "convert/files.h"
 #include "convert/init.h"
 #include "convert/model_dir.h"
 #include "convert/progress.h"
-#include "convert/runtime.h"
+#include "convert/status.h"
 #include "convert/tokenizer_training.h"
+#include "convert/trainer.h"
 #include "engine/model/load.h"
 #include "engine/tokenizer/tokenizer.h"
 
@@ -73,6 +76,8 @@ std::string Fingerprint(const std::string& config_json, const TrainOptions& opti
                          {"weight_decay", options.weight_decay},
                          {"clip", options.clip_norm},
                          {"distill", options.distill},
+                         {"transfer", options.transfer_share},
+                         {"transfer_rate", options.transfer_rate},
                          {"window", options.window},
                          {"batch", options.batch_tokens},
                          {"seed", options.seed},
@@ -165,16 +170,6 @@ std::string PretrainConfigJson(const PretrainFlags& flags, int vocab_size, bool 
 }
 
 }  // namespace
-
-std::string Describe(const Evaluation& evaluation) {
-  char text[200];
-  std::snprintf(text, sizeof(text),
-                "%.5f nats/token, perplexity %.4f over %lld predicted tokens of %lld documents",
-                evaluation.nats_per_token(), evaluation.perplexity(),
-                static_cast<long long>(evaluation.predictions),
-                static_cast<long long>(evaluation.documents));
-  return text;
-}
 
 void Eval(const EvalFlags& flags) {
   const torch::Device device = ParseDevice(flags.device);

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "convert/corpus.h"
-#include "convert/trainer.h"
+#include "convert/train_options.h"
 
 namespace t2r::convert {
 
@@ -54,8 +54,5 @@ struct EvalFlags {
 void Finetune(const FinetuneFlags& flags);
 void Pretrain(const PretrainFlags& flags);
 void Eval(const EvalFlags& flags);
-
-// "1.40256 nats/token, perplexity 4.066 over 55777 predicted tokens of 150 documents".
-std::string Describe(const Evaluation& evaluation);
 
 }  // namespace t2r::convert

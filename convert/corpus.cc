@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "convert/error.h"
-#include "convert/model_dir.h"
+#include "convert/files.h"
 
 namespace t2r::convert {
 namespace {

@@ -3,10 +3,6 @@
 #pragma once
 
 #include <stdexcept>
-#include <string>
-#include <utility>
-
-#include "absl/status/statusor.h"
 
 namespace t2r::convert {
 
@@ -15,15 +11,5 @@ class ConvertError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
-
-inline void ThrowIfError(const absl::Status& status) {
-  if (!status.ok()) throw ConvertError(std::string(status.message()));
-}
-
-template <typename T>
-T Unwrap(absl::StatusOr<T> result) {
-  ThrowIfError(result.status());
-  return *std::move(result);
-}
 
 }  // namespace t2r::convert

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <numeric>
 
 namespace t2r::convert {
@@ -45,6 +46,16 @@ Tensor DivergenceSum(const Tensor& teacher, const Tensor& student, const TokenBa
 }
 
 double Evaluation::perplexity() const { return std::exp(nats_per_token()); }
+
+std::string Describe(const Evaluation& evaluation) {
+  char text[200];
+  std::snprintf(text, sizeof(text),
+                "%.5f nats/token, perplexity %.4f over %lld predicted tokens of %lld documents",
+                evaluation.nats_per_token(), evaluation.perplexity(),
+                static_cast<long long>(evaluation.predictions),
+                static_cast<long long>(evaluation.documents));
+  return text;
+}
 
 Evaluation Evaluate(const TrainingModel& model, const Corpus& corpus, int64_t batch_tokens) {
   const torch::NoGradGuard no_grad;

@@ -5,6 +5,7 @@
 
 #include "convert/commands.h"
 #include "convert/runtime.h"
+#include "convert/train_options.h"
 
 namespace {
 
@@ -83,6 +84,14 @@ int Run(int argc, char** argv) {
   on_finetune
       ->add_option("--distill", finetune.training.distill,
                    "Weight of the parent's distribution in the loss, 0 to 1")
+      ->capture_default_str();
+  on_finetune
+      ->add_option("--transfer", finetune.training.transfer_share,
+                   "Share of the budget for attention transfer, before all weights learn")
+      ->capture_default_str();
+  on_finetune
+      ->add_option("--transfer-rate", finetune.training.transfer_rate,
+                   "Learning rate of the transfer")
       ->capture_default_str();
 
   EvalFlags eval;

@@ -37,12 +37,35 @@ TrainingModel::TrainingModel(ModelConfig config, Parameters parameters)
 }
 
 Tensor TrainingModel::Hidden(const Tensor& ids) const {
+  return HiddenWith(ids, [this](int layer, const Tensor& q, const Tensor& k, const Tensor& v) {
+    return IsLinear(layer) ? LinearLayer(layer, q, k, v) : SoftmaxAttention(q, k, v);
+  });
+}
+
+Tensor TrainingModel::TransferLoss(const Tensor& ids, const Tensor& counted) const {
+  const Tensor rows = counted.unsqueeze(-1);
+  Tensor loss = torch::zeros({}, counted.options());
+  const torch::NoGradGuard no_grad;
+  HiddenWith(ids, [&](int layer, const Tensor& q, const Tensor& k, const Tensor& v) {
+    const Tensor softmax = SoftmaxAttention(q, k, v);
+    if (IsLinear(layer)) {
+      const torch::AutoGradMode with_grad(true);
+      const Tensor error = (LinearLayer(layer, q, k, v) - softmax) * rows;
+      loss = loss + error.square().sum() / (softmax * rows).square().sum();
+    }
+    return softmax;
+  });
+  return loss;
+}
+
+Tensor TrainingModel::HiddenWith(const Tensor& ids, const AttentionFunction& attention) const {
   const auto limit = config_.position_limit();
   if (limit.has_value() && ids.size(1) > *limit) {
     throw ConvertError("a window of " + std::to_string(ids.size(1)) + " tokens exceeds the " +
                        std::to_string(*limit) + " learned positions of this model");
   }
-  return config_.architecture == Architecture::kLlama ? LlamaHidden(ids) : Gpt2Hidden(ids);
+  return config_.architecture == Architecture::kLlama ? LlamaHidden(ids, attention)
+                                                      : Gpt2Hidden(ids, attention);
 }
 
 Tensor TrainingModel::Logits(const Tensor& hidden) const {
@@ -85,11 +108,12 @@ std::pair<Tensor, Tensor> TrainingModel::RopeTable(int64_t length) const {
   return {to(angles.cos()), to(angles.sin())};
 }
 
-Tensor TrainingModel::Attention(int layer, const Tensor& q, const Tensor& k,
-                                const Tensor& v) const {
-  if (config_.layer_types[static_cast<size_t>(layer)] == LayerType::kFullAttention) {
-    return SoftmaxAttention(q, k, v);
-  }
+bool TrainingModel::IsLinear(int layer) const {
+  return config_.layer_types[static_cast<size_t>(layer)] == LayerType::kLinearAttention;
+}
+
+Tensor TrainingModel::LinearLayer(int layer, const Tensor& q, const Tensor& k,
+                                  const Tensor& v) const {
   const std::string prefix = AttentionPrefix(config_, layer) + "feature_map.";
   FeatureMapTensors map;
   for (const char* name : {"weight", "projection"}) {
@@ -99,7 +123,7 @@ Tensor TrainingModel::Attention(int layer, const Tensor& q, const Tensor& k,
   return LinearAttention(*config_.linear_attention, map, q, k, v);
 }
 
-Tensor TrainingModel::LlamaHidden(const Tensor& ids) const {
+Tensor TrainingModel::LlamaHidden(const Tensor& ids, const AttentionFunction& attention) const {
   const int64_t batch = ids.size(0), length = ids.size(1);
   const int64_t groups = config_.kv_heads, share = config_.heads / config_.kv_heads,
                 d = config_.head_dim;
@@ -107,14 +131,14 @@ Tensor TrainingModel::LlamaHidden(const Tensor& ids) const {
   Tensor x = torch::embedding(parameters_.Get("model.embed_tokens.weight"), ids);
   for (int i = 0; i < config_.layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
-    const std::string attention = layer + "self_attn.", mlp = layer + "mlp.";
+    const std::string self = layer + "self_attn.", mlp = layer + "mlp.";
     const Tensor in = RmsNorm(layer + "input_layernorm", x);
     const Tensor q =
-        Rope(Linear(attention + "q_proj", in).view({batch, length, groups, share, d}), rope);
+        Rope(Linear(self + "q_proj", in).view({batch, length, groups, share, d}), rope);
     const Tensor k =
-        Rope(Linear(attention + "k_proj", in).view({batch, length, groups, 1, d}), rope).squeeze(3);
-    const Tensor v = Linear(attention + "v_proj", in).view({batch, length, groups, d});
-    x = x + Linear(attention + "o_proj", Attention(i, q, k, v));
+        Rope(Linear(self + "k_proj", in).view({batch, length, groups, 1, d}), rope).squeeze(3);
+    const Tensor v = Linear(self + "v_proj", in).view({batch, length, groups, d});
+    x = x + Linear(self + "o_proj", attention(i, q, k, v));
     const Tensor mid = RmsNorm(layer + "post_attention_layernorm", x);
     const Tensor gated = torch::silu(Linear(mlp + "gate_proj", mid)) * Linear(mlp + "up_proj", mid);
     x = x + Linear(mlp + "down_proj", gated);
@@ -122,7 +146,7 @@ Tensor TrainingModel::LlamaHidden(const Tensor& ids) const {
   return RmsNorm("model.norm", x);
 }
 
-Tensor TrainingModel::Gpt2Hidden(const Tensor& ids) const {
+Tensor TrainingModel::Gpt2Hidden(const Tensor& ids, const AttentionFunction& attention) const {
   const int64_t batch = ids.size(0), length = ids.size(1);
   const int64_t heads = config_.heads, d = config_.head_dim;
   Tensor x = torch::embedding(parameters_.Get("transformer.wte.weight"), ids) +
@@ -130,7 +154,7 @@ Tensor TrainingModel::Gpt2Hidden(const Tensor& ids) const {
   for (int i = 0; i < config_.layers; ++i) {
     const std::string layer = "transformer.h." + std::to_string(i) + ".";
     const auto qkv = Conv1d(layer + "attn.c_attn", LayerNorm(layer + "ln_1", x)).chunk(3, -1);
-    const Tensor attended = Attention(i, qkv[0].reshape({batch, length, heads, 1, d}),
+    const Tensor attended = attention(i, qkv[0].reshape({batch, length, heads, 1, d}),
                                       qkv[1].reshape({batch, length, heads, d}),
                                       qkv[2].reshape({batch, length, heads, d}));
     x = x + Conv1d(layer + "attn.c_proj", attended);

@@ -5,7 +5,10 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
+#include <utility>
 
 #include "convert/attention.h"
 #include "convert/parameters.h"
@@ -27,15 +30,25 @@ class TrainingModel {
   // ids [B, T] (int64, on the model's device) to hidden states after the last norm, [B, T, hidden].
   // Throws ConvertError where T exceeds learned positions.
   torch::Tensor Hidden(const torch::Tensor& ids) const;
+  // How far linear attention is from the softmax attention that it replaces: for each linear layer
+  // the squared error of its output over the softmax output's square, summed over layers, over the
+  // positions where `counted` [B, T] is 1. Every layer gets what the softmax model would give it,
+  // so only feature maps have gradients. [].
+  torch::Tensor TransferLoss(const torch::Tensor& ids, const torch::Tensor& counted) const;
   // Hidden states [..., hidden] to logits [..., vocabulary].
   torch::Tensor Logits(const torch::Tensor& hidden) const;
 
  private:
   TrainingModel(ModelConfig config, Parameters parameters);
-  torch::Tensor LlamaHidden(const torch::Tensor& ids) const;
-  torch::Tensor Gpt2Hidden(const torch::Tensor& ids) const;
-  torch::Tensor Attention(int layer, const torch::Tensor& q, const torch::Tensor& k,
-                          const torch::Tensor& v) const;
+  // A layer's attention: (layer, q, k, v), shapes as in attention.h.
+  using AttentionFunction = std::function<torch::Tensor(
+      int, const torch::Tensor&, const torch::Tensor&, const torch::Tensor&)>;
+  torch::Tensor HiddenWith(const torch::Tensor& ids, const AttentionFunction& attention) const;
+  torch::Tensor LlamaHidden(const torch::Tensor& ids, const AttentionFunction& attention) const;
+  torch::Tensor Gpt2Hidden(const torch::Tensor& ids, const AttentionFunction& attention) const;
+  bool IsLinear(int layer) const;
+  torch::Tensor LinearLayer(int layer, const torch::Tensor& q, const torch::Tensor& k,
+                            const torch::Tensor& v) const;
   torch::Tensor Linear(const std::string& name, const torch::Tensor& x) const;
   torch::Tensor RmsNorm(const std::string& name, const torch::Tensor& x) const;
   torch::Tensor LayerNorm(const std::string& name, const torch::Tensor& x) const;

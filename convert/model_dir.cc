@@ -4,17 +4,15 @@
 #include <torch/torch.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <iomanip>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <vector>
 
-#include "convert/error.h"
+#include "convert/files.h"
+#include "convert/status.h"
 #include "engine/model/safetensors.h"
 
 namespace t2r::convert {
@@ -67,37 +65,7 @@ double Decimal(float value) {
   return std::stod(text.str());
 }
 
-void Sync(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY);
-  if (fd < 0 || ::fsync(fd) != 0) {
-    const int error = errno;
-    if (fd >= 0) ::close(fd);
-    throw ConvertError(path + ": " + std::strerror(error));
-  }
-  ::close(fd);
-}
-
 }  // namespace
-
-std::string ReadFile(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in || fs::is_directory(path)) throw ConvertError(path + ": cannot be read");
-  std::ostringstream bytes;
-  bytes << in.rdbuf();
-  return std::move(bytes).str();
-}
-
-void WriteFileAtomically(const std::string& path, const std::string& bytes) {
-  const std::string temporary = path + ".tmp";
-  {
-    std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-    out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-    out.flush();
-    if (!out) throw ConvertError(temporary + ": cannot be written");
-  }
-  Sync(temporary);
-  fs::rename(temporary, path);
-}
 
 void LoadParameters(const std::string& directory, TrainingModel* model, bool allow_missing_maps) {
   const auto files = Unwrap(SafetensorsDirectory::Open(directory));

@@ -31,9 +31,4 @@ void WriteModelDirectory(const std::string& directory, const std::string& config
                          const TrainingModel& model, const std::string& dtype,
                          const std::string& side_files);
 
-// A file's bytes. Throws ConvertError naming the path.
-std::string ReadFile(const std::string& path);
-// Writes a file through a temporary one, fsync and rename. Throws ConvertError naming the path.
-void WriteFileAtomically(const std::string& path, const std::string& bytes);
-
 }  // namespace t2r::convert

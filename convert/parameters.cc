@@ -154,24 +154,15 @@ const torch::Tensor& Parameters::Get(std::string_view name) const {
   return it->second;
 }
 
-template <typename Predicate>
-torch::Tensor Parameters::Mask(Predicate predicate) const {
+torch::Tensor Parameters::DecayMask() const {
   torch::Tensor mask = torch::zeros_like(flat_);
   int64_t offset = 0;
   for (const auto& spec : specs_) {
     const int64_t n = Elements(spec);
-    if (predicate(spec)) mask.narrow(0, offset, n).fill_(1.0);
+    if (spec.decay) mask.narrow(0, offset, n).fill_(1.0);
     offset += n;
   }
   return mask;
-}
-
-torch::Tensor Parameters::DecayMask() const {
-  return Mask([](const ParameterSpec& spec) { return spec.decay; });
-}
-
-torch::Tensor Parameters::FeatureMapMask() const {
-  return Mask([](const ParameterSpec& spec) { return spec.feature_map; });
 }
 
 }  // namespace t2r::convert

@@ -49,15 +49,11 @@ class Parameters {
   const torch::Tensor& flat_grad() const { return flat_grad_; }
   // [count()], 1 where weight decay applies, else 0.
   torch::Tensor DecayMask() const;
-  // [count()], 1 where the parameter belongs to a feature map, else 0.
-  torch::Tensor FeatureMapMask() const;
   int64_t count() const { return flat_.numel(); }
   torch::Device device() const { return flat_.device(); }
 
  private:
   Parameters(std::vector<ParameterSpec> specs, torch::Tensor flat);
-  template <typename Predicate>
-  torch::Tensor Mask(Predicate predicate) const;
 
   std::vector<ParameterSpec> specs_;
   torch::Tensor flat_, flat_grad_;

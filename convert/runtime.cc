@@ -6,8 +6,6 @@
 
 #include <limits>
 
-#include "convert/error.h"
-
 namespace t2r::convert {
 
 std::string PrepareRuntime(int operator_threads) {
@@ -24,17 +22,6 @@ std::string PrepareRuntime(int operator_threads) {
   if (torch::hasMKL()) return {};
   return "LibTorch runs on a BLAS other than OpenBLAS, perhaps the slow reference one: install "
          "libopenblas0";
-}
-
-torch::Device ParseDevice(const std::string& name) {
-  if (name == "cpu") return torch::kCPU;
-  if (name == "cuda") {
-    if (!torch::cuda::is_available()) {
-      throw ConvertError("--device cuda: this LibTorch or this machine has no CUDA device");
-    }
-    return torch::kCUDA;
-  }
-  throw ConvertError("--device must be cpu or cuda, not '" + name + "'");
 }
 
 }  // namespace t2r::convert

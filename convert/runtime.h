@@ -1,7 +1,5 @@
-// Process-wide settings that LibTorch needs to be fast on a CPU, and the choice of a device.
+// Process-wide settings that LibTorch needs to be fast on a CPU.
 #pragma once
-
-#include <torch/types.h>
 
 #include <string>
 
@@ -12,8 +10,5 @@ namespace t2r::convert {
 // OpenMP's would fight), and LibTorch's operators to `operator_threads`. Returns a warning, or
 // nothing: the reference BLAS is many times slower than OpenBLAS.
 std::string PrepareRuntime(int operator_threads);
-
-// "cpu" or "cuda". Throws ConvertError where this LibTorch or machine has no such device.
-torch::Device ParseDevice(const std::string& name);
 
 }  // namespace t2r::convert

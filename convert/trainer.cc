@@ -5,13 +5,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <exception>
 #include <filesystem>
 #include <numbers>
-#include <thread>
 
 #include "convert/checkpoint.h"
 #include "convert/error.h"
+#include "convert/gradient.h"
 
 namespace t2r::convert {
 namespace {
@@ -23,26 +22,6 @@ constexpr double kBeta1 = 0.9, kBeta2 = 0.98, kAdamEps = 1e-8;
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// Loss and gradients of part of a batch; returns the cross entropy's sum. `scale` divides the sums.
-double Backward(const TrainingModel& model, const TrainingModel* teacher, double distill,
-                const Corpus& corpus, const std::vector<Window>& windows, int64_t length,
-                double scale) {
-  const TokenBatch batch = MakeBatch(corpus, windows, length, model.parameters().device());
-  const Tensor student = model.Logits(model.Hidden(batch.ids)).log_softmax(-1);
-  const Tensor cross_entropy = CrossEntropySum(student, batch);
-  Tensor loss = cross_entropy;
-  if (distill > 0) {
-    Tensor reference;
-    {
-      const torch::NoGradGuard no_grad;
-      reference = teacher->Logits(teacher->Hidden(batch.ids)).log_softmax(-1);
-    }
-    loss = cross_entropy * (1.0 - distill) + DivergenceSum(reference, student, batch) * distill;
-  }
-  (loss * scale).backward();
-  return cross_entropy.item<double>();
 }
 
 }  // namespace
@@ -63,6 +42,10 @@ Trainer::Trainer(TrainingModel* model, const TrainingModel* teacher, const Corpu
   }
   if (options_.distill < 0 || options_.distill > 1) {
     throw ConvertError("--distill must lie between 0 and 1");
+  }
+  if (options_.distill > 0 && teacher_ == nullptr) throw ConvertError("--distill needs a parent");
+  if (options_.transfer_share < 0 || options_.transfer_share >= 1) {
+    throw ConvertError("--transfer must be at least 0 and below 1");
   }
   windows_ = CutWindows(train_, options_.window);
   for (int i = 0; i < std::max(1, options_.threads); ++i) {
@@ -98,74 +81,51 @@ double Trainer::Fraction() const {
 
 double Trainer::LearningRate() const {
   const double fraction = std::min(1.0, Fraction());
-  // A run's first step has a rate above zero, whatever the budget.
-  const double warmup = options_.warmup_share;
-  if (fraction < warmup) {
-    return options_.learning_rate * std::max(0.05, fraction / warmup);
+  const double share = options_.transfer_share;
+  const double peak = transferring() ? options_.transfer_rate : options_.learning_rate;
+  // Through the present phase, 0 to 1.
+  const double through =
+      transferring() ? fraction / share : std::max(0.0, (fraction - share) / (1.0 - share));
+  if (through < options_.warmup_share) {
+    // A first step has a rate above zero, whatever the budget.
+    return peak * std::max(0.05, through / options_.warmup_share);
   }
-  const double through = (fraction - warmup) / std::max(1e-9, 1.0 - warmup);
-  const double cosine = 0.5 * (1.0 + std::cos(std::numbers::pi * through));
-  return options_.learning_rate * (options_.final_share + (1.0 - options_.final_share) * cosine);
+  const double after =
+      (through - options_.warmup_share) / std::max(1e-9, 1.0 - options_.warmup_share);
+  const double cosine = 0.5 * (1.0 + std::cos(std::numbers::pi * after));
+  return peak * (options_.final_share + (1.0 - options_.final_share) * cosine);
 }
 
 double Trainer::Step() {
+  if (transferring() && Fraction() >= options_.transfer_share) {
+    state_.language_step = state_.step;
+    const torch::NoGradGuard no_grad;
+    moment1_.zero_();
+    moment2_.zero_();
+  }
   if (planned_epoch_ != state_.epoch) {
     epoch_ =
         PlanEpoch(windows_, options_.window, options_.batch_tokens, options_.seed, state_.epoch);
     planned_epoch_ = state_.epoch;
   }
   const BatchPlan& plan = epoch_[static_cast<size_t>(state_.batch)];
-  int64_t predictions = 0;
-  for (const Window& window : plan.windows) predictions += window.length;
-
-  const size_t rows = plan.windows.size();
-  const size_t shards = std::min(rows, replicas_.size());
-  std::vector<double> sums(shards, 0.0);
-  std::vector<std::exception_ptr> errors(shards);
-  const auto work = [&](size_t shard) {
-    try {
-      // Rows are sorted by length: deal them out, so that shards cost the same.
-      std::vector<Window> mine;
-      for (size_t row = shard; row < rows; row += shards) mine.push_back(plan.windows[row]);
-      sums[shard] = Backward(*replicas_[shard], teacher_, options_.distill, train_, mine,
-                             plan.length, 1.0 / static_cast<double>(predictions));
-    } catch (...) {
-      errors[shard] = std::current_exception();
-    }
-  };
-  std::vector<std::thread> threads;
-  for (size_t shard = 1; shard < shards; ++shard) {
-    threads.emplace_back([&work, shard] {
-      torch::set_num_threads(1);
-      work(shard);
-    });
-  }
-  work(0);
-  for (auto& thread : threads) thread.join();
-  for (const auto& error : errors) {
-    if (error) std::rethrow_exception(error);
-  }
-
+  const Objective objective = transferring() ? Objective::kTransfer : Objective::kLanguage;
+  const double loss =
+      BatchGradient(replicas_, {objective, teacher_, options_.distill}, train_, plan);
   Update(LearningRate());
+  for (const Window& window : plan.windows) state_.tokens += window.length;
   ++state_.step;
-  state_.tokens += predictions;
   if (++state_.batch == static_cast<int64_t>(epoch_.size())) {
     state_.batch = 0;
     ++state_.epoch;
   }
-  double sum = 0;
-  for (const double part : sums) sum += part;
-  return sum / static_cast<double>(predictions);
+  return loss;
 }
 
 // AdamW (Loshchilov and Hutter 2019) over the flat buffers.
 void Trainer::Update(double learning_rate) {
   const torch::NoGradGuard no_grad;
   Tensor gradient = replicas_[0]->parameters().flat_grad();
-  for (size_t i = 1; i < replicas_.size(); ++i) {
-    gradient.add_(replicas_[i]->parameters().flat_grad());
-    replicas_[i]->parameters().flat_grad().zero_();
-  }
   const double norm = gradient.norm().item<double>();
   if (!std::isfinite(norm)) {
     throw ConvertError("the gradient is not finite at step " + std::to_string(state_.step) +
@@ -174,11 +134,12 @@ void Trainer::Update(double learning_rate) {
   if (options_.clip_norm > 0 && norm > options_.clip_norm) gradient.mul_(options_.clip_norm / norm);
   moment1_.mul_(kBeta1).add_(gradient, 1.0 - kBeta1);
   moment2_.mul_(kBeta2).addcmul_(gradient, gradient, 1.0 - kBeta2);
-  const double steps = static_cast<double>(state_.step) + 1.0;
+  const int64_t first = std::max<int64_t>(0, state_.language_step);
+  const double steps = static_cast<double>(state_.step - first) + 1.0;
   const double correction1 = 1.0 - std::pow(kBeta1, steps);
   const double correction2 = 1.0 - std::pow(kBeta2, steps);
   Tensor values = model_->parameters().flat();
-  values.sub_(values * decay_, learning_rate);
+  if (!transferring()) values.sub_(values * decay_, learning_rate);
   values.addcdiv_(moment1_, (moment2_ / correction2).sqrt_().add_(kAdamEps),
                   -learning_rate / correction1);
   gradient.zero_();
@@ -194,6 +155,7 @@ void Trainer::Run(Progress* progress, const std::function<void(const std::string
     const auto start = Clock::now();
     const double step_loss = Step();
     state_.seconds += SecondsSince(start);
+    if (state_.step == state_.language_step + 1) loss = weight = 0;
     loss = 0.9 * loss + 0.1 * step_loss;
     weight = 0.9 * weight + 0.1;
 

@@ -1,4 +1,9 @@
-// Trains a model: AdamW, warm-up and cosine, gradient clipping, optional distillation, checkpoints.
+// Trains a model: AdamW, warm-up and cosine, gradient clipping, checkpoints; for a swap, attention
+// transfer and distillation.
+//
+// Attention transfer comes first where asked for: for its share of the budget only feature maps
+// learn, each layer's to give the softmax attention's output from the same queries, keys and values
+// (TrainingModel::TransferLoss). Then everything learns, with fresh moments.
 #pragma once
 
 #include <cstdint>
@@ -11,32 +16,9 @@
 #include "convert/loss.h"
 #include "convert/model.h"
 #include "convert/progress.h"
+#include "convert/train_options.h"
 
 namespace t2r::convert {
-
-struct TrainOptions {
-  // The budget: exactly one is positive. With minutes the schedule follows the clock, so only runs
-  // of a budget in steps or tokens repeat bit for bit.
-  int64_t steps = 0;
-  int64_t tokens = 0;  // predicted tokens
-  double minutes = 0;  // of training, evaluations left out
-
-  double learning_rate = 2e-3;  // peak
-  double final_share = 0.02;    // of the peak, at the end of the cosine
-  double warmup_share = 0.03;   // of the budget
-  double weight_decay = 0.01;   // on matrices only
-  double clip_norm = 1.0;       // of the whole gradient; 0: off
-  double distill = 0;           // weight of KL(teacher ‖ student); 1 − it: of the cross entropy
-  int64_t window = 512;         // predictions a window
-  int64_t batch_tokens = 8192;  // positions a step, padding included
-  uint64_t seed = 1;
-  int threads = 2;               // replicas, each with its share of a batch's rows
-  int64_t log_every = 20;        // steps between progress lines
-  int64_t evaluate_every = 0;    // steps; 0: every tenth of the budget
-  std::string checkpoint;        // file; empty: none
-  int64_t checkpoint_every = 0;  // steps; 0: about once a minute
-  std::string fingerprint;       // what must be equal for a checkpoint to go on
-};
 
 // Where a run stands; all of it is in the checkpoint.
 struct TrainState {
@@ -44,9 +26,10 @@ struct TrainState {
   int64_t epoch = 0;
   int64_t batch = 0;  // next batch of the epoch
   int64_t tokens = 0;
-  double seconds = 0;         // of training
-  double reference_nats = 0;  // the caller's to keep over a resume: parent's nats/token
-  double initial_nats = 0;    // and those before the first step
+  int64_t language_step = -1;  // step at which the attention transfer ended; -1: it has not
+  double seconds = 0;          // of training
+  double reference_nats = 0;   // the caller's to keep over a resume: parent's nats/token
+  double initial_nats = 0;     // and those before the first step
 };
 
 class Trainer {
@@ -70,7 +53,8 @@ class Trainer {
  private:
   double Fraction() const;  // of the budget that is spent
   double LearningRate() const;
-  // One optimizer step over the next batch; returns cross entropy in nats/token.
+  bool transferring() const { return state_.language_step < 0; }
+  // One optimizer step over the next batch; returns its mean loss.
   double Step();
   void Update(double learning_rate);
 

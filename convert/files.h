@@ -1,0 +1,15 @@
+// Whole files, read and written safely.
+#pragma once
+
+#include <string>
+
+namespace t2r::convert {
+
+// A file's bytes. Throws ConvertError naming the path.
+std::string ReadFile(const std::string& path);
+
+// Writes a file through a temporary one beside it, fsync and rename: readers see the old file or
+// the new one, whole. Throws ConvertError naming the path.
+void WriteFileAtomically(const std::string& path, const std::string& bytes);
+
+}  // namespace t2r::convert

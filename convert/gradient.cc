@@ -1,0 +1,88 @@
+#include "convert/gradient.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <exception>
+#include <thread>
+
+#include "convert/loss.h"
+
+namespace t2r::convert {
+namespace {
+
+using torch::Tensor;
+
+// Gradients of part of a batch; returns its share of the mean loss. `scale` is 1 / predictions.
+double Backward(const TrainingModel& model, const BatchObjective& objective, const Corpus& corpus,
+                const std::vector<Window>& windows, int64_t length, double scale) {
+  const TokenBatch batch = MakeBatch(corpus, windows, length, model.parameters().device());
+  if (objective.objective == Objective::kTransfer) {
+    const double share = static_cast<double>(batch.predictions) * scale;
+    const Tensor loss = model.TransferLoss(batch.ids, batch.counted) * share;
+    loss.backward();
+    return loss.item<double>();
+  }
+  const Tensor student = model.Logits(model.Hidden(batch.ids)).log_softmax(-1);
+  const Tensor cross_entropy = CrossEntropySum(student, batch) * scale;
+  Tensor loss = cross_entropy;
+  if (objective.distill > 0) {
+    Tensor reference;
+    {
+      const torch::NoGradGuard no_grad;
+      const TrainingModel& teacher = *objective.teacher;
+      reference = teacher.Logits(teacher.Hidden(batch.ids)).log_softmax(-1);
+    }
+    loss = cross_entropy * (1.0 - objective.distill) +
+           DivergenceSum(reference, student, batch) * (scale * objective.distill);
+  }
+  loss.backward();
+  return cross_entropy.item<double>();
+}
+
+}  // namespace
+
+double BatchGradient(const std::vector<std::unique_ptr<TrainingModel>>& replicas,
+                     const BatchObjective& objective, const Corpus& corpus, const BatchPlan& plan) {
+  int64_t predictions = 0;
+  for (const Window& window : plan.windows) predictions += window.length;
+  const size_t rows = plan.windows.size();
+  const size_t shards = std::min(rows, replicas.size());
+  std::vector<double> losses(shards, 0.0);
+  std::vector<std::exception_ptr> errors(shards);
+  const auto work = [&](size_t shard) {
+    try {
+      // Rows are sorted by length: deal them out, so that shards cost the same.
+      std::vector<Window> mine;
+      for (size_t row = shard; row < rows; row += shards) mine.push_back(plan.windows[row]);
+      losses[shard] = Backward(*replicas[shard], objective, corpus, mine, plan.length,
+                               1.0 / static_cast<double>(predictions));
+    } catch (...) {
+      errors[shard] = std::current_exception();
+    }
+  };
+  std::vector<std::thread> threads;
+  for (size_t shard = 1; shard < shards; ++shard) {
+    threads.emplace_back([&work, shard] {
+      torch::set_num_threads(1);
+      work(shard);
+    });
+  }
+  work(0);
+  for (auto& thread : threads) thread.join();
+  for (const auto& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
+  const torch::NoGradGuard no_grad;
+  double loss = losses[0];
+  Tensor gradient = replicas[0]->parameters().flat_grad();
+  for (size_t shard = 1; shard < shards; ++shard) {
+    Tensor part = replicas[shard]->parameters().flat_grad();
+    gradient.add_(part);
+    part.zero_();
+    loss += losses[shard];
+  }
+  return loss;
+}
+
+}  // namespace t2r::convert

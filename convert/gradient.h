@@ -1,0 +1,31 @@
+// The gradient of one batch, over replicas that share a model's values.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "convert/corpus.h"
+#include "convert/model.h"
+
+namespace t2r::convert {
+
+enum class Objective : uint8_t {
+  kLanguage,  // cross entropy, with the teacher's distribution beside it where distill > 0
+  kTransfer,  // TrainingModel::TransferLoss
+};
+
+struct BatchObjective {
+  Objective objective = Objective::kLanguage;
+  const TrainingModel* teacher = nullptr;  // needed where distill > 0
+  double distill = 0;                      // weight of KL(teacher ‖ model)
+};
+
+// Deals the plan's rows out over the replicas, one thread each, and adds the gradient of the mean
+// loss to replicas[0]'s flat_grad; the others' are zero afterwards. Returns the mean loss: cross
+// entropy in nats/token, or the transfer loss. Sums are taken in a fixed order: the same replicas
+// count gives the same bits.
+double BatchGradient(const std::vector<std::unique_ptr<TrainingModel>>& replicas,
+                     const BatchObjective& objective, const Corpus& corpus, const BatchPlan& plan);
+
+}  // namespace t2r::convert
