@@ -117,7 +117,7 @@ int RunServer(const ServerOptions& options) {
   Print(absl::StrCat("admin: listening on ", (*admin)->address()));
 
   std::thread loader(
-      [&options, &metrics, events] { events->Loaded(LoadServedModel(options, &metrics)); });
+      [&options, &metrics, events] { events->Loaded(LoadServedModel(options, metrics)); });
   const auto loaded = events->WaitForModel();
   if (loaded == nullptr) {
     // Loading cannot be interrupted, and nothing has been served: there is nothing to drain.

@@ -1,5 +1,6 @@
 #include "server/grpc_server.h"
 
+#include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 
@@ -10,6 +11,20 @@
 #include "server/health_service.h"
 
 namespace t2r::server {
+namespace {
+
+// While it lives gRPC logs nothing: why it cannot listen is said in our status, in one line.
+class QuietGrpc {
+ public:
+  QuietGrpc() {
+    gpr_set_log_function([](gpr_log_func_args* /*line*/) {});
+  }
+  ~QuietGrpc() { gpr_set_log_function(nullptr); }
+  QuietGrpc(const QuietGrpc&) = delete;
+  QuietGrpc& operator=(const QuietGrpc&) = delete;
+};
+
+}  // namespace
 
 struct GrpcServer::Impl {
   Impl(const GrpcServerOptions& options, Metrics& metrics)
@@ -64,7 +79,10 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
   builder.RegisterService(&impl->generation);
   builder.RegisterService(&impl->health);
-  impl->server = builder.BuildAndStart();
+  {
+    const QuietGrpc quiet;
+    impl->server = builder.BuildAndStart();
+  }
   if (impl->server == nullptr || port == 0) {
     return absl::UnavailableError(absl::StrCat("cannot listen on ", options.address,
                                                " (is the port taken, the host this machine's?)"));

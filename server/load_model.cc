@@ -6,7 +6,7 @@
 namespace t2r::server {
 
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const ServerOptions& options,
-                                                             SchedulerObserver* observer) {
+                                                             Metrics& metrics) {
   EngineOptions engine_options;
   engine_options.backend = options.backend;
   engine_options.threads = options.threads;
@@ -35,6 +35,8 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const ServerOptions
   model->info.set_dtype(model->engine->weight_dtype);
   model->info.set_backend(model->engine->backend_description);
 
+  metrics.SetModel(executor.slots, executor.state_bytes);
+
   SchedulerOptions scheduler;
   scheduler.max_queue_requests = options.max_queue_requests;
   scheduler.max_queue_tokens = options.max_queue_tokens;
@@ -44,7 +46,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const ServerOptions
   scheduler.max_top_logprobs = kMaxLogprobs;
   scheduler.max_stop_strings = kMaxStopStrings;
   model->scheduler = std::make_unique<Scheduler>(*model->engine->executor, model->tokenizer.get(),
-                                                 observer, std::move(scheduler));
+                                                 &metrics, std::move(scheduler));
   return model;
 }
 

@@ -9,6 +9,7 @@
 #include "engine/model/load.h"
 #include "engine/scheduler/scheduler.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "server/metrics.h"
 #include "server/options.h"
 #include "t2r/v1/generation.pb.h"
 
@@ -40,10 +41,10 @@ v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimi
 // The positions a request may need: the model's limit and what the key/value cache holds; 0: none.
 int64_t MaxPositions(const ExecutorLimits& executor);
 
-// Loads engine and tokenizer from options.model and starts a scheduler that reports to `observer`
+// Loads engine and tokenizer from options.model and starts a scheduler that reports to `metrics`
 // (which must outlive the result). Errors are those of LoadEngine and LoadTokenizer, one line.
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const ServerOptions& options,
-                                                             SchedulerObserver* observer);
+                                                             Metrics& metrics);
 
 // Hands the model to the services once it is loaded, and says why there is none. Thread-safe.
 class ModelHost {

@@ -1,0 +1,78 @@
+#include "server/metrics.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <fstream>
+
+namespace t2r::server {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+void Use(Metrics& metrics) {
+  metrics.SetModel(8, 1000);
+  metrics.OnRefused(absl::StatusCode::kResourceExhausted);
+  metrics.OnSubmitted();
+  metrics.OnQueue(2, 30);
+  metrics.OnSessions(3, 3);
+  metrics.OnStep(3, 17, absl::Milliseconds(2));
+  metrics.OnFirstToken(absl::Milliseconds(30));
+  metrics.OnToken(absl::Milliseconds(3));
+  metrics.OnToken(absl::Milliseconds(3));
+  FinishEvent event;
+  event.reason = FinishReason::kEos;
+  event.prompt_tokens = 17;
+  event.generated_tokens = 3;
+  metrics.OnFinished(event, absl::Milliseconds(40));
+}
+
+TEST(MetricsTest, CountsWhatItIsTold) {
+  Metrics metrics;
+  Use(metrics);
+  const std::string text = metrics.Text();
+  for (const char* line :
+       {"t2r_num_requests_running 3\n", "t2r_num_requests_waiting 2\n", "t2r_queue_tokens 30\n",
+        "t2r_slots 8\n", "t2r_slots_used 3\n", "t2r_state_bytes 3000\n",
+        "t2r_session_state_bytes 1000\n", "t2r_requests_started_total 1\n",
+        "t2r_request_success_total{finished_reason=\"eos\"} 1\n",
+        "t2r_request_success_total{finished_reason=\"cancelled\"} 0\n",
+        "t2r_requests_refused_total{code=\"RESOURCE_EXHAUSTED\"} 1\n",
+        "t2r_prompt_tokens_total 17\n", "t2r_generation_tokens_total 3\n",
+        "t2r_time_to_first_token_seconds_count 1\n", "t2r_inter_token_latency_seconds_count 2\n",
+        "t2r_e2e_request_latency_seconds_count 1\n", "t2r_build_info{version=\"0."}) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+}
+
+TEST(MetricsTest, PromtoolFindsNothing) {
+  if (std::system("command -v promtool >/dev/null") != 0) {  // NOLINT(concurrency-mt-unsafe)
+    GTEST_SKIP() << "promtool (Debian: prometheus) is not installed";
+  }
+  Metrics metrics;
+  Use(metrics);
+  const std::string path = ::testing::TempDir() + "t2r_metrics_test.txt";
+  std::ofstream(path) << metrics.Text();
+  FILE* promtool = popen(("promtool check metrics < " + path + " 2>&1").c_str(), "r");
+  ASSERT_NE(promtool, nullptr);
+  std::string said;
+  for (int c; (c = std::fgetc(promtool)) != EOF;) said.push_back(static_cast<char>(c));
+  EXPECT_EQ(pclose(promtool), 0);
+  EXPECT_EQ(said, "");
+  std::remove(path.c_str());
+}
+
+TEST(MetricsTest, RetryDelayFollowsTheQueueWithinBounds) {
+  Metrics metrics;
+  EXPECT_EQ(metrics.RetryDelay(), absl::Milliseconds(100));
+  FinishEvent event;
+  metrics.OnFinished(event, absl::ZeroDuration());
+  metrics.OnFinished(event, absl::ZeroDuration());
+  metrics.OnQueue(int64_t{1} << 60, 0);
+  EXPECT_EQ(metrics.RetryDelay(), absl::Seconds(30));
+}
+
+}  // namespace
+}  // namespace t2r::server

@@ -1,0 +1,128 @@
+#include "server/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <sstream>
+#include <vector>
+
+namespace t2r::server {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Parsed {
+  std::optional<int> code;
+  ServerOptions options;
+  std::string out, err;
+};
+
+Parsed Parse(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "t2r-server");
+  Parsed parsed;
+  std::ostringstream out, err;
+  parsed.code =
+      ParseOptions(static_cast<int>(arguments.size()), arguments.data(), &parsed.options, out, err);
+  parsed.out = out.str();
+  parsed.err = err.str();
+  return parsed;
+}
+
+TEST(OptionsTest, ReadsEveryFlag) {
+  const Parsed parsed = Parse({"--model",
+                               "DIR",
+                               "--listen",
+                               "0.0.0.0:1",
+                               "--admin",
+                               "[::1]:2",
+                               "--max-sessions",
+                               "3",
+                               "--threads",
+                               "4",
+                               "--dtype",
+                               "bfloat16",
+                               "--backend",
+                               "cpu",
+                               "--max-queue-requests",
+                               "5",
+                               "--max-queue-tokens",
+                               "6",
+                               "--max-tokens",
+                               "7",
+                               "--max-context",
+                               "8",
+                               "--kv-cache-mib",
+                               "9",
+                               "--max-step-tokens",
+                               "10",
+                               "--prompt-chunk",
+                               "5",
+                               "--drain-seconds",
+                               "1.5",
+                               "--stall-seconds",
+                               "0",
+                               "--max-request-bytes",
+                               "4096"});
+  ASSERT_FALSE(parsed.code) << parsed.err;
+  const ServerOptions& o = parsed.options;
+  EXPECT_EQ(o.model, "DIR");
+  EXPECT_EQ(o.listen, "0.0.0.0:1");
+  EXPECT_EQ(o.admin, "[::1]:2");
+  EXPECT_EQ(o.max_sessions, 3);
+  EXPECT_EQ(o.threads, 4);
+  EXPECT_EQ(o.dtype, "bfloat16");
+  EXPECT_EQ(o.max_queue_requests, 5);
+  EXPECT_EQ(o.max_queue_tokens, 6);
+  EXPECT_EQ(o.max_tokens, 7);
+  EXPECT_EQ(o.max_context, 8);
+  EXPECT_EQ(o.kv_cache_mib, 9);
+  EXPECT_EQ(o.max_step_tokens, 10);
+  EXPECT_EQ(o.prompt_chunk, 5);
+  EXPECT_EQ(o.drain_seconds, 1.5);
+  EXPECT_EQ(o.stall_seconds, 0);
+  EXPECT_EQ(o.max_request_bytes, 4096);
+}
+
+TEST(OptionsTest, StepsHoldAllSessionsAndAChunkByDefault) {
+  const Parsed parsed = Parse({"--model", "DIR", "--max-sessions", "1000"});
+  ASSERT_FALSE(parsed.code);
+  EXPECT_EQ(parsed.options.max_step_tokens, 1000 + parsed.options.prompt_chunk);
+}
+
+TEST(OptionsTest, HelpAndVersionEndWellWithExamples) {
+  const Parsed help = Parse({"--help"});
+  EXPECT_EQ(help.code, 0);
+  for (const char* part : {"--model", "--drain-seconds", "Examples:", "127.0.0.1:50051"}) {
+    EXPECT_THAT(help.out, HasSubstr(part));
+  }
+  EXPECT_EQ(help.err, "");
+  const Parsed version = Parse({"--version"});
+  EXPECT_EQ(version.code, 0);
+  EXPECT_THAT(version.out, HasSubstr("t2r-server 0."));
+}
+
+TEST(OptionsTest, WrongOnesGiveOneLineThatNamesThem) {
+  const std::vector<std::pair<const char*, std::vector<const char*>>> cases = {
+      {"--model", {}},
+      {"--frobnicate", {"--model", "DIR", "--frobnicate"}},
+      {"--max-sessions", {"--model", "DIR", "--max-sessions", "0"}},
+      {"--max-sessions", {"--model", "DIR", "--max-sessions", "many"}},
+      {"--dtype", {"--model", "DIR", "--dtype", "int3"}},
+      {"--listen", {"--model", "DIR", "--listen", "localhost"}},
+      {"--listen", {"--model", "DIR", "--listen", "::1:50051"}},
+      {"--admin", {"--model", "DIR", "--admin", "127.0.0.1:70000"}},
+      {"--max-step-tokens", {"--model", "DIR", "--max-step-tokens", "64"}},
+      {"--stall-seconds", {"--model", "DIR", "--stall-seconds", "-1"}},
+  };
+  for (const auto& [name, arguments] : cases) {
+    const Parsed parsed = Parse(arguments);
+    EXPECT_EQ(parsed.code, 2) << name;
+    EXPECT_THAT(parsed.err, HasSubstr(name));
+    EXPECT_THAT(parsed.err, ::testing::StartsWith("t2r-server: "));
+    EXPECT_EQ(std::count(parsed.err.begin(), parsed.err.end(), '\n'), 1) << parsed.err;
+    EXPECT_EQ(parsed.out, "");
+  }
+}
+
+}  // namespace
+}  // namespace t2r::server

@@ -1,0 +1,196 @@
+"""The t2r-server process: its lines, its exit statuses, its start-up errors, its end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import grpc
+import pytest
+
+import make_models
+from t2r.v1 import generation_pb2 as pb
+from t2r.v1 import generation_pb2_grpc as stubs
+
+BINARY = os.environ["T2R_SERVER"]
+SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    return make_models.make(make_models.catalogue()["llama-t2r-clamp"], directory)
+
+
+class Process:
+    """A server whose stdout goes into a file."""
+
+    def __init__(self, tmp_path, model, *flags):
+        self.path = tmp_path / "stdout"
+        self.out = open(self.path, "w")
+        self.process = subprocess.Popen(
+            [BINARY, "--model", str(model), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+             "--threads", "1", *flags], stdout=self.out, stderr=subprocess.PIPE, text=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+        self.out.close()
+
+    def line(self, pattern):
+        """The first match in stdout, waiting for it."""
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            found = re.search(pattern, self.path.read_text(), re.M)
+            if found:
+                return found
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.01)
+        raise AssertionError(f"no {pattern!r} in:\n{self.path.read_text()}")
+
+    def ready(self):
+        self.line(r"^model: ready ")
+        return self.line(r"^grpc: listening on (127\.0\.0\.1:\d+)$").group(1)
+
+
+def run(*arguments):
+    done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=SECONDS)
+    return done.returncode, done.stdout, done.stderr
+
+
+def start_error(directory):
+    code, _, said = run("--model", str(directory), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+                        "--threads", "1")
+    assert code == 1
+    assert said.count("\n") == 1, said
+    assert said.startswith("t2r-server: ")
+    return said
+
+
+def test_help_and_version():
+    code, said, _ = run("--help")
+    assert code == 0 and "--max-sessions" in said and "Examples:" in said
+    code, said, _ = run("--version")
+    assert code == 0 and re.fullmatch(r"t2r-server \d+\.\d+\.\d+\n", said)
+
+
+def test_wrong_flag():
+    code, said, errors = run("--modle", "x")
+    assert code == 2 and said == "" and errors.count("\n") == 1
+    assert "--modle" in errors or "--model" in errors
+
+
+def test_unknown_backend(model):
+    code, _, errors = run("--model", str(model), "--backend", "abacus", "--listen", "127.0.0.1:0",
+                          "--admin", "127.0.0.1:0")
+    assert code == 1 and "abacus" in errors and errors.count("\n") == 1
+
+
+def test_no_such_directory(tmp_path):
+    assert str(tmp_path / "nowhere") in start_error(tmp_path / "nowhere")
+
+
+def test_missing_weights(tmp_path):
+    directory = make_models.make(make_models.catalogue()["llama-t2r-clamp"], tmp_path / "m")
+    os.remove(os.path.join(directory, "model.safetensors"))
+    assert "model.safetensors" in start_error(directory)
+
+
+def test_truncated_weights(tmp_path):
+    directory = make_models.make(make_models.catalogue()["llama-t2r-clamp"], tmp_path / "m")
+    path = os.path.join(directory, "model.safetensors")
+    os.truncate(path, os.path.getsize(path) // 2)
+    assert "model.safetensors" in start_error(directory)
+
+
+def test_wrong_shape(tmp_path):
+    directory = make_models.make(make_models.catalogue()["llama-t2r-clamp"], tmp_path / "m")
+    path = os.path.join(directory, "config.json")
+    with open(path) as file:
+        config = json.load(file)
+    config["intermediate_size"] += 8
+    with open(path, "w") as file:
+        json.dump(config, file)
+    assert re.search(r"mlp\.\w+_proj\.weight", start_error(directory))
+
+
+def test_port_taken(tmp_path, model):
+    with Process(tmp_path, model) as server:
+        address = server.ready()
+        code, _, errors = run("--model", str(model), "--listen", address, "--admin", "127.0.0.1:0")
+        assert code == 1 and address in errors and "--listen" in errors and errors.count("\n") == 1
+        admin = server.line(r"^admin: listening on (\S+)$").group(1)
+        code, _, errors = run("--model", str(model), "--listen", "127.0.0.1:0", "--admin", admin)
+        assert code == 1 and admin in errors and "--admin" in errors and errors.count("\n") == 1
+
+
+def test_admin_pages(tmp_path, model):
+    with Process(tmp_path, model) as server:
+        server.ready()
+        admin = "http://" + server.line(r"^admin: listening on (127\.0\.0\.1:\d+)$").group(1)
+        with urllib.request.urlopen(admin + "/metrics", timeout=SECONDS) as answer:
+            assert "text/plain" in answer.headers["Content-Type"]
+            text = answer.read().decode()
+        assert "t2r_slots 64\n" in text and "t2r_num_requests_running 0\n" in text
+        with urllib.request.urlopen(admin + "/healthz", timeout=SECONDS) as answer:
+            assert answer.status == 200
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(admin + "/nothing", timeout=SECONDS)
+        assert error.value.code == 404
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_an_idle_server(tmp_path, model, number):
+    with Process(tmp_path, model) as server:
+        server.ready()
+        server.process.send_signal(number)
+        assert server.process.wait(SECONDS) == 0
+        assert server.process.stderr.read() == ""
+
+
+def endless(address):
+    channel = grpc.insecure_channel(address)
+    call = stubs.GenerationStub(channel).Generate(
+        pb.GenerateRequest(tokens=pb.TokenIds(ids=[5]), max_tokens=100_000, ignore_eos=True),
+        timeout=SECONDS)
+    events = iter(call)
+    while next(events).WhichOneof("event") != "delta":
+        pass
+    return channel, call, events
+
+
+def test_drain_ends_streams_with_a_reason(tmp_path, model):
+    with Process(tmp_path, model, "--drain-seconds", "0.5") as server:
+        address = server.ready()
+        channel, call, events = endless(address)
+        server.process.send_signal(signal.SIGTERM)
+        last = None
+        with pytest.raises(grpc.RpcError) as error:
+            for last in events:
+                pass
+        assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert last.finished.reason == pb.FINISH_REASON_DRAINED
+        assert server.process.wait(SECONDS) == 0
+        channel.close()
+
+
+def test_second_signal_ends_at_once(tmp_path, model):
+    with Process(tmp_path, model, "--drain-seconds", "1000") as server:
+        channel, call, events = endless(server.ready())
+        reader = threading.Thread(target=lambda: call.code(), daemon=True)
+        reader.start()
+        server.process.send_signal(signal.SIGTERM)
+        server.line(r"^server: draining$")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(SECONDS) == 128 + signal.SIGTERM
+        channel.close()
