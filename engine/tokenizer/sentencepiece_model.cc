@@ -46,7 +46,7 @@ absl::Status CheckCharsMap(std::string_view map) {
   constexpr uint32_t kHasLeaf = 1u << 8;
   for (size_t i = 0; i < units; ++i) {
     const uint32_t unit = LittleEndian(map, 4 + 4 * i);
-    if ((unit & kLeaf) != 0) continue;
+    if ((unit & kLeaf) != 0 && i != 0) continue;  // not gone on from; the root always is
     const size_t base = i ^ static_cast<size_t>((unit >> 10) << ((unit & 1u << 9) >> 6));
     if ((base | 0xFF) >= units) {
       return Invalid(absl::StrCat(bad, "points outside its trie at unit ", i));

@@ -54,7 +54,7 @@ TEST(Mutations, NeverCrash) {
   ASSERT_FALSE(seeds.empty());
   std::mt19937 random(7);
   for (const std::string& seed : seeds) RunOne(seed);
-  for (int i = 0; i < 1500; ++i) RunOne(Mutate(seeds[random() % seeds.size()], seeds, random));
+  for (int i = 0; i < 10000; ++i) RunOne(Mutate(seeds[random() % seeds.size()], seeds, random));
 }
 
 }  // namespace

@@ -144,10 +144,13 @@ TEST(SentencePiece, AHostileNormalisationTableIsRefused) {
   map[1] = 4;  // a trie of 1,024 bytes
   map += std::string("x\0", 2);
   EXPECT_TRUE(SentencePieceTokenizer::Parse(SmallModel({.charsmap = map}), std::nullopt, {}).ok());
-  map[4 + 2] = '\x7F';  // unit 0 points far outside
-  const auto result =
-      SentencePieceTokenizer::Parse(SmallModel({.charsmap = map}), std::nullopt, {});
-  EXPECT_THAT(std::string(result.status().message()), HasSubstr("precompiled_charsmap"));
+  for (const int byte : {2, 3}) {  // unit 0 points far outside; once marked as a leaf, too
+    std::string bad = map;
+    bad[4 + byte] = '\xDE';
+    const auto result =
+        SentencePieceTokenizer::Parse(SmallModel({.charsmap = bad}), std::nullopt, {});
+    EXPECT_THAT(std::string(result.status().message()), HasSubstr("precompiled_charsmap"));
+  }
 }
 
 TEST(SentencePiece, ManyThreadsMayEncode) {
