@@ -13,7 +13,7 @@ __attribute__((target("avx512f,avx512bf16"))) double Bf16Dots(int64_t rounds, fl
   constexpr int kChains = 12;  // enough to hide the latency
   const __m512bh x = _mm512_cvtne2ps_pbh(_mm512_set1_ps(*sink + 1e-3F), _mm512_set1_ps(1e-3F));
   __m512 sums[kChains];
-  for (__m512& sum : sums) sum = _mm512_set1_ps(*sink);
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm512_set1_ps(*sink + static_cast<float>(i));
   for (int64_t i = 0; i < rounds; ++i) {
     for (__m512& sum : sums) sum = _mm512_dpbf16_ps(sum, x, x);
   }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <thread>
 #include <vector>
 
@@ -37,29 +38,19 @@ float SumAll(const float* data, int64_t count) {
   return hn::GetLane(hn::SumOfLanes(tag, hn::Add(hn::Add(a, b), hn::Add(c, d))));
 }
 
-// Returns the operations done; *sink keeps the result alive.
+// Returns the operations done; *sink keeps the result alive. The chains start apart, or the
+// compiler would compute one for all.
 double MultiplyAdds(int64_t rounds, float* sink) {
   const hn::ScalableTag<float> tag;
-  const auto x = hn::Set(tag, 0.999F + *sink), y = hn::Set(tag, 1e-3F);
-  auto s0 = y, s1 = y, s2 = y, s3 = y, s4 = y, s5 = y, s6 = y, s7 = y, s8 = y, s9 = y, s10 = y,
-       s11 = y;
+  const auto x = hn::Set(tag, 0.999F), y = hn::Set(tag, 1e-3F);
+  hn::Vec<decltype(tag)> sums[kChains];
+  for (int i = 0; i < kChains; ++i) sums[i] = hn::Set(tag, *sink + static_cast<float>(i));
   for (int64_t i = 0; i < rounds; ++i) {
-    s0 = hn::MulAdd(s0, x, y);
-    s1 = hn::MulAdd(s1, x, y);
-    s2 = hn::MulAdd(s2, x, y);
-    s3 = hn::MulAdd(s3, x, y);
-    s4 = hn::MulAdd(s4, x, y);
-    s5 = hn::MulAdd(s5, x, y);
-    s6 = hn::MulAdd(s6, x, y);
-    s7 = hn::MulAdd(s7, x, y);
-    s8 = hn::MulAdd(s8, x, y);
-    s9 = hn::MulAdd(s9, x, y);
-    s10 = hn::MulAdd(s10, x, y);
-    s11 = hn::MulAdd(s11, x, y);
+#pragma GCC unroll 12
+    for (auto& sum : sums) sum = hn::MulAdd(sum, x, y);
   }
-  const auto low = hn::Add(hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)), hn::Add(s4, s5));
-  const auto high = hn::Add(hn::Add(hn::Add(s6, s7), hn::Add(s8, s9)), hn::Add(s10, s11));
-  *sink = hn::GetLane(hn::SumOfLanes(tag, hn::Add(low, high))) * 1e-30F;
+  for (int i = 1; i < kChains; ++i) sums[0] = hn::Add(sums[0], sums[i]);
+  *sink = hn::GetLane(hn::SumOfLanes(tag, sums[0])) * 1e-30F;
   return 2.0 * kChains * static_cast<double>(rounds) * static_cast<double>(hn::Lanes(tag));
 }
 
@@ -76,30 +67,31 @@ HWY_EXPORT(SumAll);
 HWY_EXPORT(MultiplyAdds);
 HWY_EXPORT(TargetName);
 
-double Seconds(std::chrono::steady_clock::time_point since) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
-}
+using Clock = std::chrono::steady_clock;
 
-// Runs part(thread) on all threads at once, several times; the shortest time.
+// Runs part(thread) on all threads at once, several times; the shortest time from the first
+// thread's start to the last one's end, by their own clocks.
 double BestSeconds(int threads, const std::function<void(int)>& part) {
   constexpr int kRuns = 7;
-  double best = 1e30;
-  std::barrier barrier(threads + 1);
+  std::vector<Clock::time_point> starts(threads), ends(threads);
+  double best = std::numeric_limits<double>::infinity();
+  std::barrier ready(threads);
+  std::barrier done(threads, [&]() noexcept {
+    const auto first = *std::min_element(starts.begin(), starts.end());
+    const auto last = *std::max_element(ends.begin(), ends.end());
+    best = std::min(best, std::chrono::duration<double>(last - first).count());
+  });
   std::vector<std::thread> workers;
   for (int t = 0; t < threads; ++t) {
     workers.emplace_back([&, t] {
       for (int run = 0; run < kRuns; ++run) {
-        barrier.arrive_and_wait();
+        ready.arrive_and_wait();
+        starts[t] = Clock::now();
         part(t);
-        barrier.arrive_and_wait();
+        ends[t] = Clock::now();
+        done.arrive_and_wait();
       }
     });
-  }
-  for (int run = 0; run < kRuns; ++run) {
-    barrier.arrive_and_wait();
-    const auto start = std::chrono::steady_clock::now();
-    barrier.arrive_and_wait();
-    best = std::min(best, Seconds(start));
   }
   for (std::thread& worker : workers) worker.join();
   return best;
@@ -124,7 +116,7 @@ double ReadBandwidth(Backend& backend, int threads) {
 
 // kernel(rounds, sink) returns how many operations it did.
 double FlopRate(int threads, double (*kernel)(int64_t, float*)) {
-  constexpr int64_t kRounds = 2'000'000;
+  constexpr int64_t kRounds = 10'000'000;
   std::vector<Sink> sinks(threads);
   std::vector<double> operations(threads);
   const double seconds =
