@@ -7,17 +7,19 @@ namespace {
 
 class Counter {
  public:
-  Counter(DType dtype, int64_t rows) : element_(static_cast<int64_t>(SizeOf(dtype))), rows_(rows) {}
+  Counter(DType dtype, int64_t rows) : dtype_(dtype), rows_(rows) {}
 
-  void MatMul(int64_t outputs, int64_t inputs, bool bias) {
+  void MatMul(int64_t outputs, int64_t inputs, bool bias) { MatMul(outputs, inputs, bias, dtype_); }
+  void MatMul(int64_t outputs, int64_t inputs, bool bias, DType dtype) {
     cost.flops += 2 * rows_ * outputs * inputs;
-    cost.weight_bytes += outputs * inputs * element_ + (bias ? outputs * 4 : 0);
+    cost.weight_bytes +=
+        outputs * inputs * static_cast<int64_t>(SizeOf(dtype)) + (bias ? outputs * 4 : 0);
   }
 
   StepCost cost;
 
  private:
-  int64_t element_;
+  DType dtype_;
   int64_t rows_;
 };
 
@@ -74,7 +76,7 @@ StepCost CostOfDecodeStep(const ModelConfig& config, DType weight_dtype, int ses
     const MapShape map = linear ? MapShapeOf(config) : MapShape();
     const int64_t width = map.folded ? map.rows : d;
     counter.MatMul((config.heads + config.kv_heads) * width + config.kv_heads * d, hidden,
-                   config.qkv_bias);
+                   config.qkv_bias, map.folded ? DType::kFloat32 : weight_dtype);
     if (linear) {
       AddLinearAttention(config, map, sessions, &counter.cost);
     } else {

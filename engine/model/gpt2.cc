@@ -121,7 +121,9 @@ class Gpt2 : public Model {
                        loader.Floats(name + "bias", {3 * hidden}), map, config_);
     const HostMatrix weight = {folded.weight.data(), DType::kFloat32,
                                static_cast<int64_t>(folded.bias.size()), hidden, false};
-    return {loader.Load({&weight, 1}), loader.LoadVector(folded.bias)};
+    // Kept in float32: a product of two 16-bit matrices, rounded to 16 bits again, would move
+    // log-probabilities by 1e-3 and more.
+    return {loader.Load({&weight, 1}, DType::kFloat32), loader.LoadVector(folded.bias)};
   }
 
   Gpt2Layer LoadLayer(WeightLoader& loader, const std::string& name, bool linear, int index) {

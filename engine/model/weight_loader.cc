@@ -58,8 +58,8 @@ HostMatrix WeightLoader::Conv1d(const std::string& name, int64_t inputs, int64_t
   return {tensor.data, tensor.dtype, outputs, inputs, true};
 }
 
-std::unique_ptr<Matrix> WeightLoader::Load(std::span<const HostMatrix> parts) {
-  std::unique_ptr<Matrix> matrix = backend_.LoadMatrix(parts, matrix_dtype_);
+std::unique_ptr<Matrix> WeightLoader::Load(std::span<const HostMatrix> parts, DType dtype) {
+  std::unique_ptr<Matrix> matrix = backend_.LoadMatrix(parts, dtype);
   bytes_ += matrix->bytes();
   return matrix;
 }

@@ -32,7 +32,10 @@ class WeightLoader {
   HostMatrix Conv1d(const std::string& name, int64_t inputs, int64_t outputs) const;
 
   // To the device; counted in bytes().
-  std::unique_ptr<Matrix> Load(std::span<const HostMatrix> parts);
+  std::unique_ptr<Matrix> Load(std::span<const HostMatrix> parts) {
+    return Load(parts, matrix_dtype_);
+  }
+  std::unique_ptr<Matrix> Load(std::span<const HostMatrix> parts, DType dtype);
   std::unique_ptr<Matrix> LoadTable(const HostMatrix& table);
   Buffer LoadVector(std::span<const float> values);
   Buffer LoadVector(const std::string& name, const std::vector<int64_t>& shape) {
