@@ -119,7 +119,7 @@ bool JsonFields::Bool(const char* key, bool absent) {
   return value->get<bool>();
 }
 
-std::string JsonFields::String(const char* key, std::optional<std::string> absent) {
+std::string JsonFields::String(const char* key, const std::optional<std::string>& absent) {
   const nlohmann::json* value = Find(key);
   if (value == nullptr) {
     if (!absent.has_value()) Invalid(key, "is missing");

@@ -40,7 +40,7 @@ class JsonFields {
   double Number(const char* key, double low, double high,
                 std::optional<double> absent = std::nullopt);
   bool Bool(const char* key, bool absent);
-  std::string String(const char* key, std::optional<std::string> absent = std::nullopt);
+  std::string String(const char* key, const std::optional<std::string>& absent = std::nullopt);
 
   // Records an error about a key unless there is one already.
   void Invalid(const std::string& key, const std::string& problem);
