@@ -70,7 +70,8 @@ void CpuBackend::LinearAttention(const Batch& batch, const LinearAttentionArgs& 
   }
   const double floats = static_cast<double>(args.map.features) * args.head_dim;
   // Each float of S takes two operations to update and two a head to read; features cost the like.
-  const double row_cost = 100 + floats * 4 * (1 + args.heads / args.groups) / kFlopsPerNanosecond;
+  const int uses = 1 + args.heads / args.groups;
+  const double row_cost = 100 + floats * 4 * uses / kFlopsPerNanosecond;
   const int64_t pairs = segments * args.groups;
   const double cost = row_cost * static_cast<double>(batch.rows() * args.groups);
   // Short segments are gathered into tasks worth claiming; a long one is a task of its own.
