@@ -52,6 +52,7 @@ absl::Status WriteSafetensors(const std::string& path,
                               const std::map<std::string, HostTensor, std::less<>>& tensors) {
   // Wider elements first, so that every tensor is aligned in a file without gaps.
   std::vector<const std::pair<const std::string, HostTensor>*> order;
+  order.reserve(tensors.size());
   for (const auto& tensor : tensors) order.push_back(&tensor);
   std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
     return SizeOf(a->second.dtype) > SizeOf(b->second.dtype);

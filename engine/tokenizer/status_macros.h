@@ -12,7 +12,10 @@
 // declaration = the value of expression (an absl::StatusOr), or return its status.
 #define T2R_TOKENIZER_ASSIGN_OR_RETURN(declaration, expression) \
   T2R_TOKENIZER_ASSIGN_IMPL(T2R_TOKENIZER_CONCAT(result_, __LINE__), declaration, expression)
+// A declaration and a name cannot stand in parentheses.
+// NOLINTBEGIN(bugprone-macro-parentheses)
 #define T2R_TOKENIZER_ASSIGN_IMPL(result, declaration, expression) \
   auto result = (expression);                                      \
   if (!result.ok()) return result.status();                        \
   declaration = *std::move(result)
+// NOLINTEND(bugprone-macro-parentheses)
