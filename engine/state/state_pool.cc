@@ -15,7 +15,7 @@ StatePool::StatePool(Backend& backend, const StateShape& shape, int slots)
   const int64_t floats = shape.bytes() / 4;
   stride_ = (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats;
   int64_t bytes = 0;
-  if (__builtin_mul_overflow(stride_ * 4, int64_t{slots}, &bytes)) {
+  if (shape.bytes() == INT64_MAX || __builtin_mul_overflow(stride_ * 4, int64_t{slots}, &bytes)) {
     throw DeviceError("the states of " + std::to_string(slots) + " sessions of " +
                       std::to_string(shape.bytes()) + " bytes do not fit any memory");
   }

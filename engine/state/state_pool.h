@@ -19,8 +19,11 @@ struct StateShape {
   int head_dim = 0;  // d
 
   int64_t layer_floats() const { return static_cast<int64_t>(groups) * features * (head_dim + 1); }
-  // Linear layers · G · k · (d + 1) · 4.
-  int64_t bytes() const { return layers * layer_floats() * 4; }
+  // Linear layers · G · k · (d + 1) · 4; INT64_MAX where that is beyond 64 bits.
+  int64_t bytes() const {
+    int64_t bytes = 0;
+    return __builtin_mul_overflow(layer_floats() * 4, int64_t{layers}, &bytes) ? INT64_MAX : bytes;
+  }
 };
 
 class StatePool {
