@@ -55,9 +55,10 @@ absl::Status Normalizer::AddSteps(const Json& json, const std::string& where, in
   }
   if (type == "Prepend") {
     T2R_TOKENIZER_ASSIGN_OR_RETURN(std::string prefix, StringField(json, "prepend", where));
-    steps->push_back([prefix = std::move(prefix)](std::string text) -> absl::StatusOr<std::string> {
-      return text.empty() ? text : prefix + text;
-    });
+    steps->push_back(
+        [prefix = std::move(prefix)](const std::string& text) -> absl::StatusOr<std::string> {
+          return text.empty() ? text : prefix + text;
+        });
     return absl::OkStatus();
   }
   if (type == "Replace") {
@@ -66,7 +67,7 @@ absl::Status Normalizer::AddSteps(const Json& json, const std::string& where, in
     T2R_TOKENIZER_ASSIGN_OR_RETURN(Regex regex, PatternFromJson(*pattern, where + ".pattern"));
     T2R_TOKENIZER_ASSIGN_OR_RETURN(std::string content, StringField(json, "content", where));
     steps->push_back([regex = std::move(regex), content = std::move(content)](
-                         std::string text) -> absl::StatusOr<std::string> {
+                         const std::string& text) -> absl::StatusOr<std::string> {
       T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::vector<Match> matches, regex.FindAll(text));
       return ReplaceAt(text, matches, content);
     });

@@ -4,7 +4,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <cstring>
+#include <cerrno>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -47,7 +48,7 @@ absl::Status Failed(const char* step, absl::string_view reason) {
 absl::Status WriteAll(int file, absl::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t written = write(file, bytes.data(), bytes.size());
-    if (written <= 0) return Failed("write", std::strerror(errno));
+    if (written <= 0) return Failed("write", std::generic_category().message(errno));
     bytes.remove_prefix(written);
   }
   return absl::OkStatus();
@@ -56,7 +57,7 @@ absl::Status WriteAll(int file, absl::string_view bytes) {
 // dlmopen wants a path: a file in memory has one under /proc.
 absl::StatusOr<void*> OpenModule() {
   const int file = memfd_create("t2r_sentencepiece", MFD_CLOEXEC);
-  if (file < 0) return Failed("memfd_create", std::strerror(errno));
+  if (file < 0) return Failed("memfd_create", std::generic_category().message(errno));
   const absl::Status written = WriteAll(
       file, absl::string_view(t2r_sentencepiece_module_begin,
                               t2r_sentencepiece_module_end - t2r_sentencepiece_module_begin));
@@ -65,7 +66,8 @@ absl::StatusOr<void*> OpenModule() {
   if (written.ok()) {
     const std::string path = absl::StrCat("/proc/self/fd/", file);
     handle = dlmopen(LM_ID_NEWLM, path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (handle == nullptr) reason = dlerror();
+    // glibc keeps dlerror's message a thread's own.
+    if (handle == nullptr) reason = dlerror();  // NOLINT(concurrency-mt-unsafe)
   }
   close(file);
   if (!written.ok()) return written;
