@@ -118,9 +118,9 @@ Tensor ChunkedLinearAttention(const LinearAttentionConfig& config, const Feature
   const Tensor keys =
       pad(k, 2).view({n, c, groups, d}).permute({2, 0, 1, 3}).reshape({groups, n * c, d});
   const Tensor phi_q =
-      ApplyFeatureMap(config, map, queries).view({groups * n, share * c, config.feature_size});
+      ApplyFeatureMap(config, map, queries).reshape({groups * n, share * c, config.feature_size});
   const Tensor phi_k =
-      ApplyFeatureMap(config, map, keys).view({groups * n, c, config.feature_size});
+      ApplyFeatureMap(config, map, keys).reshape({groups * n, c, config.feature_size});
   // A column of ones beside the values: the denominators come out of the same products.
   const Tensor values = torch::constant_pad_nd(pad(v, 2), {0, 1}, 1.0)
                             .view({n, c, groups, d + 1})
@@ -156,9 +156,9 @@ Tensor RecurrentLinearAttention(const LinearAttentionConfig& config, const Featu
       (q * config.query_scale).permute({2, 0, 1, 3, 4}).reshape({groups, rows * share, d});
   const Tensor keys = k.permute({2, 0, 1, 3}).reshape({groups, rows, d});
   const Tensor phi_q = ApplyFeatureMap(config, map, queries)
-                           .view({groups, batch, length, share, config.feature_size});
+                           .reshape({groups, batch, length, share, config.feature_size});
   const Tensor phi_k =
-      ApplyFeatureMap(config, map, keys).view({groups, batch, length, config.feature_size});
+      ApplyFeatureMap(config, map, keys).reshape({groups, batch, length, config.feature_size});
   return RecurrentAttention::apply(phi_q.contiguous(), phi_k.contiguous(), v.contiguous(),
                                    config.normalizer == Normalizer::kClamp,
                                    static_cast<double>(config.eps))

@@ -1,0 +1,168 @@
+// The subcommands from end to end, on tiny models.
+#include "convert/commands.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+
+#include "convert/error.h"
+#include "convert/loss.h"
+#include "tests/convert/small_models.h"
+#include "tests/convert/temporary_directory.h"
+
+namespace t2r::convert {
+namespace {
+
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+// Documents that count upwards from different numbers, modulo 37: easy to learn.
+std::string CountingIds(int documents, int length) {
+  std::string text;
+  for (int i = 0; i < documents; ++i) {
+    for (int t = 0; t < length; ++t) text += std::to_string((i * 5 + t) % 37) + " ";
+    text += "\n--\n";
+  }
+  return text;
+}
+
+double NatsOf(const std::string& model_directory, const std::string& file) {
+  const ModelConfig config = Unwrap(LoadModelConfig(model_directory));
+  TrainingModel model(config, torch::kCPU);
+  LoadParameters(model_directory, &model, false);
+  CorpusOptions options;
+  options.ids = true;
+  options.separator = "--";
+  return Evaluate(model, LoadCorpus(file, options, config, nullptr)).nats_per_token();
+}
+
+class CommandsTest : public testing::Test {
+ protected:
+  CommandsTest()
+      : train_(directory_.Write("train", CountingIds(40, 30))),
+        valid_(directory_.Write("valid", CountingIds(7, 25))) {}
+
+  DataFlags Data() const {
+    DataFlags data;
+    data.train = train_;
+    data.valid = valid_;
+    data.corpus.ids = true;
+    data.corpus.separator = "--";
+    return data;
+  }
+  static TrainOptions Training(int64_t steps) {
+    TrainOptions options;
+    options.steps = steps;
+    options.window = 32;
+    options.batch_tokens = 320;
+    options.learning_rate = 5e-3;
+    options.log_every = 1000;
+    return options;
+  }
+  FinetuneFlags Flags(const std::string& map, int k) const {
+    FinetuneFlags flags;
+    flags.model = directory_ / "parent";
+    flags.output.directory = directory_ / "child";
+    flags.data = Data();
+    flags.feature_map = map;
+    flags.feature_size = k;
+    flags.training = Training(40);
+    return flags;
+  }
+
+  TemporaryDirectory directory_;
+  std::string train_, valid_;
+};
+
+TEST_F(CommandsTest, PretrainThenFinetuneLearns) {
+  PretrainFlags pretrain;
+  pretrain.output.directory = directory_ / "parent";
+  pretrain.data = Data();
+  pretrain.vocab_size = 37;
+  pretrain.hidden = 32;
+  pretrain.intermediate = 48;
+  pretrain.layers = 2;
+  pretrain.heads = 4;
+  pretrain.kv_heads = 2;
+  pretrain.training = Training(120);
+  Pretrain(pretrain);
+  const double parent = NatsOf(directory_ / "parent", valid_);
+  EXPECT_LT(parent, 1.0);  // of log 37 = 3.6
+
+  for (const std::string map : {"t2r", "elu", "rfa", "hedgehog"}) {
+    FinetuneFlags flags = Flags(map, map == "elu" ? 0 : 16);
+    flags.output.dtype = map == "rfa" ? "bfloat16" : "float32";
+    flags.training.transfer_share = map == "t2r" ? 0.25 : 0.0;
+    flags.training.distill = map == "hedgehog" ? 0.5 : 0.0;
+    flags.keep_full = map == "elu" ? "every:2" : "";
+    Finetune(flags);
+    EXPECT_LT(NatsOf(directory_ / "child", valid_), parent) << map;
+    EXPECT_FALSE(std::filesystem::exists(directory_ / "child.work"));
+  }
+}
+
+TEST_F(CommandsTest, Gpt2TrainsWithinItsLearnedPositions) {
+  PretrainFlags pretrain;
+  pretrain.architecture = "gpt2";
+  pretrain.output.directory = directory_ / "parent";
+  pretrain.data = Data();
+  pretrain.vocab_size = 37;
+  pretrain.hidden = 32;
+  pretrain.intermediate = 64;
+  pretrain.layers = 2;
+  pretrain.heads = 4;
+  pretrain.positions = 32;
+  pretrain.training = Training(120);
+  Pretrain(pretrain);
+  const double parent = NatsOf(directory_ / "parent", valid_);
+  EXPECT_LT(parent, 1.5);
+  Finetune(Flags("t2r", 16));
+  EXPECT_LT(NatsOf(directory_ / "child", valid_), parent);
+
+  FinetuneFlags flags = Flags("t2r", 16);
+  flags.training.window = 33;
+  EXPECT_THAT([&] { Finetune(flags); },
+              ThrowsMessage<ConvertError>(HasSubstr("exceeds the 32 learned positions")));
+  EvalFlags eval;
+  eval.model = directory_ / "child";
+  eval.corpus.ids = true;
+  eval.text = directory_.Write("long", CountingIds(1, 40));
+  eval.corpus.separator = "--";
+  EXPECT_THAT([&] { Eval(eval); },
+              ThrowsMessage<ConvertError>(HasSubstr("--max-tokens-per-document 33")));
+  eval.corpus.max_tokens_per_document = 33;
+  EXPECT_NO_THROW(Eval(eval));
+}
+
+TEST_F(CommandsTest, RefusesFlagsThatCannotBe) {
+  WriteSmallModel(directory_ / "parent", SmallLlamaJson(), 1);
+  const auto finetune = [&](const std::function<void(FinetuneFlags&)>& change) {
+    FinetuneFlags flags = Flags("t2r", 8);
+    change(flags);
+    return [flags] { Finetune(flags); };
+  };
+  EXPECT_THAT(finetune([](auto& f) { f.feature_map = "relu"; }),
+              ThrowsMessage<ConvertError>(HasSubstr("'relu'")));
+  EXPECT_THAT(finetune([](auto& f) { f.training.minutes = 1; }),
+              ThrowsMessage<ConvertError>(HasSubstr("exactly one of")));
+  EXPECT_THAT(finetune([](auto& f) { f.training.batch_tokens = 16; }),
+              ThrowsMessage<ConvertError>(HasSubstr("--batch")));
+  EXPECT_THAT(finetune([](auto& f) { f.output.dtype = "float16"; }),
+              ThrowsMessage<ConvertError>(HasSubstr("'float16'")));
+  EXPECT_THAT(finetune([](auto& f) { f.training.distill = 1.5; }),
+              ThrowsMessage<ConvertError>(HasSubstr("--distill")));
+  EXPECT_THAT(finetune([](auto& f) { f.data.train = "/nowhere"; }),
+              ThrowsMessage<ConvertError>(HasSubstr("/nowhere")));
+  EXPECT_THAT(finetune([](auto& f) { f.data.corpus.ids = false; }),
+              ThrowsMessage<ConvertError>(HasSubstr("no tokenizer")));
+  EXPECT_THAT(finetune([](auto& f) { f.device = "tpu"; }),
+              ThrowsMessage<ConvertError>(HasSubstr("'tpu'")));
+  EXPECT_THAT(finetune([](auto& f) { f.model = "/nowhere"; }),
+              ThrowsMessage<ConvertError>(HasSubstr("/nowhere")));
+  EXPECT_FALSE(std::filesystem::exists(directory_ / "child"));
+}
+
+}  // namespace
+}  // namespace t2r::convert
