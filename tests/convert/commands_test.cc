@@ -9,6 +9,7 @@
 
 #include "convert/error.h"
 #include "convert/loss.h"
+#include "convert/runtime.h"
 #include "tests/convert/small_models.h"
 #include "tests/convert/temporary_directory.h"
 
@@ -42,7 +43,9 @@ class CommandsTest : public testing::Test {
  protected:
   CommandsTest()
       : train_(directory_.Write("train", CountingIds(40, 30))),
-        valid_(directory_.Write("valid", CountingIds(7, 25))) {}
+        valid_(directory_.Write("valid", CountingIds(7, 25))) {
+    PrepareRuntime(/*operator_threads=*/1);
+  }
 
   DataFlags Data() const {
     DataFlags data;
