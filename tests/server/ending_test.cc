@@ -89,7 +89,8 @@ TEST(CancelTest, WhileQueued) {
   server.executor.Hold();
   const auto running = server.Generate(TokenRequest({1}, 3));
   ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_num_requests_running") == 1; }));
-  const auto queued = server.Generate(TokenRequest({2}, 3));
+  // Long: it must still be there when the news arrives, even if it has its slot by then.
+  const auto queued = server.Generate(TokenRequest({2}, 1'000'000));
   ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_num_requests_waiting") == 1; }));
   queued->Cancel();
   EXPECT_EQ(queued->Finish().error_code(), grpc::StatusCode::CANCELLED);
