@@ -1,0 +1,53 @@
+// Sampling for a whole batch on the device (engine/ops/sample.h, engine/sampling/sampler.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "engine/ops/cuda/cuda_compat.h"
+#include "engine/ops/sample.h"
+#include "engine/ops/tensor.h"
+
+namespace t2r::cuda {
+
+// Most alternatives a request may ask for; more throws DeviceError.
+inline constexpr int kMaxTop = 64;
+
+// What one sampler's steps may come to need.
+struct SamplerLimits {
+  int64_t requests = 0;     // of one call
+  int64_t adjustments = 0;  // of one call, all requests together
+  int64_t vocabulary = 0;   // columns of the logits
+};
+
+// Samples in two calls, so that the device works while the host goes on. Requests go up in one copy
+// and results come down in one. Owns pinned host memory and device memory for its limits; allocates
+// only in the constructor and in Reserve. One thread at a time; must not outlive `stream`.
+class Sampler {
+ public:
+  explicit Sampler(cudaStream_t stream) : stream_(stream) {}
+  ~Sampler();
+  Sampler(const Sampler&) = delete;
+  Sampler& operator=(const Sampler&) = delete;
+
+  // Makes room for calls within the limits. Throws DeviceError.
+  void Reserve(const SamplerLimits& limits);
+  // Launches the work on the stream; logits float32 stay as they are. Grows what is too small.
+  void Sample(Tensor logits, std::span<const SampleRequest> requests);
+  // Waits for the last Sample. Throws DeviceError.
+  void Fetch(std::span<SampleResult> results);
+
+ private:
+  cudaStream_t stream_;
+  SamplerLimits limits_;
+  size_t upload_bytes_ = 0;
+  size_t result_bytes_ = 0;
+  void* host_upload_ = nullptr;
+  void* host_results_ = nullptr;
+  void* device_upload_ = nullptr;
+  void* device_results_ = nullptr;
+  float* weights_ = nullptr;  // [requests, vocabulary]: what sampling makes of the logits
+};
+
+}  // namespace t2r::cuda
