@@ -1,39 +1,31 @@
 // Attention on the device: linear over the sessions' states, softmax over the paged cache and
 // within segments. What the ops mean is said in engine/ops/{linear,full}_attention.h.
 //
-// All of them launch on `stream` and return; none allocates or waits. Grids depend only on the
-// shape of the batch (segments and chunks, padding included), lengths are read on the device, so a
-// step of single rows can be recorded and replayed. Segments with slot −1 are padding.
+// All of them launch on the context's stream and return; none waits. The launches of a step of
+// single rows depend only on how many rows there are: lengths and places are read on the device.
+// They throw DeviceError where a head is wider than the kernels take.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-
-#include "engine/ops/cuda/cuda_compat.h"
 #include "engine/ops/cuda/device_batch.h"
 #include "engine/ops/full_attention.h"
 #include "engine/ops/linear_attention.h"
 
 namespace t2r::cuda {
 
-// Widest heads that the kernels take.
+// Widest heads that the kernels take: head_dim, and features of linear attention.
 inline constexpr int kMaxHeadDim = 256;
 inline constexpr int kMaxFeatures = 256;
 
-// Device memory that LinearAttention needs for a batch with this many chunks: the features of their
-// rows and the states between them. 0 where there are no chunks.
-size_t LinearAttentionWorkspaceBytes(const LinearAttentionArgs& args, int64_t chunks);
-
-// `workspace` has at least LinearAttentionWorkspaceBytes(args, batch.chunks) bytes, 256-byte
-// aligned. Throws DeviceError where a head is wider than the kernels take.
-void LinearAttention(const DeviceBatch& batch, const LinearAttentionArgs& args, void* workspace,
-                     cudaStream_t stream);
+// Rows that stand alone go through a recurrent kernel (linear_decode.cu), tiles through the chunked
+// form (linear_prefill.cu). Scratch, for t tiles of which a layer's rows have p = heads · k query
+// and groups · k key features: t · (kTileRows · (heads + groups) · k activations + groups · k ·
+// (d + 1) floats).
+void LinearAttention(const OpContext& context, const LinearAttentionArgs& args);
 
 // A layer's part of a page is K [G, kKvPageSize, d], then V [G, kKvPageSize, d], of the activation
-// dtype. Throws DeviceError where a head is wider than the kernels take.
-void FullAttention(const DeviceBatch& batch, const FullAttentionArgs& args, cudaStream_t stream);
+// dtype.
+void FullAttention(const OpContext& context, const FullAttentionArgs& args);
 
-void EncoderAttention(const DeviceBatch& batch, const EncoderAttentionArgs& args,
-                      cudaStream_t stream);
+void EncoderAttention(const OpContext& context, const EncoderAttentionArgs& args);
 
 }  // namespace t2r::cuda

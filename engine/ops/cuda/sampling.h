@@ -1,11 +1,13 @@
 // Sampling for a whole batch on the device (engine/ops/sample.h, engine/sampling/sampler.h).
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
-#include "engine/ops/cuda/cuda_compat.h"
+#include "engine/ops/cuda/device_memory.h"
 #include "engine/ops/sample.h"
 #include "engine/ops/tensor.h"
 
@@ -27,9 +29,6 @@ struct SamplerLimits {
 class Sampler {
  public:
   explicit Sampler(cudaStream_t stream) : stream_(stream) {}
-  ~Sampler();
-  Sampler(const Sampler&) = delete;
-  Sampler& operator=(const Sampler&) = delete;
 
   // Makes room for calls within the limits. Throws DeviceError.
   void Reserve(const SamplerLimits& limits);
@@ -41,13 +40,11 @@ class Sampler {
  private:
   cudaStream_t stream_;
   SamplerLimits limits_;
-  size_t upload_bytes_ = 0;
-  size_t result_bytes_ = 0;
-  void* host_upload_ = nullptr;
-  void* host_results_ = nullptr;
-  void* device_upload_ = nullptr;
-  void* device_results_ = nullptr;
-  float* weights_ = nullptr;  // [requests, vocabulary]: what sampling makes of the logits
+  PinnedArray<std::byte> host_upload_;
+  PinnedArray<std::byte> host_results_;
+  DeviceArray<std::byte> device_upload_;
+  DeviceArray<std::byte> device_results_;
+  DeviceArray<float> weights_;  // [requests, vocabulary]: what sampling makes of the logits
 };
 
 }  // namespace t2r::cuda
