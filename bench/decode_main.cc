@@ -48,7 +48,7 @@ class Bench {
     sampling.temperature = static_cast<float>(options.temperature);
     for (Session& session : sessions_) {
       sampling.sequence += 1;
-      session.slot = executor.Open(positions, sampling);
+      session.slot = executor.Open({positions}, sampling);
       if (session.slot < 0) {
         throw t2r::DeviceError("no room for " + std::to_string(sessions) + " sessions of " +
                                std::to_string(positions) + " positions");
@@ -65,7 +65,10 @@ class Bench {
       while (session.position < context) {
         tokens.resize(std::min(options_.chunk, context - session.position));
         for (int32_t& token : tokens) token = Random();
-        const t2r::Work work{session.slot, tokens, session.position, false, 0, {}};
+        t2r::Work work;
+        work.slot = session.slot;
+        work.tokens = tokens;
+        work.position = session.position;
         executor_.Step({&work, 1}, &results_);
         session.position += static_cast<int64_t>(tokens.size());
         fed += static_cast<int64_t>(tokens.size());
@@ -81,7 +84,10 @@ class Bench {
     const Clock::time_point start = Clock::now();
     for (int step = 0; step < steps; ++step) {
       for (int i = 0; i < count; ++i) {
-        works[i] = {sessions_[i].slot, {&sessions_[i].last, 1}, sessions_[i].position, true, 0, {}};
+        works[i].slot = sessions_[i].slot;
+        works[i].tokens = {&sessions_[i].last, 1};
+        works[i].position = sessions_[i].position;
+        works[i].sample = true;
       }
       executor_.Step(works, &results_);
       for (int i = 0; i < count; ++i) {

@@ -9,16 +9,16 @@
 // --cpu-time counts the calling thread's processor time instead of the clock's. With --threads 1 it
 // tells what a core reaches on a machine that others use too.
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <functional>
 #include <string>
 #include <vector>
 
-#include "bench/ops/peak.h"
+#include "bench/peaks.h"
 #include "engine/ops/backend.h"
 
 namespace t2r {
@@ -80,31 +80,11 @@ class Bench {
   }
 
   void MeasurePeaks() {
-    int threads = options_.threads;
-    if (threads == 0) {
-      std::sscanf(backend_->Describe().c_str() + backend_->Describe().rfind(',') + 2, "%d",
-                  &threads);
-    }
-    constexpr int64_t kRounds = 50000;
-    const int tasks = threads;
-    const double burn = Best(
-        [&](int) { backend_->ParallelFor(tasks, [](int64_t) { BurnMultiplyAdds(kRounds); }); });
-    peak_flops_ = tasks * BurnMultiplyAdds(kRounds) / burn;
-    // 256 MiB, 4 MiB a run: cold, and short enough to find the cores free.
-    constexpr int64_t kFloats = int64_t{64} << 20;
-    constexpr int64_t kRunFloats = int64_t{1} << 20;
-    const Buffer memory = backend_->Allocate(kFloats * 4);
-    std::memset(memory.data(), 0, memory.bytes());
-    std::atomic<float> sink{0};
-    const double read = Best([&](int run) {
-      const float* from = memory.f32() + run % (kFloats / kRunFloats) * kRunFloats;
-      backend_->ParallelFor(16, [&](int64_t i) {
-        sink.store(ReadAll(from + i * (kRunFloats / 16), kRunFloats / 16));
-      });
-    });
-    read_bytes_ = static_cast<double>(kRunFloats) * 4 / read;
+    const bench::Peaks peaks = bench::MeasurePeaks(options_.threads);
+    peak_flops_ = peaks.f32_gflop_per_s * 1e9;
+    read_bytes_ = peaks.read_gb_per_s * 1e9;
     std::printf("measured peaks: %.1f GFLOP/s float32 multiply-add, %.1f GB/s read\n\n",
-                peak_flops_ * 1e-9, read_bytes_ * 1e-9);
+                peaks.f32_gflop_per_s, peaks.read_gb_per_s);
   }
 
   void Print(const std::string& what, double seconds, double flops, double bytes) {
@@ -112,6 +92,10 @@ class Bench {
                 flops / seconds * 1e-9, bytes / seconds * 1e-9, 100 * flops / seconds / peak_flops_,
                 100 * bytes / seconds / read_bytes_);
     std::fflush(stdout);
+  }
+
+  void Step(const Batch& batch, const std::function<void()>& ops) {
+    backend_->RunStep(nullptr, batch, [&](const StepShape&) { ops(); });
   }
 
   std::unique_ptr<Matrix> MakeMatrix(int64_t n, int64_t k, DType dtype) {
@@ -206,10 +190,9 @@ class Bench {
       batch.tokens.push_back(0);
       batch.positions.push_back(0);
     }
-    backend_->BeginStep(batch);
     const double seconds = Best([&](int run) {
       args.state = state.f32() + run % kLayers * layer;
-      backend_->LinearAttention(batch, args);
+      Step(batch, [&] { backend_->LinearAttention(batch, args); });
     });
     const double floats = static_cast<double>(sessions) * groups * k * d;
     Print(name + ", " + std::to_string(sessions) + " sessions", seconds,
@@ -239,8 +222,8 @@ class Bench {
       batch.tokens.push_back(0);
       batch.positions.push_back(context - 1);
     }
-    backend_->BeginStep(batch);
-    const double seconds = Best([&](int) { backend_->FullAttention(batch, args); });
+    const double seconds =
+        Best([&](int) { Step(batch, [&] { backend_->FullAttention(batch, args); }); });
     Print("softmax decode d 64 9/3 heads, 8 at " + std::to_string(context), seconds,
           kSessions * 9.0 * static_cast<double>(context) * 64 * 4,
           kSessions * static_cast<double>(per_session) * static_cast<double>(args.page_stride) * 4);
@@ -257,8 +240,6 @@ class Bench {
     const Tensor y = MakeTensor(64, 576);
     const double norm = Best([&](int) { backend_->RmsNorm(x, weight.f32(), 1e-5F, y); });
     Print("rms_norm 64 x 576", norm, 0, 64.0 * 576 * 8);
-    const double empty = Best([&](int) { backend_->ParallelFor(8, [](int64_t) {}); });
-    Print("a parallel loop of nothing", empty, 0, 0);
     buffers_.clear();
   }
 

@@ -82,8 +82,8 @@ Attention Attention::Linear(const ModelConfig& config, int index, const FeatureM
   return attention;
 }
 
-void Attention::Run(Backend& backend, const Batch& batch, const StatePool& states,
-                    const KvCache& kv, Tensor qkv, Tensor out) const {
+void Attention::Run(Backend& backend, const Batch& batch, const Caches& caches, Tensor qkv,
+                    Tensor out) const {
   const Tensor q = qkv.Columns(0, query_columns());
   const Tensor k = qkv.Columns(query_columns(), key_columns());
   const Tensor v = qkv.Columns(query_columns() + key_columns(), value_columns());
@@ -99,8 +99,8 @@ void Attention::Run(Backend& backend, const Batch& batch, const StatePool& state
     args.k = k;
     args.v = v;
     args.out = out;
-    args.state = states.layer(index_);
-    args.slot_stride = states.stride();
+    args.state = caches.states.layer(index_);
+    args.slot_stride = caches.states.stride();
     backend.LinearAttention(batch, args);
     return;
   }
@@ -113,8 +113,8 @@ void Attention::Run(Backend& backend, const Batch& batch, const StatePool& state
   args.k = k;
   args.v = v;
   args.out = out;
-  args.pages = kv.layer(index_);
-  args.page_stride = kv.page_stride();
+  args.pages = caches.kv.layer(index_);
+  args.page_stride = caches.kv.page_stride();
   backend.FullAttention(batch, args);
 }
 

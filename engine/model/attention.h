@@ -5,10 +5,9 @@
 #include <vector>
 
 #include "engine/model/config.h"
+#include "engine/model/model.h"
 #include "engine/model/weight_loader.h"
 #include "engine/ops/backend.h"
-#include "engine/state/kv_cache.h"
-#include "engine/state/state_pool.h"
 
 namespace t2r {
 
@@ -46,8 +45,8 @@ class Attention {
                           bool folded, WeightLoader& loader);
 
   // qkv [T, columns()], out [T, heads · head_dim].
-  void Run(Backend& backend, const Batch& batch, const StatePool& states, const KvCache& kv,
-           Tensor qkv, Tensor out) const;
+  void Run(Backend& backend, const Batch& batch, const Caches& caches, Tensor qkv,
+           Tensor out) const;
 
  private:
   Attention(const ModelConfig& config, int index);

@@ -1,14 +1,29 @@
 #include "engine/model/config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
 namespace t2r {
 
-int ModelConfig::linear_layers() const {
-  int count = 0;
-  for (const LayerType type : layer_types) count += type == LayerType::kLinearAttention ? 1 : 0;
-  return count;
+namespace {
+
+int Count(const std::vector<LayerType>& types, LayerType wanted) {
+  return static_cast<int>(std::count(types.begin(), types.end(), wanted));
+}
+
+}  // namespace
+
+int ModelConfig::linear_layers() const { return Count(layer_types, LayerType::kLinearAttention); }
+
+int ModelConfig::linear_cross_layers() const {
+  if (!encoder_decoder) return 0;
+  return Count(encoder_decoder->cross_layer_types, LayerType::kLinearAttention);
+}
+
+int ModelConfig::full_cross_layers() const {
+  if (!encoder_decoder) return 0;
+  return Count(encoder_decoder->cross_layer_types, LayerType::kFullAttention);
 }
 
 std::optional<int64_t> ModelConfig::position_limit() const {

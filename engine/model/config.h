@@ -6,12 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "engine/ops/activation.h"
 #include "engine/ops/dtype.h"
 #include "engine/ops/linear_attention.h"
 
 namespace t2r {
 
-enum class Architecture : uint8_t { kLlama, kGpt2 };
+enum class Architecture : uint8_t { kLlama, kGpt2, kMarian };
 enum class LayerType : uint8_t { kLinearAttention, kFullAttention };
 
 struct LinearAttentionConfig {
@@ -30,6 +31,25 @@ struct RopeScaling {
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   double original_max_position_embeddings = 8192;
+};
+
+// What an encoder-decoder (Marian) has beside its decoder, which ModelConfig describes.
+struct EncoderDecoderConfig {
+  int encoder_layers = 0;
+  int encoder_heads = 0;
+  int encoder_intermediate_size = 0;
+  int source_vocab_size = 0;
+  ActivationKind activation = ActivationKind::kSilu;
+  bool normalize_before = false;   // layer norm before each half, not after it
+  bool final_norm = false;         // and once more after the last layer
+  bool scale_embedding = false;    // embeddings times √hidden
+  bool learned_positions = false;  // else sinusoidal, stored or computed
+  bool share_embeddings = true;    // one table for source and target
+  bool source_append_eos = true;   // an end-of-sequence token closes the source
+  int64_t max_source_positions = 0;
+  int32_t decoder_start_token_id = 0;
+  int32_t pad_token_id = 0;
+  std::vector<LayerType> cross_layer_types;  // [layers]
 };
 
 struct ModelConfig {
@@ -51,13 +71,16 @@ struct ModelConfig {
   int64_t max_position_embeddings = 0;
   std::vector<LayerType> layer_types;                     // [layers]
   std::optional<LinearAttentionConfig> linear_attention;  // present if any layer is linear
+  std::optional<EncoderDecoderConfig> encoder_decoder;    // present if there is an encoder
 
   std::vector<int32_t> eos_token_ids;  // of config.json and generation_config.json, no duplicates
   std::optional<int32_t> bos_token_id;
   std::optional<float> default_temperature;  // generation_config.json; 0 where do_sample is false
   DType file_dtype = DType::kFloat32;        // torch_dtype (or dtype); what --dtype auto means
 
-  int linear_layers() const;
+  int linear_layers() const;  // causal attention
+  int linear_cross_layers() const;
+  int full_cross_layers() const;
   int full_layers() const { return layers - linear_layers(); }
   // A hard bound on positions: the learned positions of GPT-2. nullopt: none.
   std::optional<int64_t> position_limit() const;

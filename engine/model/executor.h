@@ -20,6 +20,15 @@ struct ExecutorLimits {
   int64_t kv_pages = 0;               // pages of the key/value cache; 0: no full layer
   int64_t state_bytes = 0;            // float32 state of one session, S and z of every linear layer
   int64_t kv_bytes_per_position = 0;  // 0: no full layer
+  // Prompts are split at multiples of this (Backend::prompt_alignment).
+  int64_t prompt_alignment = 1;
+  int64_t max_source = 0;  // tokens of a source; 0: the model has no encoder
+};
+
+// What a session may come to need, reserved when it opens.
+struct SessionSize {
+  int64_t positions = 0;
+  int64_t source = 0;  // tokens of its source; encoder-decoders only
 };
 
 struct TokenLogprob {
@@ -36,6 +45,9 @@ struct Work {
   bool sample = false;
   // Alternatives to report beside the sampled token (0: none; its own logprob is always reported).
   int top_logprobs = 0;
+  // Encoder-decoders: the source, with the session's first work; else empty. The encoder runs over
+  // it before the step.
+  std::span<const int32_t> source;
   // Score: targets[i] is the token that follows tokens[i]; size 0 (no scoring) up to tokens.size().
   std::span<const int32_t> targets;
 };
@@ -51,17 +63,28 @@ class Executor {
   virtual ~Executor() = default;
   virtual const ExecutorLimits& limits() const = 0;
 
-  // Whether Open would succeed for a session of up to `positions` positions.
-  virtual bool CanOpen(int64_t positions) const = 0;
+  // Whether Open would succeed for a session of up to this size.
+  virtual bool CanOpen(const SessionSize& size) const = 0;
   // Takes a free slot, its state zero, and reserves every key/value page it can ever need.
-  // Returns -1 when CanOpen(positions) is false.
-  virtual int Open(int64_t positions, const SamplingParams& sampling) = 0;
+  // Returns -1 when CanOpen(size) is false.
+  virtual int Open(const SessionSize& size, const SamplingParams& sampling) = 0;
+  // Makes `to`, an open slot of the same size, go on from where `from` is: state, keys and values,
+  // what was seen and generated. Its sampling parameters stay.
+  virtual void Fork(int from, int to) = 0;
   // Frees the slot and clears its state.
   virtual void Close(int slot) = 0;
 
-  // Runs the works through the model in one batch; a slot appears at most once, and the tokens add
-  // up to at most max_step_tokens. results is resized to works.size(). Throws DeviceError.
-  virtual void Step(std::span<const Work> works, std::vector<WorkResult>* results) = 0;
+  // Starts the works through the model in one batch; a slot appears at most once, and the tokens
+  // add up to at most max_step_tokens, those of sources to at most that many again. What the works
+  // point at must stay until Wait, which comes before any other call. Throws DeviceError.
+  virtual void Launch(std::span<const Work> works) = 0;
+  // Waits for the step launched last; results is resized to its works. Throws DeviceError.
+  virtual void Wait(std::vector<WorkResult>* results) = 0;
+
+  void Step(std::span<const Work> works, std::vector<WorkResult>* results) {
+    Launch(works);
+    Wait(results);
+  }
 };
 
 }  // namespace t2r

@@ -65,38 +65,41 @@ class Gpt2 : public Model {
   const ModelConfig& config() const override { return config_; }
   size_t weight_bytes() const override { return weight_bytes_; }
 
-  Tensor Forward(const Batch& batch, const StatePool& states, const KvCache& kv) override {
-    const int64_t rows = batch.rows();
+  Tensor Forward(const Batch& batch, const Caches& caches) override {
+    const StepShape shape =
+        backend_.RunStep(this, batch, [&](const StepShape& step) { Run(batch, step, caches); });
+    return logits_.Rows(shape.outputs);
+  }
+
+ private:
+  void Run(const Batch& batch, const StepShape& shape, const Caches& caches) {
+    const int64_t rows = shape.rows;
     const Tensor x = x_.Rows(rows);
     const Tensor normed = normed_.Rows(rows);
     const Tensor mixed = mixed_.Rows(rows);
     const Tensor inner = inner_.Rows(rows);
-    backend_.BeginStep(batch);
-    backend_.Embed(batch, *embedding_, positions_.get(), x);
+    backend_.Embed(batch, *embedding_, positions_.get(), 1.0F, x);
     for (const Gpt2Layer& layer : layers_) {
       const Tensor qkv = qkv_.Packed(rows, layer.attention.columns());
       Normalize(x, layer.attention_norm, normed);
       backend_.MatMul(normed, *layer.qkv.weight, layer.qkv.bias.f32(), MatMulMode::kStore, qkv);
-      layer.attention.Run(backend_, batch, states, kv, qkv, mixed);
+      layer.attention.Run(backend_, batch, caches, qkv, mixed);
       backend_.MatMul(mixed, *layer.out.weight, layer.out.bias.f32(), MatMulMode::kAccumulate, x);
 
       Normalize(x, layer.mlp_norm, normed);
       backend_.MatMul(normed, *layer.up.weight, layer.up.bias.f32(), MatMulMode::kStore, inner);
-      backend_.GeluTanh(inner);
+      backend_.Activate(ActivationKind::kGeluTanh, inner);
       backend_.MatMul(inner, *layer.down.weight, layer.down.bias.f32(), MatMulMode::kAccumulate, x);
     }
-    const auto outputs = static_cast<int64_t>(batch.output_rows.size());
-    const Tensor logits = logits_.Rows(outputs);
-    if (outputs == 0) return logits;
+    const int64_t outputs = shape.outputs;
+    if (outputs == 0) return;
     const Tensor last = last_.Rows(outputs);
     const Tensor last_normed = last_normed_.Rows(outputs);
-    backend_.GatherRows(x, batch.output_rows, last);
+    backend_.GatherOutputs(batch, x, last);
     Normalize(last, final_norm_, last_normed);
-    backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits);
-    return logits;
+    backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits_.Rows(outputs));
   }
 
- private:
   void Normalize(Tensor x, const Norm& norm, Tensor out) {
     backend_.LayerNorm(x, norm.weight.f32(), norm.bias.f32(), config_.norm_eps, out);
   }
@@ -147,18 +150,18 @@ class Gpt2 : public Model {
   }
 
   void Allocate(const ModelOptions& options) {
-    const DType dtype = backend_.activation_dtype();
+    const DType dtype = backend_.activation_dtype(options.weight_dtype);
     const int64_t rows = options.max_step_tokens;
     const int64_t outputs = options.max_step_outputs;
     const int64_t hidden = config_.hidden_size;
     int64_t columns = 0;
     for (const Gpt2Layer& layer : layers_) columns = std::max(columns, layer.attention.columns());
-    x_ = Activation(backend_, rows, hidden, dtype);
+    x_ = Activation(backend_, rows, hidden, DType::kFloat32);
     normed_ = Activation(backend_, rows, hidden, dtype);
     qkv_ = Activation(backend_, rows, columns, dtype);
     mixed_ = Activation(backend_, rows, hidden, dtype);
     inner_ = Activation(backend_, rows, config_.intermediate_size, dtype);
-    last_ = Activation(backend_, outputs, hidden, dtype);
+    last_ = Activation(backend_, outputs, hidden, DType::kFloat32);
     last_normed_ = Activation(backend_, outputs, hidden, dtype);
     logits_ = Activation(backend_, outputs, config_.vocab_size, DType::kFloat32);
   }

@@ -69,8 +69,15 @@ class Llama : public Model {
   const ModelConfig& config() const override { return config_; }
   size_t weight_bytes() const override { return weight_bytes_; }
 
-  Tensor Forward(const Batch& batch, const StatePool& states, const KvCache& kv) override {
-    const int64_t rows = batch.rows();
+  Tensor Forward(const Batch& batch, const Caches& caches) override {
+    const StepShape shape =
+        backend_.RunStep(this, batch, [&](const StepShape& step) { Run(batch, step, caches); });
+    return logits_.Rows(shape.outputs);
+  }
+
+ private:
+  void Run(const Batch& batch, const StepShape& shape, const Caches& caches) {
+    const int64_t rows = shape.rows;
     const Tensor x = x_.Rows(rows);
     const Tensor normed = normed_.Rows(rows);
     const Tensor mixed = mixed_.Rows(rows);
@@ -78,8 +85,7 @@ class Llama : public Model {
     const Tensor gated = gated_.Rows(rows);
     const Tensor cos_sin = cos_sin_.Rows(rows);
     const Tensor qkv = qkv_.Rows(rows);
-    backend_.BeginStep(batch);
-    backend_.Embed(batch, *embedding_, nullptr, x);
+    backend_.Embed(batch, *embedding_, nullptr, 1.0F, x);
     backend_.RopeTable(batch, frequencies_, 1.0, cos_sin);
     for (const LlamaLayer& layer : layers_) {
       backend_.RmsNorm(x, layer.attention_norm.f32(), config_.norm_eps, normed);
@@ -88,7 +94,7 @@ class Llama : public Model {
       const int turned = config_.heads + config_.kv_heads;
       backend_.Rope(cos_sin, turned, config_.head_dim,
                     qkv.Columns(0, int64_t{turned} * config_.head_dim));
-      layer.attention.Run(backend_, batch, states, kv, qkv, mixed);
+      layer.attention.Run(backend_, batch, caches, qkv, mixed);
       backend_.MatMul(mixed, *layer.out, layer.out_bias.f32(), MatMulMode::kAccumulate, x);
 
       backend_.RmsNorm(x, layer.mlp_norm.f32(), config_.norm_eps, normed);
@@ -97,18 +103,15 @@ class Llama : public Model {
       backend_.SwiGlu(gate_up, gated);
       backend_.MatMul(gated, *layer.down, layer.down_bias.f32(), MatMulMode::kAccumulate, x);
     }
-    const auto outputs = static_cast<int64_t>(batch.output_rows.size());
-    const Tensor logits = logits_.Rows(outputs);
-    if (outputs == 0) return logits;
+    const int64_t outputs = shape.outputs;
+    if (outputs == 0) return;
     const Tensor last = last_.Rows(outputs);
     const Tensor last_normed = last_normed_.Rows(outputs);
-    backend_.GatherRows(x, batch.output_rows, last);
+    backend_.GatherOutputs(batch, x, last);
     backend_.RmsNorm(last, final_norm_.f32(), config_.norm_eps, last_normed);
-    backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits);
-    return logits;
+    backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits_.Rows(outputs));
   }
 
- private:
   LlamaLayer LoadLayer(WeightLoader& loader, const std::string& name, bool linear, int index) {
     const int64_t hidden = config_.hidden_size;
     const int64_t inner = config_.intermediate_size;
@@ -153,19 +156,19 @@ class Llama : public Model {
   }
 
   void Allocate(const ModelOptions& options) {
-    const DType dtype = backend_.activation_dtype();
+    const DType dtype = backend_.activation_dtype(options.weight_dtype);
     const int64_t rows = options.max_step_tokens;
     const int64_t outputs = options.max_step_outputs;
     const int64_t hidden = config_.hidden_size;
     const int64_t inner = config_.intermediate_size;
-    x_ = Activation(backend_, rows, hidden, dtype);
+    x_ = Activation(backend_, rows, hidden, DType::kFloat32);
     normed_ = Activation(backend_, rows, hidden, dtype);
     qkv_ = Activation(backend_, rows, layers_.front().attention.columns(), dtype);
     mixed_ = Activation(backend_, rows, int64_t{config_.heads} * config_.head_dim, dtype);
     gate_up_ = Activation(backend_, rows, 2 * inner, dtype);
     gated_ = Activation(backend_, rows, inner, dtype);
     cos_sin_ = Activation(backend_, rows, config_.head_dim, DType::kFloat32);
-    last_ = Activation(backend_, outputs, hidden, dtype);
+    last_ = Activation(backend_, outputs, hidden, DType::kFloat32);
     last_normed_ = Activation(backend_, outputs, hidden, dtype);
     logits_ = Activation(backend_, outputs, config_.vocab_size, DType::kFloat32);
   }

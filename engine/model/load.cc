@@ -130,9 +130,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Build(ModelConfig config,
   const auto pages = KvPages(config, options, executor.position_limit);
   if (!pages.ok()) return pages.status();
   executor.kv_pages = *pages;
+  executor.weight_dtype = ChooseDType(options.dtype, *files);
 
   ModelOptions model_options;
-  model_options.weight_dtype = ChooseDType(options.dtype, *files);
+  model_options.weight_dtype = executor.weight_dtype;
   model_options.max_step_tokens = executor.max_step_tokens;
   model_options.max_step_outputs = executor.max_step_outputs;
   const RecordingSource source(*files);

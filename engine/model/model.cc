@@ -11,20 +11,32 @@ std::unique_ptr<Model> MakeModel(const ModelConfig& config, const WeightSource& 
       return MakeLlama(config, weights, backend, options);
     case Architecture::kGpt2:
       return MakeGpt2(config, weights, backend, options);
+    case Architecture::kMarian:
+      break;
   }
   throw ModelError("unknown architecture");
 }
 
+void Model::Encode(const Batch& /*sources*/, const Caches& /*caches*/) {
+  throw ModelError("the model has no encoder");
+}
+
 StateShape StateShapeOf(const ModelConfig& config) {
-  const int layers = config.linear_layers();
+  const int layers = config.linear_layers() + config.linear_cross_layers();
   if (layers == 0) return {};
   return {layers, config.kv_heads, config.linear_attention->feature_size, config.head_dim};
 }
 
-KvShape KvShapeOf(const ModelConfig& config) {
+KvShape KvShapeOf(const ModelConfig& config, DType dtype) {
   const int layers = config.full_layers();
   if (layers == 0) return {};
-  return {layers, config.kv_heads, config.head_dim};
+  return {layers, config.kv_heads, config.head_dim, dtype};
+}
+
+KvShape SourceKvShapeOf(const ModelConfig& config, DType dtype) {
+  const int layers = config.full_cross_layers();
+  if (layers == 0) return {};
+  return {layers, config.kv_heads, config.head_dim, dtype};
 }
 
 }  // namespace t2r

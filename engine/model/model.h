@@ -18,6 +18,14 @@ struct ModelOptions {
   int64_t max_step_outputs = 512;        // rows of the largest batch whose logits are wanted
 };
 
+// Where sessions keep what they remember. kv holds the decoder's keys and values, source_kv those
+// of the encoder's outputs.
+struct Caches {
+  const StatePool& states;
+  const KvCache& kv;
+  const KvCache& source_kv;
+};
+
 class Model {
  public:
   virtual ~Model() = default;
@@ -25,8 +33,11 @@ class Model {
   // Bytes of weights on the backend.
   virtual size_t weight_bytes() const = 0;
   // Runs the batch: advances the states of its slots (and their key/value pages) and returns the
-  // logits of batch.output_rows, [outputs, vocabulary], valid until the next call.
-  virtual Tensor Forward(const Batch& batch, const StatePool& states, const KvCache& kv) = 0;
+  // logits of batch.output_rows, [at least outputs, vocabulary], valid until the next call.
+  virtual Tensor Forward(const Batch& batch, const Caches& caches) = 0;
+  // Encoder-decoders: encodes sources, a segment each, into their slots' cross attention: states,
+  // and keys and values in batch.pages, which are of caches.source_kv. Other models have none.
+  virtual void Encode(const Batch& sources, const Caches& caches);
 };
 
 // Builds the model of config.architecture. The weights may go once it returns, except that a tied
@@ -36,7 +47,10 @@ class Model {
 std::unique_ptr<Model> MakeModel(const ModelConfig& config, const WeightSource& weights,
                                  Backend& backend, const ModelOptions& options);
 
+// Causal linear layers, then linear cross attention.
 StateShape StateShapeOf(const ModelConfig& config);
-KvShape KvShapeOf(const ModelConfig& config);
+// Keys and values of the full causal layers, and of the full cross attention, kept as `dtype`.
+KvShape KvShapeOf(const ModelConfig& config, DType dtype = DType::kFloat32);
+KvShape SourceKvShapeOf(const ModelConfig& config, DType dtype = DType::kFloat32);
 
 }  // namespace t2r

@@ -6,6 +6,14 @@
 
 namespace t2r {
 
+namespace {
+
+DType CacheDType(const Backend& backend, DType weights) {
+  return backend.activation_dtype(weights);
+}
+
+}  // namespace
+
 ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
                              std::shared_ptr<const WeightSource> weights,
                              std::unique_ptr<Model> model, const ExecutorOptions& options)
@@ -14,40 +22,60 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
       model_(std::move(model)),
       options_(options),
       states_(*backend_, StateShapeOf(model_->config()), options.slots),
-      kv_(*backend_, KvShapeOf(model_->config()), options.kv_pages, options.slots),
+      kv_(*backend_, KvShapeOf(model_->config(), CacheDType(*backend_, options.weight_dtype)),
+          options.kv_pages, options.slots),
+      source_kv_(*backend_,
+                 SourceKvShapeOf(model_->config(), CacheDType(*backend_, options.weight_dtype)),
+                 options.source_kv_pages, options.slots),
       sessions_(options.slots) {
   const ModelConfig& config = model_->config();
-  const KvShape kv = KvShapeOf(config);
   limits_.slots = options.slots;
   limits_.max_step_tokens = options.max_step_tokens;
   limits_.vocab_size = config.vocab_size;
   limits_.position_limit = options.position_limit;
   limits_.kv_pages = kv_.pages();
-  limits_.state_bytes = StateShapeOf(config).bytes();
-  limits_.kv_bytes_per_position = kv.page_bytes() / kKvPageSize;
+  limits_.state_bytes = states_.shape().bytes();
+  limits_.kv_bytes_per_position = kv_.shape().page_bytes() / kKvPageSize;
+  limits_.prompt_alignment = backend_->prompt_alignment();
+  if (config.encoder_decoder) limits_.max_source = config.encoder_decoder->max_source_positions;
+  step_limits_.max_rows = options.max_step_tokens;
+  step_limits_.max_outputs = options.max_step_outputs;
+  step_limits_.max_pages = std::max(kv_.pages(), source_kv_.pages());
+  step_limits_.max_adjustments = options.slots;
+  backend_->PrepareSteps(step_limits_);
 }
 
 ModelExecutor::~ModelExecutor() = default;
 
-bool ModelExecutor::CanOpen(int64_t positions) const {
-  if (options_.position_limit > 0 && positions > options_.position_limit) return false;
-  return states_.free_slots() > 0 && kv_.CanReserve(positions);
+bool ModelExecutor::CanOpen(const SessionSize& size) const {
+  if (options_.position_limit > 0 && size.positions > options_.position_limit) return false;
+  return states_.free_slots() > 0 && kv_.CanReserve(size.positions) &&
+         source_kv_.CanReserve(size.source);
 }
 
-int ModelExecutor::Open(int64_t positions, const SamplingParams& sampling) {
-  if (!CanOpen(positions)) return -1;
+int ModelExecutor::Open(const SessionSize& size, const SamplingParams& sampling) {
+  if (!CanOpen(size)) return -1;
   const int slot = states_.Acquire();
-  kv_.Reserve(slot, positions);
+  kv_.Reserve(slot, size.positions);
+  source_kv_.Reserve(slot, size.source);
   Session& session = sessions_[slot];
   session.sampling = sampling;
-  session.counts_seen = sampling.repetition_penalty != 1.0F;
-  session.counts_generated =
-      sampling.frequency_penalty != 0.0F || sampling.presence_penalty != 0.0F;
+  session.history = TokenHistory(sampling);
   return slot;
+}
+
+void ModelExecutor::Fork(int from, int to) {
+  states_.Copy(from, to);
+  kv_.Copy(from, to, sessions_[from].positions);
+  source_kv_.Copy(from, to, sessions_[from].source);
+  sessions_[to].positions = sessions_[from].positions;
+  sessions_[to].source = sessions_[from].source;
+  sessions_[to].history = sessions_[from].history;
 }
 
 void ModelExecutor::Close(int slot) {
   kv_.Release(slot);
+  source_kv_.Release(slot);
   states_.Release(slot);
   sessions_[slot] = Session();
 }
@@ -57,18 +85,30 @@ bool ModelExecutor::Wanted(const Work& work, int64_t token) {
          (work.sample && token + 1 == static_cast<int64_t>(work.tokens.size()));
 }
 
-void ModelExecutor::Step(std::span<const Work> works, std::vector<WorkResult>* results) {
-  results->assign(works.size(), WorkResult());
+void ModelExecutor::Launch(std::span<const Work> works) {
+  works_ = works;
+  // Where ops run on the calling thread, Wait runs them: the caller has other work first.
+  if (backend_->asynchronous()) Start();
+}
+
+void ModelExecutor::Wait(std::vector<WorkResult>* results) {
+  if (!backend_->asynchronous()) Start();
+  FinishBatch();
+  results->swap(results_);
+}
+
+void ModelExecutor::Start() {
+  const std::span<const Work> works = works_;
+  results_.assign(works.size(), WorkResult());
   int64_t rows = 0;
   for (size_t i = 0; i < works.size(); ++i) {
     const Work& work = works[i];
     rows += static_cast<int64_t>(work.tokens.size());
     assert(!work.tokens.empty() && work.targets.size() <= work.tokens.size());
-    (*results)[i].scores.resize(work.targets.size());
+    results_[i].scores.resize(work.targets.size());
     Session& session = sessions_[work.slot];
-    if (session.counts_seen) {
-      for (const int32_t token : work.tokens) session.counts.seen[token] = true;
-    }
+    session.history.See(work.tokens);
+    session.positions = work.position + static_cast<int64_t>(work.tokens.size());
   }
   assert(rows <= options_.max_step_tokens);
   static_cast<void>(rows);
@@ -82,7 +122,8 @@ void ModelExecutor::Step(std::span<const Work> works, std::vector<WorkResult>* r
       if (!Wanted(works[i], token)) continue;
       if (static_cast<int64_t>(outputs_.size()) == options_.max_step_outputs) {
         Append(works, i, first, token - first);
-        RunBatch(works, results);
+        StartBatch();
+        FinishBatch();
         first = token;
       }
       const bool last = token + 1 == count;
@@ -92,7 +133,7 @@ void ModelExecutor::Step(std::span<const Work> works, std::vector<WorkResult>* r
     }
     Append(works, i, first, count - first);
   }
-  RunBatch(works, results);
+  StartBatch();
 }
 
 void ModelExecutor::Append(std::span<const Work> works, size_t work, int64_t first, int64_t count) {
@@ -112,58 +153,54 @@ void ModelExecutor::Append(std::span<const Work> works, size_t work, int64_t fir
   batch_.pages.insert(batch_.pages.end(), table.begin(), table.end());
 }
 
-void ModelExecutor::RunBatch(std::span<const Work> works, std::vector<WorkResult>* results) {
-  if (batch_.rows() > 0) {
-    const Tensor device = model_->Forward(batch_, states_, kv_);
-    const int64_t vocab = device.cols;
-    logits_.resize(outputs_.size() * static_cast<size_t>(vocab));
-    if (!outputs_.empty()) {
-      backend_->CopyToHost(logits_.data(), device.data, logits_.size() * sizeof(float));
+void ModelExecutor::StartBatch() {
+  if (batch_.rows() == 0) return;
+  const Tensor logits = model_->Forward(batch_, {states_, kv_, source_kv_});
+  requests_.clear();
+  int64_t adjustments = 0;
+  for (const Output& output : outputs_) {
+    const Work& work = works_[output.work];
+    SampleRequest request;
+    request.row = static_cast<int32_t>(requests_.size());
+    if (output.score) request.target = work.targets[output.token];
+    if (output.sample) {
+      const Session& session = sessions_[work.slot];
+      request.sampling = &session.sampling;
+      request.position = static_cast<uint64_t>(work.position) + work.tokens.size();
+      request.adjustments = session.history.adjustments();
+      request.top = work.top_logprobs;
+      adjustments += static_cast<int64_t>(request.adjustments.size());
     }
-    backend_->ParallelFor(static_cast<int64_t>(outputs_.size()), [&](int64_t i) {
-      const Output& output = outputs_[i];
-      Finish(works[output.work], output,
-             std::span(logits_).subspan(static_cast<size_t>(i * vocab), vocab),
-             &(*results)[output.work]);
-    });
+    requests_.push_back(request);
+  }
+  if (requests_.empty()) return;
+  if (adjustments > step_limits_.max_adjustments) {
+    step_limits_.max_adjustments = 2 * adjustments;
+    backend_->PrepareSteps(step_limits_);
+  }
+  backend_->Sample(logits, requests_);
+}
+
+void ModelExecutor::FinishBatch() {
+  samples_.resize(outputs_.size());
+  if (!samples_.empty()) backend_->FetchSamples(samples_);
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    const Output& output = outputs_[i];
+    SampleResult& sample = samples_[i];
+    WorkResult& result = results_[output.work];
+    if (output.score) result.scores[output.token] = sample.target_logprob;
+    if (!output.sample) continue;
+    result.sampled = {sample.token, sample.logprob};
+    for (const auto& [token, logprob] : sample.top) result.top.push_back({token, logprob});
+    sessions_[works_[output.work].slot].history.Generate(sample.token);
   }
   batch_.tokens.clear();
   batch_.positions.clear();
   batch_.segments.clear();
   batch_.pages.clear();
+  batch_.source_pages.clear();
   batch_.output_rows.clear();
   outputs_.clear();
-}
-
-void ModelExecutor::Finish(const Work& work, const Output& output, std::span<float> logits,
-                           WorkResult* result) {
-  const double norm = LogSumExp(logits);
-  if (output.score) {
-    const float logit = logits[work.targets[output.token]];
-    result->scores[output.token] = static_cast<float>(static_cast<double>(logit) - norm);
-  }
-  if (!output.sample) return;
-  Session& session = sessions_[work.slot];
-  const SamplingParams& sampling = session.sampling;
-  if (work.top_logprobs > 0) {
-    for (const auto& [token, logprob] : TopLogProbabilities(logits, work.top_logprobs)) {
-      result->top.push_back({token, logprob});
-    }
-  }
-  const bool plain = !session.counts_seen && !session.counts_generated &&
-                     sampling.logit_bias.empty() && sampling.temperature <= 0.0F;
-  int32_t token = 0;
-  if (plain) {
-    token = GreedyToken(logits);
-  } else {
-    // Sampling overwrites its logits; the raw ones are still needed.
-    thread_local std::vector<float> scratch;
-    scratch.assign(logits.begin(), logits.end());
-    const auto position = static_cast<uint64_t>(work.position) + work.tokens.size();
-    token = SampleToken(scratch, sampling, session.counts, position);
-  }
-  result->sampled = {token, static_cast<float>(static_cast<double>(logits[token]) - norm)};
-  if (session.counts_generated) ++session.counts.generated[token];
 }
 
 }  // namespace t2r

@@ -8,16 +8,18 @@
 
 #include "engine/model/executor.h"
 #include "engine/model/model.h"
-#include "engine/sampling/sampler.h"
+#include "engine/sampling/token_history.h"
 
 namespace t2r {
 
 struct ExecutorOptions {
   int slots = 1;
-  int64_t max_step_tokens = 512;   // as in ModelOptions
-  int64_t max_step_outputs = 512;  // as in ModelOptions; a step that wants more runs in parts
-  int64_t position_limit = 0;      // positions of a session; 0: no limit
-  int64_t kv_pages = 0;            // ignored by models without full layers
+  int64_t max_step_tokens = 512;         // as in ModelOptions
+  int64_t max_step_outputs = 512;        // as in ModelOptions; a step that wants more runs in parts
+  int64_t position_limit = 0;            // positions of a session; 0: no limit
+  int64_t kv_pages = 0;                  // ignored by models without full layers
+  int64_t source_kv_pages = 0;           // the same for full cross attention
+  DType weight_dtype = DType::kFloat32;  // as in ModelOptions
 };
 
 // Owns everything below it. Called by one thread.
@@ -30,17 +32,19 @@ class ModelExecutor : public Executor {
   ~ModelExecutor() override;
 
   const ExecutorLimits& limits() const override { return limits_; }
-  bool CanOpen(int64_t positions) const override;
-  int Open(int64_t positions, const SamplingParams& sampling) override;
+  bool CanOpen(const SessionSize& size) const override;
+  int Open(const SessionSize& size, const SamplingParams& sampling) override;
+  void Fork(int from, int to) override;
   void Close(int slot) override;
-  void Step(std::span<const Work> works, std::vector<WorkResult>* results) override;
+  void Launch(std::span<const Work> works) override;
+  void Wait(std::vector<WorkResult>* results) override;
 
  private:
   struct Session {
     SamplingParams sampling;
-    bool counts_seen = false;       // a repetition penalty is on
-    bool counts_generated = false;  // a frequency or presence penalty is on
-    TokenCounts counts;
+    TokenHistory history;
+    int64_t positions = 0;  // that went through the model
+    int64_t source = 0;     // tokens of the source
   };
   // A row whose logits are wanted.
   struct Output {
@@ -53,9 +57,11 @@ class ModelExecutor : public Executor {
   // The outputs of a work's token, if any.
   static bool Wanted(const Work& work, int64_t token);
   void Append(std::span<const Work> works, size_t work, int64_t first, int64_t count);
-  void RunBatch(std::span<const Work> works, std::vector<WorkResult>* results);
-  // Thread-safe for distinct outputs of distinct works' tokens.
-  void Finish(const Work& work, const Output& output, std::span<float> logits, WorkResult* result);
+  // Runs works_; all but the last batch is waited for.
+  void Start();
+  // Runs what was appended; FinishBatch waits for it and fills results_.
+  void StartBatch();
+  void FinishBatch();
 
   std::unique_ptr<Backend> backend_;  // first: everything else frees its memory through it
   std::shared_ptr<const WeightSource> weights_;
@@ -64,12 +70,17 @@ class ModelExecutor : public Executor {
   ExecutorLimits limits_;
   StatePool states_;
   KvCache kv_;
+  KvCache source_kv_;
   std::vector<Session> sessions_;  // [slots]
 
   // Reused from step to step.
+  StepLimits step_limits_;
   Batch batch_;
   std::vector<Output> outputs_;
-  std::vector<float> logits_;
+  std::vector<SampleRequest> requests_;
+  std::vector<SampleResult> samples_;
+  std::span<const Work> works_;  // between Launch and Wait
+  std::vector<WorkResult> results_;
 };
 
 }  // namespace t2r

@@ -2,14 +2,16 @@
 //
 // Every backend implements this one interface and runs the same tests. All calls come from one
 // thread, the one that owns the model; a backend may use threads or a device of its own inside.
-// Ops may run asynchronously but in call order; CopyToHost waits for what it needs.
+// Ops may run asynchronously but in call order; CopyToHost and FetchSamples wait for what they
+// need.
 //
 // Preconditions (shapes that fit, dtypes that match) are the caller's and checked by assert only;
 // what can fail at run time throws DeviceError. No op allocates.
 //
 // Bits: an op computes each row (MatMul) or each segment's head (attention) by a sequence of
 // operations that depends on nothing else in the batch, so results are bit-identical for any batch
-// and any split of a prompt, for a given build, ISA, dtype and thread count.
+// and any split of a prompt at multiples of prompt_alignment(), for a given build, device or ISA,
+// dtype and thread count.
 #pragma once
 
 #include <cstddef>
@@ -18,13 +20,36 @@
 #include <span>
 #include <string>
 
+#include "engine/ops/activation.h"
 #include "engine/ops/batch.h"
 #include "engine/ops/full_attention.h"
 #include "engine/ops/linear_attention.h"
 #include "engine/ops/matmul.h"
 #include "engine/ops/tensor.h"
+#include "engine/sampling/sample.h"
 
 namespace t2r {
+
+// Rows of a step's tensors. A backend may round a batch up to a shape for which it has a recorded
+// step: rows from the batch's own on are padding, read and written by ops that work row by row, and
+// leave every state untouched.
+struct StepShape {
+  int64_t rows = 0;     // ≥ Batch::rows(), ≤ the model's max_step_tokens
+  int64_t outputs = 0;  // ≥ Batch::output_rows.size(), ≤ the model's max_step_outputs
+};
+
+// Bounds of every step of a model, told once before its first.
+struct StepLimits {
+  int64_t max_rows = 0;
+  int64_t max_outputs = 0;
+  int64_t max_pages = 0;        // Batch::pages and Batch::source_pages, each
+  int64_t max_adjustments = 0;  // TokenAdjustments of one step
+};
+
+struct MemoryInfo {
+  int64_t total_bytes = 0;
+  int64_t free_bytes = 0;  // for Allocate, now
+};
 
 class Backend {
  public:
@@ -35,9 +60,16 @@ class Backend {
 
   // One line for logs: device, instruction set, threads.
   virtual std::string Describe() const = 0;
-  virtual DType activation_dtype() const = 0;
+  // What activations, keys and values are kept in, for matrices of dtype `weights`. The residual
+  // stream is float32 on every backend.
+  virtual DType activation_dtype(DType weights) const = 0;
+  // Whether ops return before they are done, so that the caller may do something else meanwhile.
+  virtual bool asynchronous() const = 0;
+  // Prompts split elsewhere than at multiples of this give results that differ by rounding.
+  virtual int64_t prompt_alignment() const = 0;
 
   // ---- Memory ----
+  virtual MemoryInfo Memory() const = 0;
   // Zero-filled, at least 64-byte aligned.
   virtual Buffer Allocate(size_t bytes) = 0;
   virtual void CopyToDevice(void* device, const void* host, size_t bytes) = 0;
@@ -55,11 +87,23 @@ class Backend {
   // host memory in place, which must outlive the table; a device copies it.
   virtual std::unique_ptr<Matrix> LoadTable(const HostMatrix& table) = 0;
 
-  // ---- Ops ----
-  // Called once a step before the other ops of that step.
-  virtual void BeginStep(const Batch& batch) = 0;
-  // out[t] = table[batch.tokens[t]] (+ positions[batch.positions[t]] where given). out [T, hidden].
-  virtual void Embed(const Batch& batch, const Matrix& table, const Matrix* positions,
+  // ---- Steps ----
+  // Called once before the first RunStep, and again when the limits grow.
+  virtual void PrepareSteps(const StepLimits& limits) = 0;
+  // Uploads the batch and runs `ops`, which calls the ops below on tensors of shape.rows rows.
+  // `model` names whose ops they are: a backend may record them and, for a later batch of the same
+  // model and shape, replay the record instead of calling `ops`. So ops must depend on nothing but
+  // the shape and what it reads on the device. Null: neither padded nor recorded. Returns the
+  // shape.
+  virtual StepShape RunStep(const void* model, const Batch& batch,
+                            const std::function<void(const StepShape&)>& ops) = 0;
+
+  // ---- Ops, within RunStep ----
+  // Tensors with T rows have the step's rows. Where x and out are both given they may be the same
+  // tensor, except for MatMul.
+  // out[t] = scale · table[batch.tokens[t]] (+ positions[batch.positions[t]] where given).
+  // out [T, hidden].
+  virtual void Embed(const Batch& batch, const Matrix& table, const Matrix* positions, float scale,
                      Tensor out) = 0;
   // out = x / sqrt(mean(x²) + eps) · weight, row by row, the mean in float32.
   virtual void RmsNorm(Tensor x, const float* weight, float eps, Tensor out) = 0;
@@ -77,20 +121,24 @@ class Backend {
   virtual void Rope(Tensor cos_sin, int heads, int head_dim, Tensor x) = 0;
   virtual void LinearAttention(const Batch& batch, const LinearAttentionArgs& args) = 0;
   virtual void FullAttention(const Batch& batch, const FullAttentionArgs& args) = 0;
+  virtual void EncoderAttention(const Batch& batch, const EncoderAttentionArgs& args) = 0;
   // gate_up [T, 2F] holds gate then up; out [T, F] = silu(gate) · up.
   virtual void SwiGlu(Tensor gate_up, Tensor out) = 0;
-  // In place, the tanh form: x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))).
-  virtual void GeluTanh(Tensor x) = 0;
-  // out[i] = x[rows[i]]; rows is host memory, ascending.
-  virtual void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) = 0;
+  // In place.
+  virtual void Activate(ActivationKind kind, Tensor x) = 0;
+  // out[i] = x[batch.output_rows[i]]. out [shape.outputs, hidden].
+  virtual void GatherOutputs(const Batch& batch, Tensor x, Tensor out) = 0;
 
-  // Runs fn(i) for i in [0, count), possibly in parallel, on host memory; returns when all are
-  // done. For host-side work of a step (sampling). fn must not throw.
-  virtual void ParallelFor(int64_t count, const std::function<void(int64_t)>& fn) = 0;
+  // ---- Choosing tokens, after RunStep ----
+  // Samples and scores rows of logits [outputs, vocabulary], float32, which it leaves as they are.
+  // `requests` and what they point at must stay until FetchSamples.
+  virtual void Sample(Tensor logits, std::span<const SampleRequest> requests) = 0;
+  // Waits for the last Sample; results[i] belongs to its requests[i].
+  virtual void FetchSamples(std::span<SampleResult> results) = 0;
 };
 
 struct BackendOptions {
-  std::string name = "cpu";  // "cpu"
+  std::string name = "cpu";  // auto (cuda where it can start, else cpu), cpu, cuda
   int threads = 0;           // CPU: computing threads; 0 = one a core
 };
 

@@ -5,6 +5,9 @@
 // and for each query head h of the group g = h / (heads / groups):
 //   y = φ(s q)ᵀ S / den,  den = max(φ(s q)·z, eps) (clamp) or φ(s q)·z + eps (add)
 // with s = query_scale. Kasai et al. 2021 (arXiv 2103.13076), equations 3 to 6.
+//
+// Linear cross attention is the same sum over the encoder's outputs, taken once (kAccumulate) and
+// read by every token of the target (kRead).
 #pragma once
 
 #include <cstdint>
@@ -46,7 +49,14 @@ struct FeatureMap {
   }
 };
 
+enum class LinearAttentionMode : uint8_t {
+  kCausal,      // row by row: the state takes k and v, then q reads it
+  kAccumulate,  // the state takes k and v of all rows; q and out are not used
+  kRead,        // q reads the state as it is; k and v are not used
+};
+
 struct LinearAttentionArgs {
+  LinearAttentionMode mode = LinearAttentionMode::kCausal;
   int heads = 0;     // query heads H, a multiple of groups
   int groups = 0;    // key/value heads G
   int head_dim = 0;  // d

@@ -18,22 +18,19 @@ bool Inside(int32_t token, std::span<const float> logits) {
   return token >= 0 && static_cast<size_t>(token) < logits.size();
 }
 
-void ApplyPenalties(std::span<float> logits, const SamplingParams& params,
-                    const TokenCounts& counts) {
-  for (const auto& [token, bias] : params.logit_bias) {
-    if (Inside(token, logits)) logits[token] += bias;
-  }
-  if (params.repetition_penalty != 1.0F) {
-    for (const auto& [token, seen] : counts.seen) {
-      if (!seen || !Inside(token, logits)) continue;
-      float& logit = logits[token];
+void Adjust(std::span<float> logits, const SamplingParams& params,
+            std::span<const TokenAdjustment> adjustments) {
+  for (const TokenAdjustment& adjustment : adjustments) {
+    if (!Inside(adjustment.token, logits)) continue;
+    float& logit = logits[adjustment.token];
+    logit += adjustment.bias;
+    if (adjustment.seen) {
       logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
     }
-  }
-  if (params.frequency_penalty == 0.0F && params.presence_penalty == 0.0F) return;
-  for (const auto& [token, count] : counts.generated) {
-    if (count <= 0 || !Inside(token, logits)) continue;
-    logits[token] -= params.frequency_penalty * static_cast<float>(count) + params.presence_penalty;
+    if (adjustment.generated > 0) {
+      logit -= params.frequency_penalty * static_cast<float>(adjustment.generated) +
+               params.presence_penalty;
+    }
   }
 }
 
@@ -120,8 +117,8 @@ int32_t GreedyToken(std::span<const float> logits) {
 }
 
 int32_t SampleToken(std::span<float> logits, const SamplingParams& params,
-                    const TokenCounts& counts, uint64_t position) {
-  ApplyPenalties(logits, params, counts);
+                    std::span<const TokenAdjustment> adjustments, uint64_t position) {
+  Adjust(logits, params, adjustments);
   if (params.temperature <= 0.0F) return GreedyToken(logits);
   const float largest = LargestOf(logits);
   if (std::isinf(largest)) return GreedyToken(logits);
@@ -201,6 +198,26 @@ std::vector<std::pair<int32_t, float>> TopLogProbabilities(std::span<const float
     value = static_cast<float>(static_cast<double>(value) - norm);
   }
   return top;
+}
+
+SampleResult SampleRow(std::span<const float> logits, const SampleRequest& request) {
+  SampleResult result;
+  const double norm = LogSumExp(logits);
+  if (request.target >= 0) {
+    result.target_logprob = static_cast<float>(static_cast<double>(logits[request.target]) - norm);
+  }
+  if (request.top > 0) result.top = TopLogProbabilities(logits, request.top);
+  if (request.sampling == nullptr) return result;
+  if (request.adjustments.empty() && request.sampling->temperature <= 0.0F) {
+    result.token = GreedyToken(logits);
+  } else {
+    // SampleToken overwrites its logits; the raw ones are still needed.
+    thread_local std::vector<float> scratch;
+    scratch.assign(logits.begin(), logits.end());
+    result.token = SampleToken(scratch, *request.sampling, request.adjustments, request.position);
+  }
+  result.logprob = static_cast<float>(static_cast<double>(logits[result.token]) - norm);
+  return result;
 }
 
 }  // namespace t2r

@@ -4,11 +4,11 @@
 
 #include <cstdint>
 #include <span>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "engine/sampling/params.h"
+#include "engine/sampling/sample.h"
 
 namespace t2r {
 
@@ -17,19 +17,14 @@ namespace t2r {
 // sequence).
 double CounterUniform(uint64_t seed, uint64_t sequence, uint64_t position);
 
-// Tokens a session has seen, for the penalties. Only kept when a penalty is on.
-struct TokenCounts {
-  std::unordered_map<int32_t, int32_t> generated;
-  std::unordered_map<int32_t, bool> seen;  // prompt and generated
-};
-
 // The sampled token for the session's position `position` (the position the new token will have).
 // logits [vocabulary] is overwritten. Deterministic; safe to call from many threads. NaN counts as
 // −∞; when a logit is +∞ or all are −∞, the choice is greedy. top-k keeps every token that ties
 // with the k-th; top-p keeps the fewest tokens (at least one, ties by lower id) whose mass reaches
-// p.
+// p. Adjustments outside the vocabulary are passed over; params.logit_bias is not read
+// (TokenHistory makes it adjustments).
 int32_t SampleToken(std::span<float> logits, const SamplingParams& params,
-                    const TokenCounts& counts, uint64_t position);
+                    std::span<const TokenAdjustment> adjustments, uint64_t position);
 
 // The token with the largest logit, the lowest id among equals. NaN counts as −∞.
 int32_t GreedyToken(std::span<const float> logits);
@@ -41,5 +36,8 @@ double LogSumExp(std::span<const float> logits);
 float LogProbability(std::span<const float> logits, int32_t token);
 // The n most likely tokens with their log probabilities, best first, ties by lower id.
 std::vector<std::pair<int32_t, float>> TopLogProbabilities(std::span<const float> logits, int n);
+
+// All that is wanted of one row. Safe to call from many threads.
+SampleResult SampleRow(std::span<const float> logits, const SampleRequest& request);
 
 }  // namespace t2r

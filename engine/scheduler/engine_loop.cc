@@ -83,8 +83,8 @@ void EngineLoop::Admit() {
     const int64_t positions = session->request().positions();
     int slot = -1;
     try {
-      if (executor_.CanOpen(positions)) {
-        slot = executor_.Open(positions, session->request().sampling);
+      if (executor_.CanOpen({positions})) {
+        slot = executor_.Open({positions}, session->request().sampling);
       }
     } catch (const std::exception& error) {
       Fail(error.what());

@@ -6,7 +6,7 @@
 namespace t2r {
 
 KvCache::KvCache(Backend& backend, const KvShape& shape, int64_t pages, int slots)
-    : shape_(shape), pages_(shape.layers == 0 ? 0 : pages), tables_(slots) {
+    : backend_(backend), shape_(shape), pages_(shape.layers == 0 ? 0 : pages), tables_(slots) {
   int64_t bytes = 0;
   if (pages_ > INT32_MAX || __builtin_mul_overflow(shape.page_bytes(), pages_, &bytes)) {
     throw DeviceError("a key/value cache of " + std::to_string(pages) + " pages of " +
@@ -34,6 +34,16 @@ bool KvCache::Reserve(int slot, int64_t positions) {
 void KvCache::Release(int slot) {
   free_.insert(free_.end(), tables_[slot].begin(), tables_[slot].end());
   tables_[slot].clear();
+}
+
+void KvCache::Copy(int from, int to, int64_t positions) {
+  if (shape_.layers == 0) return;
+  const auto bytes = static_cast<size_t>(shape_.page_bytes());
+  auto* pages = static_cast<std::byte*>(buffer_.data());
+  for (int64_t page = 0; page < PagesFor(positions); ++page) {
+    backend_.CopyOnDevice(pages + bytes * static_cast<size_t>(tables_[to][page]),
+                          pages + bytes * static_cast<size_t>(tables_[from][page]), bytes);
+  }
 }
 
 }  // namespace t2r

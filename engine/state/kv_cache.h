@@ -3,6 +3,7 @@
 // Owned and called by the engine thread.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -15,16 +16,20 @@ struct KvShape {
   int layers = 0;    // full layers; 0: the cache is empty and every request fits
   int groups = 0;    // G
   int head_dim = 0;  // d
+  DType dtype = DType::kFloat32;
 
-  // Floats of one layer in a page: K then V, each [G, kKvPageSize, d].
-  int64_t layer_floats() const { return 2LL * groups * kKvPageSize * head_dim; }
-  int64_t page_bytes() const { return layers * layer_floats() * 4; }
+  // Elements of one layer in a page: K then V, each [G, kKvPageSize, d].
+  int64_t layer_elements() const { return 2LL * groups * kKvPageSize * head_dim; }
+  int64_t page_bytes() const {
+    return layers * layer_elements() * static_cast<int64_t>(SizeOf(dtype));
+  }
 };
 
 class KvCache {
  public:
   KvCache(Backend& backend, const KvShape& shape, int64_t pages, int slots);
 
+  const KvShape& shape() const { return shape_; }
   int64_t pages() const { return pages_; }
   int64_t free_pages() const { return static_cast<int64_t>(free_.size()); }
   static int64_t PagesFor(int64_t positions) { return (positions + kKvPageSize - 1) / kKvPageSize; }
@@ -34,10 +39,19 @@ class KvCache {
   void Release(int slot);
   std::span<const int32_t> table(int slot) const { return tables_[slot]; }
 
-  float* layer(int full_layer) const { return buffer_.f32() + full_layer * shape_.layer_floats(); }
-  int64_t page_stride() const { return shape_.layers * shape_.layer_floats(); }
+  // Copies the first `positions` positions of one slot onto another's pages (fork). Both have them
+  // reserved.
+  void Copy(int from, int to, int64_t positions);
+
+  // The first page's part for a layer; add page · page_stride().
+  void* layer(int full_layer) const {
+    return static_cast<std::byte*>(buffer_.data()) +
+           full_layer * shape_.layer_elements() * static_cast<int64_t>(SizeOf(shape_.dtype));
+  }
+  int64_t page_stride() const { return shape_.layers * shape_.layer_elements(); }  // elements
 
  private:
+  Backend& backend_;
   KvShape shape_;
   int64_t pages_ = 0;
   Buffer buffer_;

@@ -38,7 +38,7 @@ torch::Tensor EngineScores(const std::string& directory, const std::vector<int32
   options.max_step_tokens = 128;
   const auto engine = Unwrap(LoadEngine(directory, options));
   const auto positions = static_cast<int64_t>(ids.size()) - 1;
-  const int slot = engine->executor->Open(positions, SamplingParams());
+  const int slot = engine->executor->Open({positions}, SamplingParams());
   EXPECT_GE(slot, 0);
   Work work;
   work.slot = slot;

@@ -9,6 +9,7 @@
 
 #include "engine/ops/cpu/memory.h"
 #include "engine/ops/cpu/packed_matrix.h"
+#include "engine/sampling/sampler.h"
 
 namespace t2r {
 namespace {
@@ -52,6 +53,7 @@ void CpuBackend::ReserveScratch(int64_t floats) {
   }
 }
 
+MemoryInfo CpuBackend::Memory() const { return HostMemory(); }
 Buffer CpuBackend::Allocate(size_t bytes) { return AllocateHost(bytes); }
 void CpuBackend::CopyToDevice(void* device, const void* host, size_t bytes) {
   if (bytes > 0) std::memcpy(device, host, bytes);
@@ -86,7 +88,8 @@ std::unique_ptr<Matrix> CpuBackend::LoadTable(const HostMatrix& table) {
   return std::make_unique<HostTable>(table);
 }
 
-void CpuBackend::BeginStep(const Batch& batch) {
+StepShape CpuBackend::RunStep(const void* /*model*/, const Batch& batch,
+                              const std::function<void(const StepShape&)>& ops) {
   first_block_.clear();
   int64_t blocks = 0;
   for (const Segment& segment : batch.segments) {
@@ -94,16 +97,23 @@ void CpuBackend::BeginStep(const Batch& batch) {
     blocks += (segment.rows + kAttentionRows - 1) / kAttentionRows;
   }
   first_block_.push_back(blocks);
+  const StepShape shape = {batch.rows(), static_cast<int64_t>(batch.output_rows.size())};
+  ops(shape);
+  return shape;
 }
 
 void CpuBackend::Embed(const Batch& batch, const Matrix& table, const Matrix* positions,
-                       Tensor out) {
+                       float scale, Tensor out) {
   const auto& tokens = static_cast<const HostTable&>(table);
   const auto* learned = static_cast<const HostTable*>(positions);
   assert(out.cols == table.cols() && out.rows == batch.rows());
   ForRows(batch.rows(), kElementNanoseconds * static_cast<double>(out.cols), [&](int64_t t) {
-    tokens.ReadRow(batch.tokens[t], out.f32_row(t));
-    if (learned != nullptr) learned->AddRow(batch.positions[t], out.f32_row(t));
+    float* row = out.f32_row(t);
+    tokens.ReadRow(batch.tokens[t], row);
+    if (scale != 1.0F) {
+      for (int64_t i = 0; i < out.cols; ++i) row[i] *= scale;
+    }
+    if (learned != nullptr) learned->AddRow(batch.positions[t], row);
   });
 }
 
@@ -145,15 +155,30 @@ void CpuBackend::SwiGlu(Tensor gate_up, Tensor out) {
   });
 }
 
-void CpuBackend::GeluTanh(Tensor x) {
-  ForRows(x.rows, kExpNanoseconds * static_cast<double>(x.cols),
-          [&](int64_t t) { row_.gelu_tanh(x.f32_row(t), x.cols); });
+void CpuBackend::Activate(ActivationKind kind, Tensor x) {
+  const double element = kind == ActivationKind::kRelu ? kElementNanoseconds : kExpNanoseconds;
+  ForRows(x.rows, element * static_cast<double>(x.cols),
+          [&](int64_t t) { row_.activate(kind, x.f32_row(t), x.cols); });
 }
 
-void CpuBackend::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) {
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::copy_n(x.f32_row(rows[i]), x.cols, out.f32_row(static_cast<int64_t>(i)));
+void CpuBackend::GatherOutputs(const Batch& batch, Tensor x, Tensor out) {
+  for (size_t i = 0; i < batch.output_rows.size(); ++i) {
+    std::copy_n(x.f32_row(batch.output_rows[i]), x.cols, out.f32_row(static_cast<int64_t>(i)));
   }
+}
+
+void CpuBackend::Sample(Tensor logits, std::span<const SampleRequest> requests) {
+  samples_.resize(requests.size());
+  pool_.Run(static_cast<int64_t>(requests.size()), [&](int64_t i, int) {
+    const SampleRequest& request = requests[i];
+    samples_[i] =
+        SampleRow({logits.f32_row(request.row), static_cast<size_t>(logits.cols)}, request);
+  });
+}
+
+void CpuBackend::FetchSamples(std::span<SampleResult> results) {
+  assert(results.size() == samples_.size());
+  std::move(samples_.begin(), samples_.end(), results.begin());
 }
 
 std::unique_ptr<Backend> MakeCpuBackend(int threads) {
@@ -162,10 +187,6 @@ std::unique_ptr<Backend> MakeCpuBackend(int threads) {
   }
   if (threads == 0) threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
   return std::make_unique<CpuBackend>(threads);
-}
-
-void CpuBackend::ParallelFor(int64_t count, const std::function<void(int64_t)>& fn) {
-  pool_.Run(count, [&](int64_t i, int) { fn(i); });
 }
 
 }  // namespace t2r

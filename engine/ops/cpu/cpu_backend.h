@@ -19,8 +19,11 @@ class CpuBackend : public Backend {
   explicit CpuBackend(int threads);
 
   std::string Describe() const override;
-  DType activation_dtype() const override { return DType::kFloat32; }
+  DType activation_dtype(DType /*weights*/) const override { return DType::kFloat32; }
+  bool asynchronous() const override { return false; }
+  int64_t prompt_alignment() const override { return 1; }
 
+  MemoryInfo Memory() const override;
   Buffer Allocate(size_t bytes) override;
   void CopyToDevice(void* device, const void* host, size_t bytes) override;
   void CopyToHost(void* host, const void* device, size_t bytes) override;
@@ -31,8 +34,11 @@ class CpuBackend : public Backend {
   Buffer LoadVector(std::span<const float> values) override;
   std::unique_ptr<Matrix> LoadTable(const HostMatrix& table) override;
 
-  void BeginStep(const Batch& batch) override;
-  void Embed(const Batch& batch, const Matrix& table, const Matrix* positions, Tensor out) override;
+  void PrepareSteps(const StepLimits& /*limits*/) override {}
+  StepShape RunStep(const void* model, const Batch& batch,
+                    const std::function<void(const StepShape&)>& ops) override;
+  void Embed(const Batch& batch, const Matrix& table, const Matrix* positions, float scale,
+             Tensor out) override;
   void RmsNorm(Tensor x, const float* weight, float eps, Tensor out) override;
   void LayerNorm(Tensor x, const float* weight, const float* bias, float eps, Tensor out) override;
   void MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMode mode, Tensor out) override;
@@ -41,10 +47,12 @@ class CpuBackend : public Backend {
   void Rope(Tensor cos_sin, int heads, int head_dim, Tensor x) override;
   void LinearAttention(const Batch& batch, const LinearAttentionArgs& args) override;
   void FullAttention(const Batch& batch, const FullAttentionArgs& args) override;
+  void EncoderAttention(const Batch& batch, const EncoderAttentionArgs& args) override;
   void SwiGlu(Tensor gate_up, Tensor out) override;
-  void GeluTanh(Tensor x) override;
-  void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
-  void ParallelFor(int64_t count, const std::function<void(int64_t)>& fn) override;
+  void Activate(ActivationKind kind, Tensor x) override;
+  void GatherOutputs(const Batch& batch, Tensor x, Tensor out) override;
+  void Sample(Tensor logits, std::span<const SampleRequest> requests) override;
+  void FetchSamples(std::span<SampleResult> results) override;
 
  private:
   // Nanoseconds of work below which reaching another thread does not pay.
@@ -61,6 +69,8 @@ class CpuBackend : public Backend {
   void ForRows(int64_t rows, double row_cost, const Fn& fn);
   // The new rows' keys and values into the segments' pages.
   void AppendToPages(const Batch& batch, const FullAttentionArgs& args);
+  // The rows' outputs from what is in the pages.
+  void AttendToPages(const Batch& batch, const FullAttentionArgs& args);
   // At least `floats` of scratch a worker; grown at an op's first use, then kept.
   void ReserveScratch(int64_t floats);
   float* Scratch(int worker) { return scratch_[worker].f32(); }
@@ -73,6 +83,10 @@ class CpuBackend : public Backend {
   std::vector<Buffer> scratch_;  // one a worker
   // Of this step's batch: for each segment, the row blocks of full attention before it; and in all.
   std::vector<int64_t> first_block_;
+  // EncoderAttention's keys and values, in pages; grown at first use, then kept.
+  Buffer encoder_pages_;
+  Batch encoder_batch_;
+  std::vector<SampleResult> samples_;  // of the last Sample
 };
 
 // threads: as in BackendOptions. Throws DeviceError when negative or above 1024.

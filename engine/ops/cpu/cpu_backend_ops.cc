@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "engine/ops/cpu/cpu_backend.h"
+#include "engine/ops/cpu/memory.h"
 #include "engine/ops/cpu/packed_matrix.h"
 
 namespace t2r {
@@ -92,7 +93,7 @@ void CpuBackend::AppendToPages(const Batch& batch, const FullAttentionArgs& args
   const int64_t d = args.head_dim;
   const int64_t page_floats = kKvPageSize * d;
   const auto segments = static_cast<int64_t>(batch.segments.size());
-  const double cost = 0.5 * static_cast<double>(batch.rows() * args.groups * d);
+  const double cost = 0.5 * static_cast<double>(args.k.rows * args.groups * d);
   ForTasks(segments * args.groups, cost, [&](int64_t task, int) {
     const Segment& segment = batch.segments[task / args.groups];
     const int64_t group = task % args.groups;
@@ -100,7 +101,7 @@ void CpuBackend::AppendToPages(const Batch& batch, const FullAttentionArgs& args
       const int64_t position = segment.position + r;
       const int32_t page = batch.pages[segment.first_page + position / kKvPageSize];
       const int64_t place = position % kKvPageSize;
-      float* keys = args.pages + page * args.page_stride + group * page_floats;
+      float* keys = static_cast<float*>(args.pages) + page * args.page_stride + group * page_floats;
       float* values = keys + args.groups * page_floats + place * d;
       const float* k = args.k.f32_row(segment.first_row + r) + group * d;
       for (int64_t i = 0; i < d; ++i) keys[i * kKvPageSize + place] = k[i];
@@ -111,12 +112,19 @@ void CpuBackend::AppendToPages(const Batch& batch, const FullAttentionArgs& args
 
 void CpuBackend::FullAttention(const Batch& batch, const FullAttentionArgs& args) {
   assert(args.heads % args.groups == 0);
+  if (args.mode != FullAttentionMode::kCross) AppendToPages(batch, args);
+  if (args.mode != FullAttentionMode::kAppend) AttendToPages(batch, args);
+}
+
+void CpuBackend::AttendToPages(const Batch& batch, const FullAttentionArgs& args) {
   assert(first_block_.size() == batch.segments.size() + 1);
   ReserveScratch(full_attention_.scratch_floats(args));
-  AppendToPages(batch, args);
+  const bool cross = args.mode == FullAttentionMode::kCross;
   double positions = 0;  // pairs of a row and a position
   for (const Segment& segment : batch.segments) {
-    positions += static_cast<double>(segment.position + segment.rows) * segment.rows;
+    const auto end =
+        static_cast<double>(cross ? segment.source_rows : segment.position + segment.rows);
+    positions += end * segment.rows;
   }
   const double cost = positions * args.heads * (4.0 * args.head_dim + 16) / kFlopsPerNanosecond;
   ForTasks(first_block_.back() * args.groups, cost, [&](int64_t task, int worker) {
@@ -125,10 +133,43 @@ void CpuBackend::FullAttention(const Batch& batch, const FullAttentionArgs& args
                           first_block_.begin() - 1;
     const Segment& segment = batch.segments[index];
     const auto first = static_cast<int32_t>((block - first_block_[index]) * kAttentionRows);
-    full_attention_.run(args, segment, batch.pages.data() + segment.first_page, first,
-                        std::min(kAttentionRows, segment.rows - first),
+    const int32_t* pages = cross ? batch.source_pages.data() + segment.first_source_page
+                                 : batch.pages.data() + segment.first_page;
+    full_attention_.run(args, segment, pages, first, std::min(kAttentionRows, segment.rows - first),
                         static_cast<int>(task % args.groups), Scratch(worker));
   });
+}
+
+// As full attention over pages that last for this call.
+void CpuBackend::EncoderAttention(const Batch& batch, const EncoderAttentionArgs& args) {
+  FullAttentionArgs paged;
+  paged.heads = args.heads;
+  paged.groups = args.heads;
+  paged.head_dim = args.head_dim;
+  paged.scale = args.scale;
+  paged.q = args.q;
+  paged.k = args.k;
+  paged.v = args.v;
+  paged.out = args.out;
+  paged.page_stride = 2LL * args.heads * kKvPageSize * args.head_dim;
+  encoder_batch_.segments = batch.segments;
+  encoder_batch_.pages.clear();
+  for (Segment& segment : encoder_batch_.segments) {
+    segment.position = 0;
+    segment.first_page = static_cast<int32_t>(encoder_batch_.pages.size());
+    segment.first_source_page = segment.first_page;
+    segment.source_rows = segment.rows;
+    for (int32_t row = 0; row < segment.rows; row += kKvPageSize) {
+      encoder_batch_.pages.push_back(static_cast<int32_t>(encoder_batch_.pages.size()));
+    }
+  }
+  encoder_batch_.source_pages = encoder_batch_.pages;
+  const size_t bytes = encoder_batch_.pages.size() * paged.page_stride * sizeof(float);
+  if (encoder_pages_.bytes() < bytes) encoder_pages_ = AllocateHost(bytes);
+  paged.pages = encoder_pages_.data();
+  AppendToPages(encoder_batch_, paged);
+  paged.mode = FullAttentionMode::kCross;
+  AttendToPages(encoder_batch_, paged);
 }
 
 }  // namespace t2r

@@ -130,13 +130,18 @@ void Run(const FullAttentionArgs& args, const Segment& segment, const int32_t* p
       });
     }
   }
-  const int64_t first_position = segment.position + first;
-  const int64_t last_page = (first_position + count - 1) / kKvPageSize;
+  // Row r attends to the positions before first_end + r, or all to those of the source.
+  const bool cross = args.mode == FullAttentionMode::kCross;
+  const int64_t first_end = cross ? segment.source_rows : segment.position + first + 1;
+  const int64_t last_end = cross ? first_end : first_end + count - 1;
+  const int64_t last_page = (last_end - 1) / kKvPageSize;
   for (int64_t page = 0; page <= last_page; ++page) {
-    const float* keys = args.pages + pages[page] * args.page_stride + group * page_floats;
+    const float* keys = static_cast<const float*>(args.pages) + pages[page] * args.page_stride +
+                        group * page_floats;
     const float* values = keys + args.groups * page_floats;
     for (int32_t r = 0; r < count; ++r) {
-      const int64_t n = std::min<int64_t>(kKvPageSize, first_position + r + 1 - page * kKvPageSize);
+      const int64_t end = cross ? first_end : first_end + r;
+      const int64_t n = std::min<int64_t>(kKvPageSize, end - page * kKvPageSize);
       if (n <= 0) continue;
       for (int h = 0; h < ratio; ++h) {
         float* row = row_of(r, h);

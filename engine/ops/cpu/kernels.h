@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "engine/ops/activation.h"
 #include "engine/ops/batch.h"
 #include "engine/ops/full_attention.h"
 #include "engine/ops/linear_attention.h"
@@ -57,7 +58,7 @@ struct RowKernels {
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t n,
                      float* out) = nullptr;
   void (*swiglu)(const float* gate, const float* up, int64_t n, float* out) = nullptr;
-  void (*gelu_tanh)(float* x, int64_t n) = nullptr;
+  void (*activate)(ActivationKind kind, float* x, int64_t n) = nullptr;
   // Rotates `heads` heads of width 2n; cos_sin holds n cosines, then n sines.
   void (*rope)(const float* cos_sin, int heads, int64_t n, float* x) = nullptr;
 };
@@ -82,7 +83,7 @@ inline constexpr int kAttentionRows = 16;
 struct FullAttentionKernels {
   int64_t (*scratch_floats)(const FullAttentionArgs& args) = nullptr;
   // Rows [first, first + count) of a segment for one group, count ≤ kAttentionRows. `pages` is the
-  // segment's page table.
+  // segment's page table: of its source for kCross.
   void (*run)(const FullAttentionArgs& args, const Segment& segment, const int32_t* pages,
               int32_t first, int32_t count, int group, float* scratch) = nullptr;
 };

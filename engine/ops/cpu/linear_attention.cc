@@ -27,7 +27,7 @@ HWY_INLINE void Rows(const float* HWY_RESTRICT phi_k, const float* HWY_RESTRICT 
   const DF d;
   ForVectors(n, [&](int64_t j, auto io) HWY_ATTR {
     const VF value = io.Load(v + j);
-    VF sum[H];
+    VF sum[H + 1];  // H may be 0
 #pragma GCC unroll 8
     for (int h = 0; h < H; ++h) sum[h] = hn::LoadU(d, y + h * y_stride + j);
 #pragma GCC unroll 8
@@ -65,6 +65,8 @@ void UpdateAndReadHeads(int heads, const float* phi_k, const float* phi_q, int64
                         const float* v, int64_t k, int64_t n, float* s, float* y,
                         int64_t y_stride) {
   switch (heads) {
+    case 0:
+      return UpdateAndRead<0, kUpdate>(phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride);
     case 1:
       return UpdateAndRead<1, kUpdate>(phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride);
     case 2:
@@ -95,6 +97,8 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
   float* y = phi_q + ratio * phi_stride;
   float* feature_scratch = y + ratio * y_stride;
 
+  const bool update = args.mode != LinearAttentionMode::kRead;
+  const bool read = args.mode != LinearAttentionMode::kAccumulate;
   float* slot = args.state + segment.slot * args.slot_stride;
   float* s = slot + group * k * n;
   float* z = slot + (args.groups * n + group) * k;
@@ -102,21 +106,30 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
   // A decoding session's state lies in memory: it comes while the features are computed.
   for (int64_t i = 0; i < k * n; i += 16) hwy::Prefetch(s + i);
   for (int64_t t = segment.first_row; t < segment.first_row + segment.rows; ++t) {
-    ComputeFeatures(args, group, false, args.k.f32_row(t) + group * width, phi_k, feature_scratch);
     const int64_t first_head = static_cast<int64_t>(group) * ratio;
-    for (int h = 0; h < ratio; ++h) {
-      ComputeFeatures(args, group, true, args.q.f32_row(t) + (first_head + h) * width,
-                      phi_q + h * phi_stride, feature_scratch);
+    if (update) {
+      ComputeFeatures(args, group, false, args.k.f32_row(t) + group * width, phi_k,
+                      feature_scratch);
+      ForVectors(k, [&](int64_t i, auto io)
+                        HWY_ATTR { io.Store(hn::Add(io.Load(z + i), io.Load(phi_k + i)), z + i); });
     }
-    ForVectors(k, [&](int64_t i, auto io)
-                      HWY_ATTR { io.Store(hn::Add(io.Load(z + i), io.Load(phi_k + i)), z + i); });
+    if (read) {
+      for (int h = 0; h < ratio; ++h) {
+        ComputeFeatures(args, group, true, args.q.f32_row(t) + (first_head + h) * width,
+                        phi_q + h * phi_stride, feature_scratch);
+      }
+    }
     for (int64_t i = 0; i < ratio * y_stride; i += kLanes) hn::StoreU(hn::Zero(d), d, y + i);
-    const float* v = args.v.f32_row(t) + group * n;
+    const float* v = update ? args.v.f32_row(t) + group * n : nullptr;
+    if (!read) {
+      UpdateAndReadHeads<true>(0, phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride);
+      continue;
+    }
     for (int h = 0; h < ratio; h += 4) {
       const int heads = ratio - h < 4 ? ratio - h : 4;
       const float* some_phi = phi_q + h * phi_stride;
       float* some_y = y + h * y_stride;
-      if (h == 0) {
+      if (h == 0 && update) {
         UpdateAndReadHeads<true>(heads, phi_k, some_phi, phi_stride, v, k, n, s, some_y, y_stride);
       } else {
         UpdateAndReadHeads<false>(heads, phi_k, some_phi, phi_stride, v, k, n, s, some_y, y_stride);

@@ -65,6 +65,37 @@ void GeluTanh(float* x, int64_t n) {
   });
 }
 
+// x Φ(x) = x/2 erfc(−x/√2).
+void Gelu(float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] *= 0.5F * std::erfc(x[i] * -0.70710678F);
+}
+
+void Relu(float* x, int64_t n) {
+  const DF d;
+  ForVectors(n, [&](int64_t i, auto io)
+                    HWY_ATTR { io.Store(hn::Max(io.Load(x + i), hn::Zero(d)), x + i); });
+}
+
+void Silu(float* x, int64_t n) {
+  ForVectors(n, [&](int64_t i, auto io) HWY_ATTR {
+    const VF v = io.Load(x + i);
+    io.Store(TimesSigmoid(v, v), x + i);
+  });
+}
+
+void Activate(ActivationKind kind, float* x, int64_t n) {
+  switch (kind) {
+    case ActivationKind::kGeluTanh:
+      return GeluTanh(x, n);
+    case ActivationKind::kGelu:
+      return Gelu(x, n);
+    case ActivationKind::kRelu:
+      return Relu(x, n);
+    case ActivationKind::kSilu:
+      return Silu(x, n);
+  }
+}
+
 void Rope(const float* cos_sin, int heads, int64_t n, float* x) {
   for (int h = 0; h < heads; ++h, x += 2 * n) {
     ForVectors(n, [&](int64_t i, auto io) HWY_ATTR {
@@ -81,7 +112,7 @@ void Rope(const float* cos_sin, int heads, int64_t n, float* x) {
 }  // namespace
 
 const RowKernels* RowTable() {
-  static const RowKernels kTable = {RmsNorm, LayerNorm, SwiGlu, GeluTanh, Rope};
+  static const RowKernels kTable = {RmsNorm, LayerNorm, SwiGlu, Activate, Rope};
   return &kTable;
 }
 

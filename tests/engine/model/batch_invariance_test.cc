@@ -25,7 +25,7 @@ std::vector<uint32_t> BitsOf(const std::vector<TokenLogprob>& top, int vocab) {
 // piece's end.
 Trace Alone(Executor& executor, const std::vector<int32_t>& ids, const std::vector<int>& sizes) {
   const int vocab = executor.limits().vocab_size;
-  const int slot = executor.Open(kIds, Greedy());
+  const int slot = executor.Open({kIds}, Greedy());
   EXPECT_GE(slot, 0);
   Trace trace(ids.size());
   std::vector<WorkResult> results;
@@ -98,7 +98,7 @@ TEST_P(BatchInvarianceTest, NeighboursDoNotChangeBits) {
     ids.push_back(SomeIds(kIds, vocab_, i));
     expected.push_back(Alone(executor, ids.back(), {1}));
   }
-  for (int i = 0; i < kSessions; ++i) slots.push_back(executor.Open(kIds, Greedy()));
+  for (int i = 0; i < kSessions; ++i) slots.push_back(executor.Open({kIds}, Greedy()));
   // Every step takes a random set of sessions, most of them one token, some a chunk.
   std::mt19937 random(3);
   std::vector<size_t> done(kSessions, 0);

@@ -31,7 +31,7 @@ std::vector<OpCounts> CountedSteps(const ModelSpec& spec, int sessions,
   for (const int64_t position : positions) {
     std::vector<Work> works;
     for (int i = 0; i < sessions; ++i) {
-      works.push_back(MakeWork(executor.Open(position + 1, Greedy()), token, position, true));
+      works.push_back(MakeWork(executor.Open({position + 1}, Greedy()), token, position, true));
     }
     counting.counts = OpCounts();
     std::vector<WorkResult> results;

@@ -27,7 +27,10 @@ class CountingBackend : public Backend {
   OpCounts counts;
 
   std::string Describe() const override { return inner_->Describe(); }
-  DType activation_dtype() const override { return inner_->activation_dtype(); }
+  DType activation_dtype(DType weights) const override { return inner_->activation_dtype(weights); }
+  bool asynchronous() const override { return inner_->asynchronous(); }
+  int64_t prompt_alignment() const override { return inner_->prompt_alignment(); }
+  MemoryInfo Memory() const override { return inner_->Memory(); }
   Buffer Allocate(size_t bytes) override { return inner_->Allocate(bytes); }
   void CopyToDevice(void* device, const void* host, size_t bytes) override {
     inner_->CopyToDevice(device, host, bytes);
@@ -47,14 +50,16 @@ class CountingBackend : public Backend {
     return inner_->LoadTable(table);
   }
 
-  void BeginStep(const Batch& batch) override {
+  void PrepareSteps(const StepLimits& limits) override { inner_->PrepareSteps(limits); }
+  StepShape RunStep(const void* /*model*/, const Batch& batch,
+                    const std::function<void(const StepShape&)>& ops) override {
     ++counts.calls;
-    inner_->BeginStep(batch);
+    return inner_->RunStep(nullptr, batch, ops);  // every step's ops are to be seen
   }
-  void Embed(const Batch& batch, const Matrix& table, const Matrix* positions,
+  void Embed(const Batch& batch, const Matrix& table, const Matrix* positions, float scale,
              Tensor out) override {
     Element(out);
-    inner_->Embed(batch, table, positions, out);
+    inner_->Embed(batch, table, positions, scale, out);
   }
   void RmsNorm(Tensor x, const float* weight, float eps, Tensor out) override {
     Element(x);
@@ -113,17 +118,25 @@ class CountingBackend : public Backend {
     Element(gate_up);
     inner_->SwiGlu(gate_up, out);
   }
-  void GeluTanh(Tensor x) override {
+  void EncoderAttention(const Batch& batch, const EncoderAttentionArgs& args) override {
+    ++counts.calls;
+    for (const Segment& segment : batch.segments) {
+      counts.flops += int64_t{4} * args.heads * segment.rows * segment.rows * args.head_dim;
+    }
+    inner_->EncoderAttention(batch, args);
+  }
+  void Activate(ActivationKind kind, Tensor x) override {
     Element(x);
-    inner_->GeluTanh(x);
+    inner_->Activate(kind, x);
   }
-  void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out) override {
+  void GatherOutputs(const Batch& batch, Tensor x, Tensor out) override {
     Element(out);
-    inner_->GatherRows(x, rows, out);
+    inner_->GatherOutputs(batch, x, out);
   }
-  void ParallelFor(int64_t count, const std::function<void(int64_t)>& fn) override {
-    inner_->ParallelFor(count, fn);
+  void Sample(Tensor logits, std::span<const SampleRequest> requests) override {
+    inner_->Sample(logits, requests);
   }
+  void FetchSamples(std::span<SampleResult> results) override { inner_->FetchSamples(results); }
 
  private:
   void Element(const Tensor& tensor) {

@@ -50,7 +50,7 @@ inline Work MakeWork(int slot, std::span<const int32_t> tokens, int64_t position
 inline std::vector<int32_t> Generate(Executor& executor, std::vector<int32_t> prompt, int count,
                                      const SamplingParams& params) {
   const auto total = static_cast<int64_t>(prompt.size()) + count - 1;
-  const int slot = executor.Open(total, params);
+  const int slot = executor.Open({total}, params);
   EXPECT_GE(slot, 0);
   std::vector<int32_t> generated;
   std::vector<WorkResult> results;

@@ -47,7 +47,7 @@ TEST(KnownModelsTest, GptNanoSortSortsAllInputs) {
       for (int digit = 0, value = first + i; digit < 6; ++digit, value /= 3) {
         inputs[i].push_back(value % 3);
       }
-      slots.push_back(executor.Open(11, Greedy()));
+      slots.push_back(executor.Open({11}, Greedy()));
     }
     next = inputs;
     for (int64_t step = 0; step < 6; ++step) {

@@ -50,14 +50,14 @@ TEST(ModelExecutorTest, OpensAsManySessionsAsThereAreSlots) {
   Executor& executor = *engine->executor;
   std::vector<int> slots;
   for (int i = 0; i < 4; ++i) {
-    EXPECT_TRUE(executor.CanOpen(int64_t{1} << 40));
-    slots.push_back(executor.Open(int64_t{1} << 40, Greedy()));
+    EXPECT_TRUE(executor.CanOpen({int64_t{1} << 40}));
+    slots.push_back(executor.Open({int64_t{1} << 40}, Greedy()));
     EXPECT_GE(slots.back(), 0);
   }
-  EXPECT_FALSE(executor.CanOpen(1));
-  EXPECT_EQ(executor.Open(1, Greedy()), -1);
+  EXPECT_FALSE(executor.CanOpen({1}));
+  EXPECT_EQ(executor.Open({1}, Greedy()), -1);
   executor.Close(slots[2]);
-  EXPECT_EQ(executor.Open(1, Greedy()), slots[2]);
+  EXPECT_EQ(executor.Open({1}, Greedy()), slots[2]);
 }
 
 TEST(ModelExecutorTest, FullLayersReserveEveryPageAtOpening) {
@@ -68,16 +68,16 @@ TEST(ModelExecutorTest, FullLayersReserveEveryPageAtOpening) {
   const auto engine = RandomEngine(spec, options);
   Executor& executor = *engine->executor;
   EXPECT_EQ(executor.limits().kv_pages, 3);
-  EXPECT_FALSE(executor.CanOpen(257));  // beyond the model's positions
-  EXPECT_FALSE(executor.CanOpen(193));  // four pages
-  const int two = executor.Open(65, Greedy());
+  EXPECT_FALSE(executor.CanOpen({257}));  // beyond the model's positions
+  EXPECT_FALSE(executor.CanOpen({193}));  // four pages
+  const int two = executor.Open({65}, Greedy());
   EXPECT_GE(two, 0);
-  EXPECT_FALSE(executor.CanOpen(65));
-  const int one = executor.Open(64, Greedy());
+  EXPECT_FALSE(executor.CanOpen({65}));
+  const int one = executor.Open({64}, Greedy());
   EXPECT_GE(one, 0);
-  EXPECT_FALSE(executor.CanOpen(1));
+  EXPECT_FALSE(executor.CanOpen({1}));
   executor.Close(two);
-  EXPECT_TRUE(executor.CanOpen(128));
+  EXPECT_TRUE(executor.CanOpen({128}));
 }
 
 TEST(ModelExecutorTest, AClosedSlotStartsFromNothing) {
@@ -97,7 +97,7 @@ TEST(ModelExecutorTest, ScoresAreTheLogProbabilitiesOfTheTargets) {
   const auto engine = RandomEngine(LinearSpec(), Small());
   Executor& executor = *engine->executor;
   const auto ids = SomeIds(20, 61);
-  const int slot = executor.Open(20, Greedy());
+  const int slot = executor.Open({20}, Greedy());
   Work work = MakeWork(slot, ids, 0, true);
   work.targets = std::span(ids).subspan(1);
   work.top_logprobs = 61;
@@ -131,9 +131,9 @@ TEST(ModelExecutorTest, MoreOutputsThanTheWorkspaceHolds) {
       const auto a = SomeIds(20, 61);
       const auto b = SomeIds(13, 61, 4);
       const auto c = SomeIds(9, 61, 8);
-      std::vector<Work> works = {MakeWork(executor.Open(21, Greedy()), a, 0, true),
-                                 MakeWork(executor.Open(14, Greedy()), b, 0, true),
-                                 MakeWork(executor.Open(10, Greedy()), c, 0, false)};
+      std::vector<Work> works = {MakeWork(executor.Open({21}, Greedy()), a, 0, true),
+                                 MakeWork(executor.Open({14}, Greedy()), b, 0, true),
+                                 MakeWork(executor.Open({10}, Greedy()), c, 0, false)};
       works[0].targets = std::span(a).subspan(1);
       works[2].targets = c;
       works[0].top_logprobs = 61;
@@ -166,8 +166,8 @@ TEST(ModelExecutorTest, SampledTokensDoNotDependOnNeighboursOrChunks) {
   EXPECT_NE(Generate(executor, prompt, 16, params), alone);
   params.seed = 1234;
 
-  const int slot = executor.Open(30, params);
-  const int other = executor.Open(100, params);
+  const int slot = executor.Open({30}, params);
+  const int other = executor.Open({100}, params);
   const std::vector<int32_t> noise = SomeIds(3, 61, 9);
   std::vector<WorkResult> results;
   Work work = MakeWork(slot, std::span(prompt).subspan(0, 7), 0);

@@ -24,7 +24,7 @@ std::vector<float> EngineScores(Executor& executor, const std::vector<int32_t>& 
   SamplingParams greedy;
   greedy.temperature = 0;
   const auto count = static_cast<int64_t>(ids.size());
-  const int slot = executor.Open(count, greedy);
+  const int slot = executor.Open({count}, greedy);
   EXPECT_GE(slot, 0);
   std::vector<float> scores;
   std::vector<WorkResult> results;

@@ -66,7 +66,6 @@ class FullAttentionTest : public OpTest {
         batch.positions.push_back(part.position + r);
       }
     }
-    backend_->BeginStep(batch);
     const DeviceTensor dq = Device(q, 1);
     const DeviceTensor dk = Device(k, 2);
     const DeviceTensor dv = Device(v, 3);
@@ -75,7 +74,7 @@ class FullAttentionTest : public OpTest {
     args_.k = dk.view();
     args_.v = dv.view();
     args_.out = out.view();
-    backend_->FullAttention(batch, args_);
+    RunOps(*backend_, batch, [&] { backend_->FullAttention(batch, args_); });
     const Mat all = out.Read();
     std::vector<Mat> results;
     for (const Segment& s : batch.segments) results.push_back(all.Rows(s.first_row, s.rows));

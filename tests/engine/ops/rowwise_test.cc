@@ -91,7 +91,7 @@ TEST_P(RowwiseTest, SwiGluAndGeluOfExtremesStayFinite) {
   for (int i = 0; i < 9; ++i) y.v[i] = static_cast<float>(gates[i]);
   for (const int i : {0, 8}) y.v[i] = y.v[i] > 0 ? 1e12 : -1e12;  // x³ overflows later
   const DeviceTensor gelu = Device(y);
-  backend_->GeluTanh(gelu.view());
+  backend_->Activate(ActivationKind::kGeluTanh, gelu.view());
   want = GeluTanhReference(y);
   ExpectWithin(gelu.Read(), want.out, want.bound);
 }
@@ -100,11 +100,11 @@ TEST_P(RowwiseTest, GeluTanh) {
   for (const auto& [rows, cols] : kShapes) {
     const Mat x = Random(rows, cols, 3.0);
     const DeviceTensor all = Device(x, 7);
-    backend_->GeluTanh(all.view());
+    backend_->Activate(ActivationKind::kGeluTanh, all.view());
     const Result want = GeluTanhReference(x);
     ExpectWithin(all.Read(), want.out, want.bound);
     const DeviceTensor last = Device(x.Rows(rows - 1, 1));
-    backend_->GeluTanh(last.view());
+    backend_->Activate(ActivationKind::kGeluTanh, last.view());
     ExpectSameBits(last.Read(), all.Read().Rows(rows - 1, 1), "last row alone");
   }
 }
@@ -116,8 +116,8 @@ TEST_P(RowwiseTest, AnElementsBitsDoNotDependOnItsColumn) {
   for (int i = 0; i < 66; ++i) shifted.v[i] = x.v[i + 1];
   const DeviceTensor a = Device(x);
   const DeviceTensor b = Device(shifted);
-  backend_->GeluTanh(a.view());
-  backend_->GeluTanh(b.view());
+  backend_->Activate(ActivationKind::kGeluTanh, a.view());
+  backend_->Activate(ActivationKind::kGeluTanh, b.view());
   const Mat whole = a.Read();
   Mat tail(1, 66);
   for (int i = 0; i < 66; ++i) tail.v[i] = whole.v[i + 1];
@@ -141,7 +141,6 @@ TEST_P(RowwiseTest, EmbedLooksUpEveryStoredType) {
     Batch batch;
     batch.tokens = {3, 0, 10, 3};
     batch.positions = {0, 10, 4, 5};
-    backend_->BeginStep(batch);
     for (const auto& [table, learned] :
          std::vector<std::pair<const Matrix*, const Matrix*>>{{w.get(), nullptr},
                                                               {b.get(), nullptr},
@@ -149,7 +148,7 @@ TEST_P(RowwiseTest, EmbedLooksUpEveryStoredType) {
                                                               {w.get(), b.get()},
                                                               {b.get(), f.get()}}) {
       const DeviceTensor out = Device(Mat(4, hidden), 3);
-      backend_->Embed(batch, *table, learned, out.view());
+      RunOps(*backend_, batch, [&] { backend_->Embed(batch, *table, learned, 1.0F, out.view()); });
       Mat want(4, hidden);
       const auto element = [&](const Matrix* m, int64_t i) {
         if (m == w.get()) return wide[i];
@@ -175,10 +174,9 @@ TEST_P(RowwiseTest, RopeAtAnyPosition) {
       Batch batch;
       batch.positions = {0, 1, 127, 65536, 1000000, (int64_t{1} << 33) + 12345};
       batch.tokens.assign(batch.positions.size(), 0);
-      backend_->BeginStep(batch);
       const auto rows = batch.rows();
       const DeviceTensor table = Device(Mat(rows, d), 4);
-      backend_->RopeTable(batch, frequencies, 1.5, table.view());
+      RunOps(*backend_, batch, [&] { backend_->RopeTable(batch, frequencies, 1.5, table.view()); });
       const Mat x = Random(rows, static_cast<int64_t>(heads) * d);
       const DeviceTensor y = Device(x, 3);
       backend_->Rope(table.view(), heads, d, y.view());
@@ -194,21 +192,24 @@ TEST_P(RowwiseTest, RopesAngleIsAFloat64Product) {
   Batch batch;
   batch.positions = {int64_t{1} << 33};
   batch.tokens = {0};
-  backend_->BeginStep(batch);
   const std::vector<double> frequencies = {0.1};
   const DeviceTensor table = Device(Mat(1, 2));
-  backend_->RopeTable(batch, frequencies, 1.0, table.view());
+  RunOps(*backend_, batch, [&] { backend_->RopeTable(batch, frequencies, 1.0, table.view()); });
   const Mat got = table.Read();
   EXPECT_NEAR(got.v[0], std::cos(858993459.2), 1e-6);
   EXPECT_NEAR(got.v[1], std::sin(858993459.2), 1e-6);
 }
 
-TEST_P(RowwiseTest, GatherRows) {
+TEST_P(RowwiseTest, GatherOutputs) {
   const Mat x = Random(9, 21);
   const DeviceTensor in = Device(x, 2);
   const DeviceTensor out = Device(Mat(4, 21), 5);
   const std::vector<int32_t> rows = {0, 3, 4, 8};
-  backend_->GatherRows(in.view(), rows, out.view());
+  Batch batch;
+  batch.tokens.assign(9, 0);
+  batch.positions.assign(9, 0);
+  batch.output_rows = rows;
+  RunOps(*backend_, batch, [&] { backend_->GatherOutputs(batch, in.view(), out.view()); });
   const Mat got = out.Read();
   for (int i = 0; i < 4; ++i) ExpectSameBits(got.Rows(i, 1), x.Rows(rows[i], 1), "row");
 }

@@ -9,8 +9,10 @@
 #include <numeric>
 #include <random>
 #include <set>
+#include <vector>
 
 #include "engine/sampling/exponential.h"
+#include "engine/sampling/token_history.h"
 
 namespace t2r {
 namespace {
@@ -27,8 +29,10 @@ std::vector<float> RandomLogits(int count, uint32_t seed) {
 }
 
 int32_t Sample(std::vector<float> logits, const SamplingParams& params, uint64_t position = 0,
-               const TokenCounts& counts = {}) {
-  return SampleToken(logits, params, counts, position);
+               const TokenHistory* history = nullptr) {
+  const TokenHistory fresh(params);
+  return SampleToken(logits, params, (history == nullptr ? &fresh : history)->adjustments(),
+                     position);
 }
 
 // The tokens that ever come, over many positions.
@@ -225,18 +229,64 @@ TEST(SampleTokenTest, PenaltiesAndBias) {
   params.logit_bias = {{2, 1.5F}, {-1, 9.0F}, {99, 9.0F}};
   EXPECT_EQ(Sample({1, 2, 1}, params), 2);
   params.logit_bias.clear();
-  TokenCounts counts;
-  counts.seen = {{0, true}, {1, true}, {77, true}};
   params.repetition_penalty = 2;
-  EXPECT_EQ(Sample({4, 3, 2.5F}, params, 0, counts), 2);     // 2, 1.5, 2.5
-  EXPECT_EQ(Sample({-1, -3, -1.5F}, params, 0, counts), 2);  // −2, −6, −1.5
+  TokenHistory seen(params);
+  seen.See(std::vector<int32_t>{77, 1, 0, 1});
+  EXPECT_EQ(Sample({4, 3, 2.5F}, params, 0, &seen), 2);     // 2, 1.5, 2.5
+  EXPECT_EQ(Sample({-1, -3, -1.5F}, params, 0, &seen), 2);  // −2, −6, −1.5
   params.repetition_penalty = 1;
-  counts.generated = {{0, 3}, {1, 1}};
   params.frequency_penalty = 0.5F;
-  EXPECT_EQ(Sample({4, 3.1F, 2}, params, 0, counts), 1);  // 2.5, 2.6, 2
+  TokenHistory generated(params);
+  for (const int32_t token : {0, 1, 0, 0}) generated.Generate(token);
+  EXPECT_EQ(Sample({4, 3.1F, 2}, params, 0, &generated), 1);  // 2.5, 2.6, 2
   params.frequency_penalty = 0;
   params.presence_penalty = 1;
-  EXPECT_EQ(Sample({4, 3.1F, 2}, params, 0, counts), 0);  // 3, 2.1, 2
+  EXPECT_EQ(Sample({4, 3.1F, 2}, params, 0, &generated), 0);  // 3, 2.1, 2
+}
+
+TEST(TokenHistoryTest, KeepsOnlyWhatTheParametersUse) {
+  SamplingParams params;
+  TokenHistory nothing(params);
+  nothing.See(std::vector<int32_t>{1, 2});
+  nothing.Generate(3);
+  EXPECT_TRUE(nothing.adjustments().empty());
+  params.logit_bias = {{7, 1.0F}, {2, -1.0F}};
+  params.repetition_penalty = 1.5F;
+  params.presence_penalty = 0.5F;
+  TokenHistory history(params);
+  history.See(std::vector<int32_t>{7, 1});
+  history.Generate(1);
+  history.Generate(1);
+  const auto adjustments = history.adjustments();
+  ASSERT_EQ(adjustments.size(), 3U);
+  EXPECT_EQ(adjustments[0].token, 1);
+  EXPECT_TRUE(adjustments[0].seen);
+  EXPECT_EQ(adjustments[0].generated, 2);
+  EXPECT_EQ(adjustments[0].bias, 0.0F);
+  EXPECT_EQ(adjustments[1].token, 2);
+  EXPECT_FALSE(adjustments[1].seen);
+  EXPECT_EQ(adjustments[1].bias, -1.0F);
+  EXPECT_EQ(adjustments[2].token, 7);
+  EXPECT_TRUE(adjustments[2].seen);
+  EXPECT_EQ(adjustments[2].generated, 0);
+}
+
+TEST(SampleRowTest, GivesAllThatIsAskedFromTheRawRow) {
+  const std::vector<float> logits = RandomLogits(301, 5);
+  SamplingParams params;
+  params.temperature = 0;
+  params.logit_bias = {{9, 100.0F}};
+  const TokenHistory history(params);
+  SampleRequest request;
+  request.sampling = &params;
+  request.adjustments = history.adjustments();
+  request.top = 3;
+  request.target = 17;
+  const SampleResult result = SampleRow(logits, request);
+  EXPECT_EQ(result.token, 9);
+  EXPECT_EQ(result.logprob, LogProbability(logits, 9));
+  EXPECT_EQ(result.target_logprob, LogProbability(logits, 17));
+  EXPECT_EQ(result.top, TopLogProbabilities(logits, 3));
 }
 
 TEST(LogProbabilityTest, IsTheLogSoftmax) {

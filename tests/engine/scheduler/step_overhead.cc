@@ -26,10 +26,15 @@ class TimedExecutor : public Executor {
     gaps_.reserve(static_cast<size_t>(steps));
   }
   const ExecutorLimits& limits() const override { return limits_; }
-  bool CanOpen(int64_t /*positions*/) const override { return open_ < limits_.slots; }
-  int Open(int64_t /*positions*/, const SamplingParams& /*sampling*/) override { return open_++; }
+  bool CanOpen(const SessionSize& /*size*/) const override { return open_ < limits_.slots; }
+  int Open(const SessionSize& /*size*/, const SamplingParams& /*sampling*/) override {
+    return open_++;
+  }
+  void Fork(int /*from*/, int /*to*/) override {}
   void Close(int /*slot*/) override { --open_; }
-  void Step(std::span<const Work> works, std::vector<WorkResult>* results) override {
+  void Launch(std::span<const Work> works) override { works_ = works; }
+  void Wait(std::vector<WorkResult>* results) override {
+    const std::span<const Work> works = works_;
     const absl::Time begin = absl::Now();
     if (full_) gaps_.push_back(begin - end_);
     results->assign(works.size(), WorkResult());
@@ -46,6 +51,7 @@ class TimedExecutor : public Executor {
 
  private:
   ExecutorLimits limits_;
+  std::span<const Work> works_;
   int open_ = 0;
   bool full_ = false;
   absl::Time end_;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <climits>
 #include <set>
 
@@ -53,12 +54,38 @@ TEST_F(KvCacheTest, NoPageHasTwoOwners) {
 
 TEST_F(KvCacheTest, LayersLieSideBySideInAPage) {
   const KvShape shape{3, 2, 4};
-  EXPECT_EQ(shape.layer_floats(), 2 * 2 * kKvPageSize * 4);
-  EXPECT_EQ(shape.page_bytes(), 3 * shape.layer_floats() * 4);
+  EXPECT_EQ(shape.layer_elements(), 2 * 2 * kKvPageSize * 4);
+  EXPECT_EQ(shape.page_bytes(), 3 * shape.layer_elements() * 4);
   KvCache cache(*backend_, shape, 2, 1);
-  EXPECT_EQ(cache.page_stride(), 3 * shape.layer_floats());
-  EXPECT_EQ(cache.layer(2) - cache.layer(0), 2 * shape.layer_floats());
-  cache.layer(2)[cache.page_stride() + shape.layer_floats() - 1] = 1.0F;  // the buffer's last float
+  EXPECT_EQ(cache.page_stride(), 3 * shape.layer_elements());
+  auto* first = static_cast<float*>(cache.layer(0));
+  auto* third = static_cast<float*>(cache.layer(2));
+  EXPECT_EQ(third - first, 2 * shape.layer_elements());
+  third[cache.page_stride() + shape.layer_elements() - 1] = 1.0F;  // the buffer's last float
+}
+
+TEST_F(KvCacheTest, SixteenBitPagesTakeHalf) {
+  const KvShape wide{3, 2, 4};
+  const KvShape narrow{3, 2, 4, DType::kBFloat16};
+  EXPECT_EQ(2 * narrow.page_bytes(), wide.page_bytes());
+  KvCache cache(*backend_, narrow, 2, 1);
+  EXPECT_EQ(static_cast<uint16_t*>(cache.layer(2)) - static_cast<uint16_t*>(cache.layer(0)),
+            2 * narrow.layer_elements());
+}
+
+TEST_F(KvCacheTest, CopiesThePagesOfPositions) {
+  const KvShape shape{2, 1, 2};
+  KvCache cache(*backend_, shape, 6, 2);
+  ASSERT_TRUE(cache.Reserve(0, 3 * kKvPageSize));
+  ASSERT_TRUE(cache.Reserve(1, 3 * kKvPageSize));
+  auto* pages = static_cast<float*>(cache.layer(0));
+  for (int64_t i = 0; i < 6 * cache.page_stride(); ++i) pages[i] = static_cast<float>(i);
+  cache.Copy(0, 1, kKvPageSize + 1);  // two of the three pages
+  for (int page = 0; page < 3; ++page) {
+    const float* from = pages + cache.table(0)[page] * cache.page_stride();
+    const float* to = pages + cache.table(1)[page] * cache.page_stride();
+    EXPECT_EQ(std::equal(from, from + cache.page_stride(), to), page < 2) << page;
+  }
 }
 
 TEST_F(KvCacheTest, WithoutFullLayersEverythingFits) {

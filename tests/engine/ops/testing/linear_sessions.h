@@ -46,7 +46,6 @@ class LinearSessions {
     const DeviceTensor dv(backend_, v, 3);
     const DeviceTensor out(backend_,
                            Mat(q.rows, static_cast<int64_t>(layer_.heads) * layer_.head_dim), 4);
-    backend_.BeginStep(batch);
     Call(batch, dq.view(), dk.view(), dv.view(), out.view());
     const Mat all = out.Read();
     std::vector<Mat> results;
@@ -70,7 +69,7 @@ class LinearSessions {
     args.out = out;
     args.state = pool_.f32();
     args.slot_stride = stride_;
-    backend_.LinearAttention(batch, args);
+    RunOps(backend_, batch, [&] { backend_.LinearAttention(batch, args); });
   }
 
   Mat ReadPool() const {

@@ -111,6 +111,14 @@ class OpTest : public ::testing::TestWithParam<BackendCase> {
   std::mt19937_64 rng_{20240229};
 };
 
+// Runs ops on a batch, as a step that is neither padded nor recorded.
+inline void RunOps(Backend& backend, const Batch& batch, const std::function<void()>& ops) {
+  backend.RunStep(nullptr, batch, [&](const StepShape& shape) {
+    EXPECT_EQ(shape.rows, batch.rows());
+    ops();
+  });
+}
+
 // |out − ref| ≤ bound, element by element; reports the worst one.
 inline void ExpectWithin(const Mat& out, const Mat& ref, const Mat& bound) {
   ASSERT_EQ(out.v.size(), ref.v.size());

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <set>
+#include <utility>
 
 #include "engine/ops/batch.h"
 #include "engine/ops/tensor.h"
@@ -115,13 +116,14 @@ int64_t FakeExecutor::PagesFor(int64_t positions) const {
   return limits_.kv_pages == 0 ? 0 : (positions + kKvPageSize - 1) / kKvPageSize;
 }
 
-bool FakeExecutor::CanOpen(int64_t positions) const {
+bool FakeExecutor::CanOpen(const SessionSize& size) const {
   const std::lock_guard lock(mu_);
   CheckThread();
-  return open_slots_ < limits_.slots && PagesFor(positions) <= free_pages_;
+  return open_slots_ < limits_.slots && PagesFor(size.positions) <= free_pages_;
 }
 
-int FakeExecutor::Open(int64_t positions, const SamplingParams& /*sampling*/) {
+int FakeExecutor::Open(const SessionSize& size, const SamplingParams& /*sampling*/) {
+  const int64_t positions = size.positions;
   const std::lock_guard lock(mu_);
   CheckThread();
   EXPECT_GE(positions, 1);
@@ -136,6 +138,13 @@ int FakeExecutor::Open(int64_t positions, const SamplingParams& /*sampling*/) {
   return -1;
 }
 
+void FakeExecutor::Fork(int from, int to) {
+  const std::lock_guard lock(mu_);
+  CheckThread();
+  EXPECT_TRUE(slots_.at(from).open && slots_.at(to).open);
+  slots_.at(to).history = slots_.at(from).history;
+}
+
 void FakeExecutor::Close(int slot) {
   const std::lock_guard lock(mu_);
   CheckThread();
@@ -146,8 +155,16 @@ void FakeExecutor::Close(int slot) {
   --open_slots_;
 }
 
-void FakeExecutor::Step(std::span<const Work> works, std::vector<WorkResult>* results) {
+void FakeExecutor::Launch(std::span<const Work> works) {
+  const std::lock_guard lock(mu_);
+  CheckThread();
+  EXPECT_TRUE(works_.empty()) << "launched twice";
+  works_ = works;
+}
+
+void FakeExecutor::Wait(std::vector<WorkResult>* results) {
   std::unique_lock lock(mu_);
+  const std::span<const Work> works = std::exchange(works_, {});
   CheckThread();
   if (hold_ && allowed_ == 0) {
     waiting_ = true;

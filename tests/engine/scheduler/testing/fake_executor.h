@@ -58,10 +58,12 @@ class FakeExecutor : public Executor {
 
   // ---- Executor ----
   const ExecutorLimits& limits() const override { return limits_; }
-  bool CanOpen(int64_t positions) const override;
-  int Open(int64_t positions, const SamplingParams& sampling) override;
+  bool CanOpen(const SessionSize& size) const override;
+  int Open(const SessionSize& size, const SamplingParams& sampling) override;
+  void Fork(int from, int to) override;
   void Close(int slot) override;
-  void Step(std::span<const Work> works, std::vector<WorkResult>* results) override;
+  void Launch(std::span<const Work> works) override;
+  void Wait(std::vector<WorkResult>* results) override;  // holds, fails and computes here
 
  private:
   struct Slot {
@@ -82,6 +84,7 @@ class FakeExecutor : public Executor {
   mutable std::mutex mu_;
   std::condition_variable changed_;
   mutable std::thread::id engine_;
+  std::span<const Work> works_;
   std::vector<Slot> slots_;
   int open_slots_ = 0;
   int64_t free_pages_ = 0;

@@ -1,0 +1,34 @@
+// What a session's logit biases and penalties need to know of its tokens.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/sampling/sample.h"
+
+namespace t2r {
+
+// Nothing is kept that the parameters do not use: without biases and penalties it stays empty.
+class TokenHistory {
+ public:
+  TokenHistory() = default;
+  explicit TokenHistory(const SamplingParams& params);
+
+  // Tokens that went through the model, of the prompt and generated ones alike.
+  void See(std::span<const int32_t> tokens);
+  // A token was sampled.
+  void Generate(int32_t token);
+
+  // Ascending tokens. Valid until the next non-const call.
+  std::span<const TokenAdjustment> adjustments() const { return adjustments_; }
+
+ private:
+  TokenAdjustment& Of(int32_t token);
+
+  bool keeps_seen_ = false;
+  bool keeps_generated_ = false;
+  std::vector<TokenAdjustment> adjustments_;
+};
+
+}  // namespace t2r
