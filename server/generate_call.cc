@@ -89,9 +89,9 @@ void GenerateCall::OnStarted() {
   Schedule(std::move(lock));
 }
 
-bool GenerateCall::HasRoom() {
+bool GenerateCall::HasRoom(int64_t tokens) {
   const std::lock_guard lock(mutex_);
-  if (cancelled_ || outbox_.HasRoom()) return true;
+  if (cancelled_ || outbox_.HasRoom(tokens)) return true;
   waiting_ = true;
   return false;
 }

@@ -40,7 +40,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
 
   // From the engine thread.
   void OnStarted() override;
-  bool HasRoom() override;
+  bool HasRoom(int64_t tokens) override;
   void OnToken(TokenEvent event) override;
   void OnFinished(FinishEvent event) override;
 

@@ -75,8 +75,8 @@ void Outbox::PushFinished(const FinishEvent& event) {
   SetDuration(event.decode_time, usage.mutable_decode_time());
 }
 
-bool Outbox::HasRoom() const {
-  return delta_.token_ids_size() < limits_.tokens && bytes_ < limits_.bytes;
+bool Outbox::HasRoom(int64_t tokens) const {
+  return delta_.token_ids_size() + tokens <= limits_.tokens && bytes_ < limits_.bytes;
 }
 
 bool Outbox::empty() const {

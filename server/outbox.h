@@ -28,8 +28,8 @@ class Outbox {
   void PushToken(const TokenEvent& event);
   void PushFinished(const FinishEvent& event);
 
-  // Whether another token may come. A token that goes over the byte limit is still taken.
-  bool HasRoom() const;
+  // Whether `tokens` more tokens may come. Tokens that go over the byte limit are still taken.
+  bool HasRoom(int64_t tokens) const;
   // Nothing waits, not even the end.
   bool empty() const;
 

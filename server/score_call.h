@@ -31,7 +31,7 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
   void OnDone() override;
 
   void OnStarted() override {}
-  bool HasRoom() override { return true; }
+  bool HasRoom(int64_t /*tokens*/) override { return true; }
   void OnToken(TokenEvent /*event*/) override {}
   void OnFinished(FinishEvent event) override;
 

@@ -1,6 +1,7 @@
 #include "engine/scheduler/batch_former.h"
 
 #include <algorithm>
+#include <cassert>
 
 namespace t2r {
 
@@ -19,55 +20,71 @@ void Step::Add(Session* session, int64_t count) {
   rows.push_back(count);
 }
 
-BatchFormer::BatchFormer(int64_t max_step_tokens, int64_t max_prompt_chunk)
+BatchFormer::BatchFormer(int64_t max_step_tokens, int64_t max_prompt_chunk,
+                         int64_t prompt_alignment)
     : max_step_tokens_(std::max<int64_t>(max_step_tokens, 1)),
-      max_prompt_chunk_(std::max<int64_t>(max_prompt_chunk, 1)) {}
+      alignment_(std::max<int64_t>(prompt_alignment, 1)),
+      max_prompt_chunk_(std::max(max_prompt_chunk, alignment_)) {
+  assert(max_step_tokens_ >= alignment_);
+}
 
-int64_t BatchFormer::PromptReserve() {
-  if (max_step_tokens_ == 1) {
+int64_t BatchFormer::PromptReserve(int64_t need) {
+  if (need == max_step_tokens_) {
     prompt_turn_ = !prompt_turn_;
-    return prompt_turn_ ? 1 : 0;
+    return prompt_turn_ ? need : 0;
   }
-  return std::min(max_prompt_chunk_, std::max<int64_t>(max_step_tokens_ / 8, 1));
+  return std::max(need, std::min(max_prompt_chunk_, max_step_tokens_ / 8));
+}
+
+void BatchFormer::AddDecoding(int64_t rows, Step* step) {
+  const auto decoding = static_cast<int64_t>(decoding_.size());
+  if (rows >= decoding) {
+    for (Session* session : decoding_) step->Add(session, 1);
+    return;
+  }
+  const auto after =
+      std::upper_bound(decoding_.begin(), decoding_.end(), last_served_,
+                       [](RequestId id, const Session* session) { return id < session->id(); });
+  const auto first = static_cast<int64_t>(after - decoding_.begin());
+  for (int64_t i = 0; i < rows; ++i) {
+    Session* session = decoding_[static_cast<size_t>((first + i) % decoding)];
+    step->Add(session, 1);
+    last_served_ = session->id();
+  }
 }
 
 void BatchFormer::Form(std::span<Session* const> active, absl::Time now, Step* step) {
   step->Clear();
   decoding_.clear();
-  bool prompts = false;
+  int64_t need = 0;  // rows with which the first prompt gets on
   for (Session* session : active) {
     if (session->prefilling()) {
-      prompts = true;
+      if (need == 0) need = std::min(session->prompt_rows_left(), alignment_);
     } else if (session->HasRoom(now)) {
       decoding_.push_back(session);
     }
   }
 
-  const auto decoding = static_cast<int64_t>(decoding_.size());
-  int64_t decode_rows = std::min(decoding, max_step_tokens_);
-  if (prompts && decoding >= max_step_tokens_) decode_rows = max_step_tokens_ - PromptReserve();
-  if (decode_rows == decoding) {
-    for (Session* session : decoding_) step->Add(session, 1);
-  } else {
-    const auto after =
-        std::upper_bound(decoding_.begin(), decoding_.end(), last_served_,
-                         [](RequestId id, const Session* session) { return id < session->id(); });
-    const auto first = static_cast<int64_t>(after - decoding_.begin());
-    for (int64_t i = 0; i < decode_rows; ++i) {
-      Session* session = decoding_[static_cast<size_t>((first + i) % decoding)];
-      step->Add(session, 1);
-      last_served_ = session->id();
-    }
+  int64_t decode_rows = max_step_tokens_;
+  if (need > 0 && static_cast<int64_t>(decoding_.size()) + need > max_step_tokens_) {
+    decode_rows -= PromptReserve(need);
   }
+  AddDecoding(decode_rows, step);
+  if (need == 0) return;
 
-  int64_t budget = std::min(max_prompt_chunk_, max_step_tokens_ - decode_rows);
+  int64_t budget = std::min(max_prompt_chunk_, max_step_tokens_ - step->decode_rows);
+  int64_t sources = 0;
   for (Session* session : active) {
-    if (!prompts || budget <= 0) break;
+    if (budget <= 0) break;
     if (!session->prefilling()) continue;
-    const int64_t rows = std::min(budget, session->prompt_rows_left());
-    if (session->Yields(rows) && !session->HasRoom(now)) continue;
+    int64_t rows = session->prompt_rows_left();
+    if (rows > budget) rows = budget / alignment_ * alignment_;
+    if (rows == 0 || (session->Yields(rows) && !session->HasRoom(now))) continue;
+    const int64_t source = session->source_rows();
+    if (source > 0 && sources > 0 && sources + source > max_prompt_chunk_) continue;
     step->Add(session, rows);
     budget -= rows;
+    sources += source;
   }
 }
 

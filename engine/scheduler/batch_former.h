@@ -24,25 +24,33 @@ struct Step {
 };
 
 // Every decoding session with room gets its row; what is left of max_step_tokens, at most
-// max_prompt_chunk, goes to prompts in order of arrival, as many as share it. A session whose sink
-// has no room for the token it would yield sits out.
+// max_prompt_chunk, goes to prompts in order of arrival, as many as share it. A prompt is cut only
+// at multiples of the alignment: what is left of a step is unused where it reaches none. A source
+// cannot be cut: of those that start, as many go into a step as have max_prompt_chunk tokens
+// together, and one in any case. A session whose sink has no room for the token it would yield sits
+// out.
 //
 // With more decoding sessions than rows they take turns: each step goes on, in order of ids, after
-// the last one served. Prompts then keep an eighth of the rows (at least one; with a single row a
-// step, every other step), so neither side starves. Engine thread only.
+// the last one served. Prompts then keep an eighth of the rows (at least what the first of them
+// needs to get on; where that is the whole step, every other step), so neither side starves. Engine
+// thread only.
 class BatchFormer {
  public:
-  // Both at least 1.
-  BatchFormer(int64_t max_step_tokens, int64_t max_prompt_chunk);
+  // All at least 1; max_step_tokens at least the alignment. A chunk below the alignment counts as
+  // one of that size.
+  BatchFormer(int64_t max_step_tokens, int64_t max_prompt_chunk, int64_t prompt_alignment = 1);
 
   // active: the sessions that have slots, by ascending id.
   void Form(std::span<Session* const> active, absl::Time now, Step* step);
 
  private:
-  // Rows to keep free for prompts where decoding sessions would take all.
-  int64_t PromptReserve();
+  // Rows to keep free for prompts, of which the first gets on with `need`, where decoding sessions
+  // would leave less.
+  int64_t PromptReserve(int64_t need);
+  void AddDecoding(int64_t rows, Step* step);
 
   const int64_t max_step_tokens_;
+  const int64_t alignment_;
   const int64_t max_prompt_chunk_;
   RequestId last_served_ = 0;
   bool prompt_turn_ = false;

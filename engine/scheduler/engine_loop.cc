@@ -18,7 +18,7 @@ EngineLoop::EngineLoop(Executor& executor, const ExecutorLimits& limits,
       options_(options),
       commands_(commands),
       admission_(admission),
-      former_(limits.max_step_tokens, options.max_prompt_chunk) {}
+      former_(limits.max_step_tokens, options.max_prompt_chunk, limits.prompt_alignment) {}
 
 void EngineLoop::Run() {
   absl::Duration wait = absl::InfiniteDuration();
@@ -37,13 +37,16 @@ void EngineLoop::Run() {
     Compact();
     if (!failed_) Admit();
     if (!failed_) former_.Form(active_, now_, &step_);
-    const bool runs = !failed_ && !step_.works.empty();
-    if (runs) RunStep();
+    const bool runs = !failed_ && LaunchStep();
     if (failed_) EndAll(FinishReason::kError);
+    Deliver();
     Compact();
     Sweep();
-    if (in_.stop && sessions_.empty()) return;
-    wait = runs ? absl::ZeroDuration() : UntilNextTimer();
+    if (runs) WaitForStep();
+    if (failed_) EndAll(FinishReason::kError);
+    Compact();
+    if (in_.stop && sessions_.empty() && events_.empty()) return;
+    wait = runs || !events_.empty() ? absl::ZeroDuration() : UntilNextTimer();
   }
 }
 
@@ -80,11 +83,12 @@ void EngineLoop::EndAll(FinishReason reason) {
 void EngineLoop::Admit() {
   while (!queue_.empty()) {
     Session* session = queue_.front();
-    const int64_t positions = session->request().positions();
+    const SessionSize size = {.positions = session->request().positions(),
+                              .source = session->source_rows()};
     int slot = -1;
     try {
-      if (executor_.CanOpen({positions})) {
-        slot = executor_.Open({positions}, session->request().sampling);
+      if (executor_.CanOpen(size)) {
+        slot = executor_.Open(size, session->request().sampling);
       }
     } catch (const std::exception& error) {
       Fail(error.what());
@@ -94,23 +98,35 @@ void EngineLoop::Admit() {
       if (open_slots_ > 0) return;
       // Waiting would never end.
       End(session, FinishReason::kError,
-          absl::InternalError(absl::StrCat("the idle executor refuses ", positions,
+          absl::InternalError(absl::StrCat("the idle executor refuses ", size.positions,
                                            " positions although they are within its limits")));
       continue;
     }
     queue_.pop_front();
-    admission_.Release(session->prompt_tokens());
+    admission_.Release(session->request().queue_tokens());
     active_.push_back(session);
     ++open_slots_;
     ReportSessions();
     session->Open(slot, now_);
+    events_.push_back({.session = session, .kind = Event::kStarted});
   }
 }
 
-void EngineLoop::RunStep() {
-  const absl::Time start = options_.clock();
+bool EngineLoop::LaunchStep() {
+  if (step_.works.empty()) return false;
+  step_start_ = options_.clock();
   try {
-    executor_.Step(step_.works, &results_);
+    executor_.Launch(step_.works);
+  } catch (const std::exception& error) {
+    Fail(error.what());
+    return false;
+  }
+  return true;
+}
+
+void EngineLoop::WaitForStep() {
+  try {
+    executor_.Wait(&results_);
   } catch (const std::exception& error) {
     now_ = options_.clock();
     Fail(error.what());
@@ -118,13 +134,39 @@ void EngineLoop::RunStep() {
   }
   now_ = options_.clock();
   assert(results_.size() == step_.works.size());
-  if (observer_ != nullptr) observer_->OnStep(step_.decode_rows, step_.prompt_rows, now_ - start);
+  if (observer_ != nullptr) {
+    observer_->OnStep(step_.decode_rows, step_.prompt_rows, now_ - step_start_);
+  }
   for (size_t i = 0; i < step_.sessions.size(); ++i) {
     Session* session = step_.sessions[i];
     const std::optional<FinishReason> reason =
-        session->Accept(step_.rows[i], std::move(results_[i]), now_, observer_);
+        session->Accept(step_.rows[i], std::move(results_[i]), now_);
+    if (session->undelivered()) events_.push_back({.session = session});
     if (reason) End(session, *reason);
   }
+}
+
+void EngineLoop::Deliver() {
+  for (Event& event : events_) {
+    switch (event.kind) {
+      case Event::kStarted:
+        event.session->sink().OnStarted();
+        break;
+      case Event::kToken:
+        event.session->Deliver(observer_);
+        break;
+      case Event::kFinished: {
+        FinishEvent finish =
+            event.session->MakeFinish(event.reason, std::move(event.status), event.time);
+        if (observer_ != nullptr) {
+          observer_->OnFinished(finish, event.time - event.session->submitted());
+        }
+        event.session->sink().OnFinished(std::move(finish));
+        break;
+      }
+    }
+  }
+  events_.clear();
 }
 
 void EngineLoop::End(Session* session, FinishReason reason) {
@@ -138,13 +180,15 @@ void EngineLoop::End(Session* session, FinishReason reason, absl::Status status)
     CloseSlot(session);
   } else {
     queue_.erase(session->queue_place);
-    admission_.Release(session->prompt_tokens());
+    admission_.Release(session->request().queue_tokens());
   }
-  FinishEvent event = session->MakeFinish(reason, std::move(status), now_);
-  if (observer_ != nullptr) observer_->OnFinished(event, now_ - session->submitted());
   ended_.push_back(std::move(entry->second));
   sessions_.erase(entry);
-  session->sink().OnFinished(std::move(event));
+  events_.push_back({.session = session,
+                     .kind = Event::kFinished,
+                     .reason = reason,
+                     .time = now_,
+                     .status = std::move(status)});
 }
 
 absl::Status EngineLoop::StatusOf(FinishReason reason) const {

@@ -22,11 +22,13 @@
 namespace t2r {
 
 // One turn of the loop: take commands, end what is cancelled, late, stalled or drained, give free
-// slots to the queue's head, form a batch, run it, hand out its tokens. Sleeps in
-// CommandQueue::Take when a turn found nothing to run.
+// slots to the queue's head, form a batch and launch it; while it runs, hand out what the batch
+// before it and this turn brought; wait for the batch and decide from its results what goes on.
+// Sleeps in CommandQueue::Take when a turn found nothing to run and has nothing to hand out.
 //
 // Invariants: a live session is in `sessions_`, and either in `queue_` with a place held in
-// Admission, or in `active_` with a slot; End is the only way out of both.
+// Admission, or in `active_` with a slot; End is the only way out of both. Sinks are called by
+// Deliver only. A session that has ended is in `ended_` until all its events are out.
 class EngineLoop {
  public:
   // All must outlive it; observer may be null; options.clock is set. limits: executor.limits().
@@ -42,21 +44,34 @@ class EngineLoop {
   void EndStalled();
   void EndAll(FinishReason reason);
   void Admit();
-  void RunStep();
+  bool LaunchStep();
+  void WaitForStep();
+  // Hands out the events, in order.
+  void Deliver();
 
-  // Frees the session's slot or its place in the queue, then sends the last event.
+  // Frees the session's slot or its place in the queue; the last event follows.
   void End(Session* session, FinishReason reason);
   void End(Session* session, FinishReason reason, absl::Status status);
   absl::Status StatusOf(FinishReason reason) const;
   void CloseSlot(Session* session);
   // Takes ended sessions out of `active_`.
   void Compact();
-  // Lets ended sessions and their sinks go.
+  // Lets ended sessions and their sinks go, once their events are out and Compact has forgotten
+  // them.
   void Sweep();
   void Fail(const char* why);
   void ReportSessions();
   // Until something must end by itself.
   absl::Duration UntilNextTimer() const;
+
+  struct Event {
+    enum Kind : uint8_t { kStarted, kToken, kFinished };
+    Session* session = nullptr;
+    Kind kind = kToken;
+    FinishReason reason = FinishReason::kStop;  // kFinished
+    absl::Time time = absl::UnixEpoch();        // kFinished
+    absl::Status status = absl::OkStatus();     // kFinished
+  };
 
   Executor& executor_;
   SchedulerObserver* const observer_;
@@ -73,8 +88,10 @@ class EngineLoop {
   std::vector<Session*> active_;                       // with a slot, by id
   std::set<std::pair<absl::Time, RequestId>> timers_;  // finite deadlines of sessions_
   std::vector<std::unique_ptr<Session>> ended_;
+  std::vector<Event> events_;  // to be handed out
   int open_slots_ = 0;
   Step step_;
+  absl::Time step_start_;
   std::vector<WorkResult> results_;
 };
 

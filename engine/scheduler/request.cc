@@ -13,6 +13,10 @@ int64_t Request::positions() const {
   return n + max_tokens - 1;
 }
 
+int64_t Request::queue_tokens() const {
+  return static_cast<int64_t>(prompt.size() + source.size());
+}
+
 const char* FinishReasonName(FinishReason reason) {
   switch (reason) {
     case FinishReason::kStop:

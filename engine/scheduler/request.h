@@ -32,7 +32,9 @@ inline constexpr int kFinishReasons = 9;
 const char* FinishReasonName(FinishReason reason);
 
 struct Request {
-  std::vector<int32_t> prompt;  // ≥ 1 ids (BOS included)
+  std::vector<int32_t> prompt;  // ≥ 1 ids (BOS, or the decoder's start token, included)
+  // Encoder-decoders: what the encoder reads, ≥ 1 ids. Empty for other models.
+  std::vector<int32_t> source;
   // Generate when score is false:
   int64_t max_tokens = 0;  // ≥ 1
   SamplingParams sampling;
@@ -48,6 +50,8 @@ struct Request {
   // Positions it needs: prompt + max_tokens − 1 (Score: prompt − 1), since the last token is not
   // run through the model. At most INT64_MAX.
   int64_t positions() const;
+  // Prompt and source: what counts against the queue while it waits, and what a finish reports.
+  int64_t queue_tokens() const;
 };
 
 // One generated token as it goes to the client. Every sampled token is reported once, with all its
@@ -66,9 +70,9 @@ struct FinishEvent {
   // OK for stop, length, eos and scored. CANCELLED, DEADLINE_EXCEEDED; ABORTED when stalled;
   // UNAVAILABLE when drained or after a device failure.
   absl::Status status;
-  std::string text;          // what was still held back
-  std::string matched_stop;  // the stop string, when one ended it
-  int64_t prompt_tokens = 0;
+  std::string text;           // what was still held back
+  std::string matched_stop;   // the stop string, when one ended it
+  int64_t prompt_tokens = 0;  // Request::queue_tokens
   int64_t generated_tokens = 0;
   std::vector<float> scores;  // Score
   // Submit to slot, slot to first token (Score: to the end), first token to the end.
@@ -83,9 +87,10 @@ class EventSink {
   // one id, which needs no slot.
   virtual void OnStarted() = 0;
   // False while the client lags and its bounded outbox is full: the session then sits out steps.
-  // Asked before every step that would yield a token; true means one OnToken fits.
-  // When room appears the owner calls Scheduler::Wake.
-  virtual bool HasRoom() = 0;
+  // Asked before every step that would yield a token; true means that `tokens` OnTokens fit: that
+  // one, and the one before it if it has not been handed out yet. When room appears the owner calls
+  // Scheduler::Wake.
+  virtual bool HasRoom(int64_t tokens) = 0;
   virtual void OnToken(TokenEvent event) = 0;
   // Always the last call, exactly once for every submitted request, room or not. The slot is free.
   virtual void OnFinished(FinishEvent event) = 0;

@@ -85,7 +85,7 @@ absl::StatusOr<RequestId> Scheduler::Submit(Reservation reservation, Request req
                                            impl_->options.eos_token_ids, impl_->options.clock());
   // From here the place counts the true length; the engine gives it up when it accepts the session,
   // the reservation when it is refused.
-  const int64_t tokens = session->prompt_tokens();
+  const int64_t tokens = session->request().queue_tokens();
   impl_->admission.Correct(reservation.tokens_, tokens);
   reservation.tokens_ = tokens;
   absl::StatusOr<RequestId> id = impl_->commands.Push(std::move(session));

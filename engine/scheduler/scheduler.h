@@ -26,7 +26,7 @@ namespace t2r {
 
 struct SchedulerOptions {
   int64_t max_queue_requests = 1024;                 // waiting for a slot, reservations included
-  int64_t max_queue_tokens = 1 << 20;                // their prompt tokens
+  int64_t max_queue_tokens = 1 << 20;                // their prompts' and sources' tokens
   int64_t max_prompt_chunk = 128;                    // prompt tokens a step
   absl::Duration stall_timeout = absl::Seconds(60);  // see FinishReason::kStalled; zero: never
   std::vector<int32_t> eos_token_ids;
@@ -70,7 +70,7 @@ class Scheduler {
     int64_t tokens_ = 0;
   };
 
-  // Any thread. `tokens`: the prompt's tokens, or an upper bound before tokenising.
+  // Any thread. `tokens`: Request::queue_tokens, or an upper bound before tokenising.
   // RESOURCE_EXHAUSTED naming the limit when the queue is full (an empty queue takes any request);
   // UNAVAILABLE when draining or after a device failure.
   absl::StatusOr<Reservation> Reserve(int64_t tokens);
@@ -80,7 +80,7 @@ class Scheduler {
   // UNAVAILABLE when draining or after a device failure; FAILED_PRECONDITION without a reservation
   // of this scheduler. After an error the sink is not called and the reservation is released.
   // Otherwise the sink gets exactly one OnFinished, and is kept until then. The place in the queue
-  // counts the prompt's true length from here on, until the session has its slot.
+  // counts the true length from here on, until the session has its slot.
   absl::StatusOr<RequestId> Submit(Reservation reservation, Request request,
                                    std::shared_ptr<EventSink> sink);
   // Checks that Submit would make, without submitting.

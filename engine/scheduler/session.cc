@@ -1,6 +1,7 @@
 #include "engine/scheduler/session.h"
 
 #include <algorithm>
+#include <cassert>
 #include <span>
 #include <utility>
 
@@ -19,7 +20,7 @@ Session::Session(Request request, std::shared_ptr<EventSink> sink, const Tokeniz
       sink_(std::move(sink)),
       eos_token_ids_(eos_token_ids),
       submitted_(submitted) {
-  prompt_rows_ = prompt_tokens() - (request_.score ? 1 : 0);
+  prompt_rows_ = static_cast<int64_t>(request_.prompt.size()) - (request_.score ? 1 : 0);
   if (request_.score) {
     scores_.reserve(static_cast<size_t>(prompt_rows_));
   } else if (tokenizer != nullptr) {
@@ -28,14 +29,8 @@ Session::Session(Request request, std::shared_ptr<EventSink> sink, const Tokeniz
   }
 }
 
-void Session::Open(int slot, absl::Time now) {
-  slot_ = slot;
-  opened_ = now;
-  sink_->OnStarted();
-}
-
 bool Session::HasRoom(absl::Time now) {
-  if (sink_->HasRoom()) {
+  if (sink_->HasRoom(undelivered_ ? 2 : 1)) {
     stalled_since_ = absl::InfiniteFuture();
     return true;
   }
@@ -53,6 +48,7 @@ Work Session::NextWork(int64_t rows) const {
     work.tokens = std::span(&next_token_, 1);
     return work;
   }
+  if (consumed_ == 0) work.source = request_.source;
   const std::span<const int32_t> prompt(request_.prompt);
   const auto first = static_cast<size_t>(consumed_);
   const auto count = static_cast<size_t>(rows);
@@ -61,8 +57,7 @@ Work Session::NextWork(int64_t rows) const {
   return work;
 }
 
-std::optional<FinishReason> Session::Accept(int64_t rows, WorkResult&& result, absl::Time now,
-                                            SchedulerObserver* observer) {
+std::optional<FinishReason> Session::Accept(int64_t rows, WorkResult&& result, absl::Time now) {
   const bool sampled = Yields(rows);
   consumed_ += rows;
   if (request_.score) {
@@ -71,45 +66,53 @@ std::optional<FinishReason> Session::Accept(int64_t rows, WorkResult&& result, a
     return FinishReason::kScored;
   }
   if (!sampled) return std::nullopt;
-  return AcceptToken(std::move(result), now, observer);
+  return AcceptToken(std::move(result), now);
 }
 
-std::optional<FinishReason> Session::AcceptToken(WorkResult&& result, absl::Time now,
-                                                 SchedulerObserver* observer) {
+std::optional<FinishReason> Session::AcceptToken(WorkResult&& result, absl::Time now) {
+  assert(!undelivered_);
   ++generated_;
   if (generated_ == 1) first_token_ = now;
-  if (observer != nullptr) {
-    if (generated_ == 1) {
-      observer->OnFirstToken(now - submitted_);
-    } else {
-      observer->OnToken(now - last_token_);
-    }
-  }
+  event_age_ = now - (generated_ == 1 ? submitted_ : last_token_);
   last_token_ = now;
   next_token_ = result.sampled.token;
 
-  TokenEvent event;
-  event.token = result.sampled.token;
-  event.logprob = result.sampled.logprob;
-  event.top = std::move(result.top);
-  std::optional<FinishReason> reason = AppendText(event.token, &event.text);
+  undelivered_ = true;
+  event_.token = result.sampled.token;
+  event_.logprob = result.sampled.logprob;
+  event_.top = std::move(result.top);
+  event_.text.clear();
+  std::optional<FinishReason> reason = CheckStops(event_.token);
   if (!reason && generated_ >= request_.max_tokens) reason = FinishReason::kLength;
-  sink_->OnToken(std::move(event));
   return reason;
 }
 
-std::optional<FinishReason> Session::AppendText(int32_t token, std::string* text) {
+std::optional<FinishReason> Session::CheckStops(int32_t token) {
+  text_due_ = false;
   if (!request_.ignore_eos && Contains(eos_token_ids_, token)) return FinishReason::kEos;
   if (Contains(request_.stop_token_ids, token)) return FinishReason::kStop;
   if (!decoder_) return std::nullopt;
-  *text = decoder_->Append(token);
-  if (!matcher_) return std::nullopt;
-  StopMatcher::Result matched = matcher_->Append(*text);
-  *text = std::move(matched.text);
+  text_due_ = !matcher_;
+  if (text_due_) return std::nullopt;
+  StopMatcher::Result matched = matcher_->Append(decoder_->Append(token));
+  event_.text = std::move(matched.text);
   if (!matched.stopped) return std::nullopt;
   text_closed_ = true;
   matched_stop_ = request_.stop[static_cast<size_t>(matched.stop_index)];
   return FinishReason::kStop;
+}
+
+void Session::Deliver(SchedulerObserver* observer) {
+  if (observer != nullptr) {
+    if (generated_ == 1) {
+      observer->OnFirstToken(event_age_);
+    } else {
+      observer->OnToken(event_age_);
+    }
+  }
+  if (text_due_) event_.text = decoder_->Append(event_.token);
+  undelivered_ = false;
+  sink_->OnToken(std::move(event_));
 }
 
 std::string Session::FlushText(bool* stopped) {
@@ -134,7 +137,7 @@ FinishEvent Session::MakeFinish(FinishReason reason, absl::Status status, absl::
   event.reason = reason;
   event.status = std::move(status);
   event.matched_stop = std::move(matched_stop_);
-  event.prompt_tokens = prompt_tokens();
+  event.prompt_tokens = request_.queue_tokens();
   event.generated_tokens = generated_;
   event.scores = std::move(scores_);
   const absl::Time opened = std::min(opened_, now);

@@ -30,15 +30,21 @@ class Session {
   const Request& request() const { return request_; }
   EventSink& sink() { return *sink_; }
   absl::Time submitted() const { return submitted_; }
-  int64_t prompt_tokens() const { return static_cast<int64_t>(request_.prompt.size()); }
 
   // -1: no slot.
   int slot() const { return slot_; }
-  void Open(int slot, absl::Time now);
+  void Open(int slot, absl::Time now) {
+    slot_ = slot;
+    opened_ = now;
+  }
   void ClearSlot() { slot_ = -1; }
 
   // Whether rows of the prompt are still to run (for a Score, all but its last id).
   bool prefilling() const { return consumed_ < prompt_rows_; }
+  // Tokens of the source that the next work takes along.
+  int64_t source_rows() const {
+    return consumed_ == 0 ? static_cast<int64_t>(request_.source.size()) : 0;
+  }
   int64_t prompt_rows_left() const { return prompt_rows_ - consumed_; }
   // Whether running `rows` more rows yields a token.
   bool Yields(int64_t rows) const { return !request_.score && consumed_ + rows >= prompt_rows_; }
@@ -50,23 +56,26 @@ class Session {
   // The next `rows` rows (prefilling: at most prompt_rows_left(); decoding: 1). Valid until the
   // next non-const call.
   Work NextWork(int64_t rows) const;
-  // Takes the result of NextWork(rows): hands the token to the sink, or keeps the scores. The
-  // reason when this ends the request. observer may be null.
-  std::optional<FinishReason> Accept(int64_t rows, WorkResult&& result, absl::Time now,
-                                     SchedulerObserver* observer);
+  // Takes the result of NextWork(rows): keeps the scores, or the token until Deliver. The reason
+  // when this ends the request. This is all that must happen before the next step is formed: text
+  // is made here only where a stop string may be in it.
+  std::optional<FinishReason> Accept(int64_t rows, WorkResult&& result, absl::Time now);
+  // Whether a token waits for Deliver.
+  bool undelivered() const { return undelivered_; }
+  // Hands the token to the sink. observer may be null.
+  void Deliver(SchedulerObserver* observer);
 
   // The last event, text still held back included. May turn the reason into kStop when that text
-  // completes a stop string. Call once.
+  // completes a stop string. Call once, with nothing undelivered.
   FinishEvent MakeFinish(FinishReason reason, absl::Status status, absl::Time now);
 
   // The session's place in the queue; valid while it waits.
   std::list<Session*>::iterator queue_place;
 
  private:
-  std::optional<FinishReason> AcceptToken(WorkResult&& result, absl::Time now,
-                                          SchedulerObserver* observer);
-  // The reason why `token` ends the request, and the text that it makes final.
-  std::optional<FinishReason> AppendText(int32_t token, std::string* text);
+  std::optional<FinishReason> AcceptToken(WorkResult&& result, absl::Time now);
+  // The reason why `token`, which event_ holds, ends the request.
+  std::optional<FinishReason> CheckStops(int32_t token);
   std::string FlushText(bool* stopped);
 
   RequestId id_ = 0;
@@ -81,6 +90,10 @@ class Session {
   int64_t consumed_ = 0;    // tokens that went through the model
   int32_t next_token_ = 0;  // sampled last, not yet consumed
   int64_t generated_ = 0;
+  bool undelivered_ = false;
+  TokenEvent event_;          // the undelivered token
+  bool text_due_ = false;     // its text is still to be made
+  absl::Duration event_age_;  // since submission, or since the token before
   bool text_closed_ = false;  // a stop string ended the text
   std::string matched_stop_;
   std::vector<float> scores_;

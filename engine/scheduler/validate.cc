@@ -91,6 +91,18 @@ absl::Status CheckStops(const Request& request, int vocab_size, const SchedulerO
   return absl::OkStatus();
 }
 
+absl::Status CheckSource(const Request& request, const ExecutorLimits& limits) {
+  const size_t size = request.source.size();
+  if (limits.max_source == 0) {
+    if (size == 0) return absl::OkStatus();
+    return Invalid("source has ", size, " tokens, and the model has no encoder: leave it empty");
+  }
+  if (size == 0) return Invalid("source is empty: the model's encoder needs at least 1 token");
+  if (size <= static_cast<size_t>(limits.max_source)) return absl::OkStatus();
+  return Invalid("source has ", size, " tokens, more than the limit of ", limits.max_source,
+                 ": shorten it");
+}
+
 absl::Status CheckLength(const Request& request, const ExecutorLimits& limits) {
   const int64_t positions = request.positions();
   int64_t limit = std::numeric_limits<int64_t>::max();
@@ -123,6 +135,8 @@ absl::Status ValidateRequest(const Request& request, const ExecutorLimits& limit
     absl::Status status = CheckId("prompt", i, request.prompt[i], limits.vocab_size);
     if (!status.ok()) return status;
   }
+  absl::Status source = CheckSource(request, limits);
+  if (!source.ok()) return source;
   if (!request.score) {
     if (request.max_tokens < 1) {
       return Invalid("max_tokens is ", request.max_tokens, ", must be at least 1");

@@ -51,25 +51,26 @@ TEST(OutboxTest, MergesTokensThatWaitTogether) {
 TEST(OutboxTest, IsBoundedInTokensAndBytes) {
   Outbox few({.tokens = 2, .bytes = 1 << 20});
   few.PushToken(Token(1, ""));
-  EXPECT_TRUE(few.HasRoom());
+  EXPECT_TRUE(few.HasRoom(1));
+  EXPECT_FALSE(few.HasRoom(2));
   few.PushToken(Token(1, ""));
-  EXPECT_FALSE(few.HasRoom());
+  EXPECT_FALSE(few.HasRoom(1));
   v1::GenerateResponse message;
   few.Pop(&message);
-  EXPECT_TRUE(few.HasRoom());
+  EXPECT_TRUE(few.HasRoom(1));
 
   Outbox small({.tokens = 1000, .bytes = 100});
   small.PushToken(Token(1, std::string(200, 'x')));
-  EXPECT_FALSE(small.HasRoom());
+  EXPECT_FALSE(small.HasRoom(1));
   small.Pop(&message);
-  EXPECT_TRUE(small.HasRoom());
+  EXPECT_TRUE(small.HasRoom(1));
 
   // The byte bound is not below what tokens with alternatives take on the wire.
   Outbox heavy({.tokens = 1000, .bytes = 1000});
   TokenEvent token = Token(1, "abc");
   token.top.resize(20, {1 << 20, -1.0F});
   int64_t tokens = 0;
-  for (; heavy.HasRoom(); ++tokens) heavy.PushToken(token);
+  for (; heavy.HasRoom(1); ++tokens) heavy.PushToken(token);
   heavy.Pop(&message);
   EXPECT_LE(message.ByteSizeLong(), 1000u + message.ByteSizeLong() / static_cast<size_t>(tokens));
 }

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "tests/engine/scheduler/testing/fakes.h"
@@ -16,20 +17,33 @@ class BatchFormerTest : public ::testing::Test {
  protected:
   // A session that has its slot, all of its prompt still to run.
   Session* AddPrompt(int64_t prompt_tokens, int64_t room = 1000) {
+    return AddRequest(MakeRequest(prompt_tokens, 1000), room);
+  }
+  Session* AddRequest(Request request, int64_t room) {
     sinks_.push_back(std::make_shared<FakeSink>(room));
-    sessions_.push_back(std::make_unique<Session>(MakeRequest(prompt_tokens, 1000), sinks_.back(),
-                                                  nullptr, no_eos_, absl::UnixEpoch()));
+    sessions_.push_back(std::make_unique<Session>(std::move(request), sinks_.back(), nullptr,
+                                                  no_eos_, absl::UnixEpoch()));
     Session* session = sessions_.back().get();
     session->set_id(sessions_.size());
     session->Open(static_cast<int>(sessions_.size()) - 1, absl::UnixEpoch());
+    sinks_.back()->OnStarted();
     active_.push_back(session);
     return session;
+  }
+  Session* AddSource(int64_t source_tokens) {
+    Request request = MakeRequest(1, 1000);
+    request.source.assign(static_cast<size_t>(source_tokens), 7);
+    return AddRequest(std::move(request), 1000);
   }
   // One that has its first token.
   Session* AddDecoding(int64_t room = 1000) {
     Session* session = AddPrompt(1, room);
-    session->Accept(1, WorkResult(), absl::UnixEpoch(), nullptr);
+    Accept(session, 1);
     return session;
+  }
+  void Accept(Session* session, int64_t rows) {
+    session->Accept(rows, WorkResult(), absl::UnixEpoch());
+    if (session->undelivered()) session->Deliver(nullptr);
   }
   // Forms a step and takes its (empty) results.
   void Run(BatchFormer& former) {
@@ -38,7 +52,7 @@ class BatchFormerTest : public ::testing::Test {
     for (size_t i = 0; i < step_.works.size(); ++i) {
       EXPECT_EQ(static_cast<int64_t>(step_.works[i].tokens.size()), step_.rows[i]);
       rows_[step_.sessions[i]] += step_.rows[i];
-      step_.sessions[i]->Accept(step_.rows[i], WorkResult(), absl::UnixEpoch(), nullptr);
+      Accept(step_.sessions[i], step_.rows[i]);
     }
   }
 
@@ -180,6 +194,71 @@ TEST_F(BatchFormerTest, ScoreRunsAllButTheLastIdWithTargets) {
   EXPECT_EQ(std::vector<int32_t>(work.targets.begin(), work.targets.end()),
             std::vector<int32_t>(request.prompt.begin() + 4, request.prompt.end()));
   EXPECT_FALSE(score.prefilling());
+}
+
+TEST_F(BatchFormerTest, PromptsAreCutAtMultiplesOfTheAlignment) {
+  Session* first = AddPrompt(19);
+  Session* second = AddPrompt(9);
+  Session* third = AddPrompt(2);
+  BatchFormer former(64, 14, 4);
+  Run(former);  // 12 of 14; the last two reach no multiple of the second, and suffice for the third
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{first, 12}, {third, 2}}));
+  Run(former);  // the end of a prompt may lie anywhere
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{first, 7}, {second, 4}, {third, 1}}));
+  Run(former);
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{first, 1}, {second, 5}, {third, 1}}));
+}
+
+TEST_F(BatchFormerTest, AChunkBelowTheAlignmentIsRaised) {
+  Session* prompt = AddPrompt(20);
+  BatchFormer former(16, 3, 8);
+  for (const int64_t rows : {8, 8, 4}) {
+    Run(former);
+    EXPECT_EQ(rows_[prompt], rows);
+  }
+}
+
+TEST_F(BatchFormerTest, DecodingLeavesRoomForAnAlignedChunk) {
+  for (int i = 0; i < 14; ++i) AddDecoding();
+  Session* prompt = AddPrompt(20);
+  BatchFormer former(16, 8, 8);
+  for (const int64_t rows : {8, 8, 4}) {
+    Run(former);
+    EXPECT_EQ(rows_[prompt], rows);
+    EXPECT_EQ(step_.decode_rows, rows == 4 ? 12 : 8);
+  }
+}
+
+TEST_F(BatchFormerTest, AnAlignedChunkThatIsAWholeStepTakesTurns) {
+  for (int i = 0; i < 3; ++i) AddDecoding();
+  Session* prompt = AddPrompt(24);
+  BatchFormer former(8, 8, 8);
+  int64_t prompt_rows = 0;
+  int64_t decode_rows = 0;
+  for (int i = 0; i < 5; ++i) {
+    Run(former);
+    prompt_rows += rows_[prompt];
+    decode_rows += step_.decode_rows;
+  }
+  EXPECT_EQ(prompt_rows, 24);
+  EXPECT_EQ(decode_rows, 6);
+}
+
+TEST_F(BatchFormerTest, SourcesShareTheChunkAndGoWhole) {
+  Session* large = AddSource(50);
+  Session* small = AddSource(3);
+  Session* other = AddSource(4);
+  Session* last = AddSource(4);
+  BatchFormer former(64, 8);
+  Run(former);
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{large, 1}}));
+  EXPECT_EQ(step_.works[0].source.size(), 50U);
+  Run(former);
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{large, 1}, {small, 1}, {other, 1}}));
+  EXPECT_TRUE(step_.works[0].source.empty());
+  EXPECT_EQ(step_.works[1].source.size(), 3U);
+  Run(former);
+  EXPECT_EQ(rows_[last], 1);
 }
 
 }  // namespace

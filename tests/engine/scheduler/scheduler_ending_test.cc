@@ -275,6 +275,38 @@ TEST_F(EndingTest, TheDestructorEndsWhatRuns) {
   ExpectAllFree();
 }
 
+TEST_F(EndingTest, ALaunchThatFailsEndsEverythingAndLosesNoToken) {
+  executor_.Hold();
+  Start();
+  auto sink = Submit(MakeRequest(2, 50));
+  auto other = Submit(MakeRequest(3, 50, 1));
+  for (int i = 0; i < 3; ++i) OneStep();
+  executor_.FailLaunches();
+  executor_.AllowAll();  // the step under way still ends, and its tokens count
+  for (const auto& each : {sink, other}) {
+    const FinishEvent finish = each->WaitUntilFinished();
+    EXPECT_EQ(finish.reason, FinishReason::kError);
+    EXPECT_EQ(finish.status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(std::string(finish.status.message()), HasSubstr("takes no work"));
+    EXPECT_EQ(finish.generated_tokens, static_cast<int64_t>(each->tokens().size()));
+  }
+  EXPECT_EQ(sink->tokens(), ExpectedTokens(MakeRequest(2, 1).prompt, 4, 100));
+  EXPECT_FALSE(scheduler_->health().ok());
+  ExpectAllFree();
+}
+
+TEST_F(EndingTest, TokensOfAStepAreHandedOutWhileTheNextRuns) {
+  executor_.Hold();
+  Start();
+  auto sink = Submit(MakeRequest(2, 3));
+  for (int step = 1; step < 3; ++step) {
+    OneStep();  // the engine thread is inside the next step
+    EXPECT_EQ(sink->tokens().size(), static_cast<size_t>(step));
+  }
+  executor_.AllowAll();
+  EXPECT_EQ(sink->WaitUntilFinished().reason, FinishReason::kLength);
+}
+
 TEST_F(EndingTest, ADeviceFailureEndsEverything) {
   executor_.Hold();
   Start();

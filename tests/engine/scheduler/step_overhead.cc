@@ -16,6 +16,17 @@
 namespace t2r {
 namespace {
 
+// Medians of the time from a step's end until the next is launched (a device stands idle), and
+// until its end is waited for (all that the scheduler does in a step).
+struct Gaps {
+  absl::Duration idle, total;
+};
+
+absl::Duration Median(std::vector<absl::Duration>& gaps) {
+  std::sort(gaps.begin(), gaps.end());
+  return gaps.empty() ? absl::ZeroDuration() : gaps[gaps.size() / 2];
+}
+
 // Answers at once and notes the time between its calls.
 class TimedExecutor : public Executor {
  public:
@@ -23,7 +34,8 @@ class TimedExecutor : public Executor {
     limits_.slots = sessions;
     limits_.max_step_tokens = sessions + 128;
     limits_.vocab_size = 100;
-    gaps_.reserve(static_cast<size_t>(steps));
+    idle_.reserve(static_cast<size_t>(steps));
+    total_.reserve(static_cast<size_t>(steps));
   }
   const ExecutorLimits& limits() const override { return limits_; }
   bool CanOpen(const SessionSize& /*size*/) const override { return open_ < limits_.slots; }
@@ -32,22 +44,20 @@ class TimedExecutor : public Executor {
   }
   void Fork(int /*from*/, int /*to*/) override {}
   void Close(int /*slot*/) override { --open_; }
-  void Launch(std::span<const Work> works) override { works_ = works; }
+  void Launch(std::span<const Work> works) override {
+    if (full_) idle_.push_back(absl::Now() - end_);
+    works_ = works;
+  }
   void Wait(std::vector<WorkResult>* results) override {
-    const std::span<const Work> works = works_;
-    const absl::Time begin = absl::Now();
-    if (full_) gaps_.push_back(begin - end_);
-    results->assign(works.size(), WorkResult());
-    for (size_t i = 0; i < works.size(); ++i) {
-      (*results)[i].sampled = {2 + static_cast<int32_t>((works[i].position + i) % 90), -1.0F};
+    if (full_) total_.push_back(absl::Now() - end_);
+    results->assign(works_.size(), WorkResult());
+    for (size_t i = 0; i < works_.size(); ++i) {
+      (*results)[i].sampled = {2 + static_cast<int32_t>((works_[i].position + i) % 90), -1.0F};
     }
-    full_ = static_cast<int>(works.size()) == limits_.slots && works[0].position > 0;
+    full_ = static_cast<int>(works_.size()) == limits_.slots && works_[0].position > 0;
     end_ = absl::Now();
   }
-  absl::Duration Median() {
-    std::sort(gaps_.begin(), gaps_.end());
-    return gaps_.empty() ? absl::ZeroDuration() : gaps_[gaps_.size() / 2];
-  }
+  Gaps Medians() { return {Median(idle_), Median(total_)}; }
 
  private:
   ExecutorLimits limits_;
@@ -55,13 +65,13 @@ class TimedExecutor : public Executor {
   int open_ = 0;
   bool full_ = false;
   absl::Time end_;
-  std::vector<absl::Duration> gaps_;
+  std::vector<absl::Duration> idle_, total_;
 };
 
 class CountingSink : public EventSink {
  public:
   void OnStarted() override {}
-  bool HasRoom() override { return room_.load(std::memory_order_acquire); }
+  bool HasRoom(int64_t /*tokens*/) override { return room_.load(std::memory_order_acquire); }
   void OnToken(TokenEvent event) override { bytes_ += event.text.size(); }
   void OnFinished(FinishEvent /*event*/) override {}
 
@@ -70,7 +80,7 @@ class CountingSink : public EventSink {
   size_t bytes_ = 0;
 };
 
-absl::Duration Measure(int sessions, int64_t steps, bool text, int stops) {
+Gaps Measure(int sessions, int64_t steps, bool text, int stops) {
   std::vector<std::string> pieces(100);
   for (size_t i = 1; i < pieces.size(); ++i) pieces[i] = absl::StrCat(" word", i);
   const FakeTokenizer tokenizer(pieces);
@@ -84,20 +94,22 @@ absl::Duration Measure(int sessions, int64_t steps, bool text, int stops) {
     }
     scheduler.Drain(absl::InfiniteFuture());
   }
-  return executor.Median();
+  return executor.Medians();
 }
 
 }  // namespace
 }  // namespace t2r
 
 int main() {
-  std::printf("%8s  %14s  %14s  %14s\n", "sessions", "ids only", "text", "text, 4 stops");
+  std::printf("us a step: device idle / all\n%8s  %17s  %17s  %17s\n", "sessions", "ids only",
+              "text", "text, 4 stops");
   for (const int sessions : {1, 64, 256, 1024}) {
     std::printf("%8d", sessions);
     for (const auto& [text, stops] :
          {std::pair(false, 0), std::pair(true, 0), std::pair(true, 4)}) {
-      const absl::Duration gap = t2r::Measure(sessions, 2000, text, stops);
-      std::printf("  %11.1f us", absl::ToDoubleMicroseconds(gap));
+      const t2r::Gaps gaps = t2r::Measure(sessions, 2000, text, stops);
+      std::printf("  %7.1f / %7.1f", absl::ToDoubleMicroseconds(gaps.idle),
+                  absl::ToDoubleMicroseconds(gaps.total));
     }
     std::printf("\n");
   }

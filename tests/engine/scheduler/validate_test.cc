@@ -184,5 +184,21 @@ TEST(RequestTest, EveryReasonHasAName) {
   EXPECT_FALSE(names.contains("unknown"));
 }
 
+TEST(ValidateSourceTest, OnlyEncodersTakeOneAndWithinTheirLimit) {
+  const auto check = [](size_t source, int64_t max_source) {
+    Request request = MakeRequest(1, 5);
+    request.source.assign(source, 3);
+    ExecutorLimits limits = Limits();
+    limits.max_source = max_source;
+    const absl::Status status = ValidateRequest(request, limits, SchedulerOptions(), true);
+    return std::string(status.message());
+  };
+  EXPECT_EQ(check(0, 0), "");
+  EXPECT_EQ(check(7, 7), "");
+  EXPECT_THAT(check(1, 0), AllOf(HasSubstr("source"), HasSubstr("no encoder")));
+  EXPECT_THAT(check(0, 7), AllOf(HasSubstr("source"), HasSubstr("at least 1")));
+  EXPECT_THAT(check(8, 7), AllOf(HasSubstr("source has 8"), HasSubstr("limit of 7")));
+}
+
 }  // namespace
 }  // namespace t2r

@@ -4,7 +4,6 @@
 
 #include <chrono>
 #include <set>
-#include <utility>
 
 #include "engine/ops/batch.h"
 #include "engine/ops/tensor.h"
@@ -82,6 +81,11 @@ void FakeExecutor::WaitUntilHeldAfter(int64_t n) {
   EXPECT_EQ(steps_, n);
 }
 
+void FakeExecutor::FailLaunches() {
+  const std::lock_guard lock(mu_);
+  fail_launches_ = true;
+}
+
 void FakeExecutor::FailSteps() {
   const std::lock_guard lock(mu_);
   fail_ = true;
@@ -107,7 +111,8 @@ std::vector<FakeExecutor::StepRecord> FakeExecutor::records() const {
   return records_;
 }
 
-void FakeExecutor::CheckThread() const {
+void FakeExecutor::CheckCall() const {
+  EXPECT_TRUE(launched_.empty()) << "a call between Launch and Wait";
   if (engine_ == std::thread::id()) engine_ = std::this_thread::get_id();
   EXPECT_EQ(engine_, std::this_thread::get_id()) << "the executor belongs to one thread";
 }
@@ -118,14 +123,14 @@ int64_t FakeExecutor::PagesFor(int64_t positions) const {
 
 bool FakeExecutor::CanOpen(const SessionSize& size) const {
   const std::lock_guard lock(mu_);
-  CheckThread();
+  CheckCall();
   return open_slots_ < limits_.slots && PagesFor(size.positions) <= free_pages_;
 }
 
 int FakeExecutor::Open(const SessionSize& size, const SamplingParams& /*sampling*/) {
   const int64_t positions = size.positions;
   const std::lock_guard lock(mu_);
-  CheckThread();
+  CheckCall();
   EXPECT_GE(positions, 1);
   if (PagesFor(positions) > free_pages_) return -1;
   for (size_t i = 0; i < slots_.size(); ++i) {
@@ -138,16 +143,9 @@ int FakeExecutor::Open(const SessionSize& size, const SamplingParams& /*sampling
   return -1;
 }
 
-void FakeExecutor::Fork(int from, int to) {
-  const std::lock_guard lock(mu_);
-  CheckThread();
-  EXPECT_TRUE(slots_.at(from).open && slots_.at(to).open);
-  slots_.at(to).history = slots_.at(from).history;
-}
-
 void FakeExecutor::Close(int slot) {
   const std::lock_guard lock(mu_);
-  CheckThread();
+  CheckCall();
   Slot& closed = slots_.at(static_cast<size_t>(slot));
   EXPECT_TRUE(closed.open) << "slot " << slot << " is closed twice";
   free_pages_ += closed.pages;
@@ -155,17 +153,31 @@ void FakeExecutor::Close(int slot) {
   --open_slots_;
 }
 
+void FakeExecutor::Fork(int from, int to) {
+  const std::lock_guard lock(mu_);
+  CheckCall();
+  const Slot& source = slots_.at(static_cast<size_t>(from));
+  Slot& target = slots_.at(static_cast<size_t>(to));
+  EXPECT_NE(from, to);
+  EXPECT_TRUE(source.open && target.open);
+  EXPECT_EQ(source.positions, target.positions);
+  target.history = source.history;
+}
+
 void FakeExecutor::Launch(std::span<const Work> works) {
   const std::lock_guard lock(mu_);
-  CheckThread();
-  EXPECT_TRUE(works_.empty()) << "launched twice";
-  works_ = works;
+  CheckCall();
+  EXPECT_FALSE(works.empty());
+  if (fail_launches_) throw DeviceError("the fake device takes no work");
+  launched_ = works;
 }
 
 void FakeExecutor::Wait(std::vector<WorkResult>* results) {
   std::unique_lock lock(mu_);
-  const std::span<const Work> works = std::exchange(works_, {});
-  CheckThread();
+  EXPECT_FALSE(launched_.empty()) << "Wait without Launch";
+  const std::span<const Work> works = launched_;
+  launched_ = {};
+  CheckCall();
   if (hold_ && allowed_ == 0) {
     waiting_ = true;
     changed_.notify_all();
@@ -176,7 +188,6 @@ void FakeExecutor::Wait(std::vector<WorkResult>* results) {
   if (fail_) throw DeviceError("the fake device is broken");
   ++steps_;
 
-  EXPECT_FALSE(works.empty());
   results->assign(works.size(), WorkResult());
   std::set<int> seen;
   int64_t rows = 0;

@@ -42,14 +42,15 @@ class FakeExecutor : public Executor {
   void set_keep_records(bool keep) { keep_records_ = keep; }
 
   // ---- Any thread ----
-  // From now on a step waits in Step until it is allowed.
+  // From now on a step waits in Wait until it is allowed.
   void Hold();
   // Lets n more steps finish.
   void Allow(int64_t n);
   void AllowAll();
   // Until the engine thread waits inside a step that is not allowed, n steps being done.
   void WaitUntilHeldAfter(int64_t n);
-  // Every step from now on throws DeviceError.
+  // Every step from now on throws DeviceError, in Launch or in Wait.
+  void FailLaunches();
   void FailSteps();
   int64_t steps() const;
   int open_slots() const;
@@ -63,7 +64,7 @@ class FakeExecutor : public Executor {
   void Fork(int from, int to) override;
   void Close(int slot) override;
   void Launch(std::span<const Work> works) override;
-  void Wait(std::vector<WorkResult>* results) override;  // holds, fails and computes here
+  void Wait(std::vector<WorkResult>* results) override;
 
  private:
   struct Slot {
@@ -73,7 +74,8 @@ class FakeExecutor : public Executor {
     std::vector<int32_t> history;
   };
 
-  void CheckThread() const;
+  // The rules for every call but Wait.
+  void CheckCall() const;
   int64_t PagesFor(int64_t positions) const;
   void Run(const Work& work, WorkResult* result);
 
@@ -84,14 +86,15 @@ class FakeExecutor : public Executor {
   mutable std::mutex mu_;
   std::condition_variable changed_;
   mutable std::thread::id engine_;
-  std::span<const Work> works_;
   std::vector<Slot> slots_;
   int open_slots_ = 0;
   int64_t free_pages_ = 0;
   bool hold_ = false;
   int64_t allowed_ = 0;
   bool waiting_ = false;
+  bool fail_launches_ = false;
   bool fail_ = false;
+  std::span<const Work> launched_;  // empty: no step is under way
   int64_t steps_ = 0;
   std::vector<StepRecord> records_;
 };

@@ -72,9 +72,9 @@ void FakeSink::OnStarted() {
   changed_.notify_all();
 }
 
-bool FakeSink::HasRoom() {
+bool FakeSink::HasRoom(int64_t tokens) {
   const std::lock_guard lock(mu_);
-  return static_cast<int64_t>(events_.size()) < capacity_;
+  return static_cast<int64_t>(events_.size()) + tokens <= capacity_;
 }
 
 void FakeSink::OnToken(TokenEvent event) {

@@ -35,7 +35,7 @@ class FakeSink : public EventSink {
   std::string text() const;
 
   void OnStarted() override;
-  bool HasRoom() override;
+  bool HasRoom(int64_t tokens) override;
   void OnToken(TokenEvent event) override;
   void OnFinished(FinishEvent event) override;
 
