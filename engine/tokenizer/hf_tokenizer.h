@@ -57,7 +57,8 @@ struct TokenizerConfig {
   std::string tokenizer_class;
   std::optional<bool> add_bos_token, add_eos_token;
   bool add_prefix_space = false;
-  std::optional<std::string> bos_token, eos_token;
+  std::optional<std::string> bos_token, eos_token, unk_token, pad_token;
+  std::optional<bool> separate_vocabs;  // Marian
 
   static absl::StatusOr<TokenizerConfig> Parse(
       const std::optional<std::string>& tokenizer_config_json,

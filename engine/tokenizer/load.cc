@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/tokenizer/file_reading.h"
 #include "engine/tokenizer/hf_tokenizer.h"
+#include "engine/tokenizer/marian_tokenizer.h"
 #include "engine/tokenizer/sentencepiece_tokenizer.h"
 #include "engine/tokenizer/status_macros.h"
 
@@ -24,6 +25,26 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadFiles(const std::string& director
   T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText sentencepiece, read("tokenizer.model"));
   T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText vocab, read("vocab.json"));
   T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText merges, read("merges.txt"));
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(OptionalText source, read("source.spm"));
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(OptionalText target, read("target.spm"));
+  if (source || target) {
+    if (!source || !target || !vocab) {
+      const char* missing = !source ? "source.spm" : !target ? "target.spm" : "vocab.json";
+      return tokenizer_files::Invalid(
+          missing, absl::StrCat("is missing beside ", source ? "source.spm" : "target.spm"));
+    }
+    MarianFiles files;
+    files.source_spm = *std::move(source);
+    files.target_spm = *std::move(target);
+    files.vocab_json = *vocab;
+    T2R_TOKENIZER_ASSIGN_OR_RETURN(files.target_vocab_json, read("target_vocab.json"));
+    T2R_TOKENIZER_ASSIGN_OR_RETURN(files.config_json, read("config.json"));
+    T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText config_text, read("tokenizer_config.json"));
+    T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText map_text, read("special_tokens_map.json"));
+    T2R_TOKENIZER_ASSIGN_OR_RETURN(const TokenizerConfig config,
+                                   TokenizerConfig::Parse(config_text, map_text));
+    return MarianTokenizer::Parse(files, config);
+  }
   const bool gpt2 = vocab.has_value() && merges.has_value();
   if (!json && !sentencepiece && !gpt2) {
     if (vocab.has_value() || merges.has_value()) {

@@ -37,6 +37,9 @@ struct Module {
   int (*size)(const void*) = nullptr;
   const int* (*encode)(const void*, const char*, size_t, size_t*, void**, char*, size_t) = nullptr;
   void (*free)(void*) = nullptr;
+  const char* (*encode_pieces)(const void*, const char*, size_t, const size_t**, size_t*, void**,
+                               char*, size_t) = nullptr;
+  void (*free_pieces)(void*) = nullptr;
 };
 
 absl::Status Failed(const char* step, absl::string_view reason) {
@@ -91,6 +94,9 @@ absl::StatusOr<Module> LoadModule() {
   T2R_TOKENIZER_RETURN_IF_ERROR(Resolve(handle, "T2rSentencePieceSize", &module.size));
   T2R_TOKENIZER_RETURN_IF_ERROR(Resolve(handle, "T2rSentencePieceEncode", &module.encode));
   T2R_TOKENIZER_RETURN_IF_ERROR(Resolve(handle, "T2rSentencePieceFree", &module.free));
+  T2R_TOKENIZER_RETURN_IF_ERROR(
+      Resolve(handle, "T2rSentencePieceEncodePieces", &module.encode_pieces));
+  T2R_TOKENIZER_RETURN_IF_ERROR(Resolve(handle, "T2rSentencePieceFreePieces", &module.free_pieces));
   return module;
 }
 
@@ -103,13 +109,13 @@ const absl::StatusOr<Module>& TheModule() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SentencePieceProcessor>> SentencePieceProcessor::Load(
-    std::string_view model) {
+    std::string_view model, const std::string& file) {
   const absl::StatusOr<Module>& module = TheModule();
   if (!module.ok()) return module.status();
   char error[kErrorBytes] = {};
   void* handle = module->load(model.data(), model.size(), error, sizeof(error));
   if (handle == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("tokenizer.model: ", error));
+    return absl::InvalidArgumentError(absl::StrCat(file, ": ", error));
   }
   return std::unique_ptr<SentencePieceProcessor>(new SentencePieceProcessor(handle));
 }
@@ -126,6 +132,24 @@ absl::StatusOr<std::vector<int32_t>> SentencePieceProcessor::Encode(std::string_
   std::vector<int32_t> result(ids, ids + count);
   TheModule()->free(owner);
   return result;
+}
+
+absl::StatusOr<std::vector<std::string>> SentencePieceProcessor::EncodePieces(
+    std::string_view text) const {
+  char error[kErrorBytes] = {};
+  const size_t* lengths = nullptr;
+  size_t count = 0;
+  void* owner = nullptr;
+  const char* bytes = TheModule()->encode_pieces(handle_, text.data(), text.size(), &lengths,
+                                                 &count, &owner, error, sizeof(error));
+  if (owner == nullptr) return absl::InternalError(absl::StrCat("SentencePiece: ", error));
+  std::vector<std::string> pieces(count);
+  for (size_t i = 0; i < count; ++i) {
+    pieces[i].assign(bytes, lengths[i]);
+    bytes += lengths[i];
+  }
+  TheModule()->free_pieces(owner);
+  return pieces;
 }
 
 int SentencePieceProcessor::size() const { return TheModule()->size(handle_); }

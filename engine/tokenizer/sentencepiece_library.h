@@ -20,14 +20,17 @@ namespace t2r {
 // A loaded model. Safe to use from many threads.
 class SentencePieceProcessor {
  public:
-  // INVALID_ARGUMENT for a model the library refuses, FAILED_PRECONDITION when the library itself
-  // cannot be loaded.
-  static absl::StatusOr<std::unique_ptr<SentencePieceProcessor>> Load(std::string_view model);
+  // INVALID_ARGUMENT, beginning with `file`, for a model the library refuses, FAILED_PRECONDITION
+  // when the library itself cannot be loaded.
+  static absl::StatusOr<std::unique_ptr<SentencePieceProcessor>> Load(
+      std::string_view model, const std::string& file = "tokenizer.model");
   ~SentencePieceProcessor();
   SentencePieceProcessor(const SentencePieceProcessor&) = delete;
   SentencePieceProcessor& operator=(const SentencePieceProcessor&) = delete;
 
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const;
+  // The pieces themselves; one that the model lacks is the (normalised) text it stands for.
+  absl::StatusOr<std::vector<std::string>> EncodePieces(std::string_view text) const;
   int size() const;
 
  private:

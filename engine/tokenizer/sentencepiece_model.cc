@@ -1,6 +1,7 @@
 #include "engine/tokenizer/sentencepiece_model.h"
 
 #include <cmath>
+#include <cstdlib>
 
 #include "absl/strings/str_cat.h"
 #include "engine/tokenizer/bpe_model.h"
@@ -14,9 +15,7 @@ namespace {
 using Kind = WireReader::Kind;
 using Type = SentencePieceModel::Type;
 
-absl::Status Invalid(const std::string& what) {
-  return absl::InvalidArgumentError("tokenizer.model: " + what);
-}
+absl::Status Invalid(const std::string& what) { return absl::InvalidArgumentError(what); }
 
 uint32_t LittleEndian(std::string_view bytes, size_t at) {
   uint32_t value = 0;
@@ -94,8 +93,7 @@ absl::Status ReadTrainerSpec(std::string_view message, SentencePieceModel* model
   WireReader reader(message);
   while (reader.Next()) {
     if (reader.Is(24, Kind::kVarint) && reader.number != 0) {
-      return absl::UnimplementedError(
-          "tokenizer.model: trainer_spec: treat_whitespace_as_suffix is not supported");
+      return absl::UnimplementedError("trainer_spec: treat_whitespace_as_suffix is not supported");
     }
     if (reader.Is(44, Kind::kBytes)) model->unknown_surface = std::string(reader.bytes);
     if (reader.Is(46, Kind::kBytes)) model->bos_piece = std::string(reader.bytes);
@@ -111,8 +109,7 @@ absl::Status ReadNormalizerSpec(std::string_view message, bool denormalizer,
   while (reader.Next()) {
     if (reader.Is(2, Kind::kBytes)) {
       if (denormalizer && !reader.bytes.empty()) {
-        return absl::UnimplementedError(
-            "tokenizer.model: denormalizer_spec: precompiled_charsmap is not supported");
+        return absl::UnimplementedError("denormalizer_spec: precompiled_charsmap is not supported");
       }
       T2R_TOKENIZER_RETURN_IF_ERROR(CheckCharsMap(reader.bytes));
     }
@@ -122,6 +119,22 @@ absl::Status ReadNormalizerSpec(std::string_view message, bool denormalizer,
   }
   if (reader.failed()) return Invalid("normalizer_spec is not valid Protobuf");
   return absl::OkStatus();
+}
+
+absl::StatusOr<SentencePieceModel> ParseModel(std::string_view bytes) {
+  SentencePieceModel model;
+  WireReader reader(bytes);
+  while (reader.Next()) {
+    if (reader.kind != Kind::kBytes) continue;
+    if (reader.field == 1) T2R_TOKENIZER_RETURN_IF_ERROR(ReadPiece(reader.bytes, &model));
+    if (reader.field == 2) T2R_TOKENIZER_RETURN_IF_ERROR(ReadTrainerSpec(reader.bytes, &model));
+    if (reader.field == 3 || reader.field == 5) {
+      T2R_TOKENIZER_RETURN_IF_ERROR(ReadNormalizerSpec(reader.bytes, reader.field == 5, &model));
+    }
+  }
+  if (reader.failed()) return Invalid("is not a SentencePiece model (not valid Protobuf)");
+  if (model.pieces.empty()) return Invalid("is not a SentencePiece model (it has no pieces)");
+  return model;
 }
 
 }  // namespace
@@ -135,19 +148,27 @@ std::optional<int32_t> SentencePieceModel::FindControl(const std::string& name) 
   return std::nullopt;
 }
 
-absl::StatusOr<SentencePieceModel> SentencePieceModel::Parse(std::string_view bytes) {
-  SentencePieceModel model;
-  WireReader reader(bytes);
-  while (reader.Next()) {
-    if (reader.kind != Kind::kBytes) continue;
-    if (reader.field == 1) T2R_TOKENIZER_RETURN_IF_ERROR(ReadPiece(reader.bytes, &model));
-    if (reader.field == 2) T2R_TOKENIZER_RETURN_IF_ERROR(ReadTrainerSpec(reader.bytes, &model));
-    if (reader.field == 3 || reader.field == 5) {
-      T2R_TOKENIZER_RETURN_IF_ERROR(ReadNormalizerSpec(reader.bytes, reader.field == 5, &model));
-    }
+std::string SentencePieceModel::Piece::Bytes() const {
+  constexpr std::string_view kSpace = "\xE2\x96\x81";
+  // "<0x41>"; the library has checked that byte pieces look like this.
+  if (type == Type::kByte) {
+    return std::string(1, static_cast<char>(std::strtoul(text.c_str() + 3, nullptr, 16)));
   }
-  if (reader.failed()) return Invalid("is not a SentencePiece model (not valid Protobuf)");
-  if (model.pieces.empty()) return Invalid("is not a SentencePiece model (it has no pieces)");
+  std::string bytes;
+  for (std::string_view rest = text; !rest.empty();) {
+    const bool space = rest.starts_with(kSpace);
+    bytes.push_back(space ? ' ' : rest[0]);
+    rest.remove_prefix(space ? kSpace.size() : 1);
+  }
+  return bytes;
+}
+
+absl::StatusOr<SentencePieceModel> SentencePieceModel::Parse(std::string_view bytes,
+                                                             const std::string& file) {
+  auto model = ParseModel(bytes);
+  if (!model.ok()) {
+    return absl::Status(model.status().code(), absl::StrCat(file, ": ", model.status().message()));
+  }
   return model;
 }
 

@@ -24,6 +24,10 @@ struct SentencePieceModel {
   struct Piece {
     std::string text;
     Type type = Type::kNormal;
+
+    // What the piece adds to a text inside it: a byte piece its byte, any other its text with
+    // spaces for U+2581. Control and unknown pieces are the caller's affair.
+    std::string Bytes() const;
   };
   std::vector<Piece> pieces;
   std::string unknown_surface = " \xE2\x81\x87 ";  // what an unknown piece decodes to
@@ -36,8 +40,9 @@ struct SentencePieceModel {
 
   // libsentencepiece trusts its input; so that a hostile file cannot make it read out of bounds,
   // this checks types, scores and the compiled normalisation tables too. INVALID_ARGUMENT or, for
-  // a denormaliser or spaces as suffixes, UNIMPLEMENTED; errors begin with "tokenizer.model: ".
-  static absl::StatusOr<SentencePieceModel> Parse(std::string_view bytes);
+  // a denormaliser or spaces as suffixes, UNIMPLEMENTED; errors begin with `file`.
+  static absl::StatusOr<SentencePieceModel> Parse(std::string_view bytes,
+                                                  const std::string& file = "tokenizer.model");
 };
 
 }  // namespace t2r

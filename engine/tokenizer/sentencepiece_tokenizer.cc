@@ -1,7 +1,6 @@
 #include "engine/tokenizer/sentencepiece_tokenizer.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -14,27 +13,6 @@ namespace {
 
 using Type = SentencePieceModel::Type;
 
-constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581, SentencePiece's space
-
-// "<0x41>" as its byte; the library has checked that byte pieces look like this.
-std::string ByteOf(const std::string& piece) {
-  return std::string(1, static_cast<char>(std::strtoul(piece.c_str() + 3, nullptr, 16)));
-}
-
-std::string WithSpaces(std::string_view piece) {
-  std::string text;
-  while (!piece.empty()) {
-    if (piece.starts_with(kSpace)) {
-      text.push_back(' ');
-      piece.remove_prefix(kSpace.size());
-    } else {
-      text.push_back(piece[0]);
-      piece.remove_prefix(1);
-    }
-  }
-  return text;
-}
-
 TokenTable MakeTable(const SentencePieceModel& model) {
   const bool drop_first_space = model.add_dummy_prefix || model.remove_extra_whitespaces;
   TokenTable table;
@@ -45,13 +23,14 @@ TokenTable MakeTable(const SentencePieceModel& model) {
       table.Set(id, "", "", true);
     } else if (piece.type == Type::kUnknown) {
       table.Set(id, model.unknown_surface, model.unknown_surface, false);
-    } else if (piece.type == Type::kByte) {
-      const std::string byte = ByteOf(piece.text);
-      table.Set(id, byte, byte, false);
     } else {
-      std::string_view start = piece.text;
-      if (drop_first_space && start.starts_with(kSpace)) start.remove_prefix(kSpace.size());
-      table.Set(id, WithSpaces(piece.text), WithSpaces(start), false);
+      const std::string bytes = piece.Bytes();
+      std::string_view start = bytes;
+      // A byte piece may be a space too, but not one that SentencePiece put there.
+      if (drop_first_space && piece.type != Type::kByte && start.starts_with(' ')) {
+        start.remove_prefix(1);
+      }
+      table.Set(id, bytes, start, false);
     }
   }
   return table;

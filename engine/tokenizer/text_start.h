@@ -21,7 +21,8 @@ class TextStart {
         return false;
       }
     }
-    const bool has_text = id >= 0 && id < tokenizer.vocab_size() && !tokenizer.IsSpecial(id);
+    bool has_text = id >= 0 && id < tokenizer.vocab_size() && !tokenizer.IsSpecial(id);
+    if (has_text && tokenizer.strips_start()) has_text = !tokenizer.TokenBytes(id, true).empty();
     open_ = !has_text;
     return true;
   }

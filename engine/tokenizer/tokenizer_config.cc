@@ -38,6 +38,10 @@ absl::Status ReadTokens(const std::string& text, const std::string& file, Tokeni
   T2R_TOKENIZER_ASSIGN_OR_RETURN(const Json json, tokenizer_files::ParseJsonObject(text, file));
   T2R_TOKENIZER_ASSIGN_OR_RETURN(const auto bos, TokenField(json, "bos_token", file));
   T2R_TOKENIZER_ASSIGN_OR_RETURN(const auto eos, TokenField(json, "eos_token", file));
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(const auto unk, TokenField(json, "unk_token", file));
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(const auto pad, TokenField(json, "pad_token", file));
+  if (unk.has_value()) config->unk_token = unk;
+  if (pad.has_value()) config->pad_token = pad;
   if (bos.has_value()) config->bos_token = bos;
   if (eos.has_value()) config->eos_token = eos;
   return absl::OkStatus();
@@ -64,6 +68,7 @@ absl::StatusOr<TokenizerConfig> TokenizerConfig::Parse(
   T2R_TOKENIZER_ASSIGN_OR_RETURN(config.add_eos_token, FlagField(json, "add_eos_token", file));
   T2R_TOKENIZER_ASSIGN_OR_RETURN(const auto prefix, FlagField(json, "add_prefix_space", file));
   config.add_prefix_space = prefix.value_or(false);
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(config.separate_vocabs, FlagField(json, "separate_vocabs", file));
   return config;
 }
 
