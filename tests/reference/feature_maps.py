@@ -1,4 +1,4 @@
-"""Feature maps and causal attention by their quadratic definitions (docs/model-format.md)."""
+"""Feature maps and attention by their quadratic definitions (docs/model-format.md)."""
 
 import numpy as np
 
@@ -35,12 +35,14 @@ MAP_TENSORS = {
 }
 
 
-def linear_attention(q, k, v, linear, tensors):
-    """One query head: q, k, v [n, d] and the dict config.json's linear_attention."""
+def linear_attention(q, k, v, linear, tensors, causal=True):
+    """One query head: q [n, d], k, v [m, d] (m = n if causal) and config.json's linear_attention."""
     kind = linear["feature_map"]
     phi_q = feature_map(kind, q * linear["query_scale"], tensors)
     phi_k = feature_map(kind, k, tensors)
-    weights = np.tril(phi_q @ phi_k.T)
+    weights = phi_q @ phi_k.T
+    if causal:
+        weights = np.tril(weights)
     denominator = weights.sum(axis=-1, keepdims=True)
     if linear["normalizer"] == "clamp":
         denominator = np.maximum(denominator, linear["eps"])
@@ -51,21 +53,29 @@ def linear_attention(q, k, v, linear, tensors):
     return (weights @ v) / denominator
 
 
-def full_attention(q, k, v):
+def full_attention(q, k, v, causal=True):
     scores = q @ k.T / np.sqrt(q.shape[-1])
-    scores[np.triu_indices(len(q), 1)] = -np.inf
+    if causal:
+        scores[np.triu_indices(len(q), 1)] = -np.inf
     return softmax(scores) @ v
 
 
-def attention(q, k, v, groups, linear, tensors):
-    """All heads: q [n, H, d], k and v [n, G, d]; `linear` is None for softmax; [n, H * d]."""
+def encoder_attention(q, k, v):
+    """Softmax attention of every row to every row: q, k, v [n, H, d]; [n, H * d]."""
+    return attention(q, k, v, q.shape[1], None, {}, causal=False)
+
+
+def attention(q, k, v, groups, linear, tensors, causal=True):
+    """All heads: q [n, H, d], k and v [m, G, d]; `linear` is None for softmax; [n, H * d]. Causal:
+    row i attends to rows 0..i (m = n); otherwise to all m."""
     n, heads, d = q.shape
     out = np.empty((n, heads, d), dtype=q.dtype)
     for head in range(heads):
         group = head // (heads // groups)
         if linear is None:
-            out[:, head] = full_attention(q[:, head], k[:, group], v[:, group])
+            out[:, head] = full_attention(q[:, head], k[:, group], v[:, group], causal)
         else:
             part = {name: tensor[group] for name, tensor in tensors.items()}
-            out[:, head] = linear_attention(q[:, head], k[:, group], v[:, group], linear, part)
+            out[:, head] = linear_attention(
+                q[:, head], k[:, group], v[:, group], linear, part, causal)
     return out.reshape(n, heads * d)

@@ -1,6 +1,7 @@
 """Holds the reference itself to known values and to the definitions in another form."""
 
 import itertools
+import json
 import os
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import make_models
 import safetensors
 from feature_maps import feature_map
+from marian import MarianReference
 from reference import Reference
 from sentencepiece_bpe import SentencePieceBpe
 
@@ -130,6 +132,17 @@ def test_known_loss_of_stories260k():
         count += len(scores)
     assert count == 55777
     assert total / count == pytest.approx(1.40256, abs=5e-6)
+
+
+def test_known_transliteration_of_aren():
+    model = MarianReference(shared("aren"))
+    with open(shared("aren", "vocab.json"), encoding="utf-8") as file:
+        source = json.load(file)
+    with open(shared("aren", "target_vocab.json"), encoding="utf-8") as file:
+        target = {number: piece for piece, number in json.load(file).items()}
+    word = "\u0622\u062a\u0632\u0645\u0648\u0646"
+    ids, _ = model.greedy([source[letter] for letter in word], 32)
+    assert "".join(target[number] for number in ids) == "atzmon"
 
 
 def test_gpt_nano_sort_sorts_every_input():
