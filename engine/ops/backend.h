@@ -138,7 +138,7 @@ class Backend {
 };
 
 struct BackendOptions {
-  std::string name = "cpu";  // auto (cuda where it can start, else cpu), cpu, cuda
+  std::string name = "cpu";  // "cpu"
   int threads = 0;           // CPU: computing threads; 0 = one a core
 };
 

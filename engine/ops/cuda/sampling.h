@@ -1,4 +1,4 @@
-// Sampling for a whole batch on the device (engine/ops/sample.h, engine/sampling/sampler.h).
+// Sampling for a whole batch on the device (engine/sampling/sample.h and sampler.h).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,8 +8,8 @@
 #include <span>
 
 #include "engine/ops/cuda/device_memory.h"
-#include "engine/ops/sample.h"
 #include "engine/ops/tensor.h"
+#include "engine/sampling/sample.h"
 
 namespace t2r::cuda {
 
