@@ -6,14 +6,6 @@
 
 namespace t2r {
 
-namespace {
-
-DType CacheDType(const Backend& backend, DType weights) {
-  return backend.activation_dtype(weights);
-}
-
-}  // namespace
-
 ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
                              std::shared_ptr<const WeightSource> weights,
                              std::unique_ptr<Model> model, const ExecutorOptions& options)
@@ -22,11 +14,12 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
       model_(std::move(model)),
       options_(options),
       states_(*backend_, StateShapeOf(model_->config()), options.slots),
-      kv_(*backend_, KvShapeOf(model_->config(), CacheDType(*backend_, options.weight_dtype)),
+      kv_(*backend_, KvShapeOf(model_->config(), backend_->activation_dtype(options.weight_dtype)),
           options.kv_pages, options.slots),
-      source_kv_(*backend_,
-                 SourceKvShapeOf(model_->config(), CacheDType(*backend_, options.weight_dtype)),
-                 options.source_kv_pages, options.slots),
+      source_kv_(
+          *backend_,
+          SourceKvShapeOf(model_->config(), backend_->activation_dtype(options.weight_dtype)),
+          options.source_kv_pages, options.slots),
       sessions_(options.slots) {
   const ModelConfig& config = model_->config();
   limits_.slots = options.slots;
@@ -61,6 +54,7 @@ int ModelExecutor::Open(const SessionSize& size, const SamplingParams& sampling)
   Session& session = sessions_[slot];
   session.sampling = sampling;
   session.history = TokenHistory(sampling);
+  session.source = size.source;
   return slot;
 }
 
@@ -69,7 +63,6 @@ void ModelExecutor::Fork(int from, int to) {
   kv_.Copy(from, to, sessions_[from].positions);
   source_kv_.Copy(from, to, sessions_[from].source);
   sessions_[to].positions = sessions_[from].positions;
-  sessions_[to].source = sessions_[from].source;
   sessions_[to].history = sessions_[from].history;
 }
 

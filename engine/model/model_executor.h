@@ -44,7 +44,7 @@ class ModelExecutor : public Executor {
     SamplingParams sampling;
     TokenHistory history;
     int64_t positions = 0;  // that went through the model
-    int64_t source = 0;     // tokens of the source
+    int64_t source = 0;     // tokens of the source, as reserved
   };
   // A row whose logits are wanted.
   struct Output {

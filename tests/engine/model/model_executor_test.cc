@@ -112,6 +112,55 @@ TEST(ModelExecutorTest, ScoresAreTheLogProbabilitiesOfTheTargets) {
   EXPECT_NEAR(total, 1.0, 1e-5);
 }
 
+// A fork goes on as its origin would have, penalties included, and neither disturbs the other.
+TEST(ModelExecutorTest, AForkGoesOnFromTheSameBits) {
+  for (const bool linear : {true, false}) {
+    ModelSpec spec;
+    if (linear) spec = LinearSpec();
+    EngineOptions options = Small();
+    options.max_sessions = 3;
+    const auto engine = RandomEngine(spec, options);
+    Executor& executor = *engine->executor;
+    SamplingParams params = Greedy();
+    params.repetition_penalty = 1.3F;
+    params.frequency_penalty = 0.4F;
+    const auto prompt = SomeIds(70, 61);
+    constexpr int kTokens = 12;
+    const int from = executor.Open({90}, params);
+    const int to = executor.Open({90}, params);
+    std::vector<WorkResult> results;
+    const auto step = [&](std::span<const Work> works) { executor.Step(works, &results); };
+    // What `to` did before does not matter.
+    const auto other = SomeIds(5, 61, 3);
+    const Work before[] = {MakeWork(to, other, 0)};
+    step(before);
+    int64_t position = 0;
+    while (position < 70) {
+      const auto count = std::min<int64_t>(20, 70 - position);
+      const Work work = MakeWork(from, std::span(prompt).subspan(position, count), position,
+                                 position + count == 70);
+      step({&work, 1});
+      position += count;
+    }
+    std::vector<int32_t> origin = {results[0].sampled.token};
+    executor.Fork(from, to);
+    std::vector<int32_t> fork = origin;
+    for (int i = 1; i < kTokens; ++i, ++position) {
+      const int32_t tokens[] = {origin.back(), fork.back()};
+      const Work works[] = {MakeWork(from, {&tokens[0], 1}, position, true),
+                            MakeWork(to, {&tokens[1], 1}, position, true)};
+      step(works);
+      origin.push_back(results[0].sampled.token);
+      fork.push_back(results[1].sampled.token);
+      EXPECT_EQ(results[0].sampled.logprob, results[1].sampled.logprob);
+    }
+    EXPECT_EQ(fork, origin);
+    executor.Close(from);
+    executor.Close(to);
+    EXPECT_EQ(Generate(executor, prompt, kTokens, params), origin);
+  }
+}
+
 // A step that wants more logits than the workspace holds runs in parts, with the same results.
 TEST(ModelExecutorTest, MoreOutputsThanTheWorkspaceHolds) {
   for (const bool linear : {true, false}) {
