@@ -27,26 +27,14 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadFiles(const std::string& director
   T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText merges, read("merges.txt"));
   T2R_TOKENIZER_ASSIGN_OR_RETURN(OptionalText source, read("source.spm"));
   T2R_TOKENIZER_ASSIGN_OR_RETURN(OptionalText target, read("target.spm"));
-  if (source || target) {
-    if (!source || !target || !vocab) {
-      const char* missing = !source ? "source.spm" : !target ? "target.spm" : "vocab.json";
-      return tokenizer_files::Invalid(
-          missing, absl::StrCat("is missing beside ", source ? "source.spm" : "target.spm"));
-    }
-    MarianFiles files;
-    files.source_spm = *std::move(source);
-    files.target_spm = *std::move(target);
-    files.vocab_json = *vocab;
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(files.target_vocab_json, read("target_vocab.json"));
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(files.config_json, read("config.json"));
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText config_text, read("tokenizer_config.json"));
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText map_text, read("special_tokens_map.json"));
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(const TokenizerConfig config,
-                                   TokenizerConfig::Parse(config_text, map_text));
-    return MarianTokenizer::Parse(files, config);
+  const bool marian = source.has_value() || target.has_value();
+  if (marian && (!source || !target || !vocab)) {
+    const char* missing = !source ? "source.spm" : !target ? "target.spm" : "vocab.json";
+    return tokenizer_files::Invalid(
+        missing, absl::StrCat("is missing beside ", source ? "source.spm" : "target.spm"));
   }
   const bool gpt2 = vocab.has_value() && merges.has_value();
-  if (!json && !sentencepiece && !gpt2) {
+  if (!marian && !json && !sentencepiece && !gpt2) {
     if (vocab.has_value() || merges.has_value()) {
       return tokenizer_files::Invalid(
           vocab ? "vocab.json" : "merges.txt",
@@ -56,9 +44,18 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadFiles(const std::string& director
   }
   T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText config_text, read("tokenizer_config.json"));
   T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText map_text, read("special_tokens_map.json"));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText added, read("added_tokens.json"));
   T2R_TOKENIZER_ASSIGN_OR_RETURN(const TokenizerConfig config,
                                  TokenizerConfig::Parse(config_text, map_text));
+  if (marian) {
+    MarianFiles files;
+    files.source_spm = *std::move(source);
+    files.target_spm = *std::move(target);
+    files.vocab_json = *vocab;
+    T2R_TOKENIZER_ASSIGN_OR_RETURN(files.target_vocab_json, read("target_vocab.json"));
+    T2R_TOKENIZER_ASSIGN_OR_RETURN(files.config_json, read("config.json"));
+    return MarianTokenizer::Parse(files, config);
+  }
+  T2R_TOKENIZER_ASSIGN_OR_RETURN(const OptionalText added, read("added_tokens.json"));
 
   // A file of an unsupported kind falls to the next; a broken one is an error.
   std::string reasons;
