@@ -106,6 +106,33 @@ void KeepNucleus(std::span<float> weights, float top_p) {
   }
 }
 
+// norm: LogSumExp(logits).
+std::vector<std::pair<int32_t, float>> Top(std::span<const float> logits, int n, double norm) {
+  const auto count = std::min(static_cast<size_t>(std::max(n, 0)), logits.size());
+  std::vector<std::pair<int32_t, float>> top;
+  top.reserve(count + 1);
+  const auto better = [](const auto& a, const auto& b) {
+    return a.second != b.second ? a.second > b.second : a.first < b.first;
+  };
+  // A heap whose front is the worst of the best so far.
+  for (size_t i = 0; i < logits.size() && count > 0; ++i) {
+    const float logit = std::isnan(logits[i]) ? -kInfinity : logits[i];
+    const std::pair<int32_t, float> mine(static_cast<int32_t>(i), logit);
+    if (top.size() == count && !better(mine, top.front())) continue;
+    if (top.size() == count) {
+      std::pop_heap(top.begin(), top.end(), better);
+      top.pop_back();
+    }
+    top.push_back(mine);
+    std::push_heap(top.begin(), top.end(), better);
+  }
+  std::sort(top.begin(), top.end(), better);
+  for (auto& [token, value] : top) {
+    value = static_cast<float>(static_cast<double>(value) - norm);
+  }
+  return top;
+}
+
 }  // namespace
 
 int32_t GreedyToken(std::span<const float> logits) {
@@ -174,30 +201,7 @@ float LogProbability(std::span<const float> logits, int32_t token) {
 }
 
 std::vector<std::pair<int32_t, float>> TopLogProbabilities(std::span<const float> logits, int n) {
-  const auto count = std::min(static_cast<size_t>(std::max(n, 0)), logits.size());
-  std::vector<std::pair<int32_t, float>> top;
-  top.reserve(count + 1);
-  const auto better = [](const auto& a, const auto& b) {
-    return a.second != b.second ? a.second > b.second : a.first < b.first;
-  };
-  // A heap whose front is the worst of the best so far.
-  for (size_t i = 0; i < logits.size() && count > 0; ++i) {
-    const float logit = std::isnan(logits[i]) ? -kInfinity : logits[i];
-    const std::pair<int32_t, float> mine(static_cast<int32_t>(i), logit);
-    if (top.size() == count && !better(mine, top.front())) continue;
-    if (top.size() == count) {
-      std::pop_heap(top.begin(), top.end(), better);
-      top.pop_back();
-    }
-    top.push_back(mine);
-    std::push_heap(top.begin(), top.end(), better);
-  }
-  std::sort(top.begin(), top.end(), better);
-  const double norm = LogSumExp(logits);
-  for (auto& [token, value] : top) {
-    value = static_cast<float>(static_cast<double>(value) - norm);
-  }
-  return top;
+  return Top(logits, n, LogSumExp(logits));
 }
 
 SampleResult SampleRow(std::span<const float> logits, const SampleRequest& request) {
@@ -206,7 +210,7 @@ SampleResult SampleRow(std::span<const float> logits, const SampleRequest& reque
   if (request.target >= 0) {
     result.target_logprob = static_cast<float>(static_cast<double>(logits[request.target]) - norm);
   }
-  if (request.top > 0) result.top = TopLogProbabilities(logits, request.top);
+  if (request.top > 0) result.top = Top(logits, request.top, norm);
   if (request.sampling == nullptr) return result;
   if (request.adjustments.empty() && request.sampling->temperature <= 0.0F) {
     result.token = GreedyToken(logits);

@@ -119,12 +119,12 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
                         phi_q + h * phi_stride, feature_scratch);
       }
     }
-    for (int64_t i = 0; i < ratio * y_stride; i += kLanes) hn::StoreU(hn::Zero(d), d, y + i);
     const float* v = update ? args.v.f32_row(t) + group * n : nullptr;
     if (!read) {
       UpdateAndReadHeads<true>(0, phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride);
       continue;
     }
+    for (int64_t i = 0; i < ratio * y_stride; i += kLanes) hn::StoreU(hn::Zero(d), d, y + i);
     for (int h = 0; h < ratio; h += 4) {
       const int heads = ratio - h < 4 ? ratio - h : 4;
       const float* some_phi = phi_q + h * phi_stride;
