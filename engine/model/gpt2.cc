@@ -5,9 +5,9 @@
 
 #include "engine/model/architectures.h"
 #include "engine/model/attention.h"
+#include "engine/model/backend_model.h"
 #include "engine/model/fold.h"
 #include "engine/model/weight_loader.h"
-#include "engine/model/workspace.h"
 
 namespace t2r {
 namespace {
@@ -32,11 +32,11 @@ struct Gpt2Layer {
   Projection down;
 };
 
-class Gpt2 : public Model {
+class Gpt2 : public BackendModel {
  public:
   Gpt2(const ModelConfig& config, const WeightSource& weights, Backend& backend,
        const ModelOptions& options)
-      : config_(config), backend_(backend) {
+      : BackendModel(config, backend) {
     WeightLoader loader(weights, backend, options.weight_dtype);
     const int64_t hidden = config.hidden_size;
     const std::string prefix =
@@ -62,17 +62,8 @@ class Gpt2 : public Model {
     Allocate(options);
   }
 
-  const ModelConfig& config() const override { return config_; }
-  size_t weight_bytes() const override { return weight_bytes_; }
-
-  Tensor Forward(const Batch& batch, const Caches& caches) override {
-    const StepShape shape =
-        backend_.RunStep(this, batch, [&](const StepShape& step) { Run(batch, step, caches); });
-    return logits_.Rows(shape.outputs);
-  }
-
  private:
-  void Run(const Batch& batch, const StepShape& shape, const Caches& caches) {
+  void Run(const Batch& batch, const StepShape& shape, const Caches& caches) override {
     const int64_t rows = shape.rows;
     const Tensor x = x_.Rows(rows);
     const Tensor normed = normed_.Rows(rows);
@@ -166,16 +157,13 @@ class Gpt2 : public Model {
     logits_ = Activation(backend_, outputs, config_.vocab_size, DType::kFloat32);
   }
 
-  ModelConfig config_;
-  Backend& backend_;
-  size_t weight_bytes_ = 0;
   std::unique_ptr<Matrix> embedding_;
   std::unique_ptr<Matrix> positions_;
   std::vector<Gpt2Layer> layers_;
   Norm final_norm_;
   std::unique_ptr<Matrix> head_;
 
-  Activation x_, normed_, qkv_, mixed_, inner_, last_, last_normed_, logits_;
+  Activation x_, normed_, qkv_, mixed_, inner_, last_, last_normed_;
 };
 
 }  // namespace

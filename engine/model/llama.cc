@@ -5,8 +5,8 @@
 
 #include "engine/model/architectures.h"
 #include "engine/model/attention.h"
+#include "engine/model/backend_model.h"
 #include "engine/model/weight_loader.h"
-#include "engine/model/workspace.h"
 
 namespace t2r {
 namespace {
@@ -37,11 +37,11 @@ Buffer LoadBiases(WeightLoader& loader, bool present,
   return loader.LoadVector(values);
 }
 
-class Llama : public Model {
+class Llama : public BackendModel {
  public:
   Llama(const ModelConfig& config, const WeightSource& weights, Backend& backend,
         const ModelOptions& options)
-      : config_(config), backend_(backend), frequencies_(RopeInverseFrequencies(config)) {
+      : BackendModel(config, backend), frequencies_(RopeInverseFrequencies(config)) {
     WeightLoader loader(weights, backend, options.weight_dtype);
     const int64_t hidden = config.hidden_size;
     const std::string prefix =
@@ -66,17 +66,8 @@ class Llama : public Model {
     Allocate(options);
   }
 
-  const ModelConfig& config() const override { return config_; }
-  size_t weight_bytes() const override { return weight_bytes_; }
-
-  Tensor Forward(const Batch& batch, const Caches& caches) override {
-    const StepShape shape =
-        backend_.RunStep(this, batch, [&](const StepShape& step) { Run(batch, step, caches); });
-    return logits_.Rows(shape.outputs);
-  }
-
  private:
-  void Run(const Batch& batch, const StepShape& shape, const Caches& caches) {
+  void Run(const Batch& batch, const StepShape& shape, const Caches& caches) override {
     const int64_t rows = shape.rows;
     const Tensor x = x_.Rows(rows);
     const Tensor normed = normed_.Rows(rows);
@@ -173,16 +164,13 @@ class Llama : public Model {
     logits_ = Activation(backend_, outputs, config_.vocab_size, DType::kFloat32);
   }
 
-  ModelConfig config_;
-  Backend& backend_;
   std::vector<double> frequencies_;
-  size_t weight_bytes_ = 0;
   std::unique_ptr<Matrix> embedding_;
   std::vector<LlamaLayer> layers_;
   Buffer final_norm_;
   std::unique_ptr<Matrix> head_;
 
-  Activation x_, normed_, qkv_, mixed_, gate_up_, gated_, cos_sin_, last_, last_normed_, logits_;
+  Activation x_, normed_, qkv_, mixed_, gate_up_, gated_, cos_sin_, last_, last_normed_;
 };
 
 }  // namespace

@@ -1,0 +1,33 @@
+// What the architectures have in common: a forward pass that is one step of a backend.
+#pragma once
+
+#include <cstddef>
+
+#include "engine/model/model.h"
+#include "engine/model/workspace.h"
+
+namespace t2r {
+
+class BackendModel : public Model {
+ public:
+  const ModelConfig& config() const final { return config_; }
+  size_t weight_bytes() const final { return weight_bytes_; }
+  Tensor Forward(const Batch& batch, const Caches& caches) final {
+    const StepShape shape =
+        backend_.RunStep(this, batch, [&](const StepShape& step) { Run(batch, step, caches); });
+    return logits_.Rows(shape.outputs);
+  }
+
+ protected:
+  BackendModel(const ModelConfig& config, Backend& backend) : config_(config), backend_(backend) {}
+
+  // The ops of a step (Backend::RunStep), up to logits_ of the step's outputs.
+  virtual void Run(const Batch& batch, const StepShape& shape, const Caches& caches) = 0;
+
+  const ModelConfig config_;
+  Backend& backend_;
+  size_t weight_bytes_ = 0;  // set when the weights are loaded
+  Activation logits_;        // [max_step_outputs, vocabulary], float32
+};
+
+}  // namespace t2r
