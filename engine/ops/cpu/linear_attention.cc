@@ -26,7 +26,8 @@ HWY_INLINE void Rows(const float* HWY_RESTRICT phi_k, const float* HWY_RESTRICT 
                      float* HWY_RESTRICT s, float* HWY_RESTRICT y, int64_t y_stride) {
   const DF d;
   ForVectors(n, [&](int64_t j, auto io) HWY_ATTR {
-    const VF value = io.Load(v + j);
+    VF value = hn::Zero(d);
+    if constexpr (kUpdate) value = io.Load(v + j);
     VF sum[H + 1];  // H may be 0
 #pragma GCC unroll 8
     for (int h = 0; h < H; ++h) sum[h] = hn::LoadU(d, y + h * y_stride + j);

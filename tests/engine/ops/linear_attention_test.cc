@@ -160,6 +160,41 @@ TEST_P(LinearAttentionTest, QueryScaleActsOnQueriesOnly) {
   EXPECT_NE(with.v, without.v);
 }
 
+// Cross attention: the state takes a source once, then any number of queries read it.
+TEST_P(LinearAttentionTest, AccumulateThenRead) {
+  for (const FeatureMapKind kind : kKinds) {
+    for (const auto& [features, d, heads, groups] : std::vector<std::tuple<int, int, int, int>>{
+             {32, 8, 8, 4}, {64, 64, 9, 3}, {10, 7, 6, 1}}) {
+      const LinearLayer layer =
+          MakeLayer(kind, features, d, heads, groups, Normalizer::kClamp, false);
+      SCOPED_TRACE(::testing::Message() << kKindNames[static_cast<int>(kind)] << ", d " << d);
+      LinearSessions sessions = Sessions(layer, 3);
+      const LinearSessions::Part source = MakePart(layer, 2, 21);
+      const LinearSessions::Part other = MakePart(layer, 0, 5);
+      sessions.Run({source, other}, LinearAttentionMode::kAccumulate);
+      LinearState state(layer);
+      LinearAttentionReference(layer, source.q.Rows(0, 20), source.k.Rows(0, 20),
+                               source.v.Rows(0, 20), &state);
+      const LinearState before_last = state;
+      const Mat last_k = source.k.Rows(20, 1);
+      const Mat last_v = source.v.Rows(20, 1);
+      LinearAttentionReference(layer, source.q.Rows(20, 1), last_k, last_v, &state);
+      ExpectWithin(sessions.ReadState(2), state.value, state.Bound(layer));
+
+      const Mat pool = sessions.ReadPool();
+      const LinearSessions::Part queries = MakePart(layer, 2, 3);
+      const Mat got = sessions.Run({MakePart(layer, 0, 1), queries}, LinearAttentionMode::kRead)[1];
+      ExpectSameBits(sessions.ReadPool(), pool, "reading changed a state");
+      for (int64_t r = 0; r < 3; ++r) {
+        LinearState at = before_last;  // as if the query stood at the source's last token
+        const Result want =
+            LinearAttentionReference(layer, queries.q.Rows(r, 1), last_k, last_v, &at);
+        ExpectWithin(got.Rows(r, 1), want.out, want.bound);
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, LinearAttentionTest, ::testing::ValuesIn(AllBackends()),
                          CaseName);
 

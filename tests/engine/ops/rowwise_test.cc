@@ -109,6 +109,38 @@ TEST_P(RowwiseTest, GeluTanh) {
   }
 }
 
+TEST_P(RowwiseTest, OtherActivations) {
+  for (const auto& [rows, cols] : kShapes) {
+    const Mat x = Random(rows, cols, 3.0);
+    const auto activate = [&](ActivationKind kind) {
+      const DeviceTensor all = Device(x, 7);
+      backend_->Activate(kind, all.view());
+      return all.Read();
+    };
+    Mat relu = x;
+    for (double& v : relu.v) v = std::max(v, 0.0);
+    ExpectSameBits(activate(ActivationKind::kRelu), relu, "relu");
+
+    Mat gate_up(rows, 2 * cols);  // silu(x) · 1
+    Mat gelu(rows, cols);
+    Mat bound(rows, cols);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < cols; ++c) {
+        const double v = x.at(r, c);
+        gate_up.at(r, c) = v;
+        gate_up.at(r, cols + c) = 1;
+        // x/2 erfc(z), z = −x/√2: z is 2u off, which erfc takes (2 z² + 1)-fold at most; erfc
+        // itself 6u, the products 2u.
+        gelu.at(r, c) = v / 2 * std::erfc(-v / std::sqrt(2.0));
+        bound.at(r, c) = kU * (2 * (v * v + 1) + 8) * std::abs(gelu.at(r, c));
+      }
+    }
+    const Result silu = SwiGluReference(gate_up);
+    ExpectWithin(activate(ActivationKind::kSilu), silu.out, silu.bound);
+    ExpectWithin(activate(ActivationKind::kGelu), gelu, bound);
+  }
+}
+
 TEST_P(RowwiseTest, AnElementsBitsDoNotDependOnItsColumn) {
   // The vector tail must compute as the vector body does.
   const Mat x = Random(1, 67, 3.0);
@@ -164,6 +196,31 @@ TEST_P(RowwiseTest, EmbedLooksUpEveryStoredType) {
       ExpectSameBits(out.Read(), want, "hidden " + std::to_string(hidden));
     }
   }
+}
+
+TEST_P(RowwiseTest, EmbedScalesTokensButNotPositions) {
+  const Mat values = Random(5, 33);
+  const Mat places = Random(4, 33);
+  const std::vector<float> v = values.Floats();
+  const std::vector<float> p = places.Floats();
+  const auto table = backend_->LoadTable({v.data(), DType::kFloat32, 5, 33});
+  const auto learned = backend_->LoadTable({p.data(), DType::kFloat32, 4, 33});
+  Batch batch;
+  batch.tokens = {4, 0};
+  batch.positions = {1, 3};
+  const DeviceTensor out = Device(Mat(2, 33), 3);
+  RunOps(*backend_, batch,
+         [&] { backend_->Embed(batch, *table, learned.get(), 5.5F, out.view()); });
+  Mat want(2, 33);
+  Mat bound(2, 33);
+  for (int t = 0; t < 2; ++t) {
+    for (int64_t i = 0; i < 33; ++i) {
+      const double token = 5.5 * values.at(batch.tokens[t], i);
+      want.at(t, i) = token + places.at(batch.positions[t], i);
+      bound.at(t, i) = kU * (std::abs(token) + std::abs(want.at(t, i))) * (1 + kU);
+    }
+  }
+  ExpectWithin(out.Read(), want, bound);
 }
 
 TEST_P(RowwiseTest, RopeAtAnyPosition) {

@@ -24,8 +24,10 @@ class LinearSessions {
     if (layer.bias.rows > 0) bias_ = backend.LoadVector(layer.bias.Floats());
   }
 
-  // One call with a segment a part; returns each part's output rows.
-  std::vector<Mat> Run(const std::vector<Part>& parts) {
+  // One call with a segment a part; returns each part's output rows. What the mode does not use of
+  // the parts is given all the same, and must have no effect.
+  std::vector<Mat> Run(const std::vector<Part>& parts,
+                       LinearAttentionMode mode = LinearAttentionMode::kCausal) {
     Batch batch;
     Mat q(0, layer_.heads * layer_.width());
     Mat k(0, layer_.groups * layer_.width());
@@ -46,15 +48,17 @@ class LinearSessions {
     const DeviceTensor dv(backend_, v, 3);
     const DeviceTensor out(backend_,
                            Mat(q.rows, static_cast<int64_t>(layer_.heads) * layer_.head_dim), 4);
-    Call(batch, dq.view(), dk.view(), dv.view(), out.view());
+    Call(batch, dq.view(), dk.view(), dv.view(), out.view(), mode);
     const Mat all = out.Read();
     std::vector<Mat> results;
     for (const Segment& s : batch.segments) results.push_back(all.Rows(s.first_row, s.rows));
     return results;
   }
 
-  void Call(const Batch& batch, Tensor q, Tensor k, Tensor v, Tensor out) {
+  void Call(const Batch& batch, Tensor q, Tensor k, Tensor v, Tensor out,
+            LinearAttentionMode mode = LinearAttentionMode::kCausal) {
     LinearAttentionArgs args;
+    args.mode = mode;
     args.heads = layer_.heads;
     args.groups = layer_.groups;
     args.head_dim = layer_.head_dim;
