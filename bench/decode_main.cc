@@ -1,8 +1,9 @@
 // t2r-bench-decode: decode speed of the engine alone, without the scheduler and gRPC.
 //
-// Sessions really hold the context: all of the largest row's sessions are fed random tokens up to
-// each context length in turn, and each row decodes with the first of them. A session's context
-// therefore exceeds the row's by the tokens that earlier rows decoded with it.
+// Sessions really hold the context: the first is fed random tokens up to each context length in
+// turn, the others are forked from it (own states, keys and values, same tokens), and each row
+// decodes with the first of them. A session's context therefore exceeds the row's by the tokens
+// that earlier rows decoded with the first one.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -56,26 +57,32 @@ class Bench {
     }
   }
 
-  // Feeds every session random tokens up to `context`. Returns tokens a second, 0 if none was fed.
+  // Feeds the first session random tokens up to `context` and forks the others from it. Returns
+  // tokens a second of the feeding, 0 if none was fed.
   double Fill(int64_t context) {
     const Clock::time_point start = Clock::now();
-    int64_t fed = 0;
+    Session& first = sessions_.front();
+    const int64_t before = first.position;
     std::vector<int32_t> tokens;
-    for (Session& session : sessions_) {
-      while (session.position < context) {
-        tokens.resize(std::min(options_.chunk, context - session.position));
-        for (int32_t& token : tokens) token = Random();
-        t2r::Work work;
-        work.slot = session.slot;
-        work.tokens = tokens;
-        work.position = session.position;
-        executor_.Step({&work, 1}, &results_);
-        session.position += static_cast<int64_t>(tokens.size());
-        fed += static_cast<int64_t>(tokens.size());
-      }
-      session.last = Random();
+    while (first.position < context) {
+      tokens.resize(std::min(options_.chunk, context - first.position));
+      for (int32_t& token : tokens) token = Random();
+      t2r::Work work;
+      work.slot = first.slot;
+      work.tokens = tokens;
+      work.position = first.position;
+      executor_.Step({&work, 1}, &results_);
+      first.position += static_cast<int64_t>(tokens.size());
     }
-    return fed == 0 ? 0 : static_cast<double>(fed) / SecondsSince(start);
+    const int64_t fed = first.position - before;
+    const double seconds = SecondsSince(start);
+    first.last = Random();
+    for (size_t i = 1; i < sessions_.size(); ++i) {
+      executor_.Fork(first.slot, sessions_[i].slot);
+      sessions_[i].position = first.position;
+      sessions_[i].last = Random();
+    }
+    return fed == 0 ? 0 : static_cast<double>(fed) / seconds;
   }
 
   // Decodes `steps` tokens with each of the first `count` sessions; seconds.

@@ -32,6 +32,9 @@ constexpr Shape kShapes[] = {
     {"smollm2-135m", 576, 30, 9, 3, 64, 1536, 49152, 8192, 1e5, true, false},
     {"llama-3.2-1b", 2048, 16, 32, 8, 64, 8192, 128256, 131072, 5e5, true, true},
     {"gpt2-small", 768, 12, 12, 12, 64, 3072, 50257, 1024, 0, true, false},
+    // The language model of T2R's paper (arXiv 2103.13076), learned positions, a smaller
+    // vocabulary.
+    {"paper-lm", 1024, 16, 8, 8, 128, 4096, 32768, 16640, 0, true, false},
     {"demo-like", 256, 6, 4, 4, 64, 688, 4096, 512, 1e4, true, false},
     {"tiny", 64, 2, 4, 2, 16, 172, 512, 512, 1e4, true, false},
 };

@@ -1,4 +1,4 @@
-"""What the bench/serve-* commands share: building, running a server, tables, the machine's name."""
+"""What the commands of bench/ share: building, running a server, tables, the machine's name."""
 
 import contextlib
 import datetime
@@ -96,11 +96,14 @@ def commit():
     return git("rev-parse", "--short", "HEAD") + (" with uncommitted changes" if changed else "")
 
 
-def write_results(name, title, text):
-    """bench/results/NAME.md: the text under commit, date, machine, load and command."""
+def write_results(name, title, text, command=None):
+    """bench/results/NAME.md: the text under commit, date, machine, load and command.
+
+    command: the path that is run, bench/NAME unless given.
+    """
     directory = ROOT / "bench" / "results"
     directory.mkdir(exist_ok=True)
-    command = " ".join(shlex.quote(part) for part in [f"bench/{name}", *sys.argv[1:]])
+    command = " ".join(shlex.quote(part) for part in [command or f"bench/{name}", *sys.argv[1:]])
     date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     head = "\n".join([
