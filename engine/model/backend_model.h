@@ -12,6 +12,12 @@ class BackendModel : public Model {
  public:
   const ModelConfig& config() const final { return config_; }
   size_t weight_bytes() const final { return weight_bytes_; }
+  int64_t WorkspaceBytes(int64_t rows, int64_t outputs) const final {
+    return workspace_.Bytes(rows, outputs);
+  }
+  void AllocateWorkspace(int64_t rows, int64_t outputs) final {
+    workspace_.Allocate(backend_, rows, outputs);
+  }
   Tensor Forward(const Batch& batch, const Caches& caches) final {
     const StepShape shape =
         backend_.RunStep(this, batch, [&](const StepShape& step) { Run(batch, step, caches); });
@@ -19,7 +25,9 @@ class BackendModel : public Model {
   }
 
  protected:
-  BackendModel(const ModelConfig& config, Backend& backend) : config_(config), backend_(backend) {}
+  BackendModel(const ModelConfig& config, Backend& backend) : config_(config), backend_(backend) {
+    workspace_.AddOutputs(&logits_, config.vocab_size, DType::kFloat32);
+  }
 
   // The ops of a step (Backend::RunStep), up to logits_ of the step's outputs.
   virtual void Run(const Batch& batch, const StepShape& shape, const Caches& caches) = 0;
@@ -27,7 +35,8 @@ class BackendModel : public Model {
   const ModelConfig config_;
   Backend& backend_;
   size_t weight_bytes_ = 0;  // set when the weights are loaded
-  Activation logits_;        // [max_step_outputs, vocabulary], float32
+  Workspace workspace_;      // the families declare their activations when they are made
+  Activation logits_;        // [outputs, vocabulary], float32
 };
 
 }  // namespace t2r

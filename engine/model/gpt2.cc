@@ -59,7 +59,7 @@ class Gpt2 : public BackendModel {
     embedding_ = loader.LoadTable(embedding);
     positions_ = loader.LoadTable(positions);
     weight_bytes_ = loader.bytes();
-    Allocate(options);
+    Declare(backend.activation_dtype(options.weight_dtype));
   }
 
  private:
@@ -140,21 +140,17 @@ class Gpt2 : public BackendModel {
     };
   }
 
-  void Allocate(const ModelOptions& options) {
-    const DType dtype = backend_.activation_dtype(options.weight_dtype);
-    const int64_t rows = options.max_step_tokens;
-    const int64_t outputs = options.max_step_outputs;
+  void Declare(DType dtype) {
     const int64_t hidden = config_.hidden_size;
     int64_t columns = 0;
     for (const Gpt2Layer& layer : layers_) columns = std::max(columns, layer.attention.columns());
-    x_ = Activation(backend_, rows, hidden, DType::kFloat32);
-    normed_ = Activation(backend_, rows, hidden, dtype);
-    qkv_ = Activation(backend_, rows, columns, dtype);
-    mixed_ = Activation(backend_, rows, hidden, dtype);
-    inner_ = Activation(backend_, rows, config_.intermediate_size, dtype);
-    last_ = Activation(backend_, outputs, hidden, DType::kFloat32);
-    last_normed_ = Activation(backend_, outputs, hidden, dtype);
-    logits_ = Activation(backend_, outputs, config_.vocab_size, DType::kFloat32);
+    workspace_.AddRows(&x_, hidden, DType::kFloat32);
+    workspace_.AddRows(&normed_, hidden, dtype);
+    workspace_.AddRows(&qkv_, columns, dtype);
+    workspace_.AddRows(&mixed_, hidden, dtype);
+    workspace_.AddRows(&inner_, config_.intermediate_size, dtype);
+    workspace_.AddOutputs(&last_, hidden, DType::kFloat32);
+    workspace_.AddOutputs(&last_normed_, hidden, dtype);
   }
 
   std::unique_ptr<Matrix> embedding_;

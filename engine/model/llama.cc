@@ -63,7 +63,7 @@ class Llama : public BackendModel {
     head_ = loader.Load({&head, 1});
     embedding_ = loader.LoadTable(embedding);
     weight_bytes_ = loader.bytes();
-    Allocate(options);
+    Declare(backend.activation_dtype(options.weight_dtype));
   }
 
  private:
@@ -146,22 +146,18 @@ class Llama : public BackendModel {
     return layer;
   }
 
-  void Allocate(const ModelOptions& options) {
-    const DType dtype = backend_.activation_dtype(options.weight_dtype);
-    const int64_t rows = options.max_step_tokens;
-    const int64_t outputs = options.max_step_outputs;
+  void Declare(DType dtype) {
     const int64_t hidden = config_.hidden_size;
     const int64_t inner = config_.intermediate_size;
-    x_ = Activation(backend_, rows, hidden, DType::kFloat32);
-    normed_ = Activation(backend_, rows, hidden, dtype);
-    qkv_ = Activation(backend_, rows, layers_.front().attention.columns(), dtype);
-    mixed_ = Activation(backend_, rows, int64_t{config_.heads} * config_.head_dim, dtype);
-    gate_up_ = Activation(backend_, rows, 2 * inner, dtype);
-    gated_ = Activation(backend_, rows, inner, dtype);
-    cos_sin_ = Activation(backend_, rows, config_.head_dim, DType::kFloat32);
-    last_ = Activation(backend_, outputs, hidden, DType::kFloat32);
-    last_normed_ = Activation(backend_, outputs, hidden, dtype);
-    logits_ = Activation(backend_, outputs, config_.vocab_size, DType::kFloat32);
+    workspace_.AddRows(&x_, hidden, DType::kFloat32);
+    workspace_.AddRows(&normed_, hidden, dtype);
+    workspace_.AddRows(&qkv_, layers_.front().attention.columns(), dtype);
+    workspace_.AddRows(&mixed_, int64_t{config_.heads} * config_.head_dim, dtype);
+    workspace_.AddRows(&gate_up_, 2 * inner, dtype);
+    workspace_.AddRows(&gated_, inner, dtype);
+    workspace_.AddRows(&cos_sin_, config_.head_dim, DType::kFloat32);
+    workspace_.AddOutputs(&last_, hidden, DType::kFloat32);
+    workspace_.AddOutputs(&last_normed_, hidden, dtype);
   }
 
   std::vector<double> frequencies_;

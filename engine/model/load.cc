@@ -134,8 +134,6 @@ absl::StatusOr<std::unique_ptr<Engine>> Build(ModelConfig config,
 
   ModelOptions model_options;
   model_options.weight_dtype = executor.weight_dtype;
-  model_options.max_step_tokens = executor.max_step_tokens;
-  model_options.max_step_outputs = executor.max_step_outputs;
   const RecordingSource source(*files);
   std::unique_ptr<Model> model = MakeModel(config, source, *backend, model_options);
 

@@ -14,8 +14,6 @@ namespace t2r {
 
 struct ModelOptions {
   DType weight_dtype = DType::kFloat32;  // matrices: float32 or bfloat16
-  int64_t max_step_tokens = 512;         // rows of the largest batch: sizes the workspace
-  int64_t max_step_outputs = 512;        // rows of the largest batch whose logits are wanted
 };
 
 // Where sessions keep what they remember. kv holds the decoder's keys and values, source_kv those
@@ -32,6 +30,11 @@ class Model {
   virtual const ModelConfig& config() const = 0;
   // Bytes of weights on the backend.
   virtual size_t weight_bytes() const = 0;
+  // Bytes of activations for steps of up to `rows` rows, `outputs` of which have their logits
+  // wanted.
+  virtual int64_t WorkspaceBytes(int64_t rows, int64_t outputs) const = 0;
+  // Takes that memory; once, before the first step. Throws DeviceError.
+  virtual void AllocateWorkspace(int64_t rows, int64_t outputs) = 0;
   // Runs the batch: advances the states of its slots (and their key/value pages) and returns the
   // logits of batch.output_rows, [at least outputs, vocabulary], valid until the next call.
   virtual Tensor Forward(const Batch& batch, const Caches& caches) = 0;

@@ -21,6 +21,7 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
           SourceKvShapeOf(model_->config(), backend_->activation_dtype(options.weight_dtype)),
           options.source_kv_pages, options.slots),
       sessions_(options.slots) {
+  model_->AllocateWorkspace(options.max_step_tokens, options.max_step_outputs);
   const ModelConfig& config = model_->config();
   limits_.slots = options.slots;
   limits_.max_step_tokens = options.max_step_tokens;

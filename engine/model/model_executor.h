@@ -14,19 +14,19 @@ namespace t2r {
 
 struct ExecutorOptions {
   int slots = 1;
-  int64_t max_step_tokens = 512;         // as in ModelOptions
-  int64_t max_step_outputs = 512;        // as in ModelOptions; a step that wants more runs in parts
-  int64_t position_limit = 0;            // positions of a session; 0: no limit
-  int64_t kv_pages = 0;                  // ignored by models without full layers
-  int64_t source_kv_pages = 0;           // the same for full cross attention
+  int64_t max_step_tokens = 512;   // rows of the largest step: sizes the workspace
+  int64_t max_step_outputs = 512;  // rows whose logits are wanted; what wants more runs in parts
+  int64_t position_limit = 0;      // positions of a session; 0: no limit
+  int64_t kv_pages = 0;            // ignored by models without full layers
+  int64_t source_kv_pages = 0;     // the same for full cross attention
   DType weight_dtype = DType::kFloat32;  // as in ModelOptions
 };
 
 // Owns everything below it. Called by one thread.
 class ModelExecutor : public Executor {
  public:
-  // weights: kept alive as long as the model, which may look up embeddings in them. Throws
-  // DeviceError when the states or pages cannot be allocated.
+  // weights: kept alive as long as the model, which may look up embeddings in them. Allocates the
+  // model's workspace, states and pages; throws DeviceError when one of them cannot be had.
   ModelExecutor(std::unique_ptr<Backend> backend, std::shared_ptr<const WeightSource> weights,
                 std::unique_ptr<Model> model, const ExecutorOptions& options);
   ~ModelExecutor() override;

@@ -34,8 +34,8 @@ namespace t2r {
 // step: rows from the batch's own on are padding, read and written by ops that work row by row, and
 // leave every state untouched.
 struct StepShape {
-  int64_t rows = 0;     // ≥ Batch::rows(), ≤ the model's max_step_tokens
-  int64_t outputs = 0;  // ≥ Batch::output_rows.size(), ≤ the model's max_step_outputs
+  int64_t rows = 0;     // ≥ Batch::rows(), ≤ StepLimits::max_rows
+  int64_t outputs = 0;  // ≥ Batch::output_rows.size(), ≤ StepLimits::max_outputs
 };
 
 // Bounds of every step of a model, told once before its first.

@@ -23,7 +23,7 @@ std::vector<OpCounts> CountedSteps(const ModelSpec& spec, int sessions,
   std::shared_ptr<SafetensorsDirectory> files = *SafetensorsDirectory::Open(directory.path());
   auto backend = std::make_unique<CountingBackend>(MakeBackend({"cpu", 1}));
   CountingBackend& counting = *backend;
-  auto model = MakeModel(*config, *files, *backend, {DType::kFloat32, 4, 4});
+  auto model = MakeModel(*config, *files, *backend, {DType::kFloat32});
   ModelExecutor executor(std::move(backend), files, std::move(model),
                          {sessions, 4, 4, 0, sessions * KvCache::PagesFor(kFar + 1)});
   const std::vector<int32_t> token = {3};

@@ -174,7 +174,7 @@ TEST(ModelExecutorTest, MoreOutputsThanTheWorkspaceHolds) {
       auto config = LoadModelConfig(directory.path());
       std::shared_ptr<SafetensorsDirectory> files = *SafetensorsDirectory::Open(directory.path());
       auto backend = MakeBackend({"cpu", 2});
-      auto model = MakeModel(*config, *files, *backend, {DType::kFloat32, 64, outputs});
+      auto model = MakeModel(*config, *files, *backend, {DType::kFloat32});
       ModelExecutor executor(std::move(backend), files, std::move(model),
                              {3, 64, outputs, 256, 12});
       const auto a = SomeIds(20, 61);
