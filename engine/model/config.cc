@@ -27,7 +27,7 @@ int ModelConfig::full_cross_layers() const {
 }
 
 std::optional<int64_t> ModelConfig::position_limit() const {
-  if (architecture == Architecture::kGpt2) return max_position_embeddings;
+  if (architecture != Architecture::kLlama) return max_position_embeddings;
   return std::nullopt;
 }
 

@@ -73,6 +73,8 @@ struct ModelConfig {
   std::optional<LinearAttentionConfig> linear_attention;  // present if any layer is linear
   std::optional<EncoderDecoderConfig> encoder_decoder;    // present if there is an encoder
 
+  // Never generated: the single ids of an encoder-decoder's bad_words_ids, of both files.
+  std::vector<int32_t> suppressed_token_ids;
   std::vector<int32_t> eos_token_ids;  // of config.json and generation_config.json, no duplicates
   std::optional<int32_t> bos_token_id;
   std::optional<float> default_temperature;  // generation_config.json; 0 where do_sample is false
@@ -82,7 +84,7 @@ struct ModelConfig {
   int linear_cross_layers() const;
   int full_cross_layers() const;
   int full_layers() const { return layers - linear_layers(); }
-  // A hard bound on positions: the learned positions of GPT-2. nullopt: none.
+  // A hard bound on positions: stored ones, as GPT-2 and Marian have them. nullopt: none.
   std::optional<int64_t> position_limit() const;
 };
 

@@ -2,21 +2,12 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "absl/strings/str_cat.h"
 
 namespace t2r {
 namespace {
-
-// Far above any model there is, and small enough that products of a few of them fit 64 bits.
-constexpr int64_t kMaxWidth = 1 << 20;
-constexpr int64_t kMaxInner = 1 << 22;
-constexpr int64_t kMaxLayers = 4096;
-constexpr int64_t kMaxHeads = 1 << 14;
-constexpr int64_t kMaxHeadDim = 1 << 14;
-constexpr int64_t kMaxVocabulary = 1 << 26;
-constexpr int64_t kMaxPositions = int64_t{1} << 40;
-constexpr int64_t kMaxLearnedPositions = 1 << 26;
 
 struct FamilyName {
   Family family;
@@ -28,9 +19,11 @@ constexpr FamilyName kFamilies[] = {
     {Family::kQwen2, "Qwen2ForCausalLM", "qwen2"},
     {Family::kMistral, "MistralForCausalLM", "mistral"},
     {Family::kGpt2, "GPT2LMHeadModel", "gpt2"},
+    {Family::kMarian, "MarianMTModel", "marian"},
 };
 constexpr const char* kSupported =
-    "supported are LlamaForCausalLM, Qwen2ForCausalLM, MistralForCausalLM and GPT2LMHeadModel";
+    "supported are LlamaForCausalLM, Qwen2ForCausalLM, MistralForCausalLM, GPT2LMHeadModel and "
+    "MarianMTModel";
 
 // A key and the number (beside null, false and empty) at which it changes nothing.
 struct Neutral {
@@ -69,16 +62,28 @@ constexpr Neutral kUnsupported[] = {
     {"attention_chunk_size", NAN},
     {"use_parallel_residual", 0},
     {"use_bidirectional_attention", 0},
+    {"pruned_heads", NAN},
+};
+// The same for models that are not encoder-decoders.
+constexpr Neutral kEncoderDecoderKeys[] = {
     {"is_encoder_decoder", 0},
     {"add_cross_attention", 0},
     {"cross_layer_types", NAN},
-    {"pruned_heads", NAN},
 };
 
 bool ChangesNothing(const nlohmann::json& value, double neutral) {
   if (value.is_boolean()) return !value.get<bool>() || neutral == 1;
   if (value.is_number()) return value.get<double>() == neutral;
   return value.is_structured() && value.empty();
+}
+
+void Refuse(JsonFields& fields, std::span<const Neutral> keys) {
+  for (const Neutral& neutral : keys) {
+    const nlohmann::json* value = fields.Find(neutral.key);
+    if (value != nullptr && !ChangesNothing(*value, neutral.value)) {
+      fields.Unimplemented(neutral.key, "is set, which is not supported");
+    }
+  }
 }
 
 void ReadRopeScaling(JsonFields& fields, ModelConfig* config) {
@@ -175,12 +180,8 @@ Family ReadFamily(JsonFields& fields) {
 }
 
 void RefuseUnsupportedKeys(JsonFields& fields, Family family) {
-  for (const Neutral& neutral : kUnsupported) {
-    const nlohmann::json* value = fields.Find(neutral.key);
-    if (value != nullptr && !ChangesNothing(*value, neutral.value)) {
-      fields.Unimplemented(neutral.key, "is set, which is not supported");
-    }
-  }
+  Refuse(fields, kUnsupported);
+  if (family != Family::kMarian) Refuse(fields, kEncoderDecoderKeys);
   if (family == Family::kQwen2) {
     // Qwen2 files name a window that only this switch turns on.
     if (fields.Bool("use_sliding_window", false)) {
@@ -259,7 +260,7 @@ void ReadGpt2Fields(JsonFields& fields, ModelConfig* config) {
   config->vocab_size = static_cast<int>(fields.Integer("vocab_size", 1, kMaxVocabulary));
   config->max_position_embeddings =
       fields.Integer(fields.Has("n_positions") || !fields.Has("n_ctx") ? "n_positions" : "n_ctx", 1,
-                     kMaxLearnedPositions);
+                     kMaxStoredPositions);
   config->norm_eps = static_cast<float>(fields.Number("layer_norm_epsilon", 0, 1, 1e-5));
   config->tie_word_embeddings = fields.Bool("tie_word_embeddings", true);
   config->qkv_bias = true;

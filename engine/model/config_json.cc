@@ -16,28 +16,30 @@ constexpr int64_t kMaxFeatures = 1 << 16;
 // Floats of one layer's state of one session.
 constexpr int64_t kMaxStateFloats = int64_t{1} << 30;
 
-void ReadLayerTypes(JsonFields& fields, ModelConfig* config) {
-  config->layer_types.assign(config->layers, LayerType::kFullAttention);
-  const nlohmann::json* types = fields.Find("layer_types");
-  if (types == nullptr) return;
-  if (!types->is_array() || types->size() != static_cast<size_t>(config->layers)) {
-    fields.Invalid("layer_types", absl::StrCat("must be an array with one entry for each of the ",
-                                               config->layers, " layers"));
-    return;
+// `layer_types` or `cross_layer_types`; absent: all full.
+std::vector<LayerType> ReadLayerTypes(JsonFields& fields, const char* name, int layers) {
+  std::vector<LayerType> read(layers, LayerType::kFullAttention);
+  const nlohmann::json* types = fields.Find(name);
+  if (types == nullptr) return read;
+  if (!types->is_array() || types->size() != static_cast<size_t>(layers)) {
+    fields.Invalid(
+        name, absl::StrCat("must be an array with one entry for each of the ", layers, " layers"));
+    return read;
   }
-  for (int i = 0; i < config->layers; ++i) {
+  for (int i = 0; i < layers; ++i) {
     const nlohmann::json& type = (*types)[i];
-    const std::string key = absl::StrCat("layer_types[", i, "]");
+    const std::string key = absl::StrCat(name, "[", i, "]");
     if (!type.is_string()) {
       fields.Invalid(key, "must be a string");
     } else if (type == "linear_attention") {
-      config->layer_types[i] = LayerType::kLinearAttention;
+      read[i] = LayerType::kLinearAttention;
     } else if (type != "full_attention") {
       fields.Unimplemented(key, absl::StrCat("is \"", type.get<std::string>(),
                                              "\"; supported are linear_attention and "
                                              "full_attention"));
     }
   }
+  return read;
 }
 
 LinearAttentionConfig ReadLinearAttention(JsonFields& fields, const ModelConfig& config) {
@@ -124,6 +126,36 @@ void AddEndTokens(const std::vector<int32_t>& ids, ModelConfig* config) {
   }
 }
 
+// An encoder-decoder's bad_words_ids. Words of several tokens are refused: nothing in the engine
+// remembers how far a session has come in one.
+void ReadSuppressed(JsonFields& fields, ModelConfig* config) {
+  if (!config->encoder_decoder.has_value()) return;
+  const nlohmann::json* words = fields.Find("bad_words_ids");
+  if (words == nullptr) return;
+  if (!words->is_array() || words->size() > kMaxTokenIds) {
+    fields.Invalid("bad_words_ids",
+                   absl::StrCat("must be an array of at most ", kMaxTokenIds, " words"));
+    return;
+  }
+  for (const nlohmann::json& word : *words) {
+    if (!word.is_array() || word.empty() || !word[0].is_number_unsigned() ||
+        word[0].get<uint64_t>() >= static_cast<uint64_t>(config->vocab_size)) {
+      fields.Invalid("bad_words_ids", absl::StrCat("holds ", word.dump().substr(0, 64),
+                                                   "; it must be a list of token ids"));
+      return;
+    }
+    if (word.size() > 1) {
+      fields.Unimplemented("bad_words_ids",
+                           "has words of several tokens; only single ones are "
+                           "supported");
+      return;
+    }
+    auto& all = config->suppressed_token_ids;
+    const auto id = word[0].get<int32_t>();
+    if (std::find(all.begin(), all.end(), id) == all.end()) all.push_back(id);
+  }
+}
+
 DType ReadFileDType(JsonFields& fields) {
   const std::string name =
       fields.String("dtype", fields.String("torch_dtype", std::string("float32")));
@@ -138,6 +170,13 @@ absl::Status ReadGenerationConfig(const std::string& text, ModelConfig* config) 
   if (!json.ok()) return json.status();
   JsonFields fields(*json, file + ": ");
   AddEndTokens(ReadTokenIds(fields, "eos_token_id", config->vocab_size), config);
+  ReadSuppressed(fields, config);
+  if (config->encoder_decoder.has_value()) {
+    int32_t& start = config->encoder_decoder->decoder_start_token_id;
+    start = static_cast<int32_t>(
+        fields.Integer("decoder_start_token_id", 0, config->vocab_size - 1, int64_t{start}));
+    RefuseForcedStart(fields);
+  }
   if (fields.Has("temperature")) {
     config->default_temperature = static_cast<float>(fields.Number("temperature", 0, 1e6));
   }
@@ -157,14 +196,24 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& config_json,
   const Family family = ReadFamily(fields);
   if (!fields.status().ok()) return fields.status();
   RefuseUnsupportedKeys(fields, family);
-  if (family == Family::kGpt2) {
-    ReadGpt2Fields(fields, &config);
-  } else {
-    ReadLlamaFields(fields, family, &config);
+  switch (family) {
+    case Family::kMarian:
+      ReadMarianFields(fields, &config);
+      break;
+    case Family::kGpt2:
+      ReadGpt2Fields(fields, &config);
+      break;
+    default:
+      ReadLlamaFields(fields, family, &config);
   }
   if (!fields.status().ok()) return fields.status();
 
-  ReadLayerTypes(fields, &config);
+  config.layer_types = ReadLayerTypes(fields, "layer_types", config.layers);
+  if (config.encoder_decoder.has_value()) {
+    config.encoder_decoder->cross_layer_types =
+        ReadLayerTypes(fields, "cross_layer_types", config.layers);
+  }
+  const bool linear_layers = config.linear_layers() + config.linear_cross_layers() > 0;
   if (const nlohmann::json* linear = fields.Find("linear_attention"); linear != nullptr) {
     if (!linear->is_object()) {
       fields.Invalid("linear_attention", "must be an object");
@@ -173,10 +222,14 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& config_json,
     JsonFields linear_fields(*linear, file + ": linear_attention.");
     const LinearAttentionConfig read = ReadLinearAttention(linear_fields, config);
     fields.Record(linear_fields.status());
-    if (config.linear_layers() > 0) config.linear_attention = read;
-  } else if (config.linear_layers() > 0) {
-    fields.Invalid("linear_attention", "is missing; layer_types has linear_attention layers");
+    if (linear_layers) config.linear_attention = read;
+  } else if (linear_layers) {
+    fields.Invalid("linear_attention",
+                   absl::StrCat("is missing; ",
+                                config.linear_layers() > 0 ? "layer_types" : "cross_layer_types",
+                                " has linear_attention layers"));
   }
+  ReadSuppressed(fields, &config);
   AddEndTokens(ReadTokenIds(fields, "eos_token_id", config.vocab_size), &config);
   const auto bos = ReadTokenIds(fields, "bos_token_id", config.vocab_size);
   if (!bos.empty()) config.bos_token_id = bos.front();
