@@ -77,8 +77,9 @@ struct ModelConfig {
   std::vector<int32_t> suppressed_token_ids;
   std::vector<int32_t> eos_token_ids;  // of config.json and generation_config.json, no duplicates
   std::optional<int32_t> bos_token_id;
-  std::optional<float> default_temperature;  // generation_config.json; 0 where do_sample is false
-  DType file_dtype = DType::kFloat32;        // torch_dtype (or dtype); what --dtype auto means
+  // generation_config.json's; 0 where do_sample is false, its default for encoder-decoders.
+  std::optional<float> default_temperature;
+  DType file_dtype = DType::kFloat32;  // torch_dtype (or dtype); what --dtype auto means
 
   int linear_layers() const;  // causal attention
   int linear_cross_layers() const;

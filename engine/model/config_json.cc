@@ -177,10 +177,12 @@ absl::Status ReadGenerationConfig(const std::string& text, ModelConfig* config) 
         fields.Integer("decoder_start_token_id", 0, config->vocab_size - 1, int64_t{start}));
     RefuseForcedStart(fields);
   }
+  const bool sample = fields.Bool("do_sample", !config->encoder_decoder.has_value());
+  if (sample) config->default_temperature.reset();
   if (fields.Has("temperature")) {
     config->default_temperature = static_cast<float>(fields.Number("temperature", 0, 1e6));
   }
-  if (!fields.Bool("do_sample", true)) config->default_temperature = 0.0F;
+  if (!sample) config->default_temperature = 0.0F;
   return fields.status();
 }
 
@@ -233,12 +235,18 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& config_json,
   AddEndTokens(ReadTokenIds(fields, "eos_token_id", config.vocab_size), &config);
   const auto bos = ReadTokenIds(fields, "bos_token_id", config.vocab_size);
   if (!bos.empty()) config.bos_token_id = bos.front();
+  // HF does not sample unless it is told to; translations keep to that.
+  if (config.encoder_decoder.has_value()) config.default_temperature = 0.0F;
   config.file_dtype = ReadFileDType(fields);
   if (!fields.status().ok()) return fields.status();
 
   if (!generation_config_json.empty()) {
     const absl::Status status = ReadGenerationConfig(generation_config_json, &config);
     if (!status.ok()) return status;
+  }
+  // HF's default for the family.
+  if (config.encoder_decoder.has_value() && config.eos_token_ids.empty()) {
+    config.eos_token_ids = {0};
   }
   return config;
 }

@@ -17,6 +17,17 @@ int FuzzConfig(const uint8_t* data, size_t size) {
                      config->vocab_size >= 1 &&
                      config->layer_types.size() == static_cast<size_t>(config->layers) &&
                      StateShapeOf(*config).bytes() >= 0 && KvShapeOf(*config).page_bytes() >= 0;
+  if (config->encoder_decoder.has_value()) {
+    const EncoderDecoderConfig& both = *config->encoder_decoder;
+    const bool usable = both.encoder_layers >= 1 && both.encoder_heads >= 1 &&
+                        config->hidden_size % both.encoder_heads == 0 &&
+                        both.encoder_intermediate_size >= 1 && both.source_vocab_size >= 1 &&
+                        both.max_source_positions >= 1 && both.decoder_start_token_id >= 0 &&
+                        both.decoder_start_token_id < config->vocab_size &&
+                        both.cross_layer_types.size() == config->layer_types.size() &&
+                        SourceKvShapeOf(*config).page_bytes() >= 0;
+    if (!usable) return 1;
+  }
   for (const double frequency : RopeInverseFrequencies(*config)) {
     if (!(frequency >= 0)) return 1;
   }

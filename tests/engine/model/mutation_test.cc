@@ -97,5 +97,20 @@ TEST(MutationTest, Config) {
   RunMutations(FuzzConfig, ConfigOf(spec), 3, 2000);
 }
 
+TEST(MutationTest, MarianConfig) {
+  RunMutations(
+      FuzzConfig,
+      R"({"architectures": ["MarianMTModel"], "d_model": 24, "encoder_layers": 2,)"
+      R"( "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 4,)"
+      R"( "encoder_ffn_dim": 40, "decoder_ffn_dim": 48, "activation_function": "swish",)"
+      R"( "vocab_size": 31, "decoder_vocab_size": 19, "share_encoder_decoder_embeddings": false,)"
+      R"( "decoder_start_token_id": 18, "pad_token_id": 18, "bad_words_ids": [[18]],)"
+      R"( "layer_types": ["linear_attention", "full_attention"],)"
+      R"( "cross_layer_types": ["full_attention", "linear_attention"],)"
+      R"( "linear_attention": {"feature_map": "t2r", "feature_size": 8, "normalizer": "clamp",)"
+      R"( "eps": 0.01, "query_scale": 0.5}})",
+      4, 3000);
+}
+
 }  // namespace
 }  // namespace t2r::testing
