@@ -1,9 +1,13 @@
 // exp for many arguments at once.
 #pragma once
 
-#include <algorithm>
-#include <bit>
 #include <cstdint>
+
+#ifdef __CUDACC__
+#define T2R_HOST_DEVICE __host__ __device__
+#else
+#define T2R_HOST_DEVICE
+#endif
 
 namespace t2r {
 
@@ -11,8 +15,8 @@ namespace t2r {
 // range) and for −∞. Branch-free, so loops over it vectorise. x = n·ln 2 + r with |r| ≤ ln 2 / 2;
 // e^r is its Taylor polynomial of degree 7 (remainder 5e-9), ln 2 is subtracted in two parts so
 // that r is exact to rounding.
-inline float ExpNonPositive(float x) {
-  const float clamped = std::max(x, -87.0F);
+T2R_HOST_DEVICE inline float ExpNonPositive(float x) {
+  const float clamped = x < -87.0F ? -87.0F : x;
   // Adding 1.5·2^23 rounds to an integer, which is then the sum's low mantissa bits.
   const float shifted = clamped * 1.44269504F + 12582912.0F;
   const float n = shifted - 12582912.0F;
@@ -27,7 +31,7 @@ inline float ExpNonPositive(float x) {
   p = p * r + 1.0F;
   p = p * r + 1.0F;
   const auto exponent = static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23;
-  const float result = p * std::bit_cast<float>(exponent);
+  const float result = p * __builtin_bit_cast(float, exponent);
   return x < -87.0F ? 0.0F : result;
 }
 

@@ -21,12 +21,16 @@ std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, std::array<uint3
 
 }  // namespace
 
-double CounterUniform(uint64_t seed, uint64_t sequence, uint64_t position) {
+uint64_t CounterBits(uint64_t seed, uint64_t sequence, uint64_t position) {
   const auto bits = Philox({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32),
                             static_cast<uint32_t>(sequence), static_cast<uint32_t>(sequence >> 32)},
                            {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
   const uint64_t word = uint64_t{bits[1]} << 32 | bits[0];
-  return static_cast<double>(word >> 11) * 0x1p-53;
+  return word >> 11;
+}
+
+double CounterUniform(uint64_t seed, uint64_t sequence, uint64_t position) {
+  return static_cast<double>(CounterBits(seed, sequence, position)) * 0x1p-53;
 }
 
 }  // namespace t2r

@@ -12,9 +12,11 @@
 
 namespace t2r {
 
-// Uniform in [0, 1) from a counter-based generator: a pure function of its arguments, the same on
+// 53 random bits from a counter-based generator: a pure function of its arguments, the same on
 // every backend. Philox4x32-10 (Salmon et al. 2011), keyed by the seed, counter (position,
 // sequence).
+uint64_t CounterBits(uint64_t seed, uint64_t sequence, uint64_t position);
+// CounterBits / 2^53: uniform in [0, 1).
 double CounterUniform(uint64_t seed, uint64_t sequence, uint64_t position);
 
 // The sampled token for the session's position `position` (the position the new token will have).
