@@ -32,13 +32,28 @@ namespace t2r::cuda {
 inline constexpr int kWarpSize = 32;
 inline constexpr unsigned kFullMask = 0xffffffffU;
 
-// ---- bfloat16 ----
+// ---- 16-bit numbers ----
 // The storage type of 16-bit activations, weights and keys.
 struct BFloat16 {
   uint16_t bits;
 };
 
+// IEEE 754 binary16, which only tables and files are kept in.
+struct Float16 {
+  uint16_t bits;
+};
+
 __device__ __forceinline__ float ToFloat(float value) { return value; }
+// Exact, subnormals and infinities included.
+__device__ __forceinline__ float ToFloat(Float16 value) {
+  const unsigned sign = (value.bits & 0x8000U) << 16;
+  const unsigned magnitude = value.bits & 0x7fffU;
+  if (magnitude < 0x400U) {  // zero or subnormal
+    return __uint_as_float(sign | __float_as_uint(static_cast<float>(magnitude) * 0x1p-24F));
+  }
+  const unsigned bias = magnitude >= 0x7c00U ? 224U << 23 : 112U << 23;
+  return __uint_as_float(sign | ((magnitude << 13) + bias));
+}
 // Exact: the upper half of a float32.
 __device__ __forceinline__ float ToFloat(BFloat16 value) {
   return __uint_as_float(static_cast<unsigned>(value.bits) << 16);

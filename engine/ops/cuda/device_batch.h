@@ -41,7 +41,8 @@ struct DeviceBatch {
   const int32_t* output_rows = nullptr;   // [outputs]; 0 for padding
   const Segment* segments = nullptr;
 
-  // Tiles of two rows or more, in the order of the segments: prompts, encoders' sources.
+  // Tiles of prompts and encoders' sources, in the order of the segments: two rows or more, or one
+  // that other tiles of its segment follow.
   const RowTile* tiles = nullptr;
   int32_t tile_count = 0;
   // The segments that have tiles.

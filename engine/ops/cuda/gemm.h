@@ -1,0 +1,48 @@
+// The one matrix product of the backend. gemm_cublas.cc implements it with cuBLASLt;
+// tests/cuda_emulator/gemm_cpu.cc stands in for it where there is no device.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "engine/ops/dtype.h"
+
+namespace t2r::cuda {
+
+// out[t, n] (+)= Σ_k x[t, k] · w[n, k] + bias[n], float32 accumulation. Device memory; a row of x
+// and of w lies k contiguous elements long, rows at the strides (in elements).
+struct GemmArgs {
+  int64_t rows = 0;  // T
+  int64_t n = 0;
+  int64_t k = 0;
+  DType dtype = DType::kFloat32;  // of x and w: float32 or bfloat16
+  const void* x = nullptr;
+  int64_t x_stride = 0;
+  const void* w = nullptr;            // [n, k] without gaps
+  DType out_dtype = DType::kFloat32;  // bfloat16 only where dtype is
+  void* out = nullptr;
+  int64_t out_stride = 0;
+  bool accumulate = false;
+  const float* bias = nullptr;  // null: none; only with a float32 out
+};
+
+class Gemm {
+ public:
+  // Allocates its workspace. Products run on `stream`. Throws DeviceError.
+  explicit Gemm(cudaStream_t stream);
+  ~Gemm();
+  Gemm(const Gemm&) = delete;
+  Gemm& operator=(const Gemm&) = delete;
+
+  // A row of out has the same bits whatever the number of rows: see the implementation. May be
+  // recorded into a graph once it has run for the same n, k, types and mode.
+  void Run(const GemmArgs& args);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace t2r::cuda

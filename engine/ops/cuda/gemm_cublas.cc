@@ -1,0 +1,204 @@
+// Matrix products by cuBLASLt.
+//
+// Batch invariance: for a given n, k, types and mode the algorithm is chosen once, for kTypicalRows
+// rows, among those that neither split k nor reduce partial sums, and is then used for every number
+// of rows. Such an algorithm computes an element in one thread block that walks k in tiles of a
+// fixed size; how many rows there are decides only how many blocks run. So a row's bits depend on
+// nothing else in the batch. The price is that one and 4,096 rows are served by the tile that suits
+// kTypicalRows; what that costs on a card, bench/gpu measures (docs/cuda.md).
+#include <cublasLt.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <string>
+#include <tuple>
+
+#include "engine/ops/cuda/device_memory.h"
+#include "engine/ops/cuda/gemm.h"
+#include "engine/ops/tensor.h"
+
+namespace t2r::cuda {
+namespace {
+
+constexpr int64_t kTypicalRows = 128;
+constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA advises for sm_90
+constexpr int kCandidates = 16;
+
+void CheckLt(cublasStatus_t status, const char* call) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  throw DeviceError(std::string("cuBLASLt: ") + call + " failed with " +
+                    cublasLtGetStatusName(status) +
+                    ": the device's memory may be full or its state lost; restart, with fewer "
+                    "sessions if it comes again");
+}
+
+cudaDataType_t TypeOf(DType dtype) { return dtype == DType::kBFloat16 ? CUDA_R_16BF : CUDA_R_32F; }
+
+// The largest power of two up to 16 that divides the address and the bytes between columns.
+uint32_t AlignmentOf(const void* data, int64_t stride, DType dtype) {
+  const auto bits = reinterpret_cast<uintptr_t>(data) |
+                    static_cast<uintptr_t>(stride * static_cast<int64_t>(SizeOf(dtype))) | 16U;
+  return static_cast<uint32_t>(bits & (~bits + 1));
+}
+
+template <typename T, cublasStatus_t (*kDestroy)(T)>
+struct Handle {
+  Handle() = default;
+  ~Handle() {
+    if (value != nullptr) kDestroy(value);
+  }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  T value = nullptr;
+};
+using Layout = Handle<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
+using Preference = Handle<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+
+// A matrix as cuBLAS sees it, column-major: our rows are its columns.
+void MakeLayout(Layout* layout, DType dtype, int64_t rows, int64_t cols, int64_t stride) {
+  CheckLt(cublasLtMatrixLayoutCreate(&layout->value, TypeOf(dtype), static_cast<uint64_t>(rows),
+                                     static_cast<uint64_t>(cols), stride),
+          "cublasLtMatrixLayoutCreate");
+}
+
+struct Layouts {
+  explicit Layouts(const GemmArgs& args, int64_t rows) {
+    MakeLayout(&w, args.dtype, args.k, args.n, args.k);
+    MakeLayout(&x, args.dtype, args.k, rows, args.x_stride);
+    MakeLayout(&out, args.out_dtype, args.n, rows, args.out_stride);
+  }
+  Layout w, x, out;
+};
+
+// What an algorithm is chosen for.
+using Key = std::tuple<int64_t, int64_t, DType, DType, bool, bool, uint32_t, uint32_t, uint32_t>;
+
+struct Plan {
+  Handle<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> operation;
+  cublasLtMatmulAlgo_t algorithm = {};
+};
+
+template <typename T>
+void Set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribute, T value) {
+  CheckLt(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof(value)),
+          "cublasLtMatmulDescSetAttribute");
+}
+
+template <typename T>
+T Get(const cublasLtMatmulAlgo_t& algorithm, cublasLtMatmulAlgoConfigAttributes_t attribute) {
+  T value = {};
+  size_t written = 0;
+  CheckLt(
+      cublasLtMatmulAlgoConfigGetAttribute(&algorithm, attribute, &value, sizeof(value), &written),
+      "cublasLtMatmulAlgoConfigGetAttribute");
+  return value;
+}
+
+}  // namespace
+
+struct Gemm::State {
+  cudaStream_t stream = nullptr;
+  cublasLtHandle_t handle = nullptr;
+  DeviceArray<std::byte> workspace;
+  std::map<Key, Plan> plans;
+
+  ~State() {
+    plans.clear();
+    if (handle != nullptr) cublasLtDestroy(handle);
+  }
+
+  const Plan& PlanFor(const GemmArgs& args);
+  void Choose(const GemmArgs& args, Plan* plan, uint32_t w_alignment, uint32_t x_alignment,
+              uint32_t out_alignment);
+};
+
+void Gemm::State::Choose(const GemmArgs& args, Plan* plan, uint32_t w_alignment,
+                         uint32_t x_alignment, uint32_t out_alignment) {
+  CheckLt(cublasLtMatmulDescCreate(&plan->operation.value, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+          "cublasLtMatmulDescCreate");
+  Set(plan->operation.value, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+  if (args.bias != nullptr) {
+    Set(plan->operation.value, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    Set(plan->operation.value, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
+    Set(plan->operation.value, CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
+  }
+  Preference preference;
+  CheckLt(cublasLtMatmulPreferenceCreate(&preference.value), "cublasLtMatmulPreferenceCreate");
+  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+    CheckLt(
+        cublasLtMatmulPreferenceSetAttribute(preference.value, attribute, &value, sizeof(value)),
+        "cublasLtMatmulPreferenceSetAttribute");
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kWorkspaceBytes});
+  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, w_alignment);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, x_alignment);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out_alignment);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out_alignment);
+
+  const Layouts layouts(args, kTypicalRows);
+  std::array<cublasLtMatmulHeuristicResult_t, kCandidates> found = {};
+  int count = 0;
+  CheckLt(cublasLtMatmulAlgoGetHeuristic(handle, plan->operation.value, layouts.w.value,
+                                         layouts.x.value, layouts.out.value, layouts.out.value,
+                                         preference.value, kCandidates, found.data(), &count),
+          "cublasLtMatmulAlgoGetHeuristic");
+  for (int i = 0; i < count; ++i) {
+    const cublasLtMatmulAlgo_t& algorithm = found[i].algo;
+    if (found[i].state == CUBLAS_STATUS_SUCCESS &&
+        Get<int32_t>(algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) <= 1 &&
+        Get<uint32_t>(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME) ==
+            CUBLASLT_REDUCTION_SCHEME_NONE) {
+      plan->algorithm = algorithm;
+      return;
+    }
+  }
+  throw DeviceError("cuBLASLt has no algorithm without split k for a product of " +
+                    std::to_string(args.n) + " by " + std::to_string(args.k) +
+                    ": report it with the device's name");
+}
+
+const Plan& Gemm::State::PlanFor(const GemmArgs& args) {
+  const uint32_t w = AlignmentOf(args.w, args.k, args.dtype);
+  const uint32_t x = AlignmentOf(args.x, args.x_stride, args.dtype);
+  const uint32_t out = AlignmentOf(args.out, args.out_stride, args.out_dtype);
+  const Key key = {
+      args.n, args.k, args.dtype, args.out_dtype, args.accumulate, args.bias != nullptr, w, x, out};
+  const auto known = plans.find(key);
+  if (known != plans.end()) return known->second;
+  Plan& plan = plans[key];
+  try {
+    Choose(args, &plan, w, x, out);
+  } catch (...) {
+    plans.erase(key);
+    throw;
+  }
+  return plan;
+}
+
+Gemm::Gemm(cudaStream_t stream) : state_(std::make_unique<State>()) {
+  state_->stream = stream;
+  CheckLt(cublasLtCreate(&state_->handle), "cublasLtCreate");
+  state_->workspace = DeviceArray<std::byte>(kWorkspaceBytes);
+}
+
+Gemm::~Gemm() = default;
+
+void Gemm::Run(const GemmArgs& args) {
+  if (args.rows == 0 || args.n == 0) return;
+  const Plan& plan = state_->PlanFor(args);
+  if (args.bias != nullptr) {
+    Set(plan.operation.value, CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
+  }
+  const Layouts layouts(args, args.rows);
+  const float alpha = 1.0F;
+  const float beta = args.accumulate ? 1.0F : 0.0F;
+  CheckLt(cublasLtMatmul(state_->handle, plan.operation.value, &alpha, args.w, layouts.w.value,
+                         args.x, layouts.x.value, &beta, args.out, layouts.out.value, args.out,
+                         layouts.out.value, &plan.algorithm, state_->workspace.data(),
+                         kWorkspaceBytes, state_->stream),
+          "cublasLtMatmul");
+}
+
+}  // namespace t2r::cuda
