@@ -1,4 +1,4 @@
-// Sampling for a whole batch on the device (engine/sampling/sample.h and sampler.h).
+// Sampling for a whole batch on the device (engine/sampling/sample.h).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,38 +13,49 @@
 
 namespace t2r::cuda {
 
-// Most alternatives a request may ask for; more throws DeviceError.
-inline constexpr int kMaxTop = 64;
+// Most alternatives that a request may ask for; more throws DeviceError.
+inline constexpr int kMaxTop = 128;
 
-// What one sampler's steps may come to need.
+// What one sampler's calls may come to need.
 struct SamplerLimits {
   int64_t requests = 0;     // of one call
   int64_t adjustments = 0;  // of one call, all requests together
-  int64_t vocabulary = 0;   // columns of the logits
 };
 
-// Samples in two calls, so that the device works while the host goes on. Requests go up in one copy
-// and results come down in one. Owns pinned host memory and device memory for its limits; allocates
-// only in the constructor and in Reserve. One thread at a time; must not outlive `stream`.
+// Samples in two calls, so that the device works while the host goes on: requests go up in one
+// copy, results come down in one. Allocates in Reserve, and where a call is
+// larger than any before. For one thread at a time; `stream` must outlive it.
+//
+// The rules are those of engine/sampling/sampler.h, and so are the bits of every weight. Masses are
+// exact sums of weights rounded down to multiples of 2^-n, n = 63 − ⌈log2 vocabulary⌉, where the
+// host's are float64 sums: a token differs from the host's only where the draw, or top-p's bound,
+// lies within about vocabulary · 2^-n of the border between two tokens, relative to the largest
+// weight (2e-9 for a vocabulary of 131,072).
 class Sampler {
  public:
-  explicit Sampler(cudaStream_t stream) : stream_(stream) {}
+  explicit Sampler(cudaStream_t stream);
+  ~Sampler();
+  Sampler(const Sampler&) = delete;
+  Sampler& operator=(const Sampler&) = delete;
 
   // Makes room for calls within the limits. Throws DeviceError.
   void Reserve(const SamplerLimits& limits);
-  // Launches the work on the stream; logits float32 stay as they are. Grows what is too small.
+  // Launches the work on the stream. logits [rows, vocabulary], float32, stay as they are. Fetch
+  // comes before the next Sample. Throws DeviceError.
   void Sample(Tensor logits, std::span<const SampleRequest> requests);
-  // Waits for the last Sample. Throws DeviceError.
+  // Waits for the last Sample; results[i] belongs to its requests[i]. Throws DeviceError.
   void Fetch(std::span<SampleResult> results);
 
  private:
+  void Grow(size_t upload_bytes, size_t result_bytes);
+
   cudaStream_t stream_;
-  SamplerLimits limits_;
+  cudaEvent_t done_ = nullptr;
   PinnedArray<std::byte> host_upload_;
   PinnedArray<std::byte> host_results_;
-  DeviceArray<std::byte> device_upload_;
-  DeviceArray<std::byte> device_results_;
-  DeviceArray<float> weights_;  // [requests, vocabulary]: what sampling makes of the logits
+  DeviceArray<std::byte> upload_;
+  DeviceArray<std::byte> results_;
+  size_t requests_ = 0;  // of the last Sample
 };
 
 }  // namespace t2r::cuda
