@@ -7,10 +7,11 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
 # Debian's -O3 defaults, without -march: kernels dispatch on the CPU at run time (Highway).
 # No contraction: x*y+z rounds the same in every function that computes it.
-add_compile_options(-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
-                    -Werror -ffp-contract=off
-                    # g++ 12 sees overlaps in std::string's own code that are not there.
-                    -Wno-restrict)
+add_compile_options(
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wnon-virtual-dtor>"
+  "$<$<COMPILE_LANGUAGE:CXX>:-Woverloaded-virtual;-Werror;-ffp-contract=off>"
+  # g++ 12 sees overlaps in std::string's own code that are not there.
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>")
 
 if(T2R_ASSERTIONS)
   string(REPLACE "-DNDEBUG" "" CMAKE_CXX_FLAGS_RELWITHDEBINFO "${CMAKE_CXX_FLAGS_RELWITHDEBINFO}")

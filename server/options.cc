@@ -34,7 +34,9 @@ void AddFlags(CLI::App& app, ServerOptions* o) {
       ->check(CLI::Range(0, 4096));
   app.add_option("--dtype", o->dtype, "Weights: auto (as the files), float32 or bfloat16")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));
-  app.add_option("--backend", o->backend, "What runs the model: cpu");
+  app.add_option("--backend", o->backend,
+                 "What runs the model: auto (cuda where it can), cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   app.add_option("--max-queue-requests", o->max_queue_requests, "Requests waiting for a session")
       ->check(CLI::Range(int64_t{1}, big));
   app.add_option("--max-queue-tokens", o->max_queue_tokens, "Prompt tokens waiting")

@@ -15,7 +15,7 @@ struct ServerOptions {
   int max_sessions = 64;                   // slots: requests that run at once
   int threads = 0;                         // engine threads; 0: one a core
   std::string dtype = "auto";              // weights: auto (as the files), float32, bfloat16
-  std::string backend = "cpu";             // what runs the model
+  std::string backend = "cpu";             // what runs the model: auto, cpu or cuda
   int64_t max_queue_requests = 1024;       // waiting for a slot
   int64_t max_queue_tokens = 1 << 20;      // their prompt tokens
   int64_t max_tokens = 1 << 17;            // generated tokens a request may ask for

@@ -159,13 +159,18 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
   auto files = SafetensorsDirectory::Open(directory);
   if (!files.ok()) return files.status();
   std::unique_ptr<Backend> backend;
+  std::string note;
   try {
-    backend = MakeBackend({options.backend, options.threads});
+    backend = MakeBackend({options.backend, options.threads, &note});
   } catch (const DeviceError& error) {
     return absl::InvalidArgumentError(error.what());
   }
   try {
-    return Build(*std::move(config), *std::move(files), std::move(backend), options);
+    auto engine = Build(*std::move(config), *std::move(files), std::move(backend), options);
+    if (engine.ok() && !note.empty()) {
+      (*engine)->warnings.push_back(absl::StrCat("the CPU computes, since no device can: ", note));
+    }
+    return engine;
   } catch (const ModelError& error) {
     return absl::InvalidArgumentError(absl::StrCat(directory, ": ", error.what()));
   } catch (const DeviceError& error) {

@@ -22,7 +22,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& config_json,
                                              const std::string& generation_config_json);
 
 struct EngineOptions {
-  std::string backend = "cpu";
+  std::string backend = "cpu";    // auto, cpu or cuda
   int threads = 0;                // 0: one a core
   std::string dtype = "auto";     // auto (as the files), float32, bfloat16
   int max_sessions = 64;          // slots

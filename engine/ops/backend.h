@@ -138,8 +138,9 @@ class Backend {
 };
 
 struct BackendOptions {
-  std::string name = "cpu";  // "cpu"
-  int threads = 0;           // CPU: computing threads; 0 = one a core
+  std::string name = "cpu";     // auto (cuda where it can start, else cpu), cpu, cuda
+  int threads = 0;              // CPU: computing threads; 0 = one a core
+  std::string* note = nullptr;  // set to why auto took the CPU, or to nothing
 };
 
 // Throws DeviceError naming the backend when it is unknown or cannot start.

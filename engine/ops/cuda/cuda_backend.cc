@@ -1,0 +1,137 @@
+// The CUDA backend's memory, weights and steps.
+#include "engine/ops/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cassert>
+
+namespace t2r::cuda {
+
+OwnedStream::OwnedStream() {
+  Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+}
+
+OwnedStream::~OwnedStream() { static_cast<void>(cudaStreamDestroy(stream_)); }
+
+CudaBackend::CudaBackend()
+    : device_(OpenDevice()),
+      gemm_(stream_.get()),
+      graphs_(stream_.get()),
+      uploader_(stream_.get()),
+      sampler_(stream_.get()) {}
+
+// Members free what queued work may still read: it ends first.
+CudaBackend::~CudaBackend() { static_cast<void>(cudaStreamSynchronize(stream_.get())); }
+
+std::string CudaBackend::Describe() const {
+  return "cuda, " + device_.name + ", sm_" + std::to_string(device_.major) +
+         std::to_string(device_.minor) + ", " + std::to_string(device_.multiprocessors) +
+         " multiprocessors";
+}
+
+MemoryInfo CudaBackend::Memory() const {
+  size_t free = 0;
+  size_t total = 0;
+  Check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return {static_cast<int64_t>(total), static_cast<int64_t>(free)};
+}
+
+Buffer CudaBackend::Own(void* data, size_t bytes) {
+  return {data, bytes, [this](void* memory) {
+            graphs_.Clear();
+            FreeDevice(memory);
+          }};
+}
+
+Buffer CudaBackend::Allocate(size_t bytes) {
+  if (bytes == 0) return {};
+  Buffer buffer = Own(AllocateDevice(bytes), bytes);
+  Zero(buffer.data(), bytes);
+  return buffer;
+}
+
+void CudaBackend::CopyToDevice(void* device, const void* host, size_t bytes) {
+  if (bytes == 0) return;
+  Check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_.get()),
+        "copy to the device");
+  Check(cudaStreamSynchronize(stream_.get()), "copy to the device");
+}
+
+void CudaBackend::CopyToHost(void* host, const void* device, size_t bytes) {
+  if (bytes == 0) return;
+  Check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_.get()),
+        "copy from the device");
+  Check(cudaStreamSynchronize(stream_.get()), "copy from the device");
+}
+
+void CudaBackend::CopyOnDevice(void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_.get()),
+        "copy on the device");
+}
+
+void CudaBackend::Zero(void* device, size_t bytes) {
+  if (bytes == 0) return;
+  Check(cudaMemsetAsync(device, 0, bytes, stream_.get()), "clearing of memory");
+}
+
+MatrixLoader& CudaBackend::Loader() {
+  if (loader_ == nullptr) loader_ = std::make_unique<MatrixLoader>(stream_.get());
+  return *loader_;
+}
+
+std::unique_ptr<Matrix> CudaBackend::LoadMatrix(std::span<const HostMatrix> parts, DType dtype) {
+  return Loader().Load(parts, dtype);
+}
+
+Buffer CudaBackend::LoadVector(std::span<const float> values) {
+  if (values.empty()) return {};
+  Buffer buffer = Own(AllocateDevice(values.size_bytes()), values.size_bytes());
+  CopyToDevice(buffer.data(), values.data(), values.size_bytes());
+  return buffer;
+}
+
+std::unique_ptr<Matrix> CudaBackend::LoadTable(const HostMatrix& table) {
+  return Loader().LoadTable(table);
+}
+
+void CudaBackend::PrepareSteps(const StepLimits& limits) {
+  loader_ = nullptr;
+  limits_.max_rows = std::max(limits_.max_rows, limits.max_rows);
+  limits_.max_outputs = std::max(limits_.max_outputs, limits.max_outputs);
+  limits_.max_pages = std::max(limits_.max_pages, limits.max_pages);
+  limits_.max_adjustments = std::max(limits_.max_adjustments, limits.max_adjustments);
+  if (uploader_.Reserve(UploadBytes(limits_))) graphs_.Clear();
+  // The vocabulary is known when the first logits come.
+  sampler_.Reserve({limits_.max_outputs, limits_.max_adjustments});
+}
+
+void* CudaBackend::Reserve(size_t bytes) {
+  if (bytes > scratch_.bytes()) {
+    Check(cudaStreamSynchronize(stream_.get()), "cudaStreamSynchronize");
+    graphs_.Clear();
+    scratch_ = {};
+    scratch_ = DeviceArray<std::byte>(bytes);
+  }
+  return scratch_.data();
+}
+
+StepShape CudaBackend::RunStep(const void* model, const Batch& batch,
+                               const std::function<void(const StepShape&)>& ops) {
+  StepShape shape = {batch.rows(), static_cast<int64_t>(batch.output_rows.size())};
+  const bool recorded = model != nullptr && IsDecode(batch);
+  if (recorded) {
+    shape.rows = PaddedRows(shape.rows, limits_.max_rows);
+    if (shape.outputs > 0) shape.outputs = PaddedRows(shape.outputs, limits_.max_outputs);
+  }
+  // Within the limits there is room already.
+  if (uploader_.Reserve(BatchUploader::BytesOf(batch, shape))) graphs_.Clear();
+  batch_ = uploader_.Upload(batch, shape);
+  if (recorded) {
+    graphs_.Run(model, shape, [&] { ops(shape); });
+  } else {
+    ops(shape);
+  }
+  return shape;
+}
+
+}  // namespace t2r::cuda

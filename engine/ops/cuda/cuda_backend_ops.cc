@@ -1,0 +1,131 @@
+// The CUDA backend's ops: what they launch.
+#include <cassert>
+
+#include "engine/ops/cuda/attention.h"
+#include "engine/ops/cuda/cuda_backend.h"
+#include "engine/ops/cuda/row_kernels.h"
+
+namespace t2r::cuda {
+namespace {
+
+TableView ViewOf(const Matrix* table) {
+  if (table == nullptr) return {};
+  return {static_cast<const DeviceMatrix*>(table)->data(), table->dtype()};
+}
+
+// A tensor of `like`'s shape over scratch memory.
+Tensor Over(void* data, DType dtype, const Tensor& like) {
+  return {data, dtype, like.rows, like.cols, like.cols};
+}
+
+}  // namespace
+
+void CudaBackend::Embed(const Batch&, const Matrix& table, const Matrix* positions, float scale,
+                        Tensor out) {
+  assert(out.cols == table.cols() && out.rows == batch_.rows);
+  cuda::Embed(stream_.get(), batch_.tokens, ViewOf(&table), batch_.positions, ViewOf(positions),
+              scale, out);
+}
+
+void CudaBackend::RmsNorm(Tensor x, const float* weight, float eps, Tensor out) {
+  cuda::RmsNorm(stream_.get(), x, weight, eps, out);
+}
+
+void CudaBackend::LayerNorm(Tensor x, const float* weight, const float* bias, float eps,
+                            Tensor out) {
+  cuda::LayerNorm(stream_.get(), x, weight, bias, eps, out);
+}
+
+// Bytes: the matrix once, x and out; 2 · rows · n · k operations. Beside a float32 matrix bfloat16
+// activations are widened first, which is exact. Where cuBLASLt does not write what is wanted
+// (bfloat16 from float32 factors, or with a bias), the product goes through float32 scratch.
+void CudaBackend::MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMode mode,
+                         Tensor out) {
+  assert(x.cols == w.cols() && out.cols == w.rows() && x.rows == out.rows);
+  if (x.rows == 0) return;
+  const bool accumulate = mode == MatMulMode::kAccumulate;
+  const DType dtype = w.dtype();
+  assert(x.dtype == dtype || dtype == DType::kFloat32);
+  const bool cast_x = x.dtype != dtype;
+  const bool cast_out =
+      out.dtype == DType::kBFloat16 && (dtype == DType::kFloat32 || bias != nullptr);
+  assert(!(cast_out && accumulate));
+
+  const auto align = [](size_t bytes) { return (bytes + 255) / 256 * 256; };
+  const size_t x_bytes = cast_x ? align(static_cast<size_t>(x.rows * x.cols) * SizeOf(dtype)) : 0;
+  const size_t out_bytes = cast_out ? static_cast<size_t>(out.rows * out.cols) * sizeof(float) : 0;
+  auto* scratch =
+      static_cast<std::byte*>(x_bytes + out_bytes > 0 ? Reserve(x_bytes + out_bytes) : nullptr);
+  if (cast_x) {
+    const Tensor cast = Over(scratch, dtype, x);
+    CopyRows(stream_.get(), x, nullptr, nullptr, cast);
+    x = cast;
+  }
+  const Tensor product = cast_out ? Over(scratch + x_bytes, DType::kFloat32, out) : out;
+  GemmArgs gemm;
+  gemm.rows = x.rows;
+  gemm.n = w.rows();
+  gemm.k = w.cols();
+  gemm.dtype = dtype;
+  gemm.x = x.data;
+  gemm.x_stride = x.stride;
+  gemm.w = static_cast<const DeviceMatrix&>(w).data();
+  gemm.out_dtype = product.dtype;
+  gemm.out = product.data;
+  gemm.out_stride = product.stride;
+  gemm.accumulate = accumulate;
+  gemm.bias = cast_out ? nullptr : bias;
+  gemm_.Run(gemm);
+  if (cast_out) CopyRows(stream_.get(), product, nullptr, bias, out);
+}
+
+void CudaBackend::RopeTable(const Batch&, std::span<const double> inverse_frequencies,
+                            double factor, Tensor cos_sin) {
+  std::vector<double> key(inverse_frequencies.begin(), inverse_frequencies.end());
+  auto known = frequencies_.find(key);
+  if (known == frequencies_.end()) {
+    DeviceArray<double> device(key.size());
+    CopyToDevice(device.data(), key.data(), device.bytes());
+    known = frequencies_.emplace(std::move(key), std::move(device)).first;
+  }
+  cuda::RopeTable(stream_.get(), batch_.positions, known->second.data(), factor, cos_sin);
+}
+
+void CudaBackend::Rope(Tensor cos_sin, int heads, int head_dim, Tensor x) {
+  assert(head_dim % 2 == 0 && cos_sin.cols == head_dim);
+  cuda::Rope(stream_.get(), cos_sin, heads, head_dim, x);
+}
+
+void CudaBackend::LinearAttention(const Batch&, const LinearAttentionArgs& args) {
+  cuda::LinearAttention(Context(), args);
+}
+
+void CudaBackend::FullAttention(const Batch&, const FullAttentionArgs& args) {
+  cuda::FullAttention(Context(), args);
+}
+
+void CudaBackend::EncoderAttention(const Batch&, const EncoderAttentionArgs& args) {
+  cuda::EncoderAttention(Context(), args);
+}
+
+void CudaBackend::SwiGlu(Tensor gate_up, Tensor out) {
+  assert(gate_up.cols == 2 * out.cols);
+  cuda::SwiGlu(stream_.get(), gate_up, out);
+}
+
+void CudaBackend::Activate(ActivationKind kind, Tensor x) {
+  cuda::Activate(stream_.get(), kind, x);
+}
+
+void CudaBackend::GatherOutputs(const Batch&, Tensor x, Tensor out) {
+  assert(out.rows == batch_.outputs);
+  CopyRows(stream_.get(), x, batch_.output_rows, nullptr, out);
+}
+
+void CudaBackend::Sample(Tensor logits, std::span<const SampleRequest> requests) {
+  sampler_.Sample(logits, requests);
+}
+
+void CudaBackend::FetchSamples(std::span<SampleResult> results) { sampler_.Fetch(results); }
+
+}  // namespace t2r::cuda

@@ -1,0 +1,9 @@
+// The CUDA module's entry points.
+#include "engine/ops/cuda/cuda_backend.h"
+#include "engine/ops/cuda/cuda_module.h"
+
+#define T2R_EXPORT __attribute__((visibility("default")))
+
+extern "C" T2R_EXPORT int t2r_cuda_module_version() { return t2r::kCudaModuleVersion; }
+
+extern "C" T2R_EXPORT t2r::Backend* t2r_make_cuda_backend() { return new t2r::cuda::CudaBackend(); }

@@ -1,0 +1,24 @@
+# What the CUDA module and its emulated twin are both made of, relative to the top.
+set(T2R_CUDA_KERNELS
+  engine/ops/cuda/device.cu
+  engine/ops/cuda/elementwise.cu
+  engine/ops/cuda/linear_attention.cu
+  engine/ops/cuda/linear_decode.cu
+  engine/ops/cuda/linear_prefill.cu
+  engine/ops/cuda/norms.cu
+  engine/ops/cuda/positions.cu
+  engine/ops/cuda/sampling_kernels.cu
+  engine/ops/cuda/softmax_attention.cu)
+set(T2R_CUDA_SOURCES
+  ${T2R_CUDA_KERNELS}
+  engine/ops/cuda/batch_upload.cc
+  engine/ops/cuda/cuda_backend.cc
+  engine/ops/cuda/cuda_backend_ops.cc
+  engine/ops/cuda/device_matrix.cc
+  engine/ops/cuda/device_memory.cc
+  engine/ops/cuda/error.cc
+  engine/ops/cuda/module.cc
+  engine/ops/cuda/sampling.cc
+  engine/ops/cuda/step_graphs.cc)
+list(TRANSFORM T2R_CUDA_KERNELS PREPEND ${CMAKE_SOURCE_DIR}/)
+list(TRANSFORM T2R_CUDA_SOURCES PREPEND ${CMAKE_SOURCE_DIR}/)
