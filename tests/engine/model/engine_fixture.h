@@ -11,6 +11,7 @@
 #include "engine/model/load.h"
 #include "tests/engine/model/model_directory.h"
 #include "tests/engine/model/reference_model.h"
+#include "tests/engine/ops/testing/chosen_backend.h"
 
 namespace t2r::testing {
 
@@ -25,7 +26,9 @@ inline std::unique_ptr<Engine> RandomEngine(const ModelSpec& spec, const EngineO
   const TemporaryDirectory directory;
   directory.Write("config.json", ConfigOf(spec));
   WriteWeights(directory, RandomWeights(spec, 17));
-  auto engine = LoadEngine(directory.path(), options);
+  EngineOptions chosen = options;
+  chosen.backend = ChosenBackend();
+  auto engine = LoadEngine(directory.path(), chosen);
   EXPECT_TRUE(engine.ok()) << engine.status();
   return engine.ok() ? *std::move(engine) : nullptr;
 }

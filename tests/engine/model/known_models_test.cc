@@ -11,6 +11,7 @@ namespace {
 
 std::unique_ptr<Engine> LoadKnown(const std::string& directory, const std::string& dtype = "auto") {
   EngineOptions options;
+  options.backend = ChosenBackend();
   options.threads = 2;
   options.dtype = dtype;
   auto engine = LoadEngine(directory, options);

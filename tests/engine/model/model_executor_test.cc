@@ -173,7 +173,7 @@ TEST(ModelExecutorTest, MoreOutputsThanTheWorkspaceHolds) {
     for (const int64_t outputs : {64, 5, 1}) {
       auto config = LoadModelConfig(directory.path());
       std::shared_ptr<SafetensorsDirectory> files = *SafetensorsDirectory::Open(directory.path());
-      auto backend = MakeBackend({"cpu", 2});
+      auto backend = MakeBackend({ChosenBackend(), 2});
       auto model = MakeModel(*config, *files, *backend, {DType::kFloat32});
       ModelExecutor executor(std::move(backend), files, std::move(model),
                              {3, 64, outputs, 256, 12});

@@ -13,7 +13,9 @@ namespace t2r::testing {
 namespace {
 
 std::unique_ptr<Engine> Load(const TemporaryDirectory& directory, const EngineOptions& options) {
-  auto engine = LoadEngine(directory.path(), options);
+  EngineOptions chosen = options;
+  chosen.backend = ChosenBackend();
+  auto engine = LoadEngine(directory.path(), chosen);
   EXPECT_TRUE(engine.ok()) << engine.status();
   return engine.ok() ? *std::move(engine) : nullptr;
 }

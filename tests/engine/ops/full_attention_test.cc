@@ -42,7 +42,6 @@ class FullAttentionTest : public OpTest {
     const std::vector<int32_t>* table;
     Mat q, k, v;
     int64_t position;
-    int64_t source = 0;  // kCross: positions in the table's pages
   };
 
   // One call with a segment a part; returns the rows of each part.
@@ -57,8 +56,6 @@ class FullAttentionTest : public OpTest {
                                 static_cast<int32_t>(part.q.rows), part.position,
                                 static_cast<int32_t>(batch.pages.size())});
       batch.pages.insert(batch.pages.end(), part.table->begin(), part.table->end());
-      batch.segments.back().source_rows = static_cast<int32_t>(part.source);
-      batch.segments.back().first_source_page = batch.segments.back().first_page;
       for (const auto& [to, from] :
            {std::pair<Mat*, const Mat*>{&q, &part.q}, {&k, &part.k}, {&v, &part.v}}) {
         to->v.insert(to->v.end(), from->v.begin(), from->v.end());
@@ -77,21 +74,11 @@ class FullAttentionTest : public OpTest {
     args_.k = dk.view();
     args_.v = dv.view();
     args_.out = out.view();
-    batch.source_pages = batch.pages;
     RunOps(*backend_, batch, [&] { backend_->FullAttention(batch, args_); });
     const Mat all = out.Read();
     std::vector<Mat> results;
     for (const Segment& s : batch.segments) results.push_back(all.Rows(s.first_row, s.rows));
     return results;
-  }
-
-  // What a query gets that attends to all rows of k and v.
-  static Result ToAllRows(const Mat& q, const Mat& k, const Mat& v, int heads, int groups,
-                          double scale) {
-    Mat repeated(k.rows, q.cols);  // causal, the last row attends to all
-    for (int64_t r = 0; r < k.rows; ++r) std::copy_n(q.row(0), q.cols, &repeated.at(r, 0));
-    const Result all = FullAttentionReference(repeated, k, v, heads, groups, scale);
-    return {all.out.Rows(k.rows - 1, 1), all.bound.Rows(k.rows - 1, 1)};
   }
 
   FullAttentionArgs args_;
@@ -151,77 +138,6 @@ TEST_P(FullAttentionTest, BitsDoNotDependOnTheSplitOrTheNeighbours) {
                      "rows " + std::to_string(at) + " + " + std::to_string(count));
       at += count;
     }
-  }
-}
-
-// Cross attention: a source's keys and values are appended once, then any query attends to them
-// all.
-TEST_P(FullAttentionTest, AppendThenAttendAcross) {
-  for (const auto& [heads, groups, d] :
-       std::vector<std::tuple<int, int, int>>{{2, 1, 8}, {6, 3, 64}, {3, 3, 7}}) {
-    for (const int64_t n : {1, 64, 130}) {
-      SCOPED_TRACE(::testing::Message() << heads << " heads, d " << d << ", source " << n);
-      Start(heads, groups, d);
-      const std::vector<int32_t> table = Take(n);
-      const std::vector<int32_t> other_table = Take(3);
-      const int64_t wide = static_cast<int64_t>(heads) * d;
-      const int64_t narrow = static_cast<int64_t>(groups) * d;
-      const Mat k = Random(n, narrow);
-      const Mat v = Random(n, narrow);
-      args_.mode = FullAttentionMode::kAppend;
-      Run({{&table, Random(n, wide), k, v, 0},
-           {&other_table, Random(3, wide), Random(3, narrow), Random(3, narrow), 0}});
-      args_.mode = FullAttentionMode::kCross;
-      const Mat q = Random(20, wide, 2.0);
-      const Part unused = {
-          &other_table, Random(1, wide), Random(1, narrow), Random(1, narrow), 9, 3};
-      const Mat got = Run({unused, {&table, q, Random(20, narrow), Random(20, narrow), 5, n}})[1];
-      for (int64_t r = 0; r < q.rows; ++r) {
-        const Result want = ToAllRows(q.Rows(r, 1), k, v, heads, groups, args_.scale);
-        ExpectWithin(got.Rows(r, 1), want.out, want.bound);
-      }
-    }
-  }
-}
-
-TEST_P(FullAttentionTest, EncoderRowsAttendToTheirWholeSource) {
-  constexpr int kHeads = 3;
-  constexpr int kDim = 20;
-  constexpr int64_t kWidth = int64_t{kHeads} * kDim;
-  const std::vector<int64_t> lengths = {5, 1, 70, 64};
-  Batch batch;
-  for (const int64_t length : lengths) {
-    batch.segments.push_back({0, static_cast<int32_t>(batch.rows()), static_cast<int32_t>(length)});
-    for (int64_t r = 0; r < length; ++r) {
-      batch.tokens.push_back(0);
-      batch.positions.push_back(r);
-    }
-  }
-  const Mat q = Random(batch.rows(), kWidth, 2.0);
-  const Mat k = Random(batch.rows(), kWidth);
-  const Mat v = Random(batch.rows(), kWidth);
-  const auto run = [&](const Batch& sources, const Mat& qs, const Mat& ks, const Mat& vs) {
-    const DeviceTensor dq = Device(qs, 1);
-    const DeviceTensor dk = Device(ks, 2);
-    const DeviceTensor dv = Device(vs, 3);
-    const DeviceTensor out = Device(Mat(qs.rows, kWidth), 4);
-    const EncoderAttentionArgs args = {kHeads,    kDim,      0.3F,      dq.view(),
-                                       dk.view(), dv.view(), out.view()};
-    RunOps(*backend_, sources, [&] { backend_->EncoderAttention(sources, args); });
-    return out.Read();
-  };
-  const Mat got = run(batch, q, k, v);
-  for (const Segment& segment : batch.segments) {
-    const auto rows = [&](const Mat& m) { return m.Rows(segment.first_row, segment.rows); };
-    for (int32_t r = 0; r < segment.rows; r += 7) {
-      const Result want = ToAllRows(rows(q).Rows(r, 1), rows(k), rows(v), kHeads, kHeads, 0.3F);
-      ExpectWithin(rows(got).Rows(r, 1), want.out, want.bound);
-    }
-    Batch alone;
-    alone.segments = {{0, 0, segment.rows}};
-    alone.tokens.assign(segment.rows, 0);
-    alone.positions.assign(segment.rows, 0);
-    ExpectSameBits(run(alone, rows(q), rows(k), rows(v)), rows(got), "a source alone");
   }
 }
 

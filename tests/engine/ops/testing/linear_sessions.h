@@ -13,6 +13,7 @@ class LinearSessions {
   struct Part {
     int slot = 0;
     Mat q, k, v;
+    int64_t position = 0;  // of the first row in its session
   };
 
   // The pool's slots, and the gaps between them, start with the values of `pool`
@@ -33,8 +34,8 @@ class LinearSessions {
     Mat k(0, layer_.groups * layer_.width());
     Mat v(0, static_cast<int64_t>(layer_.groups) * layer_.head_dim);
     for (const Part& part : parts) {
-      batch.segments.push_back(
-          {part.slot, static_cast<int32_t>(q.rows), static_cast<int32_t>(part.q.rows), 0, 0});
+      batch.segments.push_back({part.slot, static_cast<int32_t>(q.rows),
+                                static_cast<int32_t>(part.q.rows), part.position, 0});
       for (const auto& [to, from] :
            {std::pair<Mat*, const Mat*>{&q, &part.q}, {&k, &part.k}, {&v, &part.v}}) {
         to->v.insert(to->v.end(), from->v.begin(), from->v.end());
@@ -43,11 +44,11 @@ class LinearSessions {
       batch.tokens.resize(q.rows);
       batch.positions.resize(q.rows);
     }
-    const DeviceTensor dq(backend_, q, 1);
-    const DeviceTensor dk(backend_, k, 2);
-    const DeviceTensor dv(backend_, v, 3);
-    const DeviceTensor out(backend_,
-                           Mat(q.rows, static_cast<int64_t>(layer_.heads) * layer_.head_dim), 4);
+    const DeviceTensor dq(backend_, q, 1, dtype);
+    const DeviceTensor dk(backend_, k, 2, dtype);
+    const DeviceTensor dv(backend_, v, 3, dtype);
+    const DeviceTensor out(
+        backend_, Mat(q.rows, static_cast<int64_t>(layer_.heads) * layer_.head_dim), 4, dtype);
     Call(batch, dq.view(), dk.view(), dv.view(), out.view(), mode);
     const Mat all = out.Read();
     std::vector<Mat> results;
@@ -91,6 +92,8 @@ class LinearSessions {
     return m;
   }
 
+  DType dtype = DType::kFloat32;  // of q, k, v and the output, in the calls that follow
+
  private:
   Backend& backend_;
   LinearLayer layer_;
@@ -99,6 +102,45 @@ class LinearSessions {
   Buffer pool_;
   Buffer weight_;
   Buffer bias_;
+};
+
+inline constexpr FeatureMapKind kKinds[] = {FeatureMapKind::kT2r, FeatureMapKind::kElu,
+                                            FeatureMapKind::kRfa, FeatureMapKind::kHedgehog};
+inline constexpr const char* kKindNames[] = {"t2r", "elu", "rfa", "hedgehog"};
+
+// Makes layers and inputs.
+class LinearOpTest : public OpTest {
+ protected:
+  LinearLayer MakeLayer(FeatureMapKind kind, int features, int d, int heads, int groups,
+                        Normalizer normalizer, bool folded) {
+    LinearLayer layer;
+    layer.heads = heads;
+    layer.groups = groups;
+    layer.head_dim = d;
+    layer.map.kind = kind;
+    layer.map.features = kind == FeatureMapKind::kElu ? d : features;
+    layer.map.query_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(d)));
+    layer.map.folded = folded;
+    layer.normalizer = normalizer;
+    layer.eps = normalizer == Normalizer::kClamp ? static_cast<double>(1e-2F) : 1e-6F;
+    const int64_t p = layer.map.projected_features();
+    // An rfa projection's rows are standard normal; the others keep pre-activations near 1.
+    const double scale = kind == FeatureMapKind::kRfa ? 1.0 : 1 / std::sqrt(static_cast<double>(d));
+    if (p > 0 && !folded) layer.weight = Random(groups * p, d, scale);
+    if (kind == FeatureMapKind::kT2r && !folded) layer.bias = Random(groups, features, 0.5);
+    return layer;
+  }
+
+  LinearSessions::Part MakePart(const LinearLayer& layer, int slot, int64_t rows,
+                                int64_t position = 0) {
+    return {slot, Random(rows, layer.heads * layer.width()),
+            Random(rows, layer.groups * layer.width()),
+            Random(rows, static_cast<int64_t>(layer.groups) * layer.head_dim), position};
+  }
+
+  LinearSessions Sessions(const LinearLayer& layer, int slots) {
+    return LinearSessions(*backend_, layer, Mat(slots, layer.state_floats() + 8));
+  }
 };
 
 }  // namespace t2r::testing

@@ -15,6 +15,7 @@
 
 #include "engine/ops/backend.h"
 #include "tests/engine/ops/reference.h"
+#include "tests/engine/ops/testing/chosen_backend.h"
 
 namespace t2r::testing {
 
@@ -27,9 +28,10 @@ struct BackendCase {
   int64_t target = 0;  // the CPU's instruction set, a Highway target; 0: the best of this machine
 };
 
-// Every backend of this build, the CPU's also with each lesser instruction set that it dispatches
-// to. A backend that runs on a device joins here.
+// The CUDA backend alone where T2R_CUDA_MODULE names its module (the emulated one, or a device's);
+// else the CPU's, also with each lesser instruction set that it dispatches to.
 inline std::vector<BackendCase> AllBackends() {
+  if (ChosenBackend() == "cuda") return {{"Cuda", {"cuda"}}};
   std::vector<BackendCase> cases = {{"Cpu1Thread", {"cpu", 1}}, {"Cpu2Threads", {"cpu", 2}}};
   const std::vector<int64_t> targets = hwy::SupportedAndGeneratedTargets();
   for (size_t i = 1; i < targets.size(); ++i) {
@@ -51,27 +53,45 @@ inline std::string CaseName(const ::testing::TestParamInfo<BackendCase>& info) {
   return info.param.name;
 }
 
-// A tensor in device memory whose rows are followed by `padding` sentinels no op may touch.
+// A tensor in device memory whose rows are followed by `padding` sentinels no op may touch. As
+// bfloat16 its values are rounded.
 class DeviceTensor {
  public:
-  DeviceTensor(Backend& backend, const Mat& values, int64_t padding = 0)
-      : backend_(backend), rows_(values.rows), cols_(values.cols), stride_(cols_ + padding) {
+  DeviceTensor(Backend& backend, const Mat& values, int64_t padding = 0,
+               DType dtype = DType::kFloat32)
+      : backend_(backend),
+        dtype_(dtype),
+        rows_(values.rows),
+        cols_(values.cols),
+        stride_(cols_ + padding),
+        buffer_(backend.Allocate(static_cast<size_t>(rows_ * stride_) * SizeOf(dtype))) {
     std::vector<float> host(rows_ * stride_, kSentinel);
     for (int64_t r = 0; r < rows_; ++r) {
       for (int64_t c = 0; c < cols_; ++c) {
         host[r * stride_ + c] = static_cast<float>(values.at(r, c));
       }
     }
-    buffer_ = backend.Allocate(host.size() * sizeof(float));
-    backend.CopyToDevice(buffer_.data(), host.data(), host.size() * sizeof(float));
+    if (dtype == DType::kFloat32) {
+      backend.CopyToDevice(buffer_.data(), host.data(), buffer_.bytes());
+      return;
+    }
+    std::vector<uint16_t> half;
+    for (const float value : host) half.push_back(FloatToBFloat16(value));
+    backend.CopyToDevice(buffer_.data(), half.data(), buffer_.bytes());
   }
 
-  Tensor view() const { return {buffer_.data(), DType::kFloat32, rows_, cols_, stride_}; }
+  Tensor view() const { return {buffer_.data(), dtype_, rows_, cols_, stride_}; }
 
   // The values; fails the test if an op wrote between the rows.
   Mat Read() const {
     std::vector<float> host(rows_ * stride_);
-    backend_.CopyToHost(host.data(), buffer_.data(), host.size() * sizeof(float));
+    if (dtype_ == DType::kFloat32) {
+      backend_.CopyToHost(host.data(), buffer_.data(), buffer_.bytes());
+    } else {
+      std::vector<uint16_t> half(host.size());
+      backend_.CopyToHost(half.data(), buffer_.data(), buffer_.bytes());
+      for (size_t i = 0; i < half.size(); ++i) host[i] = BFloat16ToFloat(half[i]);
+    }
     Mat values(rows_, cols_);
     for (int64_t r = 0; r < rows_; ++r) {
       for (int64_t c = 0; c < cols_; ++c) values.at(r, c) = host[r * stride_ + c];
@@ -83,8 +103,9 @@ class DeviceTensor {
   }
 
  private:
-  static constexpr float kSentinel = 12345.5F;
+  static constexpr float kSentinel = 12352;  // a bfloat16 too
   Backend& backend_;
+  DType dtype_;
   int64_t rows_;
   int64_t cols_;
   int64_t stride_;

@@ -1,0 +1,41 @@
+// What a program says where the CUDA backend cannot start. Each case is a process of its own, since
+// a module is loaded once.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "engine/ops/backend.h"
+
+namespace t2r::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string ErrorOf(const std::string& name) {
+  try {
+    MakeBackend({name});
+  } catch (const DeviceError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(NoCudaTest, AModuleThatIsNotThereIsNamed) {
+  setenv("T2R_CUDA_MODULE", "/nonexistent/libt2r_cuda.so", 1);
+  EXPECT_THAT(ErrorOf("cuda"), HasSubstr("/nonexistent/libt2r_cuda.so"));
+  EXPECT_THAT(ErrorOf("cuda"), HasSubstr("T2R_CUDA_MODULE"));
+  std::string note;
+  const auto backend = MakeBackend({"auto", 1, &note});
+  EXPECT_THAT(backend->Describe(), HasSubstr("cpu"));
+  EXPECT_THAT(note, HasSubstr("/nonexistent/libt2r_cuda.so"));
+}
+
+TEST(NoCudaTest, ALibraryThatIsNoModuleIsRefused) {
+  setenv("T2R_CUDA_MODULE", "libm.so.6", 1);
+  EXPECT_THAT(ErrorOf("cuda"), HasSubstr("is no CUDA module"));
+}
+
+}  // namespace
+}  // namespace t2r::testing
