@@ -11,5 +11,7 @@ std::unique_ptr<Model> MakeLlama(const ModelConfig& config, const WeightSource& 
                                  Backend& backend, const ModelOptions& options);
 std::unique_ptr<Model> MakeGpt2(const ModelConfig& config, const WeightSource& weights,
                                 Backend& backend, const ModelOptions& options);
+std::unique_ptr<Model> MakeMarian(const ModelConfig& config, const WeightSource& weights,
+                                  Backend& backend, const ModelOptions& options);
 
 }  // namespace t2r

@@ -82,40 +82,74 @@ Attention Attention::Linear(const ModelConfig& config, int index, const FeatureM
   return attention;
 }
 
-void Attention::Run(Backend& backend, const Batch& batch, const Caches& caches, Tensor qkv,
-                    Tensor out) const {
-  const Tensor q = qkv.Columns(0, query_columns());
-  const Tensor k = qkv.Columns(query_columns(), key_columns());
-  const Tensor v = qkv.Columns(query_columns() + key_columns(), value_columns());
-  if (linear_) {
-    LinearAttentionArgs args;
-    args.heads = heads_;
-    args.groups = groups_;
-    args.head_dim = head_dim_;
-    args.map = map_;
-    args.normalizer = normalizer_;
-    args.eps = eps_;
-    args.q = q;
-    args.k = k;
-    args.v = v;
-    args.out = out;
-    args.state = caches.states.layer(index_);
-    args.slot_stride = caches.states.stride();
-    backend.LinearAttention(batch, args);
-    return;
-  }
+LinearAttentionArgs Attention::LinearArgs(LinearAttentionMode mode, const Caches& caches) const {
+  LinearAttentionArgs args;
+  args.mode = mode;
+  args.heads = heads_;
+  args.groups = groups_;
+  args.head_dim = head_dim_;
+  args.map = map_;
+  args.normalizer = normalizer_;
+  args.eps = eps_;
+  args.state = caches.states.layer(index_);
+  args.slot_stride = caches.states.stride();
+  return args;
+}
+
+FullAttentionArgs Attention::FullArgs(FullAttentionMode mode, const KvCache& kv) const {
   FullAttentionArgs args;
+  args.mode = mode;
   args.heads = heads_;
   args.groups = groups_;
   args.head_dim = head_dim_;
   args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim_)));
-  args.q = q;
-  args.k = k;
-  args.v = v;
-  args.out = out;
-  args.pages = caches.kv.layer(index_);
-  args.page_stride = caches.kv.page_stride();
-  backend.FullAttention(batch, args);
+  args.pages = kv.layer(index_);
+  args.page_stride = kv.page_stride();
+  return args;
+}
+
+void Attention::Run(Backend& backend, const Batch& batch, const Caches& caches, Tensor qkv,
+                    Tensor out) const {
+  const auto run = [&](auto args, auto op) {
+    args.q = qkv.Columns(0, query_columns());
+    args.k = qkv.Columns(query_columns(), key_columns());
+    args.v = qkv.Columns(query_columns() + key_columns(), value_columns());
+    args.out = out;
+    (backend.*op)(batch, args);
+  };
+  if (linear_) {
+    run(LinearArgs(LinearAttentionMode::kCausal, caches), &Backend::LinearAttention);
+  } else {
+    run(FullArgs(FullAttentionMode::kCausal, caches.kv), &Backend::FullAttention);
+  }
+}
+
+void Attention::Remember(Backend& backend, const Batch& sources, const Caches& caches,
+                         Tensor kv) const {
+  const auto run = [&](auto args, auto op) {
+    args.k = kv.Columns(0, key_columns());
+    args.v = kv.Columns(key_columns(), value_columns());
+    (backend.*op)(sources, args);
+  };
+  if (linear_) {
+    run(LinearArgs(LinearAttentionMode::kAccumulate, caches), &Backend::LinearAttention);
+  } else {
+    run(FullArgs(FullAttentionMode::kAppend, caches.source_kv), &Backend::FullAttention);
+  }
+}
+
+void Attention::Recall(Backend& backend, const Batch& batch, const Caches& caches, Tensor q,
+                       Tensor out) const {
+  const auto run = [&](auto args, auto op) {
+    args.q = q;
+    args.out = out;
+    (backend.*op)(batch, args);
+  };
+  if (linear_) {
+    run(LinearArgs(LinearAttentionMode::kRead, caches), &Backend::LinearAttention);
+  } else {
+    run(FullArgs(FullAttentionMode::kCross, caches.source_kv), &Backend::FullAttention);
+  }
 }
 
 }  // namespace t2r

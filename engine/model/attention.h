@@ -1,4 +1,5 @@
-// One layer's causal self-attention between the projections, linear or full.
+// One layer's attention between the projections, linear or full: causal self-attention, or cross
+// attention over an encoder's outputs.
 #pragma once
 
 #include <string>
@@ -37,19 +38,29 @@ class Attention {
   int64_t value_columns() const { return int64_t{head_dim_} * groups_; }
   int64_t columns() const { return query_columns() + key_columns() + value_columns(); }
 
-  // A full layer, the `index`-th of its kind.
+  // A full layer, the `index`-th of the caches' (Caches::kv, for cross attention source_kv).
   static Attention Full(const ModelConfig& config, int index);
-  // A linear layer, the `index`-th of its kind. folded: q and k hold pre-activations; `map` then
-  // is not needed on the device.
+  // A linear layer, the `index`-th of StateShapeOf. folded: q and k hold pre-activations; `map`
+  // then is not needed on the device.
   static Attention Linear(const ModelConfig& config, int index, const FeatureMapWeights& map,
                           bool folded, WeightLoader& loader);
 
-  // qkv [T, columns()], out [T, heads · head_dim].
+  // Causal self-attention. qkv [T, columns()], out [T, heads · head_dim].
   void Run(Backend& backend, const Batch& batch, const Caches& caches, Tensor qkv,
            Tensor out) const;
 
+  // Cross attention: takes in the encoder's outputs of sources (Model::Encode), projected to
+  // kv [T, key_columns() + value_columns()].
+  void Remember(Backend& backend, const Batch& sources, const Caches& caches, Tensor kv) const;
+  // Cross attention: what the batch's rows read of their sources. q [T, query_columns()],
+  // out [T, heads · head_dim].
+  void Recall(Backend& backend, const Batch& batch, const Caches& caches, Tensor q,
+              Tensor out) const;
+
  private:
   Attention(const ModelConfig& config, int index);
+  LinearAttentionArgs LinearArgs(LinearAttentionMode mode, const Caches& caches) const;
+  FullAttentionArgs FullArgs(FullAttentionMode mode, const KvCache& kv) const;
 
   int index_ = 0;
   int heads_ = 0;

@@ -22,7 +22,10 @@ struct ExecutorLimits {
   int64_t kv_bytes_per_position = 0;  // 0: no full layer
   // Prompts are split at multiples of this (Backend::prompt_alignment).
   int64_t prompt_alignment = 1;
-  int64_t max_source = 0;  // tokens of a source; 0: the model has no encoder
+  int64_t max_source = 0;     // tokens of a source; 0: the model has no encoder
+  int source_vocab_size = 0;  // of source tokens; 0: the model has no encoder
+  // Never sampled, whatever a session's own logit biases; a search must leave them out too.
+  std::vector<int32_t> suppressed_token_ids;
 };
 
 // What a session may come to need, reserved when it opens.
@@ -75,8 +78,8 @@ class Executor {
   virtual void Close(int slot) = 0;
 
   // Starts the works through the model in one batch; a slot appears at most once, and the tokens
-  // add up to at most max_step_tokens, those of sources to at most that many again. What the works
-  // point at must stay until Wait, which comes before any other call. Throws DeviceError.
+  // add up to at most max_step_tokens; sources do not count. What the works point at must stay
+  // until Wait, which comes before any other call. Throws DeviceError.
   virtual void Launch(std::span<const Work> works) = 0;
   // Waits for the step launched last; results is resized to its works. Throws DeviceError.
   virtual void Wait(std::vector<WorkResult>* results) = 0;

@@ -10,17 +10,18 @@
 
 namespace t2r {
 
-// Output rows: heads · r of the queries' pre-activations, then heads · r of the keys', then the
-// heads · d values, r = map.rows.
-struct FoldedProjections {
-  std::vector<float> weight;  // [rows, hidden]
-  std::vector<float> bias;    // [rows]
+// A projection to queries or keys that gives the map's pre-activations: heads · r output rows,
+// r = map.rows.
+struct FoldedProjection {
+  std::vector<float> weight;  // [heads · r, hidden]
+  std::vector<float> bias;    // [heads · r]
 };
 
-// qkv_weight [hidden, 3 · heads · d] and qkv_bias [3 · heads · d] as GPT-2 stores them, one feature
-// map a head. A head's query rows become query_scale · W · W_q with bias query_scale · W · b_q + b,
-// its key rows W · W_k with W · b_k + b. Products are summed in float64 and rounded once.
-FoldedProjections FoldFeatureMap(std::span<const float> qkv_weight, std::span<const float> qkv_bias,
-                                 const FeatureMapWeights& map, const ModelConfig& config);
+// weight [heads · d, hidden] and bias [heads · d] of a projection, one feature map a head. A head's
+// rows become scale · W · weight with bias scale · W · bias + b: scale is query_scale for queries
+// and 1 for keys. Products are summed in float64 and rounded once.
+FoldedProjection FoldFeatureMap(std::span<const float> weight, std::span<const float> bias,
+                                const FeatureMapWeights& map, float scale,
+                                const ModelConfig& config);
 
 }  // namespace t2r

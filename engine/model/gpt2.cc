@@ -7,20 +7,11 @@
 #include "engine/model/attention.h"
 #include "engine/model/backend_model.h"
 #include "engine/model/fold.h"
+#include "engine/model/projection.h"
 #include "engine/model/weight_loader.h"
 
 namespace t2r {
 namespace {
-
-struct Norm {
-  Buffer weight;
-  Buffer bias;
-};
-
-struct Projection {
-  std::unique_ptr<Matrix> weight;
-  Buffer bias;
-};
 
 struct Gpt2Layer {
   Attention attention;
@@ -51,7 +42,7 @@ class Gpt2 : public BackendModel {
       layers_.push_back(LoadLayer(loader, prefix + "h." + std::to_string(i) + ".", is_linear,
                                   is_linear ? linear++ : full++));
     }
-    final_norm_ = LoadNorm(loader, prefix + "ln_f.");
+    final_norm_ = LoadNorm(loader, prefix + "ln_f.", hidden);
     const HostMatrix head = config.tie_word_embeddings
                                 ? embedding
                                 : loader.Linear("lm_head.weight", config.vocab_size, hidden);
@@ -95,29 +86,35 @@ class Gpt2 : public BackendModel {
     backend_.LayerNorm(x, norm.weight.f32(), norm.bias.f32(), config_.norm_eps, out);
   }
 
-  Norm LoadNorm(WeightLoader& loader, const std::string& name) {
-    const int64_t hidden = config_.hidden_size;
-    return {loader.LoadVector(name + "weight", {hidden}),
-            loader.LoadVector(name + "bias", {hidden})};
-  }
-
   Projection LoadProjection(WeightLoader& loader, const std::string& name, int64_t inputs,
                             int64_t outputs) {
-    const HostMatrix weight = loader.Conv1d(name + "weight", inputs, outputs);
-    return {loader.Load({&weight, 1}), loader.LoadVector(name + "bias", {outputs})};
+    ProjectionStack stack;
+    stack.Add(loader.Conv1d(name + "weight", inputs, outputs),
+              loader.Floats(name + "bias", {outputs}));
+    return stack.Load(loader);
   }
 
   Projection LoadFolded(WeightLoader& loader, const std::string& name,
                         const FeatureMapWeights& map) {
     const int64_t hidden = config_.hidden_size;
-    const FoldedProjections folded =
-        FoldFeatureMap(loader.Floats(name + "weight", {hidden, 3 * hidden}),
-                       loader.Floats(name + "bias", {3 * hidden}), map, config_);
-    const HostMatrix weight = {folded.weight.data(), DType::kFloat32,
-                               static_cast<int64_t>(folded.bias.size()), hidden, false};
-    // Kept in float32: a product of two 16-bit matrices, rounded to 16 bits again, would move
-    // log-probabilities by 1e-3 and more.
-    return {loader.Load({&weight, 1}, DType::kFloat32), loader.LoadVector(folded.bias)};
+    const std::vector<float> stored = loader.Floats(name + "weight", {hidden, 3 * hidden});
+    const std::vector<float> biases = loader.Floats(name + "bias", {3 * hidden});
+    std::vector<float> rows(stored.size());  // [q | k | v] of a row each
+    for (int64_t i = 0; i < hidden; ++i) {
+      for (int64_t j = 0; j < 3 * hidden; ++j) rows[j * hidden + i] = stored[i * 3 * hidden + j];
+    }
+    const auto weight = [&](int64_t part) {
+      return std::span(rows).subspan(part * hidden * hidden, hidden * hidden);
+    };
+    const auto bias = [&](int64_t part) {
+      return std::span(biases).subspan(part * hidden, hidden);
+    };
+    const float scale = config_.linear_attention->query_scale;
+    ProjectionStack stack;
+    stack.Add(FoldFeatureMap(weight(0), bias(0), map, scale, config_), hidden);
+    stack.Add(FoldFeatureMap(weight(1), bias(1), map, 1.0F, config_), hidden);
+    stack.Add({weight(2).data(), DType::kFloat32, hidden, hidden, false}, bias(2));
+    return stack.Load(loader);
   }
 
   Gpt2Layer LoadLayer(WeightLoader& loader, const std::string& name, bool linear, int index) {
@@ -130,11 +127,11 @@ class Gpt2 : public BackendModel {
     return {
         .attention = linear ? Attention::Linear(config_, index, map, folded, loader)
                             : Attention::Full(config_, index),
-        .attention_norm = LoadNorm(loader, name + "ln_1."),
+        .attention_norm = LoadNorm(loader, name + "ln_1.", hidden),
         .qkv =
             folded ? LoadFolded(loader, qkv, map) : LoadProjection(loader, qkv, hidden, 3 * hidden),
         .out = LoadProjection(loader, name + "attn.c_proj.", hidden, hidden),
-        .mlp_norm = LoadNorm(loader, name + "ln_2."),
+        .mlp_norm = LoadNorm(loader, name + "ln_2.", hidden),
         .up = LoadProjection(loader, name + "mlp.c_fc.", hidden, inner),
         .down = LoadProjection(loader, name + "mlp.c_proj.", inner, hidden),
     };

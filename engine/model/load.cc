@@ -123,6 +123,14 @@ absl::StatusOr<std::unique_ptr<Engine>> Build(ModelConfig config,
   ExecutorOptions executor;
   executor.slots = options.max_sessions;
   executor.max_step_tokens = std::max(options.max_step_tokens, int64_t{options.max_sessions});
+  if (config.encoder_decoder.has_value()) {
+    // A source is encoded in one piece.
+    const int64_t source = std::min(config.encoder_decoder->max_source_positions, kMaxStepTokens);
+    executor.max_step_tokens = std::max(executor.max_step_tokens, source);
+    if (config.full_cross_layers() > 0) {
+      executor.source_kv_pages = KvCache::PagesFor(source) * options.max_sessions;
+    }
+  }
   executor.max_step_outputs = std::clamp(
       kLogitBytes / (int64_t{4} * config.vocab_size),
       std::min(int64_t{options.max_sessions}, executor.max_step_tokens), executor.max_step_tokens);

@@ -12,7 +12,7 @@ std::unique_ptr<Model> MakeModel(const ModelConfig& config, const WeightSource& 
     case Architecture::kGpt2:
       return MakeGpt2(config, weights, backend, options);
     case Architecture::kMarian:
-      break;
+      return MakeMarian(config, weights, backend, options);
   }
   throw ModelError("unknown architecture");
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <limits>
 #include <utility>
 
 namespace t2r {
@@ -31,11 +32,21 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
   limits_.state_bytes = states_.shape().bytes();
   limits_.kv_bytes_per_position = kv_.shape().page_bytes() / kKvPageSize;
   limits_.prompt_alignment = backend_->prompt_alignment();
-  if (config.encoder_decoder) limits_.max_source = config.encoder_decoder->max_source_positions;
+  if (config.encoder_decoder) {
+    const EncoderDecoderConfig& both = *config.encoder_decoder;
+    limits_.max_source = std::min(both.max_source_positions, options.max_step_tokens);
+    if (config.full_cross_layers() > 0) {
+      limits_.max_source = std::min(limits_.max_source, source_kv_.pages() * kKvPageSize);
+    }
+    limits_.source_vocab_size = both.source_vocab_size;
+  }
+  limits_.suppressed_token_ids = config.suppressed_token_ids;
   step_limits_.max_rows = options.max_step_tokens;
   step_limits_.max_outputs = options.max_step_outputs;
   step_limits_.max_pages = std::max(kv_.pages(), source_kv_.pages());
-  step_limits_.max_adjustments = options.slots;
+  step_limits_.max_adjustments =
+      options.slots *
+      std::max<int64_t>(1, static_cast<int64_t>(config.suppressed_token_ids.size()));
   backend_->PrepareSteps(step_limits_);
 }
 
@@ -54,8 +65,10 @@ int ModelExecutor::Open(const SessionSize& size, const SamplingParams& sampling)
   source_kv_.Reserve(slot, size.source);
   Session& session = sessions_[slot];
   session.sampling = sampling;
-  session.history = TokenHistory(sampling);
-  session.source = size.source;
+  for (const int32_t token : limits_.suppressed_token_ids) {
+    session.sampling.logit_bias.emplace_back(token, -std::numeric_limits<float>::infinity());
+  }
+  session.history = TokenHistory(session.sampling);
   return slot;
 }
 
@@ -64,6 +77,7 @@ void ModelExecutor::Fork(int from, int to) {
   kv_.Copy(from, to, sessions_[from].positions);
   source_kv_.Copy(from, to, sessions_[from].source);
   sessions_[to].positions = sessions_[from].positions;
+  sessions_[to].source = sessions_[from].source;
   sessions_[to].history = sessions_[from].history;
 }
 
@@ -106,6 +120,7 @@ void ModelExecutor::Start() {
   }
   assert(rows <= options_.max_step_tokens);
   static_cast<void>(rows);
+  Encode(works);
 
   // Normally all works make one batch. Where they want more logits than the workspace holds, the
   // step is cut there: results do not depend on how a session's tokens are split.
@@ -130,21 +145,46 @@ void ModelExecutor::Start() {
   StartBatch();
 }
 
-void ModelExecutor::Append(std::span<const Work> works, size_t work, int64_t first, int64_t count) {
-  if (count == 0) return;
-  const Work& source = works[work];
+void ModelExecutor::Encode(std::span<const Work> works) {
+  const auto run = [this] {
+    if (batch_.rows() > 0) model_->Encode(batch_, {states_, kv_, source_kv_});
+    ClearBatch();
+  };
+  for (const Work& work : works) {
+    if (work.source.empty()) continue;
+    const auto count = static_cast<int64_t>(work.source.size());
+    assert(count <= limits_.max_source);
+    if (batch_.rows() + count > options_.max_step_tokens) run();
+    AppendSegment(work.slot, work.source, 0, source_kv_);
+    sessions_[work.slot].source = count;
+  }
+  run();
+}
+
+void ModelExecutor::AppendSegment(int slot, std::span<const int32_t> tokens, int64_t position,
+                                  const KvCache& kv) {
   Segment segment;
-  segment.slot = source.slot;
+  segment.slot = slot;
   segment.first_row = static_cast<int32_t>(batch_.rows());
-  segment.rows = static_cast<int32_t>(count);
-  segment.position = source.position + first;
+  segment.rows = static_cast<int32_t>(tokens.size());
+  segment.position = position;
   segment.first_page = static_cast<int32_t>(batch_.pages.size());
   batch_.segments.push_back(segment);
-  const auto tokens = source.tokens.subspan(first, count);
   batch_.tokens.insert(batch_.tokens.end(), tokens.begin(), tokens.end());
-  for (int64_t i = 0; i < count; ++i) batch_.positions.push_back(segment.position + i);
-  const std::span<const int32_t> table = kv_.table(source.slot);
+  for (int64_t i = 0; i < segment.rows; ++i) batch_.positions.push_back(position + i);
+  const std::span<const int32_t> table = kv.table(slot);
   batch_.pages.insert(batch_.pages.end(), table.begin(), table.end());
+}
+
+void ModelExecutor::Append(std::span<const Work> works, size_t work, int64_t first, int64_t count) {
+  if (count == 0) return;
+  const int slot = works[work].slot;
+  AppendSegment(slot, works[work].tokens.subspan(first, count), works[work].position + first, kv_);
+  Segment& segment = batch_.segments.back();
+  segment.source_rows = static_cast<int32_t>(sessions_[slot].source);
+  segment.first_source_page = static_cast<int32_t>(batch_.source_pages.size());
+  const std::span<const int32_t> table = source_kv_.table(slot);
+  batch_.source_pages.insert(batch_.source_pages.end(), table.begin(), table.end());
 }
 
 void ModelExecutor::StartBatch() {
@@ -188,13 +228,17 @@ void ModelExecutor::FinishBatch() {
     for (const auto& [token, logprob] : sample.top) result.top.push_back({token, logprob});
     sessions_[works_[output.work].slot].history.Generate(sample.token);
   }
+  ClearBatch();
+  outputs_.clear();
+}
+
+void ModelExecutor::ClearBatch() {
   batch_.tokens.clear();
   batch_.positions.clear();
   batch_.segments.clear();
   batch_.pages.clear();
   batch_.source_pages.clear();
   batch_.output_rows.clear();
-  outputs_.clear();
 }
 
 }  // namespace t2r

@@ -44,7 +44,7 @@ class ModelExecutor : public Executor {
     SamplingParams sampling;
     TokenHistory history;
     int64_t positions = 0;  // that went through the model
-    int64_t source = 0;     // tokens of the source, as reserved
+    int64_t source = 0;     // tokens of the source, once it is encoded
   };
   // A row whose logits are wanted.
   struct Output {
@@ -54,9 +54,15 @@ class ModelExecutor : public Executor {
     bool sample = false;
   };
 
+  // Runs the encoder over the works' sources, as many at a time as a batch holds.
+  void Encode(std::span<const Work> works);
   // The outputs of a work's token, if any.
   static bool Wanted(const Work& work, int64_t token);
   void Append(std::span<const Work> works, size_t work, int64_t first, int64_t count);
+  // A segment of the batch whose pages are those of `kv`.
+  void AppendSegment(int slot, std::span<const int32_t> tokens, int64_t position,
+                     const KvCache& kv);
+  void ClearBatch();
   // Runs works_; all but the last batch is waited for.
   void Start();
   // Runs what was appended; FinishBatch waits for it and fills results_.

@@ -75,5 +75,28 @@ TEST(KnownModelsTest, GptNanoSortSortsAllInputs) {
   }
 }
 
+TEST(KnownModelsTest, ArenTransliterates) {
+  const std::string directory = SharedData("aren");
+  if (directory.empty()) GTEST_SKIP() << "needs shared data: aren";
+  const auto engine = LoadKnown(directory);
+  ASSERT_NE(engine, nullptr);
+  EXPECT_THAT(engine->warnings, ::testing::IsEmpty());
+  EXPECT_EQ(engine->config.eos_token_ids, std::vector<int32_t>({2}));
+  const std::vector<int32_t> source = {31, 10, 19, 13, 5, 7};  // آتزمون
+  Executor& executor = *engine->executor;
+  const int slot = executor.Open({7, 6}, Greedy());
+  std::vector<int32_t> next = {1};
+  std::vector<int32_t> found;
+  for (int64_t position = 0; position < 7; ++position) {
+    Work work = MakeWork(slot, next, position, true);
+    if (position == 0) work.source = source;
+    std::vector<WorkResult> results;
+    executor.Step({&work, 1}, &results);
+    found.push_back(results[0].sampled.token);
+    next = {found.back()};
+  }
+  EXPECT_THAT(found, ::testing::ElementsAre(3, 11, 23, 13, 8, 7, 2));  // atzmon, end
+}
+
 }  // namespace
 }  // namespace t2r::testing

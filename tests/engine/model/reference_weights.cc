@@ -1,50 +1,13 @@
 // Configurations and random weights of the reference models.
 #include <cmath>
-#include <random>
 #include <sstream>
 #include <utility>
 
 #include "tests/engine/model/reference_model.h"
+#include "tests/engine/model/weight_maker.h"
 
 namespace t2r::testing {
 namespace {
-
-class WeightMaker {
- public:
-  explicit WeightMaker(uint64_t seed) : random_(seed) {}
-
-  // `scale` · N(0, 1) + mean, made from the generator's raw bits so that every C++ library agrees.
-  void Add(const std::string& name, std::vector<int64_t> shape, double scale, double mean = 0) {
-    int64_t count = 1;
-    for (const int64_t extent : shape) count *= extent;
-    NamedTensor tensor;
-    tensor.shape = std::move(shape);
-    for (int64_t i = 0; i < count; ++i) {
-      double sum = 0;  // of 12 uniforms: variance 1
-      for (int j = 0; j < 12; ++j) sum += static_cast<double>(random_() >> 11) * 0x1p-53;
-      tensor.values.push_back(static_cast<float>(mean + scale * (sum - 6.0)));
-    }
-    tensors[name] = std::move(tensor);
-  }
-
-  Tensors tensors;
-
- private:
-  std::mt19937_64 random_;
-};
-
-void AddFeatureMap(const ModelSpec& spec, const std::string& name, WeightMaker* maker) {
-  const int half = spec.features / 2;
-  const double scale = 1.0 / std::sqrt(static_cast<double>(spec.head_dim));
-  if (spec.map == "t2r") {
-    maker->Add(name + "weight", {spec.groups, spec.features, spec.head_dim}, scale);
-    maker->Add(name + "bias", {spec.groups, spec.features}, 0.3, 0.2);
-  } else if (spec.map == "rfa") {
-    maker->Add(name + "projection", {spec.groups, half, spec.head_dim}, 1.0);
-  } else if (spec.map == "hedgehog") {
-    maker->Add(name + "weight", {spec.groups, half, spec.head_dim}, scale);
-  }
-}
 
 void AddGpt2Layer(const ModelSpec& spec, const std::string& name, WeightMaker* maker) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(spec.hidden));
@@ -98,7 +61,8 @@ Tensors RandomWeights(const ModelSpec& spec, uint64_t seed) {
       AddLlamaLayer(spec, name, &maker);
     }
     if (spec.is_linear(i)) {
-      AddFeatureMap(spec, name + (spec.gpt2 ? "attn." : "self_attn.") + "feature_map.", &maker);
+      AddFeatureMap(spec.map, spec.groups, spec.features, spec.head_dim,
+                    name + (spec.gpt2 ? "attn." : "self_attn.") + "feature_map.", &maker);
     }
   }
   if (spec.gpt2) maker.Add(prefix + "ln_f.bias", {spec.hidden}, 0.1);

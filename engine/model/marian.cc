@@ -1,0 +1,254 @@
+// Marian encoder-decoders (opus-mt and relatives): the decoder, and what an encoder's outputs leave
+// for its cross attention.
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/model/architectures.h"
+#include "engine/model/attention.h"
+#include "engine/model/backend_model.h"
+#include "engine/model/marian_encoder.h"
+#include "engine/model/marian_parts.h"
+
+namespace t2r {
+namespace {
+
+struct MarianLayer {
+  Norm self_norm;
+  Attention self;
+  Projection self_qkv;  // [q | k | v] output rows; pre-activations for q and k where folded
+  Projection self_out;
+  Norm cross_norm;
+  Attention cross;
+  Projection cross_query;
+  Projection cross_memory;  // [k | v] output rows, of the encoder's outputs
+  Projection cross_out;
+  MarianFeedForward feed_forward;
+};
+
+// Where both sides share one embedding table, checkpoints keep it under one or more of three names.
+HostMatrix FindTable(const WeightLoader& loader, const std::string& side, int64_t vocab_size,
+                     const ModelConfig& config) {
+  const std::string own = "model." + side + ".embed_tokens.weight";
+  std::vector<std::string> names = {own};
+  if (config.encoder_decoder->share_embeddings) {
+    names = {"model.shared.weight", "model.encoder.embed_tokens.weight",
+             "model.decoder.embed_tokens.weight"};
+  }
+  const auto found = std::find_if(names.begin(), names.end(),
+                                  [&](const std::string& name) { return loader.Has(name); });
+  return loader.Linear(found == names.end() ? names.front() : *found, vocab_size,
+                       config.hidden_size);
+}
+
+class Marian : public BackendModel {
+ public:
+  Marian(const ModelConfig& config, const WeightSource& weights, Backend& backend,
+         const ModelOptions& options)
+      : BackendModel(config, backend) {
+    const EncoderDecoderConfig& both = *config_.encoder_decoder;
+    const DType dtype = backend.activation_dtype(options.weight_dtype);
+    if (both.normalize_before && !both.final_norm && dtype != DType::kFloat32) {
+      throw ModelError(
+          "normalize_before without add_final_layer_norm needs float32 activations: choose the "
+          "dtype float32");
+    }
+    WeightLoader loader(weights, backend, options.weight_dtype);
+    const HostMatrix table = FindTable(loader, "decoder", config_.vocab_size, config_);
+    const std::shared_ptr<const Matrix> tokens = loader.LoadTable(table);
+    std::shared_ptr<const Matrix> source_tokens = tokens;
+    if (!both.share_embeddings) {
+      source_tokens =
+          loader.LoadTable(FindTable(loader, "encoder", both.source_vocab_size, config_));
+    }
+    encoder_ = std::make_unique<MarianEncoder>(config_, loader, std::move(source_tokens));
+    embedding_ = LoadMarianEmbedding(loader, "decoder", tokens, config_);
+    LoadLayers(loader);
+    if (both.final_norm) {
+      final_norm_ = LoadNorm(loader, "model.decoder.layer_norm.", config_.hidden_size);
+    }
+    LoadHead(loader, table);
+    weight_bytes_ = loader.bytes();
+    Declare(dtype);
+  }
+
+  void Encode(const Batch& sources, const Caches& caches) override {
+    backend_.RunStep(nullptr, sources, [&](const StepShape& shape) {
+      MarianStream stream(backend_, config_, workspace_parts_, shape.rows);
+      const Tensor encoded = encoder_->Run(backend_, sources, stream);
+      for (const MarianLayer& layer : layers_) {
+        const Tensor kv = stream.Projected(layer.cross.key_columns() + layer.cross.value_columns());
+        Project(encoded, layer.cross_memory, kv);
+        layer.cross.Remember(backend_, sources, caches, kv);
+      }
+    });
+  }
+
+ private:
+  void Run(const Batch& batch, const StepShape& shape, const Caches& caches) override {
+    MarianStream stream(backend_, config_, workspace_parts_, shape.rows);
+    stream.Embed(batch, embedding_);
+    for (const MarianLayer& layer : layers_) {
+      const Tensor qkv = stream.Projected(layer.self.columns());
+      Project(stream.Enter(layer.self_norm), layer.self_qkv, qkv);
+      layer.self.Run(backend_, batch, caches, qkv, stream.mixed());
+      Add(stream, layer.self_out, layer.self_norm);
+
+      const Tensor q = stream.Projected(layer.cross.query_columns());
+      Project(stream.Enter(layer.cross_norm), layer.cross_query, q);
+      layer.cross.Recall(backend_, batch, caches, q, stream.mixed());
+      Add(stream, layer.cross_out, layer.cross_norm);
+
+      stream.FeedForward(layer.feed_forward);
+    }
+    if (shape.outputs == 0) return;
+    const Tensor last = last_normed_.Rows(shape.outputs);
+    if (config_.encoder_decoder->final_norm) {
+      const Tensor gathered = last_.Rows(shape.outputs);
+      backend_.GatherOutputs(batch, stream.x(), gathered);
+      stream.Normalize(gathered, final_norm_, last);
+    } else {
+      backend_.GatherOutputs(batch, stream.output(), last);
+    }
+    backend_.MatMul(last, *head_, head_bias_.f32(), MatMulMode::kStore,
+                    logits_.Rows(shape.outputs));
+  }
+
+  void Project(Tensor in, const Projection& projection, Tensor out) {
+    backend_.MatMul(in, *projection.weight, projection.bias.f32(), MatMulMode::kStore, out);
+  }
+  // Ends a half: what attention gave, projected, goes onto the stream.
+  void Add(MarianStream& stream, const Projection& projection, const Norm& norm) {
+    backend_.MatMul(stream.mixed(), *projection.weight, projection.bias.f32(),
+                    MatMulMode::kAccumulate, stream.x());
+    stream.Leave(norm);
+  }
+
+  void LoadLayers(WeightLoader& loader) {
+    int linear = 0;
+    int full = 0;
+    int linear_cross = config_.linear_layers();
+    int full_cross = 0;
+    const auto index = [](LayerType type, int* linear_index, int* full_index) {
+      return type == LayerType::kLinearAttention ? (*linear_index)++ : (*full_index)++;
+    };
+    for (int i = 0; i < config_.layers; ++i) {
+      const LayerType self = config_.layer_types[i];
+      const LayerType cross = config_.encoder_decoder->cross_layer_types[i];
+      layers_.push_back(LoadLayer(loader, "model.decoder.layers." + std::to_string(i) + ".", self,
+                                  index(self, &linear, &full), cross,
+                                  index(cross, &linear_cross, &full_cross)));
+    }
+  }
+
+  MarianLayer LoadLayer(WeightLoader& loader, const std::string& name, LayerType self_type,
+                        int self_index, LayerType cross_type, int cross_index) {
+    const int64_t hidden = config_.hidden_size;
+    const std::string self = name + "self_attn.";
+    const std::string cross = name + "encoder_attn.";
+    const FeatureMapWeights self_map = MapOf(loader, self, self_type);
+    const FeatureMapWeights cross_map = MapOf(loader, cross, cross_type);
+    ProjectionStack self_qkv;
+    AddProjection(loader, self + "q_proj.", self_type, self_map, QueryScale(), &self_qkv);
+    AddProjection(loader, self + "k_proj.", self_type, self_map, 1.0F, &self_qkv);
+    self_qkv.Add(loader, self + "v_proj.", hidden, hidden);
+    ProjectionStack query;
+    AddProjection(loader, cross + "q_proj.", cross_type, cross_map, QueryScale(), &query);
+    ProjectionStack memory;
+    AddProjection(loader, cross + "k_proj.", cross_type, cross_map, 1.0F, &memory);
+    memory.Add(loader, cross + "v_proj.", hidden, hidden);
+    ProjectionStack self_out;
+    self_out.Add(loader, self + "out_proj.", hidden, hidden);
+    ProjectionStack cross_out;
+    cross_out.Add(loader, cross + "out_proj.", hidden, hidden);
+    return {
+        .self_norm = LoadNorm(loader, name + "self_attn_layer_norm.", hidden),
+        .self = MakeAttention(self_type, self_index, self_map, loader),
+        .self_qkv = self_qkv.Load(loader),
+        .self_out = self_out.Load(loader),
+        .cross_norm = LoadNorm(loader, name + "encoder_attn_layer_norm.", hidden),
+        .cross = MakeAttention(cross_type, cross_index, cross_map, loader),
+        .cross_query = query.Load(loader),
+        .cross_memory = memory.Load(loader),
+        .cross_out = cross_out.Load(loader),
+        .feed_forward = LoadMarianFeedForward(loader, name, hidden, config_.intermediate_size),
+    };
+  }
+
+  bool Folded(LayerType type) const {
+    return type == LayerType::kLinearAttention && ShouldFold(config_);
+  }
+  float QueryScale() const {
+    return config_.linear_attention ? config_.linear_attention->query_scale : 1.0F;
+  }
+  FeatureMapWeights MapOf(const WeightLoader& loader, const std::string& name,
+                          LayerType type) const {
+    if (type == LayerType::kFullAttention) return {};
+    return ReadFeatureMap(loader, name, config_);
+  }
+  Attention MakeAttention(LayerType type, int index, const FeatureMapWeights& map,
+                          WeightLoader& loader) const {
+    if (type == LayerType::kFullAttention) return Attention::Full(config_, index);
+    return Attention::Linear(config_, index, map, Folded(type), loader);
+  }
+  // The projection to queries or keys, the map's own folded in where that saves work.
+  void AddProjection(const WeightLoader& loader, const std::string& name, LayerType type,
+                     const FeatureMapWeights& map, float scale, ProjectionStack* stack) const {
+    const int64_t hidden = config_.hidden_size;
+    if (!Folded(type)) return stack->Add(loader, name, hidden, hidden);
+    stack->Add(FoldFeatureMap(loader.Floats(name + "weight", {hidden, hidden}),
+                              loader.Floats(name + "bias", {hidden}), map, scale, config_),
+               hidden);
+  }
+
+  void LoadHead(WeightLoader& loader, const HostMatrix& table) {
+    const int64_t vocab_size = config_.vocab_size;
+    const HostMatrix head = config_.tie_word_embeddings
+                                ? table
+                                : loader.Linear("lm_head.weight", vocab_size, config_.hidden_size);
+    head_ = loader.Load({&head, 1});
+    if (loader.Has("final_logits_bias")) {
+      head_bias_ = loader.LoadVector("final_logits_bias", {1, vocab_size});
+    }
+  }
+
+  void Declare(DType dtype) {
+    const int64_t hidden = config_.hidden_size;
+    int64_t columns = encoder_->columns();
+    for (const MarianLayer& layer : layers_) {
+      columns = std::max({columns, layer.self.columns(), layer.cross.query_columns(),
+                          layer.cross.key_columns() + layer.cross.value_columns()});
+    }
+    const int64_t inner =
+        std::max(config_.intermediate_size, config_.encoder_decoder->encoder_intermediate_size);
+    workspace_.AddRows(&workspace_parts_.x, hidden, DType::kFloat32);
+    workspace_.AddRows(&workspace_parts_.normed, hidden, dtype);
+    workspace_.AddRows(&workspace_parts_.projected, columns, dtype);
+    workspace_.AddRows(&workspace_parts_.mixed, hidden, dtype);
+    workspace_.AddRows(&workspace_parts_.inner, inner, dtype);
+    if (config_.encoder_decoder->final_norm) {
+      workspace_.AddOutputs(&last_, hidden, DType::kFloat32);
+    }
+    workspace_.AddOutputs(&last_normed_, hidden, dtype);
+  }
+
+  std::unique_ptr<MarianEncoder> encoder_;
+  MarianEmbedding embedding_;
+  std::vector<MarianLayer> layers_;
+  Norm final_norm_;  // where config has one
+  std::unique_ptr<Matrix> head_;
+  Buffer head_bias_;  // final_logits_bias, where there is one
+
+  MarianWorkspace workspace_parts_;
+  Activation last_, last_normed_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> MakeMarian(const ModelConfig& config, const WeightSource& weights,
+                                  Backend& backend, const ModelOptions& options) {
+  return std::make_unique<Marian>(config, weights, backend, options);
+}
+
+}  // namespace t2r

@@ -1,0 +1,65 @@
+#include "engine/model/marian_encoder.h"
+
+#include <cmath>
+#include <utility>
+
+namespace t2r {
+
+MarianEncoder::MarianEncoder(const ModelConfig& config, WeightLoader& loader,
+                             std::shared_ptr<const Matrix> tokens)
+    : config_(config),
+      embedding_(LoadMarianEmbedding(loader, "encoder", std::move(tokens), config)) {
+  for (int i = 0; i < config.encoder_decoder->encoder_layers; ++i) {
+    layers_.push_back(LoadLayer(config, loader, "model.encoder.layers." + std::to_string(i) + "."));
+  }
+  if (config.encoder_decoder->final_norm) {
+    final_norm_ = LoadNorm(loader, "model.encoder.layer_norm.", config.hidden_size);
+  }
+}
+
+MarianEncoder::Layer MarianEncoder::LoadLayer(const ModelConfig& config, WeightLoader& loader,
+                                              const std::string& name) {
+  const int64_t hidden = config.hidden_size;
+  const std::string self = name + "self_attn.";
+  ProjectionStack qkv;
+  for (const char* part : {"q_proj.", "k_proj.", "v_proj."}) {
+    qkv.Add(loader, self + part, hidden, hidden);
+  }
+  ProjectionStack out;
+  out.Add(loader, self + "out_proj.", hidden, hidden);
+  return {LoadNorm(loader, name + "self_attn_layer_norm.", hidden), qkv.Load(loader),
+          out.Load(loader),
+          LoadMarianFeedForward(loader, name, hidden,
+                                config.encoder_decoder->encoder_intermediate_size)};
+}
+
+int64_t MarianEncoder::columns() const { return 3 * int64_t{config_.hidden_size}; }
+
+Tensor MarianEncoder::Run(Backend& backend, const Batch& sources, MarianStream& stream) const {
+  const int64_t hidden = config_.hidden_size;
+  const Tensor qkv = stream.Projected(columns());
+  EncoderAttentionArgs attention;
+  attention.heads = config_.encoder_decoder->encoder_heads;
+  attention.head_dim = config_.hidden_size / attention.heads;
+  attention.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(attention.head_dim)));
+  attention.q = qkv.Columns(0, hidden);
+  attention.k = qkv.Columns(hidden, hidden);
+  attention.v = qkv.Columns(2 * hidden, hidden);
+  attention.out = stream.mixed();
+
+  stream.Embed(sources, embedding_);
+  for (const Layer& layer : layers_) {
+    const Tensor in = stream.Enter(layer.attention_norm);
+    backend.MatMul(in, *layer.qkv.weight, layer.qkv.bias.f32(), MatMulMode::kStore, qkv);
+    backend.EncoderAttention(sources, attention);
+    backend.MatMul(stream.mixed(), *layer.out.weight, layer.out.bias.f32(), MatMulMode::kAccumulate,
+                   stream.x());
+    stream.Leave(layer.attention_norm);
+    stream.FeedForward(layer.feed_forward);
+  }
+  if (!config_.encoder_decoder->final_norm) return stream.output();
+  stream.Normalize(stream.x(), final_norm_, stream.normed());
+  return stream.normed();
+}
+
+}  // namespace t2r

@@ -1,0 +1,47 @@
+// Layer norms and projections with biases, as GPT-2 and Marian have them.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/model/fold.h"
+#include "engine/model/weight_loader.h"
+#include "engine/ops/backend.h"
+
+namespace t2r {
+
+struct Norm {
+  Buffer weight;
+  Buffer bias;
+};
+
+struct Projection {
+  std::unique_ptr<Matrix> weight;
+  Buffer bias;
+};
+
+// `name` ends in a dot: `name`weight and `name`bias, [size] each.
+Norm LoadNorm(WeightLoader& loader, const std::string& name, int64_t size);
+
+// Projections of the same inputs, collected to be loaded as one matrix.
+class ProjectionStack {
+ public:
+  // weight: its memory must stay until Load. bias [weight.rows].
+  void Add(const HostMatrix& weight, std::span<const float> bias);
+  // `name`weight [outputs, inputs] and `name`bias [outputs].
+  void Add(const WeightLoader& loader, const std::string& name, int64_t outputs, int64_t inputs);
+  // With a folded part the whole matrix stays float32: a product of two 16-bit matrices, rounded to
+  // 16 bits again, would move log-probabilities by 1e-3 and more.
+  void Add(FoldedProjection folded, int64_t inputs);
+
+  Projection Load(WeightLoader& loader) const;
+
+ private:
+  std::vector<HostMatrix> parts_;
+  std::vector<float> bias_;
+  std::vector<std::vector<float>> folded_;  // weights that parts_ refers to
+};
+
+}  // namespace t2r
