@@ -39,6 +39,9 @@ struct TokenLogprob {
   float logprob = 0;  // natural log of the raw (unpenalised, temperature 1) distribution
 };
 
+// Alternatives that a work may ask for.
+inline constexpr int kMaxAlternatives = 128;
+
 // Part of one session in one step.
 struct Work {
   int slot = 0;
@@ -46,7 +49,8 @@ struct Work {
   int64_t position = 0;             // of tokens[0]; equals the tokens the slot has consumed so far
   // Sample the token after the last of `tokens`.
   bool sample = false;
-  // Alternatives to report beside the sampled token (0: none; its own logprob is always reported).
+  // Alternatives to report beside the sampled token, at most kMaxAlternatives and the vocabulary
+  // (0: none; its own logprob is always reported).
   int top_logprobs = 0;
   // Encoder-decoders: the source, with the session's first work; else empty. The encoder runs over
   // it before the step.
@@ -66,13 +70,14 @@ class Executor {
   virtual ~Executor() = default;
   virtual const ExecutorLimits& limits() const = 0;
 
-  // Whether Open would succeed for a session of up to this size.
-  virtual bool CanOpen(const SessionSize& size) const = 0;
+  // Whether Open would succeed `count` times in a row for sessions of up to this size.
+  virtual bool CanOpen(const SessionSize& size, int count) const = 0;
   // Takes a free slot, its state zero, and reserves every key/value page it can ever need.
-  // Returns -1 when CanOpen(size) is false.
+  // Returns -1 when CanOpen(size, 1) is false.
   virtual int Open(const SessionSize& size, const SamplingParams& sampling) = 0;
-  // Makes `to`, an open slot of the same size, go on from where `from` is: state, keys and values,
-  // what was seen and generated. Its sampling parameters stay.
+  // Makes `to`, an open slot of the same size that has consumed no more tokens, go on from where
+  // `from` is: state, keys and values, what was seen and generated. Its sampling parameters stay.
+  // Copies a state, but of keys and values one page at most: full ones are shared.
   virtual void Fork(int from, int to) = 0;
   // Frees the slot and clears its state.
   virtual void Close(int slot) = 0;

@@ -52,14 +52,14 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
 
 ModelExecutor::~ModelExecutor() = default;
 
-bool ModelExecutor::CanOpen(const SessionSize& size) const {
+bool ModelExecutor::CanOpen(const SessionSize& size, int count) const {
   if (options_.position_limit > 0 && size.positions > options_.position_limit) return false;
-  return states_.free_slots() > 0 && kv_.CanReserve(size.positions) &&
-         source_kv_.CanReserve(size.source);
+  return states_.free_slots() >= count && kv_.CanReserve(size.positions, count) &&
+         source_kv_.CanReserve(size.source, count);
 }
 
 int ModelExecutor::Open(const SessionSize& size, const SamplingParams& sampling) {
-  if (!CanOpen(size)) return -1;
+  if (!CanOpen(size, 1)) return -1;
   const int slot = states_.Acquire();
   kv_.Reserve(slot, size.positions);
   source_kv_.Reserve(slot, size.source);
@@ -73,12 +73,15 @@ int ModelExecutor::Open(const SessionSize& size, const SamplingParams& sampling)
 }
 
 void ModelExecutor::Fork(int from, int to) {
+  const Session& source = sessions_[from];
+  assert(sessions_[to].positions <= source.positions);
   states_.Copy(from, to);
-  kv_.Copy(from, to, sessions_[from].positions);
-  source_kv_.Copy(from, to, sessions_[from].source);
-  sessions_[to].positions = sessions_[from].positions;
-  sessions_[to].source = sessions_[from].source;
-  sessions_[to].history = sessions_[from].history;
+  kv_.Fork(from, to, source.positions);
+  // Written whole by the first work and never again: every page can be shared.
+  source_kv_.Fork(from, to, KvCache::PagesFor(source.source) * kKvPageSize);
+  sessions_[to].positions = source.positions;
+  sessions_[to].source = source.source;
+  sessions_[to].history = source.history;
 }
 
 void ModelExecutor::Close(int slot) {

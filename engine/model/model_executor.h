@@ -32,7 +32,7 @@ class ModelExecutor : public Executor {
   ~ModelExecutor() override;
 
   const ExecutorLimits& limits() const override { return limits_; }
-  bool CanOpen(const SessionSize& size) const override;
+  bool CanOpen(const SessionSize& size, int count) const override;
   int Open(const SessionSize& size, const SamplingParams& sampling) override;
   void Fork(int from, int to) override;
   void Close(int slot) override;

@@ -14,10 +14,14 @@ void Step::Clear() {
 }
 
 void Step::Add(Session* session, int64_t count) {
-  (session->prefilling() ? prompt_rows : decode_rows) += count;
-  works.push_back(session->NextWork(count));
-  sessions.push_back(session);
-  rows.push_back(count);
+  const bool prompt = session->prefilling();
+  (prompt ? prompt_rows : decode_rows) += count;
+  const int64_t each = prompt ? count : 1;
+  for (int64_t row = 0; row < count; row += each) {
+    works.push_back(session->NextWork(each, row));
+    sessions.push_back(session);
+    rows.push_back(each);
+  }
 }
 
 BatchFormer::BatchFormer(int64_t max_step_tokens, int64_t max_prompt_chunk,
@@ -37,36 +41,39 @@ int64_t BatchFormer::PromptReserve(int64_t need) {
 }
 
 void BatchFormer::AddDecoding(int64_t rows, Step* step) {
-  const auto decoding = static_cast<int64_t>(decoding_.size());
-  if (rows >= decoding) {
-    for (Session* session : decoding_) step->Add(session, 1);
+  if (rows >= decode_rows_) {
+    for (Session* session : decoding_) step->Add(session, session->decode_rows());
     return;
   }
   const auto after =
       std::upper_bound(decoding_.begin(), decoding_.end(), last_served_,
                        [](RequestId id, const Session* session) { return id < session->id(); });
-  const auto first = static_cast<int64_t>(after - decoding_.begin());
-  for (int64_t i = 0; i < rows; ++i) {
-    Session* session = decoding_[static_cast<size_t>((first + i) % decoding)];
-    step->Add(session, 1);
+  const auto first = static_cast<size_t>(after - decoding_.begin());
+  for (size_t i = 0; rows > 0; ++i) {
+    Session* session = decoding_[(first + i) % decoding_.size()];
+    const int64_t count = std::min(rows, session->decode_rows());
+    step->Add(session, count);
     last_served_ = session->id();
+    rows -= count;
   }
 }
 
 void BatchFormer::Form(std::span<Session* const> active, absl::Time now, Step* step) {
   step->Clear();
   decoding_.clear();
+  decode_rows_ = 0;
   int64_t need = 0;  // rows with which the first prompt gets on
   for (Session* session : active) {
     if (session->prefilling()) {
       if (need == 0) need = std::min(session->prompt_rows_left(), alignment_);
     } else if (session->HasRoom(now)) {
       decoding_.push_back(session);
+      decode_rows_ += session->decode_rows();
     }
   }
 
   int64_t decode_rows = max_step_tokens_;
-  if (need > 0 && static_cast<int64_t>(decoding_.size()) + need > max_step_tokens_) {
+  if (need > 0 && decode_rows_ + need > max_step_tokens_) {
     decode_rows -= PromptReserve(need);
   }
   AddDecoding(decode_rows, step);

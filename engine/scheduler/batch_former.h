@@ -11,7 +11,8 @@
 
 namespace t2r {
 
-// One step's work: works[i] is rows[i] rows of sessions[i].
+// One step's work: works[i] is rows[i] rows of sessions[i]. A session with beams has a work for
+// each of those that take part, in their order.
 struct Step {
   std::vector<Work> works;
   std::vector<Session*> sessions;
@@ -23,17 +24,17 @@ struct Step {
   void Add(Session* session, int64_t count);
 };
 
-// Every decoding session with room gets its row; what is left of max_step_tokens, at most
-// max_prompt_chunk, goes to prompts in order of arrival, as many as share it. A prompt is cut only
-// at multiples of the alignment: what is left of a step is unused where it reaches none. A source
-// cannot be cut: of those that start, as many go into a step as have max_prompt_chunk tokens
-// together, and one in any case. A session whose sink has no room for the token it would yield sits
-// out.
+// Every decoding session with room gets its row, one with beams a row for each; what is left of
+// max_step_tokens, at most max_prompt_chunk, goes to prompts in order of arrival, as many as share
+// it. A prompt is cut only at multiples of the alignment: what is left of a step is unused where it
+// reaches none. A source cannot be cut: of those that start, as many go into a step as have
+// max_prompt_chunk tokens together, and one in any case. A session whose sink has no room for the
+// token it would yield sits out.
 //
 // With more decoding sessions than rows they take turns: each step goes on, in order of ids, after
-// the last one served. Prompts then keep an eighth of the rows (at least what the first of them
-// needs to get on; where that is the whole step, every other step), so neither side starves. Engine
-// thread only.
+// the last one served; beams that got no row come in a later step. Prompts then keep an eighth of
+// the rows (at least what the first of them needs to get on; where that is the whole step, every
+// other step), so neither side starves. Engine thread only.
 class BatchFormer {
  public:
   // All at least 1; max_step_tokens at least the alignment. A chunk below the alignment counts as
@@ -55,6 +56,7 @@ class BatchFormer {
   RequestId last_served_ = 0;
   bool prompt_turn_ = false;
   std::vector<Session*> decoding_;
+  int64_t decode_rows_ = 0;  // that they would all take
 };
 
 }  // namespace t2r

@@ -85,16 +85,14 @@ void EngineLoop::Admit() {
     Session* session = queue_.front();
     const SessionSize size = {.positions = session->request().positions(),
                               .source = session->source_rows()};
-    int slot = -1;
+    bool opened = false;
     try {
-      if (executor_.CanOpen(size)) {
-        slot = executor_.Open(size, session->request().sampling);
-      }
+      opened = OpenSlots(session, size);
     } catch (const std::exception& error) {
       Fail(error.what());
       return;
     }
-    if (slot < 0) {
+    if (!opened) {
       if (open_slots_ > 0) return;
       // Waiting would never end.
       End(session, FinishReason::kError,
@@ -105,11 +103,24 @@ void EngineLoop::Admit() {
     queue_.pop_front();
     admission_.Release(session->request().queue_tokens());
     active_.push_back(session);
-    ++open_slots_;
     ReportSessions();
-    session->Open(slot, now_);
     events_.push_back({.session = session, .kind = Event::kStarted});
   }
+}
+
+bool EngineLoop::OpenSlots(Session* session, const SessionSize& size) {
+  const Request& request = session->request();
+  const int count = request.slots();
+  if (!executor_.CanOpen(size, count)) return false;
+  session->Open(executor_.Open(size, request.sampling), now_);
+  open_slots_ += count;
+  if (session->beams() == nullptr) return true;
+  std::vector<int> slots = {session->slot()};
+  while (static_cast<int>(slots.size()) < count) {
+    slots.push_back(executor_.Open(size, request.sampling));
+  }
+  session->beams()->Open(std::move(slots));
+  return true;
 }
 
 bool EngineLoop::LaunchStep() {
@@ -142,7 +153,18 @@ void EngineLoop::WaitForStep() {
     const std::optional<FinishReason> reason =
         session->Accept(step_.rows[i], std::move(results_[i]), now_);
     if (session->undelivered()) events_.push_back({.session = session});
+    if (session->beams() != nullptr && !reason) CopyBeams(session);
     if (reason) End(session, *reason);
+  }
+}
+
+void EngineLoop::CopyBeams(Session* session) {
+  try {
+    for (const BeamGroup::Copy& copy : session->beams()->TakeCopies()) {
+      executor_.Fork(copy.from, copy.to);
+    }
+  } catch (const std::exception& error) {
+    Fail(error.what());
   }
 }
 
@@ -204,7 +226,9 @@ absl::Status EngineLoop::StatusOf(FinishReason reason) const {
                                              absl::FormatDuration(options_.stall_timeout),
                                              ", the stall limit; read the stream faster"));
     case FinishReason::kError:
-      return commands_.health();
+      if (failed_) return commands_.health();
+      return absl::InternalError(
+          "the model gives no finite log probability that beam search could go on with");
     default:
       return absl::OkStatus();
   }
@@ -212,12 +236,16 @@ absl::Status EngineLoop::StatusOf(FinishReason reason) const {
 
 void EngineLoop::CloseSlot(Session* session) {
   try {
-    executor_.Close(session->slot());
+    if (session->beams() == nullptr) {
+      executor_.Close(session->slot());
+    } else {
+      for (const int slot : session->beams()->slots()) executor_.Close(slot);
+    }
   } catch (const std::exception& error) {
     Fail(error.what());
   }
   session->ClearSlot();
-  --open_slots_;
+  open_slots_ -= session->request().slots();
   ReportSessions();
 }
 

@@ -44,8 +44,12 @@ class EngineLoop {
   void EndStalled();
   void EndAll(FinishReason reason);
   void Admit();
+  // All slots that the session needs, or none: whether there were enough. Throws DeviceError.
+  bool OpenSlots(Session* session, const SessionSize& size);
   bool LaunchStep();
   void WaitForStep();
+  // Makes the copies that a session's beams want before their next round.
+  void CopyBeams(Session* session);
   // Hands out the events, in order.
   void Deliver();
 

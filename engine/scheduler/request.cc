@@ -1,5 +1,6 @@
 #include "engine/scheduler/request.h"
 
+#include <algorithm>
 #include <limits>
 
 namespace t2r {
@@ -15,6 +16,14 @@ int64_t Request::positions() const {
 
 int64_t Request::queue_tokens() const {
   return static_cast<int64_t>(prompt.size() + source.size());
+}
+
+std::vector<int32_t> Request::TerminalIds(const std::vector<int32_t>& eos_token_ids) const {
+  std::vector<int32_t> ids = stop_token_ids;
+  if (!ignore_eos) ids.insert(ids.end(), eos_token_ids.begin(), eos_token_ids.end());
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
 }
 
 const char* FinishReasonName(FinishReason reason) {

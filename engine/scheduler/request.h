@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "engine/model/executor.h"
 #include "engine/sampling/params.h"
+#include "engine/scheduler/beam_search.h"
 
 namespace t2r {
 
@@ -23,7 +24,7 @@ enum class FinishReason : uint8_t {
   kDeadline,   // the request's deadline passed
   kDrained,    // the server is shutting down
   kStalled,    // the client did not take its tokens for too long
-  kError,      // the device failed
+  kError,      // the device failed, or a beam search found no finite log probability
   kScored,     // a Score request is complete
 };
 inline constexpr int kFinishReasons = 9;
@@ -43,6 +44,8 @@ struct Request {
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
   int top_logprobs = 0;  // alternatives a token
+  // Beam search when beams.count > 0: no tokens are reported, only hypotheses, at the end.
+  BeamParams beams;
   // Score: log p(prompt[i+1] | prompt[0..i]) for all i; nothing is generated.
   bool score = false;
   absl::Time deadline = absl::InfiniteFuture();
@@ -52,6 +55,11 @@ struct Request {
   int64_t positions() const;
   // Prompt and source: what counts against the queue while it waits, and what a finish reports.
   int64_t queue_tokens() const;
+  // Slots that it takes: one for each beam.
+  int slots() const { return beams.count > 0 && !score ? beams.count : 1; }
+  // What ends a sequence: the end-of-sequence tokens, unless ignored, and its own stop tokens, each
+  // once.
+  std::vector<int32_t> TerminalIds(const std::vector<int32_t>& eos_token_ids) const;
 };
 
 // One generated token as it goes to the client. Every sampled token is reported once, with all its
@@ -65,16 +73,25 @@ struct TokenEvent {
   std::string text;  // whole code points that became final; may be empty
 };
 
+// One result of a beam search.
+struct Hypothesis {
+  std::vector<int32_t> tokens;  // the end-of-sequence or stop token included
+  std::string text;             // of them; an end-of-sequence or stop token has none
+  float score = 0;              // see BeamSearch
+  FinishReason reason = FinishReason::kLength;  // kEos, kStop or kLength
+};
+
 struct FinishEvent {
   FinishReason reason = FinishReason::kStop;
   // OK for stop, length, eos and scored. CANCELLED, DEADLINE_EXCEEDED; ABORTED when stalled;
   // UNAVAILABLE when drained or after a device failure.
   absl::Status status;
-  std::string text;           // what was still held back
-  std::string matched_stop;   // the stop string, when one ended it
-  int64_t prompt_tokens = 0;  // Request::queue_tokens
-  int64_t generated_tokens = 0;
-  std::vector<float> scores;  // Score
+  std::string text;                    // what was still held back
+  std::string matched_stop;            // the stop string, when one ended it
+  int64_t prompt_tokens = 0;           // Request::queue_tokens
+  int64_t generated_tokens = 0;        // of all hypotheses, for a beam search
+  std::vector<float> scores;           // Score
+  std::vector<Hypothesis> hypotheses;  // beam search: what had ended by then, best first
   // Submit to slot, slot to first token (Score: to the end), first token to the end.
   absl::Duration queue_time, prefill_time, decode_time;
 };

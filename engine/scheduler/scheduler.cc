@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "engine/scheduler/admission.h"
+#include "engine/scheduler/beam_group.h"
+#include "engine/scheduler/beam_search.h"
 #include "engine/scheduler/command_queue.h"
 #include "engine/scheduler/engine_loop.h"
 #include "engine/scheduler/session.h"
@@ -29,6 +31,15 @@ struct Scheduler::Impl {
         admission(options.max_queue_requests, options.max_queue_tokens, observer),
         loop(executor, limits, observer, options, commands, admission),
         engine([this] { loop.Run(); }) {}
+
+  // Null for a request without beams.
+  std::unique_ptr<BeamGroup> MakeBeams(const Request& request) const {
+    if (request.score || request.beams.count == 0) return nullptr;
+    return std::make_unique<BeamGroup>(
+        BeamSearch(request.beams, request.max_tokens, request.TerminalIds(options.eos_token_ids),
+                   limits.suppressed_token_ids),
+        limits.vocab_size);
+  }
 
   const SchedulerOptions options;
   const ExecutorLimits limits;
@@ -81,8 +92,10 @@ absl::StatusOr<RequestId> Scheduler::Submit(Reservation reservation, Request req
   }
   absl::Status status = Validate(request);
   if (!status.ok()) return status;
+  std::unique_ptr<BeamGroup> beams = impl_->MakeBeams(request);
   auto session = std::make_unique<Session>(std::move(request), std::move(sink), impl_->tokenizer,
-                                           impl_->options.eos_token_ids, impl_->options.clock());
+                                           impl_->options.eos_token_ids, impl_->options.clock(),
+                                           std::move(beams));
   // From here the place counts the true length; the engine gives it up when it accepts the session,
   // the reservation when it is refused.
   const int64_t tokens = session->request().queue_tokens();

@@ -36,6 +36,7 @@ struct SchedulerOptions {
   int max_stop_string_bytes = 256;  // of each
   int max_stop_token_ids = 128;
   int max_logit_bias = 1024;  // entries
+  int max_beams = 16;         // of a request; never more than there are slots
   // Time for deadlines, stalls and durations; null: absl::Now. Called from any thread. After moving
   // a clock of their own, tests call Wake.
   std::function<absl::Time()> clock;

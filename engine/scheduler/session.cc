@@ -15,10 +15,12 @@ bool Contains(const std::vector<int32_t>& ids, int32_t id) {
 }  // namespace
 
 Session::Session(Request request, std::shared_ptr<EventSink> sink, const Tokenizer* tokenizer,
-                 const std::vector<int32_t>& eos_token_ids, absl::Time submitted)
+                 const std::vector<int32_t>& eos_token_ids, absl::Time submitted,
+                 std::unique_ptr<BeamGroup> beams)
     : request_(std::move(request)),
       sink_(std::move(sink)),
       eos_token_ids_(eos_token_ids),
+      beams_(std::move(beams)),
       submitted_(submitted) {
   prompt_rows_ = static_cast<int64_t>(request_.prompt.size()) - (request_.score ? 1 : 0);
   if (request_.score) {
@@ -30,7 +32,7 @@ Session::Session(Request request, std::shared_ptr<EventSink> sink, const Tokeniz
 }
 
 bool Session::HasRoom(absl::Time now) {
-  if (sink_->HasRoom(undelivered_ ? 2 : 1)) {
+  if (beams_ != nullptr || sink_->HasRoom(undelivered_ ? 2 : 1)) {
     stalled_since_ = absl::InfiniteFuture();
     return true;
   }
@@ -38,14 +40,15 @@ bool Session::HasRoom(absl::Time now) {
   return false;
 }
 
-Work Session::NextWork(int64_t rows) const {
+Work Session::NextWork(int64_t rows, int64_t beam) const {
   Work work;
   work.slot = slot_;
-  work.position = consumed_;
   work.sample = Yields(rows);
   if (work.sample) work.top_logprobs = request_.top_logprobs;
+  if (beams_ != nullptr && work.sample) work = beams_->NextWork(beam);
+  work.position = consumed_;
   if (!prefilling()) {
-    work.tokens = std::span(&next_token_, 1);
+    if (beams_ == nullptr) work.tokens = std::span(&next_token_, 1);
     return work;
   }
   if (consumed_ == 0) work.source = request_.source;
@@ -59,6 +62,7 @@ Work Session::NextWork(int64_t rows) const {
 
 std::optional<FinishReason> Session::Accept(int64_t rows, WorkResult&& result, absl::Time now) {
   const bool sampled = Yields(rows);
+  if (sampled && beams_ != nullptr) return AcceptBeams(rows, std::move(result), now);
   consumed_ += rows;
   if (request_.score) {
     scores_.insert(scores_.end(), result.scores.begin(), result.scores.end());
@@ -67,6 +71,16 @@ std::optional<FinishReason> Session::Accept(int64_t rows, WorkResult&& result, a
   }
   if (!sampled) return std::nullopt;
   return AcceptToken(std::move(result), now);
+}
+
+std::optional<FinishReason> Session::AcceptBeams(int64_t rows, WorkResult&& result,
+                                                 absl::Time now) {
+  if (!beams_->Accept(std::move(result))) return std::nullopt;
+  consumed_ += rows;
+  first_token_ = std::min(first_token_, now);
+  if (!beams_->done()) return std::nullopt;
+  if (beams_->hypotheses().empty()) return FinishReason::kError;
+  return ReasonOf(beams_->hypotheses().front());
 }
 
 std::optional<FinishReason> Session::AcceptToken(WorkResult&& result, absl::Time now) {
@@ -128,10 +142,41 @@ std::string Session::FlushText(bool* stopped) {
   return matched.text + matcher_->Finish();
 }
 
+FinishReason Session::ReasonOf(const BeamSearch::Hypothesis& hypothesis) const {
+  const int32_t last = hypothesis.tokens.back();
+  if (!request_.ignore_eos && Contains(eos_token_ids_, last)) return FinishReason::kEos;
+  if (Contains(request_.stop_token_ids, last)) return FinishReason::kStop;
+  return FinishReason::kLength;
+}
+
+std::vector<Hypothesis> Session::MakeHypotheses() {
+  std::vector<Hypothesis> made;
+  for (const BeamSearch::Hypothesis& from : beams_->hypotheses()) {
+    if (static_cast<int>(made.size()) == request_.beams.num_return) break;
+    Hypothesis& to = made.emplace_back();
+    to.tokens = from.tokens;
+    to.score = static_cast<float>(from.score);
+    to.reason = ReasonOf(from);
+    generated_ += static_cast<int64_t>(to.tokens.size());
+    if (!decoder_) continue;
+    IncrementalDecoder decoder = *decoder_;
+    const size_t without_text = to.reason == FinishReason::kLength ? 0 : 1;
+    for (size_t i = 0; i + without_text < to.tokens.size(); ++i) {
+      to.text += decoder.Append(to.tokens[i]);
+    }
+    to.text += decoder.Finish();
+  }
+  return made;
+}
+
 FinishEvent Session::MakeFinish(FinishReason reason, absl::Status status, absl::Time now) {
   FinishEvent event;
   bool stopped = false;
-  event.text = FlushText(&stopped);
+  if (beams_ != nullptr) {
+    event.hypotheses = MakeHypotheses();
+  } else {
+    event.text = FlushText(&stopped);
+  }
   // An unfinished code point at the end became U+FFFD, which a stop string may name.
   if (stopped && status.ok()) reason = FinishReason::kStop;
   event.reason = reason;

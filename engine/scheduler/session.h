@@ -10,6 +10,7 @@
 
 #include "absl/time/time.h"
 #include "engine/model/executor.h"
+#include "engine/scheduler/beam_group.h"
 #include "engine/scheduler/observer.h"
 #include "engine/scheduler/request.h"
 #include "engine/tokenizer/incremental_decoder.h"
@@ -21,9 +22,11 @@ namespace t2r {
 // and called by the engine thread. Does not touch the executor: EngineLoop opens and closes slots.
 class Session {
  public:
-  // tokenizer may be null (no text); it and eos_token_ids must outlive the session.
+  // tokenizer may be null (no text); it and eos_token_ids must outlive the session. beams: of a
+  // request with beams, else null.
   Session(Request request, std::shared_ptr<EventSink> sink, const Tokenizer* tokenizer,
-          const std::vector<int32_t>& eos_token_ids, absl::Time submitted);
+          const std::vector<int32_t>& eos_token_ids, absl::Time submitted,
+          std::unique_ptr<BeamGroup> beams = nullptr);
 
   RequestId id() const { return id_; }
   void set_id(RequestId id) { id_ = id; }
@@ -31,6 +34,8 @@ class Session {
   EventSink& sink() { return *sink_; }
   absl::Time submitted() const { return submitted_; }
 
+  // Null for most. A session with beams has several slots, slot() being the first.
+  BeamGroup* beams() { return beams_.get(); }
   // -1: no slot.
   int slot() const { return slot_; }
   void Open(int slot, absl::Time now) {
@@ -46,16 +51,19 @@ class Session {
     return consumed_ == 0 ? static_cast<int64_t>(request_.source.size()) : 0;
   }
   int64_t prompt_rows_left() const { return prompt_rows_ - consumed_; }
+  // Rows to run while decoding, before anything else can: one, or one of every beam.
+  int64_t decode_rows() const { return beams_ == nullptr ? 1 : beams_->due(); }
   // Whether running `rows` more rows yields a token.
   bool Yields(int64_t rows) const { return !request_.score && consumed_ + rows >= prompt_rows_; }
-  // Asks the sink, and remembers since when it has had no room.
+  // Asks the sink, and remembers since when it has had no room. Beams yield nothing on the way, so
+  // there is room always.
   bool HasRoom(absl::Time now);
   // InfiniteFuture: had room when last asked.
   absl::Time stalled_since() const { return stalled_since_; }
 
-  // The next `rows` rows (prefilling: at most prompt_rows_left(); decoding: 1). Valid until the
-  // next non-const call.
-  Work NextWork(int64_t rows) const;
+  // The next `rows` rows (prefilling: at most prompt_rows_left(); decoding: 1, of the beam-th beam
+  // that is due). Valid until the next non-const call.
+  Work NextWork(int64_t rows, int64_t beam = 0) const;
   // Takes the result of NextWork(rows): keeps the scores, or the token until Deliver. The reason
   // when this ends the request. This is all that must happen before the next step is formed: text
   // is made here only where a stop string may be in it.
@@ -74,6 +82,10 @@ class Session {
 
  private:
   std::optional<FinishReason> AcceptToken(WorkResult&& result, absl::Time now);
+  std::optional<FinishReason> AcceptBeams(int64_t rows, WorkResult&& result, absl::Time now);
+  FinishReason ReasonOf(const BeamSearch::Hypothesis& hypothesis) const;
+  // The hypotheses to report, and their tokens' count in generated_.
+  std::vector<Hypothesis> MakeHypotheses();
   // The reason why `token`, which event_ holds, ends the request.
   std::optional<FinishReason> CheckStops(int32_t token);
   std::string FlushText(bool* stopped);
@@ -82,12 +94,13 @@ class Session {
   Request request_;
   std::shared_ptr<EventSink> sink_;
   const std::vector<int32_t>& eos_token_ids_;
+  std::unique_ptr<BeamGroup> beams_;
   std::optional<IncrementalDecoder> decoder_;
   std::optional<StopMatcher> matcher_;
 
   int slot_ = -1;
   int64_t prompt_rows_ = 0;
-  int64_t consumed_ = 0;    // tokens that went through the model
+  int64_t consumed_ = 0;    // tokens that went through the model, of every beam
   int32_t next_token_ = 0;  // sampled last, not yet consumed
   int64_t generated_ = 0;
   bool undelivered_ = false;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/ops/batch.h"
+#include "engine/scheduler/beam_search.h"
 
 namespace t2r {
 namespace {
@@ -91,6 +92,70 @@ absl::Status CheckStops(const Request& request, int vocab_size, const SchedulerO
   return absl::OkStatus();
 }
 
+// What a request with beams may not have besides: they choose by score alone.
+absl::Status CheckBeamsAlone(const Request& request) {
+  constexpr char kAlone[] = " does not go with beams, which choose by score: leave it unset";
+  const SamplingParams& sampling = request.sampling;
+  if (sampling.temperature != 0.0F) {
+    return Invalid("temperature is ", sampling.temperature,
+                   ", and beams are not sampled: leave it unset or set it to 0");
+  }
+  const struct {
+    const char* field;
+    bool set;
+  } fields[] = {
+      {"top_k", sampling.top_k != 0},
+      {"top_p", sampling.top_p != 1.0F},
+      {"min_p", sampling.min_p != 0.0F},
+      {"repetition_penalty", sampling.repetition_penalty != 1.0F},
+      {"frequency_penalty", sampling.frequency_penalty != 0.0F},
+      {"presence_penalty", sampling.presence_penalty != 0.0F},
+      {"logit_bias", !sampling.logit_bias.empty()},
+      {"logprobs", request.top_logprobs != 0},
+  };
+  for (const auto& field : fields) {
+    if (field.set) return Invalid(field.field, kAlone);
+  }
+  if (request.stop.empty()) return absl::OkStatus();
+  return Invalid("stop does not go with beams: use stop_token_ids");
+}
+
+absl::Status CheckBeams(const Request& request, const ExecutorLimits& limits,
+                        const SchedulerOptions& options) {
+  const BeamParams& beams = request.beams;
+  if (beams.count == 0) return absl::OkStatus();
+  if (beams.count < 1 || beams.count > options.max_beams) {
+    return Invalid("beams.count is ", beams.count, ", outside [1, ", options.max_beams,
+                   "] (max_beams)");
+  }
+  if (beams.count > limits.slots) {
+    return Invalid("beams.count is ", beams.count, ", more than the ", limits.slots,
+                   " sessions that run at once: each beam is one");
+  }
+  if (beams.num_return < 1 || beams.num_return > beams.count) {
+    return Invalid("beams.num_return is ", beams.num_return, ", outside [1, ", beams.count,
+                   "]: there are no more hypotheses than beams");
+  }
+  absl::Status status = CheckRange("beams.length_penalty", beams.length_penalty, -10.0F, 10.0F);
+  if (!status.ok()) return status;
+  const int64_t alternatives =
+      BeamSearch::AlternativesOf(beams.count, request.TerminalIds(options.eos_token_ids).size(),
+                                 limits.suppressed_token_ids.size());
+  if (alternatives > kMaxAlternatives && limits.vocab_size > kMaxAlternatives) {
+    return Invalid("beams.count of ", beams.count, " with all tokens that end or may not occur is ",
+                   alternatives, " alternatives a step, more than the limit of ", kMaxAlternatives,
+                   ": take fewer beams or stop_token_ids");
+  }
+  const int64_t pages = (request.positions() - 1) / kKvPageSize + 1;
+  if (limits.kv_pages > 0 && pages > limits.kv_pages / beams.count) {
+    return Invalid("beams.count of ", beams.count, " with ", request.positions(),
+                   " positions each needs more than the ", limits.kv_pages,
+                   " pages of the key/value cache (", kKvPageSize,
+                   " positions each): take fewer beams or lower max_tokens");
+  }
+  return CheckBeamsAlone(request);
+}
+
 absl::Status CheckSource(const Request& request, const ExecutorLimits& limits) {
   const size_t size = request.source.size();
   if (limits.max_source == 0) {
@@ -150,7 +215,9 @@ absl::Status ValidateRequest(const Request& request, const ExecutorLimits& limit
     status = CheckStops(request, limits.vocab_size, options, has_tokenizer);
     if (!status.ok()) return status;
   }
-  return CheckLength(request, limits);
+  absl::Status length = CheckLength(request, limits);
+  if (!length.ok() || request.score) return length;
+  return CheckBeams(request, limits, options);
 }
 
 }  // namespace t2r

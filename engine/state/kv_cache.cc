@@ -15,10 +15,11 @@ KvCache::KvCache(Backend& backend, const KvShape& shape, int64_t pages, int slot
   buffer_ = backend.Allocate(static_cast<size_t>(bytes));
   free_.reserve(static_cast<size_t>(pages_));
   for (int64_t page = pages_ - 1; page >= 0; --page) free_.push_back(static_cast<int32_t>(page));
+  owners_.assign(static_cast<size_t>(pages_), 0);
 }
 
-bool KvCache::CanReserve(int64_t positions) const {
-  return shape_.layers == 0 || PagesFor(positions) <= free_pages();
+bool KvCache::CanReserve(int64_t positions, int count) const {
+  return shape_.layers == 0 || PagesFor(positions) <= free_pages() / count;
 }
 
 bool KvCache::Reserve(int slot, int64_t positions) {
@@ -28,22 +29,36 @@ bool KvCache::Reserve(int slot, int64_t positions) {
   const int64_t count = PagesFor(positions);
   tables_[slot].assign(free_.end() - count, free_.end());
   free_.resize(free_.size() - static_cast<size_t>(count));
+  for (const int32_t page : tables_[slot]) owners_[page] = 1;
   return true;
 }
 
+void KvCache::Return(int32_t page) {
+  assert(owners_[page] > 0);
+  if (--owners_[page] == 0) free_.push_back(page);
+}
+
 void KvCache::Release(int slot) {
-  free_.insert(free_.end(), tables_[slot].begin(), tables_[slot].end());
+  for (const int32_t page : tables_[slot]) Return(page);
   tables_[slot].clear();
 }
 
-void KvCache::Copy(int from, int to, int64_t positions) {
+void KvCache::Fork(int from, int to, int64_t positions) {
   if (shape_.layers == 0) return;
+  const int64_t full = positions / kKvPageSize;
+  for (int64_t page = 0; page < full; ++page) {
+    const int32_t shared = tables_[from][page];
+    if (tables_[to][page] == shared) continue;
+    Return(tables_[to][page]);
+    tables_[to][page] = shared;
+    ++owners_[shared];
+  }
+  if (positions % kKvPageSize == 0) return;
+  assert(owners_[tables_[to][full]] == 1);
   const auto bytes = static_cast<size_t>(shape_.page_bytes());
   auto* pages = static_cast<std::byte*>(buffer_.data());
-  for (int64_t page = 0; page < PagesFor(positions); ++page) {
-    backend_.CopyOnDevice(pages + bytes * static_cast<size_t>(tables_[to][page]),
-                          pages + bytes * static_cast<size_t>(tables_[from][page]), bytes);
-  }
+  backend_.CopyOnDevice(pages + bytes * static_cast<size_t>(tables_[to][full]),
+                        pages + bytes * static_cast<size_t>(tables_[from][full]), bytes);
 }
 
 }  // namespace t2r

@@ -33,15 +33,18 @@ class KvCache {
   int64_t pages() const { return pages_; }
   int64_t free_pages() const { return static_cast<int64_t>(free_.size()); }
   static int64_t PagesFor(int64_t positions) { return (positions + kKvPageSize - 1) / kKvPageSize; }
-  bool CanReserve(int64_t positions) const;
+  // Whether `count` slots could reserve so many each.
+  bool CanReserve(int64_t positions, int count = 1) const;
   // Reserves pages for `positions` positions of a slot. False (and nothing changes) if too few.
   bool Reserve(int slot, int64_t positions);
   void Release(int slot);
   std::span<const int32_t> table(int slot) const { return tables_[slot]; }
 
-  // Copies the first `positions` positions of one slot onto another's pages (fork). Both have them
-  // reserved.
-  void Copy(int from, int to, int64_t positions);
+  // Gives `to` the first `positions` positions of `from`. Both have them reserved, and neither
+  // writes to one of them any more, nor has `to` shared more positions than these. Pages that are
+  // full of them are shared and those they replace become free; of the last one, where it is not
+  // full, `to` gets a copy: it writes there next.
+  void Fork(int from, int to, int64_t positions);
 
   // The first page's part for a layer; add page · page_stride().
   void* layer(int full_layer) const {
@@ -51,11 +54,15 @@ class KvCache {
   int64_t page_stride() const { return shape_.layers * shape_.layer_elements(); }  // elements
 
  private:
+  // One owner less; without any the page is free.
+  void Return(int32_t page);
+
   Backend& backend_;
   KvShape shape_;
   int64_t pages_ = 0;
   Buffer buffer_;
   std::vector<int32_t> free_;
+  std::vector<int32_t> owners_;  // [pages], 0: free
   std::vector<std::vector<int32_t>> tables_;
 };
 

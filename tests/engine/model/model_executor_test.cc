@@ -50,11 +50,12 @@ TEST(ModelExecutorTest, OpensAsManySessionsAsThereAreSlots) {
   Executor& executor = *engine->executor;
   std::vector<int> slots;
   for (int i = 0; i < 4; ++i) {
-    EXPECT_TRUE(executor.CanOpen({int64_t{1} << 40}));
+    EXPECT_TRUE(executor.CanOpen({int64_t{1} << 40}, 4 - i));
+    EXPECT_FALSE(executor.CanOpen({int64_t{1} << 40}, 5 - i));
     slots.push_back(executor.Open({int64_t{1} << 40}, Greedy()));
     EXPECT_GE(slots.back(), 0);
   }
-  EXPECT_FALSE(executor.CanOpen({1}));
+  EXPECT_FALSE(executor.CanOpen({1}, 1));
   EXPECT_EQ(executor.Open({1}, Greedy()), -1);
   executor.Close(slots[2]);
   EXPECT_EQ(executor.Open({1}, Greedy()), slots[2]);
@@ -68,16 +69,19 @@ TEST(ModelExecutorTest, FullLayersReserveEveryPageAtOpening) {
   const auto engine = RandomEngine(spec, options);
   Executor& executor = *engine->executor;
   EXPECT_EQ(executor.limits().kv_pages, 3);
-  EXPECT_FALSE(executor.CanOpen({257}));  // beyond the model's positions
-  EXPECT_FALSE(executor.CanOpen({193}));  // four pages
+  EXPECT_FALSE(executor.CanOpen({257}, 1));  // beyond the model's positions
+  EXPECT_FALSE(executor.CanOpen({193}, 1));  // four pages
   const int two = executor.Open({65}, Greedy());
   EXPECT_GE(two, 0);
-  EXPECT_FALSE(executor.CanOpen({65}));
+  EXPECT_FALSE(executor.CanOpen({65}, 1));
   const int one = executor.Open({64}, Greedy());
   EXPECT_GE(one, 0);
-  EXPECT_FALSE(executor.CanOpen({1}));
+  EXPECT_FALSE(executor.CanOpen({1}, 1));
   executor.Close(two);
-  EXPECT_TRUE(executor.CanOpen({128}));
+  EXPECT_TRUE(executor.CanOpen({128}, 1));
+  EXPECT_TRUE(executor.CanOpen({64}, 2));
+  EXPECT_FALSE(executor.CanOpen({64}, 3));
+  EXPECT_FALSE(executor.CanOpen({65}, 2));
 }
 
 TEST(ModelExecutorTest, AClosedSlotStartsFromNothing) {

@@ -38,7 +38,9 @@ class TimedExecutor : public Executor {
     total_.reserve(static_cast<size_t>(steps));
   }
   const ExecutorLimits& limits() const override { return limits_; }
-  bool CanOpen(const SessionSize& /*size*/) const override { return open_ < limits_.slots; }
+  bool CanOpen(const SessionSize& /*size*/, int count) const override {
+    return open_ + count <= limits_.slots;
+  }
   int Open(const SessionSize& /*size*/, const SamplingParams& /*sampling*/) override {
     return open_++;
   }

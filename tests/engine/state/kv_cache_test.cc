@@ -73,19 +73,58 @@ TEST_F(KvCacheTest, SixteenBitPagesTakeHalf) {
             2 * narrow.layer_elements());
 }
 
-TEST_F(KvCacheTest, CopiesThePagesOfPositions) {
+TEST_F(KvCacheTest, AForkSharesFullPagesAndCopiesTheLast) {
   const KvShape shape{2, 1, 2};
   KvCache cache(*backend_, shape, 6, 2);
   ASSERT_TRUE(cache.Reserve(0, 3 * kKvPageSize));
   ASSERT_TRUE(cache.Reserve(1, 3 * kKvPageSize));
   auto* pages = static_cast<float*>(cache.layer(0));
   for (int64_t i = 0; i < 6 * cache.page_stride(); ++i) pages[i] = static_cast<float>(i);
-  cache.Copy(0, 1, kKvPageSize + 1);  // two of the three pages
+  cache.Fork(0, 1, kKvPageSize + 1);  // one page and the beginning of another
+  EXPECT_EQ(cache.free_pages(), 1);
+  EXPECT_EQ(cache.table(0)[0], cache.table(1)[0]);
+  EXPECT_NE(cache.table(0)[2], cache.table(1)[2]);
+  ASSERT_NE(cache.table(0)[1], cache.table(1)[1]);
   for (int page = 0; page < 3; ++page) {
     const float* from = pages + cache.table(0)[page] * cache.page_stride();
     const float* to = pages + cache.table(1)[page] * cache.page_stride();
     EXPECT_EQ(std::equal(from, from + cache.page_stride(), to), page < 2) << page;
   }
+  cache.Fork(0, 1, 2 * kKvPageSize);
+  EXPECT_EQ(cache.free_pages(), 2);
+  EXPECT_EQ(cache.table(0)[1], cache.table(1)[1]);
+  cache.Release(0);
+  EXPECT_EQ(cache.free_pages(), 3) << "slot 1 still has its three";
+  cache.Release(1);
+  EXPECT_EQ(cache.free_pages(), 6);
+}
+
+// Forks to and fro at ever more positions: never more pages than were reserved, nobody writes on
+// another's page, and in the end all come back.
+TEST_F(KvCacheTest, ForksNeedNoPageBeyondTheReserved) {
+  constexpr int kSlots = 4;
+  KvCache cache(*backend_, {1, 1, 8}, kSlots * 5, kSlots);
+  for (int slot = 0; slot < kSlots; ++slot) ASSERT_TRUE(cache.Reserve(slot, 5 * kKvPageSize));
+  uint32_t random = 1;
+  for (int64_t positions = 1; positions <= 5 * kKvPageSize; ++positions) {
+    random = random * 1664525 + 1013904223;
+    const int from = static_cast<int>(random >> 30);
+    const int to = static_cast<int>((random >> 28) & 3);
+    if (from != to) cache.Fork(from, to, positions);
+    std::set<int32_t> next;  // the pages that the position after is written to, and later ones
+    size_t count = 0;
+    for (int slot = 0; slot < kSlots; ++slot) {
+      const auto table = cache.table(slot);
+      ASSERT_EQ(table.size(), 5U);
+      const auto rest = table.subspan(static_cast<size_t>(positions / kKvPageSize));
+      next.insert(rest.begin(), rest.end());
+      count += rest.size();
+    }
+    EXPECT_EQ(next.size(), count) << positions;
+  }
+  EXPECT_GT(cache.free_pages(), 0);
+  for (int slot = 0; slot < kSlots; ++slot) cache.Release(slot);
+  EXPECT_EQ(cache.free_pages(), kSlots * 5);
 }
 
 TEST_F(KvCacheTest, WithoutFullLayersEverythingFits) {

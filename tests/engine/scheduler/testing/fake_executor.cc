@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <set>
 
 #include "engine/ops/batch.h"
@@ -28,6 +30,25 @@ int32_t MixToken(std::span<const int32_t> history, int vocab) {
 
 float MixScore(std::span<const int32_t> history, int32_t target) {
   return -static_cast<float>((Mix(history) + static_cast<uint64_t>(target)) % 1000) / 100.0F;
+}
+
+std::vector<TokenLogprob> MixAlternatives(std::span<const int32_t> history, int vocab, int64_t n) {
+  std::vector<TokenLogprob> all;
+  double sum = 0;
+  for (int32_t token = 0; token < vocab; ++token) {
+    uint64_t hash = (Mix(history) ^ static_cast<uint64_t>(token)) * 0x9E3779B97F4A7C15ULL;
+    hash = (hash ^ (hash >> 32)) * 0xD6E8FEB86659FD93ULL;
+    const auto logit = static_cast<float>((hash >> 32) % 6007) / 1000.0F;
+    sum += std::exp(logit);
+    all.push_back({token, logit});
+  }
+  const auto norm = static_cast<float>(std::log(sum));
+  for (TokenLogprob& each : all) each.logprob -= norm;
+  std::stable_sort(all.begin(), all.end(), [](const TokenLogprob& a, const TokenLogprob& b) {
+    return a.logprob > b.logprob;
+  });
+  all.resize(std::min(all.size(), static_cast<size_t>(n)));
+  return all;
 }
 
 std::vector<int32_t> ExpectedTokens(std::vector<int32_t> prompt, int64_t n, int vocab) {
@@ -91,6 +112,16 @@ void FakeExecutor::FailSteps() {
   fail_ = true;
 }
 
+void FakeExecutor::FailForks() {
+  const std::lock_guard lock(mu_);
+  fail_forks_ = true;
+}
+
+int64_t FakeExecutor::forks() const {
+  const std::lock_guard lock(mu_);
+  return forks_;
+}
+
 int64_t FakeExecutor::steps() const {
   const std::lock_guard lock(mu_);
   return steps_;
@@ -121,10 +152,10 @@ int64_t FakeExecutor::PagesFor(int64_t positions) const {
   return limits_.kv_pages == 0 ? 0 : (positions + kKvPageSize - 1) / kKvPageSize;
 }
 
-bool FakeExecutor::CanOpen(const SessionSize& size) const {
+bool FakeExecutor::CanOpen(const SessionSize& size, int count) const {
   const std::lock_guard lock(mu_);
   CheckCall();
-  return open_slots_ < limits_.slots && PagesFor(size.positions) <= free_pages_;
+  return open_slots_ + count <= limits_.slots && count * PagesFor(size.positions) <= free_pages_;
 }
 
 int FakeExecutor::Open(const SessionSize& size, const SamplingParams& /*sampling*/) {
@@ -161,7 +192,10 @@ void FakeExecutor::Fork(int from, int to) {
   EXPECT_NE(from, to);
   EXPECT_TRUE(source.open && target.open);
   EXPECT_EQ(source.positions, target.positions);
+  EXPECT_GE(source.history.size(), target.history.size());
+  if (fail_forks_) throw DeviceError("the fake device cannot copy");
   target.history = source.history;
+  ++forks_;
 }
 
 void FakeExecutor::Launch(std::span<const Work> works) {
@@ -221,6 +255,10 @@ void FakeExecutor::Run(const Work& work, WorkResult* result) {
   EXPECT_LE(static_cast<int64_t>(slot.history.size()), slot.positions);
   if (!work.sample) return;
   result->sampled = {next_(slot.history), -1.0F};
+  if (alternatives_) {
+    result->top = alternatives_(slot.history, work.top_logprobs);
+    return;
+  }
   for (int i = 0; i < work.top_logprobs; ++i) {
     result->top.push_back({i, -1.0F - static_cast<float>(i)});
   }

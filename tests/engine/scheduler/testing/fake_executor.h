@@ -17,6 +17,9 @@ namespace t2r {
 int32_t MixToken(std::span<const int32_t> history, int vocab);
 // The score that FakeExecutor gives `target` after `history`.
 float MixScore(std::span<const int32_t> history, int32_t target);
+// The n best alternatives after `history`, best first: a function of all its tokens. Their
+// probabilities add up to 1 at n = vocab.
+std::vector<TokenLogprob> MixAlternatives(std::span<const int32_t> history, int vocab, int64_t n);
 // The first n tokens FakeExecutor generates after a prompt.
 std::vector<int32_t> ExpectedTokens(std::vector<int32_t> prompt, int64_t n, int vocab);
 
@@ -33,12 +36,16 @@ class FakeExecutor : public Executor {
   };
   using StepRecord = std::vector<WorkRecord>;
   using NextToken = std::function<int32_t(std::span<const int32_t> history)>;
+  using Alternatives =
+      std::function<std::vector<TokenLogprob>(std::span<const int32_t> history, int64_t n)>;
 
   static ExecutorLimits DefaultLimits();
   explicit FakeExecutor(ExecutorLimits limits = DefaultLimits());
 
   // ---- Called before the scheduler starts ----
   void set_next_token(NextToken next) { next_ = std::move(next); }
+  // Default: i with log probability −1 − i.
+  void set_alternatives(Alternatives alternatives) { alternatives_ = std::move(alternatives); }
   void set_keep_records(bool keep) { keep_records_ = keep; }
 
   // ---- Any thread ----
@@ -52,14 +59,16 @@ class FakeExecutor : public Executor {
   // Every step from now on throws DeviceError, in Launch or in Wait.
   void FailLaunches();
   void FailSteps();
+  void FailForks();
   int64_t steps() const;
   int open_slots() const;
   int64_t free_pages() const;
   std::vector<StepRecord> records() const;
+  int64_t forks() const;
 
   // ---- Executor ----
   const ExecutorLimits& limits() const override { return limits_; }
-  bool CanOpen(const SessionSize& size) const override;
+  bool CanOpen(const SessionSize& size, int count) const override;
   int Open(const SessionSize& size, const SamplingParams& sampling) override;
   void Fork(int from, int to) override;
   void Close(int slot) override;
@@ -81,6 +90,7 @@ class FakeExecutor : public Executor {
 
   const ExecutorLimits limits_;
   NextToken next_;
+  Alternatives alternatives_;
   bool keep_records_ = true;
 
   mutable std::mutex mu_;
@@ -94,6 +104,8 @@ class FakeExecutor : public Executor {
   bool waiting_ = false;
   bool fail_launches_ = false;
   bool fail_ = false;
+  bool fail_forks_ = false;
+  int64_t forks_ = 0;
   std::span<const Work> launched_;  // empty: no step is under way
   int64_t steps_ = 0;
   std::vector<StepRecord> records_;
