@@ -294,16 +294,16 @@ TEST(MarianLimitsTest, SourcesOfFullCrossAttentionAreBoundedByAdmission) {
   options.source_kv_pages = 2;
   ModelExecutor executor(std::move(backend), files, std::move(model), options);
   EXPECT_EQ(executor.limits().max_source, 128);
-  EXPECT_FALSE(executor.CanOpen({8, 129}));
+  EXPECT_FALSE(executor.CanOpen({8, 129}, 1));
   const int one = executor.Open({8, 64}, Greedy());
   EXPECT_GE(one, 0);
-  EXPECT_FALSE(executor.CanOpen({8, 65}));
+  EXPECT_FALSE(executor.CanOpen({8, 65}, 1));
   const int two = executor.Open({8, 1}, Greedy());
   EXPECT_GE(two, 0);
-  EXPECT_FALSE(executor.CanOpen({8, 1}));
+  EXPECT_FALSE(executor.CanOpen({8, 1}, 1));
   executor.Close(one);
   executor.Close(two);
-  EXPECT_TRUE(executor.CanOpen({8, 128}));
+  EXPECT_TRUE(executor.CanOpen({8, 128}, 1));
 }
 
 TEST(MarianLimitsTest, SuppressedTokensAreNeverSampled) {
