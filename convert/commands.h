@@ -5,12 +5,15 @@
 #include <string>
 
 #include "convert/corpus.h"
+#include "convert/parameter_specs.h"
 #include "convert/train_options.h"
 
 namespace t2r::convert {
 
 struct DataFlags {
   std::string train, valid;
+  // Encoder-decoders: the targets' files; empty: the lines of train and valid are pairs with a tab.
+  std::string train_target, valid_target;
   CorpusOptions corpus;
   int64_t valid_documents = 100;  // of the validation file, for the figures during training
 };
@@ -26,7 +29,11 @@ struct FinetuneFlags {
   DataFlags data;
   std::string feature_map;  // empty: no swap, finetune the model as it is
   int feature_size = 0;
-  std::string keep_full;
+  std::string keep_full, keep_full_cross;
+  std::string stage = "finetune";  // or transfer,finetune or transfer
+  double transfer_share = 0.12;    // of the budget, with stage transfer,finetune
+  bool random_weights = false;     // the parent's shape and tokenizer only
+  TrainableOptions trainable;
   TrainOptions training;
   std::string device = "cpu";
 };
@@ -34,10 +41,14 @@ struct FinetuneFlags {
 struct PretrainFlags {
   OutputFlags output;
   DataFlags data;
-  std::string architecture = "llama";  // or gpt2
+  std::string architecture = "llama";  // or gpt2 or marian
   std::string tokenizer;               // directory to take a tokenizer from
   int train_tokenizer = 0;             // pieces; 0: none is trained
   int vocab_size = 0;                  // 0: the tokenizer's
+  // Encoder-decoders; 0: the tokenizer's, and as many encoder layers as decoder layers. The tokens
+  // that start a target, and that close it where there is no tokenizer.
+  int source_vocab_size = 0, encoder_layers = 0, start_token = 0, eos_token = 2;
+  bool source_eos = true;  // the tokenizer closes sources with it too
   int hidden = 192, intermediate = 512, layers = 5, heads = 6, kv_heads = 0;
   int64_t positions = 512;
   bool untied = false;
@@ -49,10 +60,23 @@ struct EvalFlags {
   std::string model, text;
   CorpusOptions corpus;
   std::string device = "cpu";
+  // Encoder-decoders.
+  std::string target;          // of the pairs; empty: the lines of `text` are pairs
+  bool translate = true;       // measure the engine's translations, not the loss alone
+  std::string output;          // file for the translations, a line each; empty: none
+  int batch = 64;              // sessions translated together
+  int threads = 0;             // of the engine; 0: one a core
+  std::string dtype = "auto";  // the engine's: auto, float32 or bfloat16
+  int64_t max_tokens = 0;      // a translation; 0: twice its source and 10 more
+};
+
+struct MetricsFlags {
+  std::string hypotheses, references;  // files, a line each
 };
 
 void Finetune(const FinetuneFlags& flags);
 void Pretrain(const PretrainFlags& flags);
 void Eval(const EvalFlags& flags);
+void PrintMetrics(const MetricsFlags& flags);
 
 }  // namespace t2r::convert

@@ -19,25 +19,6 @@ std::string_view Strip(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(kSpace) + 1 - begin);
 }
 
-std::vector<int32_t> ParseIds(const std::string& document, const std::string& path,
-                              int vocab_size) {
-  std::vector<int32_t> ids;
-  std::istringstream words(document);
-  for (std::string word; words >> word;) {
-    int32_t id = 0;
-    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
-    if (error != std::errc() || end != word.data() + word.size()) {
-      throw ConvertError(path + ": '" + word + "' is not a token id (the file is read as ids)");
-    }
-    if (id < 0 || id >= vocab_size) {
-      throw ConvertError(path + ": token id " + word + " is outside the vocabulary of " +
-                         std::to_string(vocab_size));
-    }
-    ids.push_back(id);
-  }
-  return ids;
-}
-
 std::vector<int32_t> Encode(const std::string& document, const std::string& path,
                             const ModelConfig& config, const Tokenizer& tokenizer) {
   auto encoded = tokenizer.Encode(document, /*add_special_tokens=*/true);
@@ -68,6 +49,24 @@ void Shuffle(std::vector<T>* items, std::mt19937_64* random) {
 }
 
 }  // namespace
+
+std::vector<int32_t> ParseIds(const std::string& text, const std::string& path, int vocab_size) {
+  std::vector<int32_t> ids;
+  std::istringstream words(text);
+  for (std::string word; words >> word;) {
+    int32_t id = 0;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (error != std::errc() || end != word.data() + word.size()) {
+      throw ConvertError(path + ": '" + word + "' is not a token id (the file is read as ids)");
+    }
+    if (id < 0 || id >= vocab_size) {
+      throw ConvertError(path + ": token id " + word + " is outside the vocabulary of " +
+                         std::to_string(vocab_size));
+    }
+    ids.push_back(id);
+  }
+  return ids;
+}
 
 std::vector<std::string> SplitDocuments(const std::string& text, const std::string& separator) {
   std::vector<std::string> documents;
@@ -122,11 +121,17 @@ Corpus LoadCorpus(const std::string& path, const CorpusOptions& options, const M
 
 std::vector<Window> CutWindows(const Corpus& corpus, int64_t size) {
   std::vector<Window> windows;
+  for (size_t i = 0; i < corpus.sources.size(); ++i) {
+    windows.push_back({static_cast<int32_t>(i), 0,
+                       static_cast<int64_t>(corpus.documents[i].size()) - 1,
+                       static_cast<int64_t>(corpus.sources[i].size())});
+  }
+  if (corpus.pairs()) return windows;
   for (size_t i = 0; i < corpus.documents.size(); ++i) {
     const int64_t predictions = static_cast<int64_t>(corpus.documents[i].size()) - 1;
     for (int64_t start = 0; start < predictions; start += size) {
       windows.push_back(
-          {static_cast<int32_t>(i), start, std::min<int64_t>(size, predictions - start)});
+          {static_cast<int32_t>(i), start, std::min<int64_t>(size, predictions - start), 0});
     }
   }
   return windows;
@@ -144,21 +149,29 @@ std::vector<BatchPlan> PlanEpoch(const std::vector<Window>& windows, int64_t win
   std::vector<BatchPlan> batches;
   for (size_t begin = 0; begin < order.size(); begin += kPoolWindows) {
     const size_t end = std::min(order.size(), begin + kPoolWindows);
-    std::stable_sort(order.begin() + static_cast<std::ptrdiff_t>(begin),
-                     order.begin() + static_cast<std::ptrdiff_t>(end),
-                     [](const Window& a, const Window& b) { return a.length > b.length; });
+    std::stable_sort(
+        order.begin() + static_cast<std::ptrdiff_t>(begin),
+        order.begin() + static_cast<std::ptrdiff_t>(end), [](const Window& a, const Window& b) {
+          return std::pair(a.length, a.source_length) > std::pair(b.length, b.source_length);
+        });
     BatchPlan batch;
     for (size_t i = begin; i < end; ++i) {
-      if (batch.windows.empty()) {
-        batch.length = std::min(window_size, (order[i].length + 31) / 32 * 32);
-      }
-      batch.windows.push_back(order[i]);
-      const auto rows = static_cast<int64_t>(batch.windows.size());
-      if ((rows + 1) * batch.length > batch_tokens || i + 1 == end) {
+      const Window& window = order[i];
+      const int64_t source_length = std::max(batch.source_length, window.source_length);
+      const auto rows = static_cast<int64_t>(batch.windows.size()) + 1;
+      if (rows > 1 && rows * (batch.length + source_length) > batch_tokens) {
         batches.push_back(std::move(batch));
         batch = {};
       }
+      if (batch.windows.empty()) {
+        batch.length = window.source_length > 0
+                           ? window.length
+                           : std::min(window_size, (window.length + 31) / 32 * 32);
+      }
+      batch.source_length = std::max(batch.source_length, window.source_length);
+      batch.windows.push_back(window);
     }
+    batches.push_back(std::move(batch));
   }
   Shuffle(&batches, &random);
   return batches;

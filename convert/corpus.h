@@ -1,8 +1,10 @@
-// Training and evaluation text: a file of documents, tokenised, and cut into windows.
+// Training and evaluation text: documents, or pairs of a source and its target, tokenised and cut
+// into windows.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/model/config.h"
@@ -20,9 +22,13 @@ struct CorpusOptions {
 };
 
 struct Corpus {
-  std::vector<std::vector<int32_t>> documents;  // each with its BOS, at least two ids
-  int64_t tokens = 0;                           // of all documents
-  int64_t skipped = 0;  // documents with nothing to predict (fewer than two ids)
+  // Each with its BOS (of a pair: the decoder's start token, then the target), at least two ids.
+  std::vector<std::vector<int32_t>> documents;
+  std::vector<std::vector<int32_t>> sources;  // pairs only: each document's source, not empty
+  int64_t tokens = 0;                         // of all documents, sources left out
+  int64_t skipped = 0;  // documents with nothing to predict (fewer than two ids); pairs with an
+                        // empty side or a side that is too long
+  bool pairs() const { return !sources.empty(); }
 };
 
 // Splits text into documents, white space stripped from both ends of each; empty ones are dropped.
@@ -35,28 +41,46 @@ std::vector<std::string> SplitDocuments(const std::string& text, const std::stri
 Corpus LoadCorpus(const std::string& path, const CorpusOptions& options, const ModelConfig& config,
                   const Tokenizer* tokenizer);
 
+// Pairs: the two sides of line i of a file with a tab between them or, where `targets` is not
+// empty, line i of two files. Sources are tokenised as sources, targets as targets, each with what
+// its model puts around it; ids are taken as they are. Pairs with a side of more than `longest`
+// tokens are skipped. Throws ConvertError as LoadCorpus does, and where lines do not pair up.
+Corpus LoadParallelCorpus(const std::string& path, const std::string& targets,
+                          const CorpusOptions& options, int64_t longest, const ModelConfig& config,
+                          const Tokenizer* tokenizer);
+
+// The lines of such a file or files: (source, target).
+std::vector<std::pair<std::string, std::string>> ReadPairs(const std::string& path,
+                                                           const std::string& targets);
+
+// Token ids, separated by white space. Throws ConvertError naming `path`.
+std::vector<int32_t> ParseIds(const std::string& text, const std::string& path, int vocab_size);
+
 // Part of a document: predicts ids[start + 1 … start + length] from ids[start … start + length -
 // 1].
 struct Window {
   int32_t document = 0;
   int64_t start = 0;
-  int64_t length = 0;  // ≥ 1
+  int64_t length = 0;         // ≥ 1
+  int64_t source_length = 0;  // pairs: tokens of its source
 };
 
 // Cuts every document from its start into windows of at most `size` predictions. Each token is
 // predicted exactly once; a document's first window starts with its BOS, the others go on where the
-// one before ended.
+// one before ended. A pair is one window, whatever its length.
 std::vector<Window> CutWindows(const Corpus& corpus, int64_t size);
 
 // A batch: rows of windows, all at most `length` long.
 struct BatchPlan {
   std::vector<Window> windows;
-  int64_t length = 0;  // longest window, rounded up to a multiple of 32 within the window size
+  int64_t length =
+      0;  // longest window; of documents rounded up to a multiple of 32 within the size
+  int64_t source_length = 0;  // longest source
 };
 
 // The batches of one epoch: all windows once, in an order that depends on (seed, epoch) only.
 // Windows of similar length share a batch, and a batch has at most `batch_tokens` positions,
-// padding included (but at least one window).
+// padding and sources included (but at least one window).
 std::vector<BatchPlan> PlanEpoch(const std::vector<Window>& windows, int64_t window_size,
                                  int64_t batch_tokens, uint64_t seed, int64_t epoch);
 

@@ -35,6 +35,17 @@ std::string ReadFile(const std::string& path) {
   return std::move(bytes).str();
 }
 
+std::vector<std::string> ReadLines(const std::string& path) {
+  std::istringstream text(ReadFile(path));
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(text, line);) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    lines.push_back(line);
+  }
+  if (lines.empty()) throw ConvertError(path + ": the file is empty");
+  return lines;
+}
+
 void WriteFileAtomically(const std::string& path, const std::string& bytes) {
   const std::string temporary = path + ".tmp";
   {

@@ -15,26 +15,32 @@ using torch::Tensor;
 
 // Gradients of part of a batch; returns its share of the mean loss. `scale` is 1 / predictions.
 double Backward(const TrainingModel& model, const BatchObjective& objective, const Corpus& corpus,
-                const std::vector<Window>& windows, int64_t length, double scale) {
-  const TokenBatch batch = MakeBatch(corpus, windows, length, model.parameters().device());
+                const BatchPlan& plan, double scale) {
+  const TokenBatch batch = MakeBatch(corpus, plan, model.parameters().device());
   if (objective.objective == Objective::kTransfer) {
     const double share = static_cast<double>(batch.predictions) * scale;
-    const Tensor loss = model.TransferLoss(batch.ids, batch.counted) * share;
+    const Tensor loss = model.TransferLoss(batch.input, batch.counted) * share;
     loss.backward();
     return loss.item<double>();
   }
-  const Tensor student = model.Logits(model.Hidden(batch.ids)).log_softmax(-1);
+  const Tensor student = model.Logits(model.Hidden(batch.input)).log_softmax(-1);
   const Tensor cross_entropy = CrossEntropySum(student, batch) * scale;
   Tensor loss = cross_entropy;
+  if (objective.label_smoothing > 0) {
+    loss = cross_entropy * (1.0 - objective.label_smoothing) +
+           UniformCrossEntropySum(student, batch) * (scale * objective.label_smoothing);
+  }
   if (objective.distill > 0) {
     Tensor reference;
     {
       const torch::NoGradGuard no_grad;
       const TrainingModel& teacher = *objective.teacher;
-      reference = teacher.Logits(teacher.Hidden(batch.ids)).log_softmax(-1);
+      reference = teacher.Logits(teacher.Hidden(batch.input));
     }
-    loss = cross_entropy * (1.0 - objective.distill) +
-           DivergenceSum(reference, student, batch) * (scale * objective.distill);
+    const double t = objective.temperature;
+    const Tensor divergence =
+        DivergenceSum((reference / t).log_softmax(-1), (student / t).log_softmax(-1), batch);
+    loss = loss * (1.0 - objective.distill) + divergence * (scale * objective.distill * t * t);
   }
   loss.backward();
   return cross_entropy.item<double>();
@@ -53,9 +59,9 @@ double BatchGradient(const std::vector<std::unique_ptr<TrainingModel>>& replicas
   const auto work = [&](size_t shard) {
     try {
       // Rows are sorted by length: deal them out, so that shards cost the same.
-      std::vector<Window> mine;
-      for (size_t row = shard; row < rows; row += shards) mine.push_back(plan.windows[row]);
-      losses[shard] = Backward(*replicas[shard], objective, corpus, mine, plan.length,
+      BatchPlan mine{{}, plan.length, plan.source_length};
+      for (size_t row = shard; row < rows; row += shards) mine.windows.push_back(plan.windows[row]);
+      losses[shard] = Backward(*replicas[shard], objective, corpus, mine,
                                1.0 / static_cast<double>(predictions));
     } catch (...) {
       errors[shard] = std::current_exception();

@@ -2,9 +2,7 @@
 
 #include <torch/torch.h>
 
-#include <charconv>
 #include <cmath>
-#include <sstream>
 #include <string>
 
 #include "convert/error.h"
@@ -37,7 +35,8 @@ Tensor OrthogonalRows(int64_t groups, int64_t rows, int64_t d, bool unit, Random
 }
 
 bool EndsResidualBranch(const std::string& name) {
-  for (const char* end : {"o_proj.weight", "down_proj.weight", "c_proj.weight"}) {
+  for (const char* end :
+       {"o_proj.weight", "down_proj.weight", "c_proj.weight", "out_proj.weight", "fc2.weight"}) {
     if (name.ends_with(end)) return true;
   }
   return false;
@@ -45,14 +44,39 @@ bool EndsResidualBranch(const std::string& name) {
 
 }  // namespace
 
+void InitializeLora(TrainingModel* model, uint64_t seed) {
+  const torch::NoGradGuard no_grad;
+  Random random(seed ^ 0x10a4U);
+  for (const auto& spec : model->parameters().specs()) {
+    if (!spec.lora || !spec.name.ends_with(".lora_a")) continue;
+    Tensor factor = model->parameters().Get(spec.name);
+    factor.copy_(random.Normal(spec.shape) / std::sqrt(static_cast<double>(spec.shape[1])));
+  }
+}
+
+Tensor SinusoidalPositions(int64_t positions, int64_t width) {
+  const Tensor frequencies = torch::pow(
+      10000.0, torch::arange(0, width, 2, torch::kFloat64) / -static_cast<double>(width));
+  const Tensor angles = torch::outer(torch::arange(positions, torch::kFloat64), frequencies);
+  return torch::cat({angles.sin(), angles.cos().narrow(1, 0, width / 2)}, 1).to(torch::kFloat32);
+}
+
+Tensor ComputedValue(const ParameterSpec& spec) {
+  return spec.name.ends_with("embed_positions.weight")
+             ? SinusoidalPositions(spec.shape[0], spec.shape[1])
+             : torch::zeros(spec.shape);
+}
+
 void InitializeFromScratch(TrainingModel* model, uint64_t seed) {
   const torch::NoGradGuard no_grad;
   Random random(seed);
   const double residual = 1.0 / std::sqrt(2.0 * model->config().layers);
   for (const auto& spec : model->parameters().specs()) {
-    if (spec.feature_map) continue;
+    if (spec.feature_map || spec.lora) continue;
     Tensor parameter = model->parameters().Get(spec.name);
-    if (spec.shape.size() == 1) {
+    if (spec.computed) {
+      parameter.copy_(ComputedValue(spec));
+    } else if (spec.shape.size() == 1) {
       parameter.fill_(spec.name.ends_with(".weight") ? 1.0 : 0.0);
     } else {
       const double deviation = 0.02 * (EndsResidualBranch(spec.name) ? residual : 1.0);
@@ -69,9 +93,9 @@ void InitializeFeatureMaps(TrainingModel* model, uint64_t seed) {
   Random random(seed ^ 0x5eedf3a7U);
   const int64_t groups = config.kv_heads, d = config.head_dim,
                 k = config.linear_attention->feature_size;
-  for (int layer = 0; layer < config.layers; ++layer) {
-    if (config.layer_types[static_cast<size_t>(layer)] != LayerType::kLinearAttention) continue;
-    const std::string prefix = AttentionPrefix(config, layer) + "feature_map.";
+  for (const AttentionSite& site : AttentionSites(config)) {
+    if (!IsLinear(config, site)) continue;
+    const std::string prefix = AttentionPrefix(config, site) + "feature_map.";
     const auto set = [&](const char* name, const Tensor& values) {
       Tensor parameter = model->parameters().Get(prefix + name);
       parameter.copy_(values);
@@ -97,7 +121,7 @@ void InitializeFeatureMaps(TrainingModel* model, uint64_t seed) {
 }
 
 ModelConfig SwappedConfig(const ModelConfig& parent, const SwapOptions& options) {
-  if (parent.linear_layers() > 0) {
+  if (parent.linear_layers() + parent.linear_cross_layers() > 0) {
     throw ConvertError(
         "the model has linear layers already; leave out --feature-map to finetune it as it is");
   }
@@ -126,42 +150,28 @@ ModelConfig SwappedConfig(const ModelConfig& parent, const SwapOptions& options)
         std::to_string(options.feature_size));
   }
   ModelConfig swapped = parent;
-  swapped.layer_types.assign(static_cast<size_t>(parent.layers), LayerType::kLinearAttention);
-  for (const int layer : options.keep_full) {
-    if (layer < 0 || layer >= parent.layers) {
-      throw ConvertError("--keep-full names layer " + std::to_string(layer) +
-                         "; the model has layers 0 to " + std::to_string(parent.layers - 1));
+  const auto swap = [&](const std::vector<int>& kept, const char* flag) {
+    std::vector<LayerType> types(static_cast<size_t>(parent.layers), LayerType::kLinearAttention);
+    for (const int layer : kept) {
+      if (layer < 0 || layer >= parent.layers) {
+        throw ConvertError(std::string(flag) + " names layer " + std::to_string(layer) +
+                           "; the model has layers 0 to " + std::to_string(parent.layers - 1));
+      }
+      types[static_cast<size_t>(layer)] = LayerType::kFullAttention;
     }
-    swapped.layer_types[static_cast<size_t>(layer)] = LayerType::kFullAttention;
+    return types;
+  };
+  swapped.layer_types = swap(options.keep_full, "--keep-full");
+  if (swapped.encoder_decoder.has_value()) {
+    swapped.encoder_decoder->cross_layer_types = swap(options.keep_full_cross, "--keep-full-cross");
+  } else if (!options.keep_full_cross.empty()) {
+    throw ConvertError("--keep-full-cross is given, but the model has no cross attention");
   }
-  if (swapped.linear_layers() == 0) {
-    throw ConvertError("--keep-full names every layer: nothing is left to convert");
+  if (swapped.linear_layers() + swapped.linear_cross_layers() == 0) {
+    throw ConvertError("every layer is kept full: nothing is left to convert");
   }
   swapped.linear_attention = linear;
   return swapped;
-}
-
-std::vector<int> ParseKeepFull(const std::string& text, int layers) {
-  const auto number = [&](std::string_view part) {
-    int value = 0;
-    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
-    if (error != std::errc() || end != part.data() + part.size()) {
-      throw ConvertError("--keep-full '" + text + "': give layer numbers such as 0,3 or every:4");
-    }
-    return value;
-  };
-  std::vector<int> kept;
-  if (text.empty()) return kept;
-  constexpr std::string_view kEvery = "every:";
-  if (text.starts_with(kEvery)) {
-    const int step = number(std::string_view(text).substr(kEvery.size()));
-    if (step < 1) throw ConvertError("--keep-full every:N needs N of at least 1");
-    for (int layer = step - 1; layer < layers; layer += step) kept.push_back(layer);
-    return kept;
-  }
-  std::istringstream parts(text);
-  for (std::string part; std::getline(parts, part, ',');) kept.push_back(number(part));
-  return kept;
 }
 
 }  // namespace t2r::convert

@@ -5,31 +5,41 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <numeric>
+#include <limits>
+#include <utility>
 
 namespace t2r::convert {
 
 using torch::Tensor;
 
-TokenBatch MakeBatch(const Corpus& corpus, const std::vector<Window>& windows, int64_t length,
-                     torch::Device device) {
-  const auto rows = static_cast<int64_t>(windows.size());
+TokenBatch MakeBatch(const Corpus& corpus, const BatchPlan& plan, torch::Device device) {
+  const auto rows = static_cast<int64_t>(plan.windows.size());
+  const bool pairs = corpus.pairs();
   TokenBatch batch;
-  Tensor ids = torch::zeros({rows, length}, torch::kInt64);
-  Tensor targets = torch::zeros({rows, length}, torch::kInt64);
-  Tensor counted = torch::zeros({rows, length}, torch::kFloat32);
+  Tensor ids = torch::zeros({rows, plan.length}, torch::kInt64);
+  Tensor targets = torch::zeros({rows, plan.length}, torch::kInt64);
+  Tensor counted = torch::zeros({rows, plan.length}, torch::kFloat32);
+  Tensor source = torch::zeros({rows, pairs ? plan.source_length : 0}, torch::kInt64);
+  Tensor source_counted = torch::zeros({rows, pairs ? plan.source_length : 0}, torch::kFloat32);
   for (int64_t row = 0; row < rows; ++row) {
-    const Window& window = windows[static_cast<size_t>(row)];
-    const int32_t* source =
-        corpus.documents[static_cast<size_t>(window.document)].data() + window.start;
-    int64_t* to_ids = ids.data_ptr<int64_t>() + row * length;
-    int64_t* to_targets = targets.data_ptr<int64_t>() + row * length;
-    std::copy_n(source, window.length, to_ids);
-    std::copy_n(source + 1, window.length, to_targets);
-    std::fill_n(counted.data_ptr<float>() + row * length, window.length, 1.0F);
+    const Window& window = plan.windows[static_cast<size_t>(row)];
+    const auto document = static_cast<size_t>(window.document);
+    const int32_t* from = corpus.documents[document].data() + window.start;
+    std::copy_n(from, window.length, ids.data_ptr<int64_t>() + row * plan.length);
+    std::copy_n(from + 1, window.length, targets.data_ptr<int64_t>() + row * plan.length);
+    std::fill_n(counted.data_ptr<float>() + row * plan.length, window.length, 1.0F);
     batch.predictions += window.length;
+    if (!pairs) continue;
+    std::copy_n(corpus.sources[document].data(), window.source_length,
+                source.data_ptr<int64_t>() + row * plan.source_length);
+    std::fill_n(source_counted.data_ptr<float>() + row * plan.source_length, window.source_length,
+                1.0F);
   }
-  batch.ids = ids.to(device);
+  batch.input.ids = ids.to(device);
+  if (pairs) {
+    batch.input.source = source.to(device);
+    batch.input.source_counted = source_counted.to(device);
+  }
   batch.targets = targets.to(device);
   batch.counted = counted.to(device);
   return batch;
@@ -38,6 +48,10 @@ TokenBatch MakeBatch(const Corpus& corpus, const std::vector<Window>& windows, i
 Tensor CrossEntropySum(const Tensor& log_probabilities, const TokenBatch& batch) {
   const Tensor chosen = log_probabilities.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1);
   return -(chosen * batch.counted).sum();
+}
+
+Tensor UniformCrossEntropySum(const Tensor& log_probabilities, const TokenBatch& batch) {
+  return -(log_probabilities.mean(-1) * batch.counted).sum();
 }
 
 Tensor DivergenceSum(const Tensor& teacher, const Tensor& student, const TokenBatch& batch) {
@@ -59,28 +73,28 @@ std::string Describe(const Evaluation& evaluation) {
 
 Evaluation Evaluate(const TrainingModel& model, const Corpus& corpus, int64_t batch_tokens) {
   const torch::NoGradGuard no_grad;
-  std::vector<Window> windows;
-  for (size_t i = 0; i < corpus.documents.size(); ++i) {
-    windows.push_back(
-        {static_cast<int32_t>(i), 0, static_cast<int64_t>(corpus.documents[i].size()) - 1});
-  }
-  std::stable_sort(windows.begin(), windows.end(),
-                   [](const Window& a, const Window& b) { return a.length > b.length; });
+  // Uncut.
+  std::vector<Window> windows = CutWindows(corpus, std::numeric_limits<int64_t>::max());
+  std::stable_sort(windows.begin(), windows.end(), [](const Window& a, const Window& b) {
+    return std::pair(a.length, a.source_length) > std::pair(b.length, b.source_length);
+  });
   Evaluation result;
   for (size_t begin = 0; begin < windows.size();) {
-    const int64_t length = windows[begin].length;
-    const auto rows = static_cast<size_t>(std::max<int64_t>(1, batch_tokens / length));
-    const size_t end = std::min(windows.size(), begin + rows);
-    const TokenBatch batch = MakeBatch(corpus,
-                                       {windows.begin() + static_cast<std::ptrdiff_t>(begin),
-                                        windows.begin() + static_cast<std::ptrdiff_t>(end)},
-                                       length, model.parameters().device());
-    const Tensor log_probabilities = model.Logits(model.Hidden(batch.ids)).log_softmax(-1);
+    BatchPlan plan;
+    plan.length = windows[begin].length;
+    for (; begin < windows.size(); ++begin) {
+      const int64_t source_length = std::max(plan.source_length, windows[begin].source_length);
+      const auto rows = static_cast<int64_t>(plan.windows.size()) + 1;
+      if (rows > 1 && rows * (plan.length + source_length) > batch_tokens) break;
+      plan.windows.push_back(windows[begin]);
+      plan.source_length = source_length;
+    }
+    const TokenBatch batch = MakeBatch(corpus, plan, model.parameters().device());
+    const Tensor log_probabilities = model.Logits(model.Hidden(batch.input)).log_softmax(-1);
     const Tensor chosen =
         log_probabilities.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1).to(torch::kFloat64);
     result.nats -= (chosen * batch.counted).sum().item<double>();
     result.predictions += batch.predictions;
-    begin = end;
   }
   result.documents = static_cast<int64_t>(corpus.documents.size());
   return result;

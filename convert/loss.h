@@ -11,18 +11,23 @@
 
 namespace t2r::convert {
 
-// Padded rows: ids and targets [B, T] (int64); counted [B, T] is 1 (float32) where a target counts.
+// Padded rows: input ids and targets [B, T] (int64); counted [B, T] is 1 (float32) where a target
+// counts.
 struct TokenBatch {
-  torch::Tensor ids, targets, counted;
+  ModelInput input;
+  torch::Tensor targets, counted;
   int64_t predictions = 0;  // counted targets
 };
 
-// Padding rows hold id 0 and target 0. Windows are at most `length` long.
-TokenBatch MakeBatch(const Corpus& corpus, const std::vector<Window>& windows, int64_t length,
-                     torch::Device device);
+// Padding holds id 0 and target 0. No window and no source is longer than the plan's lengths.
+TokenBatch MakeBatch(const Corpus& corpus, const BatchPlan& plan, torch::Device device);
 
 // Sum over the counted targets of −log p(target), in nats. [].
 torch::Tensor CrossEntropySum(const torch::Tensor& log_probabilities, const TokenBatch& batch);
+
+// Sum over the counted targets of the mean over the vocabulary of −log p. [].
+torch::Tensor UniformCrossEntropySum(const torch::Tensor& log_probabilities,
+                                     const TokenBatch& batch);
 
 // Sum over the counted positions of KL(teacher ‖ student); both [B, T, V] log-probabilities. [].
 torch::Tensor DivergenceSum(const torch::Tensor& teacher, const torch::Tensor& student,
@@ -39,8 +44,8 @@ struct Evaluation {
 // "1.40256 nats/token, perplexity 4.0656 over 55777 predicted tokens of 150 documents".
 std::string Describe(const Evaluation& evaluation);
 
-// Each document from position 0, whole. Batches documents of similar length, up to `batch_tokens`
-// positions at once.
+// Each document from position 0, whole (of pairs, each target after its source). Batches documents
+// of similar length, up to `batch_tokens` positions at once.
 Evaluation Evaluate(const TrainingModel& model, const Corpus& corpus, int64_t batch_tokens = 8192);
 
 }  // namespace t2r::convert

@@ -1,5 +1,6 @@
-// A transformer for training and evaluation in LibTorch: the Llama family and GPT-2, each layer
-// with softmax or linear attention as its ModelConfig says. The mathematics is the engine's.
+// A transformer for training and evaluation in LibTorch: the Llama family, GPT-2 and Marian's
+// encoder-decoders, each attention of the decoder softmax or linear as its ModelConfig says. The
+// mathematics is the engine's.
 #pragma once
 
 #include <torch/types.h>
@@ -16,10 +17,19 @@
 
 namespace t2r::convert {
 
+// What a model reads. Tensors are on its device.
+struct ModelInput {
+  torch::Tensor ids;  // [B, T] (int64)
+  // Encoder-decoders only, else undefined: source ids [B, S] (int64), and which of them are there
+  // (1) or padding (0), [B, S] (float32); each row has at least one.
+  torch::Tensor source, source_counted;
+};
+
 class TrainingModel {
  public:
   // All parameters zero (Parameters); fill them by LoadParameters or the functions of init.h.
-  TrainingModel(ModelConfig config, torch::Device device);
+  TrainingModel(ModelConfig config, torch::Device device,
+                const TrainableOptions& trainable = TrainableOptions());
   // Shares the values of `other`, with gradients of its own (Parameters::Replica).
   static std::unique_ptr<TrainingModel> Replica(const TrainingModel& other);
 
@@ -27,28 +37,41 @@ class TrainingModel {
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
 
-  // ids [B, T] (int64, on the model's device) to hidden states after the last norm, [B, T, hidden].
-  // Throws ConvertError where T exceeds learned positions.
-  torch::Tensor Hidden(const torch::Tensor& ids) const;
-  // How far linear attention is from the softmax attention that it replaces: for each linear layer
-  // the squared error of its output over the softmax output's square, summed over layers, over the
-  // positions where `counted` [B, T] is 1. Every layer gets what the softmax model would give it,
-  // so only feature maps have gradients. [].
-  torch::Tensor TransferLoss(const torch::Tensor& ids, const torch::Tensor& counted) const;
+  // The decoder's hidden states after the last norm, [B, T, hidden]. Throws ConvertError where T or
+  // S exceeds stored positions.
+  torch::Tensor Hidden(const ModelInput& input) const;
+  // How far linear attention is from the softmax attention that it replaces: for each linear
+  // attention the squared error of its output over the softmax output's square, summed over the
+  // attentions, over the positions where `counted` [B, T] is 1. Every layer gets what the softmax
+  // model would give it, so only feature maps have gradients. [].
+  torch::Tensor TransferLoss(const ModelInput& input, const torch::Tensor& counted) const;
   // Hidden states [..., hidden] to logits [..., vocabulary].
   torch::Tensor Logits(const torch::Tensor& hidden) const;
+  // The value of a parameter, the update that LoRA adds to it included.
+  torch::Tensor Value(const std::string& name) const;
 
  private:
-  TrainingModel(ModelConfig config, Parameters parameters);
-  // A layer's attention: (layer, q, k, v), shapes as in attention.h.
+  TrainingModel(ModelConfig config, Parameters parameters, double lora_scale);
+  // One attention of the decoder: (site, q, k, v), shapes as in attention.h and cross_attention.h.
   using AttentionFunction = std::function<torch::Tensor(
-      int, const torch::Tensor&, const torch::Tensor&, const torch::Tensor&)>;
-  torch::Tensor HiddenWith(const torch::Tensor& ids, const AttentionFunction& attention) const;
+      const AttentionSite&, const torch::Tensor&, const torch::Tensor&, const torch::Tensor&)>;
+  torch::Tensor HiddenWith(const ModelInput& input, const AttentionFunction& attention) const;
   torch::Tensor LlamaHidden(const torch::Tensor& ids, const AttentionFunction& attention) const;
   torch::Tensor Gpt2Hidden(const torch::Tensor& ids, const AttentionFunction& attention) const;
-  bool IsLinear(int layer) const;
-  torch::Tensor LinearLayer(int layer, const torch::Tensor& q, const torch::Tensor& k,
+  torch::Tensor MarianHidden(const ModelInput& input, const AttentionFunction& attention) const;
+  torch::Tensor MarianEncoder(const ModelInput& input) const;
+  torch::Tensor MarianEmbedding(const std::string& side, const torch::Tensor& ids) const;
+  // x + part(norm(x)), or norm(x + part(x)) where norms come after.
+  torch::Tensor MarianResidual(
+      const std::string& norm, const torch::Tensor& x,
+      const std::function<torch::Tensor(const torch::Tensor&)>& part) const;
+  torch::Tensor MarianFeedForward(const std::string& layer, const torch::Tensor& x) const;
+  torch::Tensor SoftmaxSite(const ModelInput& input, const AttentionSite& site,
+                            const torch::Tensor& q, const torch::Tensor& k,
                             const torch::Tensor& v) const;
+  torch::Tensor LinearSite(const ModelInput& input, const AttentionSite& site,
+                           const torch::Tensor& q, const torch::Tensor& k,
+                           const torch::Tensor& v) const;
   torch::Tensor Linear(const std::string& name, const torch::Tensor& x) const;
   torch::Tensor RmsNorm(const std::string& name, const torch::Tensor& x) const;
   torch::Tensor LayerNorm(const std::string& name, const torch::Tensor& x) const;
@@ -58,6 +81,7 @@ class TrainingModel {
 
   ModelConfig config_;
   Parameters parameters_;
+  double lora_scale_ = 0;              // lora_alpha / lora_rank; 0: no LoRA
   torch::Tensor inverse_frequencies_;  // float64 [d/2]; Llama only
 };
 

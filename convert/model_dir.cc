@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "convert/files.h"
+#include "convert/init.h"
 #include "convert/status.h"
 #include "engine/model/safetensors.h"
 
@@ -23,7 +24,8 @@ namespace fs = std::filesystem;
 // Files of a model directory that say nothing about its weights and go along unchanged.
 constexpr const char* kSideFiles[] = {
     "tokenizer.model", "tokenizer.json",    "tokenizer_config.json",   "vocab.json",
-    "merges.txt",      "added_tokens.json", "special_tokens_map.json", "generation_config.json"};
+    "merges.txt",      "added_tokens.json", "special_tokens_map.json", "generation_config.json",
+    "source.spm",      "target.spm",        "target_vocab.json"};
 
 std::string ShapeText(const std::vector<int64_t>& shape) {
   std::string text = "[";
@@ -45,9 +47,14 @@ torch::Dtype TorchType(DType dtype) {
   throw ConvertError("unknown element type");
 }
 
-// GPT-2 files come with and without the "transformer." prefix.
+// GPT-2 files come with and without the "transformer." prefix; a table that encoder and decoder
+// share under any of three names.
 const HostTensor* Find(const SafetensorsDirectory& files, const std::string& name) {
   if (const HostTensor* tensor = files.Find(name)) return tensor;
+  if (name == "model.shared.weight") {
+    const HostTensor* encoders = files.Find("model.encoder.embed_tokens.weight");
+    return encoders != nullptr ? encoders : files.Find("model.decoder.embed_tokens.weight");
+  }
   constexpr std::string_view kPrefix = "transformer.";
   if (name.starts_with(kPrefix)) return files.Find(name.substr(kPrefix.size()));
   return nullptr;
@@ -71,9 +78,15 @@ void LoadParameters(const std::string& directory, TrainingModel* model, bool all
   const auto files = Unwrap(SafetensorsDirectory::Open(directory));
   const torch::NoGradGuard no_grad;
   for (const auto& spec : model->parameters().specs()) {
+    if (spec.lora) continue;
     const HostTensor* source = Find(*files, spec.name);
     if (source == nullptr) {
       if (spec.feature_map && allow_missing_maps) continue;
+      if (spec.computed) {
+        torch::Tensor parameter = model->parameters().Get(spec.name);
+        parameter.copy_(ComputedValue(spec));
+        continue;
+      }
       throw ConvertError(directory + ": tensor " + spec.name + " is missing");
     }
     if (source->shape != spec.shape) {
@@ -92,11 +105,17 @@ void LoadParameters(const std::string& directory, TrainingModel* model, bool all
 std::string SwappedConfigJson(const std::string& parent_json, const ModelConfig& swapped,
                               const std::string& dtype) {
   auto json = nlohmann::ordered_json::parse(parent_json);
-  auto types = nlohmann::ordered_json::array();
-  for (const LayerType type : swapped.layer_types) {
-    types.push_back(type == LayerType::kLinearAttention ? "linear_attention" : "full_attention");
+  const auto types = [](const std::vector<LayerType>& layers) {
+    auto names = nlohmann::ordered_json::array();
+    for (const LayerType type : layers) {
+      names.push_back(type == LayerType::kLinearAttention ? "linear_attention" : "full_attention");
+    }
+    return names;
+  };
+  json["layer_types"] = types(swapped.layer_types);
+  if (swapped.encoder_decoder.has_value()) {
+    json["cross_layer_types"] = types(swapped.encoder_decoder->cross_layer_types);
   }
-  json["layer_types"] = types;
   if (swapped.linear_attention.has_value()) {
     const auto& linear = *swapped.linear_attention;
     constexpr const char* kMaps[] = {"t2r", "elu", "rfa", "hedgehog"};
@@ -136,8 +155,8 @@ void WriteModelDirectory(const std::string& directory, const std::string& config
   std::vector<torch::Tensor> kept;
   std::map<std::string, HostTensor, std::less<>> tensors;
   for (const auto& spec : model.parameters().specs()) {
-    kept.push_back(model.parameters()
-                       .Get(spec.name)
+    if (spec.lora) continue;
+    kept.push_back(model.Value(spec.name)
                        .detach()
                        .to(torch::kCPU, narrow ? torch::kBFloat16 : torch::kFloat32)
                        .contiguous());

@@ -9,13 +9,14 @@
 
 namespace t2r::convert {
 
-// Fills every parameter of `model` from the directory's safetensors, except those of feature maps
-// where `allow_missing_maps` (they keep their values). Throws ConvertError naming the tensor that
-// is missing or has another shape.
+// Fills every parameter of `model` from the directory's safetensors, except LoRA's, and those of
+// feature maps where `allow_missing_maps`: they keep their values. Throws ConvertError naming the
+// tensor that is missing or has another shape.
 void LoadParameters(const std::string& directory, TrainingModel* model, bool allow_missing_maps);
 
-// The parent's config.json with the swap written into it: layer_types, linear_attention and, where
-// `dtype` is not empty, torch_dtype. Every other key is kept.
+// The parent's config.json with the swap written into it: layer_types, cross_layer_types where
+// there is cross attention, linear_attention and, where `dtype` is not empty, torch_dtype. Every
+// other key is kept.
 std::string SwappedConfigJson(const std::string& parent_json, const ModelConfig& swapped,
                               const std::string& dtype);
 
@@ -25,8 +26,8 @@ void CheckOutputDirectory(const std::string& directory);
 
 // Writes a model directory: config.json, model.safetensors in `dtype` ("float32" or "bfloat16"),
 // and the files of `side_files` (a directory; empty: none) that belong to a model: tokenizer,
-// generation_config.json. All or nothing: written beside `directory` and renamed into place; an
-// existing directory of that name is replaced.
+// generation_config.json; LoRA's updates are added into the weights. All or nothing: written beside
+// `directory` and renamed into place; an existing directory of that name is replaced.
 void WriteModelDirectory(const std::string& directory, const std::string& config_json,
                          const TrainingModel& model, const std::string& dtype,
                          const std::string& side_files);

@@ -13,23 +13,9 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/model/config.h"
+#include "convert/parameter_specs.h"
 
 namespace t2r::convert {
-
-struct ParameterSpec {
-  std::string name;  // as in the safetensors file
-  std::vector<int64_t> shape;
-  bool decay = false;        // weight decay applies: matrices, not norms, biases or embeddings
-  bool feature_map = false;  // belongs to a feature map: absent in the softmax parent
-};
-
-// Every tensor of a model of this configuration, in a fixed order (docs/model-format.md).
-std::vector<ParameterSpec> ParameterSpecs(const ModelConfig& config);
-
-// Prefix of decoder layer i's attention tensors: "model.layers.i.self_attn." or
-// "transformer.h.i.attn.".
-std::string AttentionPrefix(const ModelConfig& config, int layer);
 
 class Parameters {
  public:
@@ -47,7 +33,7 @@ class Parameters {
   const torch::Tensor& flat() const { return flat_; }
   // [count()], the gradients that backward() adds to.
   const torch::Tensor& flat_grad() const { return flat_grad_; }
-  // [count()], 1 where weight decay applies, else 0.
+  // [count()], 1 where weight decay applies (matrices that are trained), else 0.
   torch::Tensor DecayMask() const;
   int64_t count() const { return flat_.numel(); }
   torch::Device device() const { return flat_.device(); }

@@ -29,15 +29,27 @@ void Progress::Update(const ProgressReport& report) {
   std::snprintf(numbers, sizeof(numbers), "%3.0f%%  step %lld  loss %.6f  %.0f tokens/s  %s left",
                 100.0 * report.fraction, static_cast<long long>(report.step), report.loss,
                 report.tokens_per_second, FormatDuration(report.seconds_left).c_str());
+  Draw(report.fraction, numbers);
+}
+
+void Progress::Show(double fraction, const std::string& text, double seconds_left) {
+  const int tenth = static_cast<int>(fraction * 10.0);
+  if (!terminal_ && tenth == shown_tenth_) return;
+  shown_tenth_ = tenth;
+  char share[16];
+  std::snprintf(share, sizeof(share), "%3.0f%%  ", 100.0 * fraction);
+  Draw(fraction, share + text + "  " + FormatDuration(seconds_left) + " left");
+}
+
+void Progress::Draw(double fraction, const std::string& text) {
   if (terminal_) {
     constexpr int kWidth = 30;
-    const int full = static_cast<int>(std::clamp(report.fraction, 0.0, 1.0) * kWidth);
+    const int full = static_cast<int>(std::clamp(fraction, 0.0, 1.0) * kWidth);
     const std::string bar = std::string(static_cast<size_t>(full), '#') +
                             std::string(static_cast<size_t>(kWidth - full), '.');
-    std::fprintf(out_, "\r[%s] %s\x1b[K%s", bar.c_str(), numbers,
-                 report.fraction >= 1.0 ? "\n" : "");
+    std::fprintf(out_, "\r[%s] %s\x1b[K%s", bar.c_str(), text.c_str(), fraction >= 1.0 ? "\n" : "");
   } else {
-    std::fprintf(out_, "%s\n", numbers);
+    std::fprintf(out_, "%s\n", text.c_str());
   }
   std::fflush(out_);
 }

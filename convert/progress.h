@@ -1,4 +1,5 @@
-// Shows how a training run goes: a bar on a terminal, plain lines elsewhere.
+// Shows how training, or other work that takes a while, goes: a bar on a terminal, plain lines
+// elsewhere.
 #pragma once
 
 #include <cstdint>
@@ -22,13 +23,18 @@ class Progress {
   Progress(std::FILE* out, int64_t log_every);
 
   void Update(const ProgressReport& report);
+  // Work of another kind: `text` says how it stands. Without a terminal, a line at each tenth.
+  void Show(double fraction, const std::string& text, double seconds_left);
   // A line of its own, above the bar.
   void Line(const std::string& text);
 
  private:
+  void Draw(double fraction, const std::string& text);
+
   std::FILE* out_;
   bool terminal_;
   int64_t log_every_;
+  int shown_tenth_ = -1;
 };
 
 // "00:42", "13:05", "2:03:04".

@@ -13,13 +13,18 @@ struct TrainOptions {
   int64_t tokens = 0;  // predicted tokens
   double minutes = 0;  // of training, evaluations left out
 
-  double learning_rate = 2e-3;  // peak
-  double final_share = 0.02;    // of the peak, at the end of the cosine
-  double warmup_share = 0.03;   // of the budget
-  double weight_decay = 0.01;   // on matrices only
-  double clip_norm = 1.0;       // of the whole gradient; 0: off
-  double distill = 0;           // weight of KL(teacher ‖ student); 1 − it: of the cross entropy
-  double transfer_share = 0;    // of the budget: attention transfer first (trainer.h)
+  double learning_rate = 2e-3;      // peak
+  double final_share = 0.02;        // of the peak, at the end of the cosine
+  std::string schedule = "cosine";  // after the warm-up; or inverse-sqrt: peak · √(warm-up / budget
+                                    // spent), so warmup_share must be positive
+  double warmup_share = 0.03;  // of the budget
+  double weight_decay = 0.01;  // on matrices only
+  double clip_norm = 1.0;      // of the whole gradient; 0: off
+  double distill = 0;          // weight of KL(teacher ‖ student); 1 − it: of the cross entropy
+  double distill_temperature = 1;  // of both distributions in the KL (gradient.h)
+  double label_smoothing = 0;      // weight of the uniform distribution in the targets
+  double transfer_share =
+      0;  // of the budget: attention transfer first (trainer.h); 1: nothing else
   double transfer_rate = 1e-2;  // learning rate of the transfer
   int64_t window = 512;         // predictions a window
   int64_t batch_tokens = 8192;  // positions a step, padding included

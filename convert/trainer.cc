@@ -43,9 +43,22 @@ Trainer::Trainer(TrainingModel* model, const TrainingModel* teacher, const Corpu
   if (options_.distill < 0 || options_.distill > 1) {
     throw ConvertError("--distill must lie between 0 and 1");
   }
+  if (options_.distill_temperature <= 0) {
+    throw ConvertError("--distill-temperature must be above 0");
+  }
   if (options_.distill > 0 && teacher_ == nullptr) throw ConvertError("--distill needs a parent");
-  if (options_.transfer_share < 0 || options_.transfer_share >= 1) {
-    throw ConvertError("--transfer must be at least 0 and below 1");
+  if (options_.label_smoothing < 0 || options_.label_smoothing >= 1) {
+    throw ConvertError("--label-smoothing must be at least 0 and below 1");
+  }
+  if (options_.transfer_share < 0 || options_.transfer_share > 1) {
+    throw ConvertError("the share of the transfer must lie between 0 and 1");
+  }
+  if (options_.schedule != "cosine" && options_.schedule != "inverse-sqrt") {
+    throw ConvertError("--schedule must be cosine or inverse-sqrt, not '" + options_.schedule +
+                       "'");
+  }
+  if (options_.schedule == "inverse-sqrt" && options_.warmup_share <= 0) {
+    throw ConvertError("--schedule inverse-sqrt needs a --warmup above 0");
   }
   windows_ = CutWindows(train_, options_.window);
   for (int i = 0; i < std::max(1, options_.threads); ++i) {
@@ -84,12 +97,14 @@ double Trainer::LearningRate() const {
   const double share = options_.transfer_share;
   const double peak = transferring() ? options_.transfer_rate : options_.learning_rate;
   // Through the present phase, 0 to 1.
-  const double through =
-      transferring() ? fraction / share : std::max(0.0, (fraction - share) / (1.0 - share));
+  const double through = transferring()
+                             ? fraction / share
+                             : std::max(0.0, (fraction - share) / std::max(1e-9, 1.0 - share));
   if (through < options_.warmup_share) {
     // A first step has a rate above zero, whatever the budget.
     return peak * std::max(0.05, through / options_.warmup_share);
   }
+  if (options_.schedule == "inverse-sqrt") return peak * std::sqrt(options_.warmup_share / through);
   const double after =
       (through - options_.warmup_share) / std::max(1e-9, 1.0 - options_.warmup_share);
   const double cosine = 0.5 * (1.0 + std::cos(std::numbers::pi * after));
@@ -110,8 +125,10 @@ double Trainer::Step() {
   }
   const BatchPlan& plan = epoch_[static_cast<size_t>(state_.batch)];
   const Objective objective = transferring() ? Objective::kTransfer : Objective::kLanguage;
-  const double loss =
-      BatchGradient(replicas_, {objective, teacher_, options_.distill}, train_, plan);
+  const double loss = BatchGradient(replicas_,
+                                    {objective, teacher_, options_.distill,
+                                     options_.distill_temperature, options_.label_smoothing},
+                                    train_, plan);
   Update(LearningRate());
   for (const Window& window : plan.windows) state_.tokens += window.length;
   ++state_.step;

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <string>
 
@@ -97,13 +98,60 @@ TEST_F(CommandsTest, PretrainThenFinetuneLearns) {
   for (const std::string map : {"t2r", "elu", "rfa", "hedgehog"}) {
     FinetuneFlags flags = Flags(map, map == "elu" ? 0 : 16);
     flags.output.dtype = map == "rfa" ? "bfloat16" : "float32";
-    flags.training.transfer_share = map == "t2r" ? 0.25 : 0.0;
+    flags.stage = map == "t2r" ? "transfer,finetune" : "finetune";
     flags.training.distill = map == "hedgehog" ? 0.5 : 0.0;
     flags.keep_full = map == "elu" ? "every:2" : "";
     Finetune(flags);
     EXPECT_LT(NatsOf(directory_ / "child", valid_), parent) << map;
     EXPECT_FALSE(std::filesystem::exists(directory_ / "child.work"));
   }
+}
+
+// Transfer alone moves feature maps only: every tensor of the parent comes out bit for bit, the
+// kept layers' among them, and the swapped model is nearer to the parent than without it.
+TEST_F(CommandsTest, TransferLeavesEveryTensorOfTheParentAsItWas) {
+  WriteSmallModel(directory_ / "parent", SmallLlamaJson(), 1);
+  FinetuneFlags flags = Flags("t2r", 16);
+  flags.keep_full = "auto:1";
+  flags.stage = "transfer";
+  Finetune(flags);
+  const ModelConfig config = Unwrap(LoadModelConfig(directory_ / "child"));
+  EXPECT_EQ(config.linear_layers(), 2);
+  TrainingModel parent(Unwrap(LoadModelConfig(directory_ / "parent")), torch::kCPU);
+  LoadParameters(directory_ / "parent", &parent, false);
+  TrainingModel child(config, torch::kCPU), swapped(config, torch::kCPU);
+  LoadParameters(directory_ / "child", &child, false);
+  LoadParameters(directory_ / "parent", &swapped, true);
+  InitializeFeatureMaps(&swapped, flags.training.seed);
+  for (const auto& spec : parent.parameters().specs()) {
+    EXPECT_TRUE(torch::equal(child.parameters().Get(spec.name), parent.parameters().Get(spec.name)))
+        << spec.name;
+  }
+  const torch::NoGradGuard no_grad;
+  const ModelInput input{torch::arange(60).view({2, 30}) % 37, {}, {}};
+  const torch::Tensor counted = torch::ones({2, 30});
+  EXPECT_LT(child.TransferLoss(input, counted).item<double>(),
+            0.9 * swapped.TransferLoss(input, counted).item<double>());
+}
+
+// LoRA lowers the loss, and so does a model of the same shape from random weights, which has
+// nothing of the parent's.
+TEST_F(CommandsTest, LoraAndRandomWeightsLearn) {
+  WriteSmallModel(directory_ / "parent", SmallLlamaJson(), 1);
+  FinetuneFlags flags = Flags("t2r", 16);
+  flags.training = Training(1);
+  flags.training.learning_rate = 0;
+  Finetune(flags);
+  const double swapped = NatsOf(directory_ / "child", valid_);
+  flags.training = Training(60);
+  flags.trainable.lora_rank = 4;
+  Finetune(flags);
+  EXPECT_LT(NatsOf(directory_ / "child", valid_), swapped - 0.5);
+  flags.trainable.lora_rank = 0;
+  flags.random_weights = true;
+  flags.training.learning_rate = 0;
+  Finetune(flags);
+  EXPECT_NEAR(NatsOf(directory_ / "child", valid_), std::log(37.0), 0.1);
 }
 
 TEST_F(CommandsTest, Gpt2TrainsWithinItsLearnedPositions) {
@@ -156,6 +204,30 @@ TEST_F(CommandsTest, RefusesFlagsThatCannotBe) {
               ThrowsMessage<ConvertError>(HasSubstr("'float16'")));
   EXPECT_THAT(finetune([](auto& f) { f.training.distill = 1.5; }),
               ThrowsMessage<ConvertError>(HasSubstr("--distill")));
+  EXPECT_THAT(finetune([](auto& f) { f.training.distill_temperature = 0; }),
+              ThrowsMessage<ConvertError>(HasSubstr("--distill-temperature")));
+  EXPECT_THAT(finetune([](auto& f) { f.training.label_smoothing = 1; }),
+              ThrowsMessage<ConvertError>(HasSubstr("--label-smoothing")));
+  EXPECT_THAT(finetune([](auto& f) { f.training.schedule = "linear"; }),
+              ThrowsMessage<ConvertError>(HasSubstr("'linear'")));
+  EXPECT_THAT(finetune([](auto& f) { f.stage = "finetune,transfer"; }),
+              ThrowsMessage<ConvertError>(HasSubstr("'finetune,transfer'")));
+  EXPECT_THAT(finetune([](auto& f) {
+                f.stage = "transfer";
+                f.feature_map = "elu";
+                f.feature_size = 0;
+              }),
+              ThrowsMessage<ConvertError>(HasSubstr("elu has nothing to train")));
+  EXPECT_THAT(finetune([](auto& f) { f.feature_map = "", f.stage = "transfer"; }),
+              ThrowsMessage<ConvertError>(HasSubstr("the model has none")));
+  EXPECT_THAT(finetune([](auto& f) { f.feature_map = "", f.keep_full = "0"; }),
+              ThrowsMessage<ConvertError>(HasSubstr("give --feature-map too")));
+  EXPECT_THAT(finetune([](auto& f) { f.keep_full_cross = "0"; }),
+              ThrowsMessage<ConvertError>(HasSubstr("no cross attention")));
+  EXPECT_THAT(finetune([](auto& f) { f.trainable.lora_rank = 2, f.random_weights = true; }),
+              ThrowsMessage<ConvertError>(HasSubstr("--random-weights")));
+  EXPECT_THAT(finetune([](auto& f) { f.trainable.freeze_encoder = true; }),
+              ThrowsMessage<ConvertError>(HasSubstr("no encoder")));
   EXPECT_THAT(finetune([](auto& f) { f.data.train = "/nowhere"; }),
               ThrowsMessage<ConvertError>(HasSubstr("/nowhere")));
   EXPECT_THAT(finetune([](auto& f) { f.data.corpus.ids = false; }),

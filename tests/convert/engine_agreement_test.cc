@@ -31,23 +31,9 @@ std::vector<int32_t> Ids(int64_t count) {
   return ids;
 }
 
-torch::Tensor EngineScores(const std::string& directory, const std::vector<int32_t>& ids) {
-  EngineOptions options;
-  options.threads = 1;
-  options.max_sessions = 1;
-  options.max_step_tokens = 128;
-  const auto engine = Unwrap(LoadEngine(directory, options));
-  const auto positions = static_cast<int64_t>(ids.size()) - 1;
-  const int slot = engine->executor->Open({positions}, SamplingParams());
-  EXPECT_GE(slot, 0);
-  Work work;
-  work.slot = slot;
-  work.tokens = std::span(ids).first(ids.size() - 1);
-  work.targets = std::span(ids).subspan(1);
-  std::vector<WorkResult> results;
-  engine->executor->Step(std::span(&work, 1), &results);
-  engine->executor->Close(slot);
-  return torch::tensor(results.at(0).scores).to(torch::kFloat64);
+std::vector<int32_t> Fed(const std::vector<int32_t>& ids) { return {ids.begin(), ids.end() - 1}; }
+std::vector<int32_t> Predicted(const std::vector<int32_t>& ids) {
+  return {ids.begin() + 1, ids.end()};
 }
 
 torch::Tensor ConverterScores(const TrainingModel& model, const std::vector<int32_t>& ids) {
@@ -56,7 +42,7 @@ torch::Tensor ConverterScores(const TrainingModel& model, const std::vector<int3
       torch::tensor(std::vector<int64_t>(ids.begin(), ids.end())).unsqueeze(0);
   const int64_t n = all.size(1) - 1;
   const torch::Tensor log_probabilities =
-      model.Logits(model.Hidden(all.narrow(1, 0, n))).log_softmax(-1);
+      model.Logits(model.Hidden({all.narrow(1, 0, n), {}, {}})).log_softmax(-1);
   return log_probabilities.gather(-1, all.narrow(1, 1, n).unsqueeze(-1))
       .flatten()
       .to(torch::kFloat64);
@@ -67,7 +53,7 @@ TEST_P(EngineAgreementTest, SameLogProbabilities) {
   const std::string parent_json =
       c.architecture == Architecture::kLlama ? SmallLlamaJson() : SmallGpt2Json();
   ModelConfig config =
-      SwappedConfig(Unwrap(ParseModelConfig(parent_json, "")), {c.map, c.k, c.keep_full});
+      SwappedConfig(Unwrap(ParseModelConfig(parent_json, "")), {c.map, c.k, c.keep_full, {}});
   config.linear_attention->normalizer = c.normalizer;
   config.linear_attention->eps = c.normalizer == Normalizer::kClamp ? 1e-2F : 1e-6F;
   TrainingModel model(config, torch::kCPU);
@@ -78,7 +64,7 @@ TEST_P(EngineAgreementTest, SameLogProbabilities) {
                       "float32", "");
   const auto ids = Ids(73);
   const torch::Tensor converter = ConverterScores(model, ids);
-  const torch::Tensor engine = EngineScores(directory / "model", ids);
+  const torch::Tensor engine = EngineScores(directory / "model", Fed(ids), Predicted(ids));
   ASSERT_EQ(converter.sizes(), engine.sizes());
   EXPECT_GT(converter.std().item<double>(), 0.1) << "the model must not be trivial";
   EXPECT_LE(((engine - converter).norm() / converter.norm()).item<double>(), 1e-4);
@@ -129,7 +115,7 @@ TEST(EngineAgreement, SoftmaxModelsToo) {
     WriteModelDirectory(directory / "model", json, model, "float32", "");
     const auto ids = Ids(60);
     const torch::Tensor converter = ConverterScores(model, ids);
-    const torch::Tensor engine = EngineScores(directory / "model", ids);
+    const torch::Tensor engine = EngineScores(directory / "model", Fed(ids), Predicted(ids));
     EXPECT_LE(((engine - converter).norm() / converter.norm()).item<double>(), 1e-4);
   }
 }

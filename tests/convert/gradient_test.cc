@@ -9,30 +9,10 @@
 namespace t2r::convert {
 namespace {
 
-Corpus SmallCorpus() {
-  Corpus corpus;
-  for (int64_t i = 0; i < 6; ++i) {
-    std::vector<int32_t> ids;
-    for (int64_t t = 0; t < 12 + 4 * i; ++t) {
-      ids.push_back(static_cast<int32_t>((t * (i + 3) + i) % 37));
-    }
-    corpus.tokens += static_cast<int64_t>(ids.size());
-    corpus.documents.push_back(ids);
-  }
-  return corpus;
-}
-
-BatchPlan PlanOf(const Corpus& corpus) {
-  BatchPlan plan;
-  plan.windows = CutWindows(corpus, 40);
-  plan.length = 40;
-  return plan;
-}
-
-TrainingModel SwappedModel() {
+TrainingModel SwappedModel(uint64_t seed = 3) {
   const ModelConfig parent = Unwrap(ParseModelConfig(SmallLlamaJson(), ""));
-  TrainingModel model(SwappedConfig(parent, {FeatureMapKind::kT2r, 10, {1}}), torch::kCPU);
-  Randomize(&model, 3);
+  TrainingModel model(SwappedConfig(parent, {FeatureMapKind::kT2r, 10, {1}, {}}), torch::kCPU);
+  Randomize(&model, seed);
   return model;
 }
 
@@ -70,24 +50,55 @@ TEST(BatchGradient, MeanLossIsTheEvaluations) {
   EXPECT_NEAR(loss, evaluation.nats_per_token(), 1e-5);
 }
 
-// The directional derivative, against the loss at two near points.
-TEST(BatchGradient, IsTheLossesDerivative) {
-  TrainingModel model = SwappedModel();
+// The loss that an objective stands for, by its definition over all the batch at once.
+double Loss(const TrainingModel& model, const BatchObjective& objective, const TokenBatch& batch) {
+  const torch::NoGradGuard no_grad;
+  const torch::Tensor student = model.Logits(model.Hidden(batch.input)).to(torch::kFloat64);
+  const torch::Tensor targets =
+      torch::one_hot(batch.targets, student.size(-1)).to(torch::kFloat64) *
+          (1.0 - objective.label_smoothing) +
+      objective.label_smoothing / static_cast<double>(student.size(-1));
+  torch::Tensor loss = -(targets * student.log_softmax(-1)).sum(-1) * (1.0 - objective.distill);
+  if (objective.distill > 0) {
+    const double t = objective.temperature;
+    const torch::Tensor teacher =
+        objective.teacher->Logits(objective.teacher->Hidden(batch.input)).to(torch::kFloat64) / t;
+    const torch::Tensor divergence =
+        (teacher.softmax(-1) * (teacher.log_softmax(-1) - (student / t).log_softmax(-1))).sum(-1);
+    loss = loss + divergence * (objective.distill * t * t);
+  }
+  return (loss * batch.counted).sum().item<double>() / static_cast<double>(batch.predictions);
+}
+
+// The derivative along the gradient, against the loss at two near points.
+TEST(BatchGradient, IsTheDerivativeOfEveryObjective) {
+  const TrainingModel teacher = SwappedModel(9);
   const Corpus corpus = SmallCorpus();
   const BatchPlan plan = PlanOf(corpus);
-  const auto replicas = Replicas(model, 1);
-  BatchGradient(replicas, {}, corpus, plan);
-  const torch::Tensor gradient = replicas[0]->parameters().flat_grad().clone();
-  const torch::NoGradGuard no_grad;
-  torch::Tensor values = model.parameters().flat();
-  const torch::Tensor direction = gradient / gradient.norm();
-  constexpr double kStep = 2e-3;
-  values.add_(direction, kStep);
-  const double above = Evaluate(model, corpus).nats_per_token();
-  values.sub_(direction, 2 * kStep);
-  const double below = Evaluate(model, corpus).nats_per_token();
-  const double expected = gradient.norm().item<double>();
-  EXPECT_NEAR((above - below) / (2 * kStep), expected, 0.02 * expected);
+  const TokenBatch batch = MakeBatch(corpus, plan, torch::kCPU);
+  BatchObjective smooth, distill, warm;
+  smooth.label_smoothing = 0.3;
+  distill.teacher = warm.teacher = &teacher;
+  distill.distill = 0.6;
+  warm.distill = 1.0;
+  warm.temperature = 2.5;
+  for (const BatchObjective& objective : {BatchObjective(), smooth, distill, warm}) {
+    TrainingModel model = SwappedModel(3);
+    const auto replicas = Replicas(model, 1);
+    BatchGradient(replicas, objective, corpus, plan);
+    const torch::Tensor gradient = replicas[0]->parameters().flat_grad().clone();
+    const torch::NoGradGuard no_grad;
+    torch::Tensor values = model.parameters().flat();
+    const double expected = gradient.norm().item<double>();
+    const torch::Tensor direction = gradient / expected;
+    constexpr double kStep = 2e-3;
+    values.add_(direction, kStep);
+    const double above = Loss(model, objective, batch);
+    values.sub_(direction, 2 * kStep);
+    const double below = Loss(model, objective, batch);
+    EXPECT_NEAR((above - below) / (2 * kStep), expected, 0.02 * expected)
+        << "smoothing " << objective.label_smoothing << ", distill " << objective.distill;
+  }
 }
 
 TEST(BatchGradient, DistillationFromItselfHasNoGradient) {
@@ -99,6 +110,30 @@ TEST(BatchGradient, DistillationFromItselfHasNoGradient) {
   objective.distill = 1.0;
   BatchGradient(replicas, objective, corpus, PlanOf(corpus));
   EXPECT_LT(replicas[0]->parameters().flat_grad().abs().max().item<float>(), 1e-5F);
+}
+
+// By its definition, from a hook of softmax outputs: one layer is linear, so its input is the
+// softmax model's, and the error is that of its attention's output alone.
+TEST(TransferLoss, IsZeroForSoftmaxAndOneForAZeroAttention) {
+  const Corpus corpus = SmallCorpus();
+  const TokenBatch batch = MakeBatch(corpus, PlanOf(corpus), torch::kCPU);
+  TrainingModel softmax(Unwrap(ParseModelConfig(SmallLlamaJson(), "")), torch::kCPU);
+  Randomize(&softmax, 3);
+  EXPECT_EQ(softmax.TransferLoss(batch.input, batch.counted).item<float>(), 0.0F);
+
+  TrainingModel model = SwappedModel();
+  {
+    // Dead features: the linear output is zero, so each of the two swapped layers is off by all.
+    const torch::NoGradGuard no_grad;
+    for (const int layer : {0, 2}) {
+      const std::string map = "model.layers." + std::to_string(layer) + ".self_attn.feature_map.";
+      torch::Tensor weight = model.parameters().Get(map + "weight");
+      torch::Tensor bias = model.parameters().Get(map + "bias");
+      weight.zero_();
+      bias.fill_(-1.0);
+    }
+  }
+  EXPECT_NEAR(model.TransferLoss(batch.input, batch.counted).item<double>(), 2.0, 1e-6);
 }
 
 TEST(BatchGradient, TransferTouchesFeatureMapsOnlyAndLowersItsLoss) {

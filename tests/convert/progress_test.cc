@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 
 namespace t2r::convert {
@@ -38,6 +39,18 @@ TEST(Progress, PrintsPlainLinesNowAndThenWhereThereIsNoTerminal) {
             " 95%  step 20  loss 1.500000  1234 tokens/s  01:05 left\n"
             "100%  step 21  loss 1.500000  1234 tokens/s  01:05 left\n"
             "done\n");
+}
+
+TEST(Progress, ShowsOtherWorkAtEachTenth) {
+  std::FILE* file = std::tmpfile();
+  ASSERT_NE(file, nullptr);
+  Progress progress(file, 1);
+  for (int done = 1; done <= 30; ++done) progress.Show(done / 30.0, "work", 30.0 - done);
+  const std::string text = ContentsOf(file);
+  std::fclose(file);
+  EXPECT_THAT(text, testing::StartsWith("  3%  work  00:29 left\n 10%  work  00:27 left\n"));
+  EXPECT_THAT(text, testing::EndsWith(" 90%  work  00:03 left\n100%  work  00:00 left\n"));
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 11);
 }
 
 }  // namespace

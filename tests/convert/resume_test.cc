@@ -128,8 +128,12 @@ class ResumeTest : public testing::Test {
             "t2r",
             "--feature-size",
             "8",
-            "--transfer",
+            "--stage",
+            "transfer,finetune",
+            "--transfer-share",
             "0.3",
+            "--lora-rank",
+            "4",
             "--distill",
             "0.5",
             "--steps",
@@ -176,7 +180,7 @@ TEST_F(ResumeTest, PretrainingKilledTwiceEndsWithTheSameBytes) {
   ExpectSame([&](const std::string& out) { return Pretrain(out, "5"); }, {"step 23 ", "step 57 "});
 }
 
-// Killed in the attention transfer, and again in the training after it.
+// Killed in the attention transfer, and again in LoRA's training after it.
 TEST_F(ResumeTest, FinetuningKilledTwiceEndsWithTheSameBytes) {
   const std::string parent = directory_ / "parent";
   ASSERT_EQ(RunConvert(Pretrain(parent, "5"), "").status, 0);

@@ -22,23 +22,14 @@ using testing::ThrowsMessage;
 
 ModelConfig Parent() { return Unwrap(ParseModelConfig(SmallLlamaJson(), "")); }
 
-TEST(ParseKeepFull, ReadsListsAndSteps) {
-  EXPECT_THAT(ParseKeepFull("", 8), ElementsAre());
-  EXPECT_THAT(ParseKeepFull("0,3", 8), ElementsAre(0, 3));
-  EXPECT_THAT(ParseKeepFull("every:4", 8), ElementsAre(3, 7));
-  EXPECT_THAT([] { ParseKeepFull("every:0", 8); },
-              ThrowsMessage<ConvertError>(HasSubstr("every:N")));
-  EXPECT_THAT([] { ParseKeepFull("0;3", 8); }, ThrowsMessage<ConvertError>(HasSubstr("0;3")));
-}
-
 TEST(SwappedConfig, WritesTheMapsDefaults) {
-  const ModelConfig t2r = SwappedConfig(Parent(), {FeatureMapKind::kT2r, 10, {1}});
+  const ModelConfig t2r = SwappedConfig(Parent(), {FeatureMapKind::kT2r, 10, {1}, {}});
   EXPECT_THAT(t2r.layer_types, ElementsAre(LayerType::kLinearAttention, LayerType::kFullAttention,
                                            LayerType::kLinearAttention));
   EXPECT_EQ(t2r.linear_attention->normalizer, Normalizer::kClamp);
   EXPECT_FLOAT_EQ(t2r.linear_attention->eps, 1e-2F);
   EXPECT_FLOAT_EQ(t2r.linear_attention->query_scale, 1.0F / std::sqrt(6.0F));
-  const ModelConfig elu = SwappedConfig(Parent(), {FeatureMapKind::kElu, 0, {}});
+  const ModelConfig elu = SwappedConfig(Parent(), {FeatureMapKind::kElu, 0, {}, {}});
   EXPECT_EQ(elu.linear_attention->feature_size, 6);
   EXPECT_EQ(elu.linear_attention->normalizer, Normalizer::kAdd);
   EXPECT_FLOAT_EQ(elu.linear_attention->eps, 1e-6F);
@@ -46,7 +37,7 @@ TEST(SwappedConfig, WritesTheMapsDefaults) {
 
 TEST(SwappedConfig, RefusesWhatCannotBe) {
   const auto swap = [](FeatureMapKind map, int k, std::vector<int> keep) {
-    return [=] { SwappedConfig(Parent(), {map, k, keep}); };
+    return [=] { SwappedConfig(Parent(), {map, k, keep, {}}); };
   };
   EXPECT_THAT(swap(FeatureMapKind::kRfa, 7, {}), ThrowsMessage<ConvertError>(HasSubstr("even")));
   EXPECT_THAT(swap(FeatureMapKind::kHedgehog, 7, {}),
@@ -59,16 +50,16 @@ TEST(SwappedConfig, RefusesWhatCannotBe) {
               ThrowsMessage<ConvertError>(HasSubstr("layers 0 to 2")));
   EXPECT_THAT(swap(FeatureMapKind::kT2r, 8, {0, 1, 2}),
               ThrowsMessage<ConvertError>(HasSubstr("every layer")));
-  const ModelConfig done = SwappedConfig(Parent(), {FeatureMapKind::kT2r, 8, {}});
+  const ModelConfig done = SwappedConfig(Parent(), {FeatureMapKind::kT2r, 8, {}, {}});
   EXPECT_THAT(
       [&] {
-        SwappedConfig(done, {FeatureMapKind::kT2r, 8, {}});
+        SwappedConfig(done, {FeatureMapKind::kT2r, 8, {}, {}});
       },
       ThrowsMessage<ConvertError>(HasSubstr("linear layers already")));
 }
 
 TEST(SwappedConfigJson, KeepsOtherKeysAndReadsBack) {
-  const ModelConfig swapped = SwappedConfig(Parent(), {FeatureMapKind::kT2r, 10, {1}});
+  const ModelConfig swapped = SwappedConfig(Parent(), {FeatureMapKind::kT2r, 10, {1}, {}});
   const std::string text = SwappedConfigJson(SmallLlamaJson(), swapped, "bfloat16");
   const auto json = nlohmann::json::parse(text);
   EXPECT_EQ(json["x_note"], "kept");
@@ -115,7 +106,7 @@ TEST(WriteModelDirectory, KeepsSideFilesReplacesModelsAndNothingElse) {
 TEST(LoadParameters, NamesMissingTensorsAndWrongShapes) {
   const TemporaryDirectory directory;
   WriteSmallModel(directory / "model", SmallLlamaJson(), 1);
-  TrainingModel swapped(SwappedConfig(Parent(), {FeatureMapKind::kT2r, 10, {}}), torch::kCPU);
+  TrainingModel swapped(SwappedConfig(Parent(), {FeatureMapKind::kT2r, 10, {}, {}}), torch::kCPU);
   EXPECT_THAT([&] { LoadParameters(directory / "model", &swapped, false); },
               ThrowsMessage<ConvertError>(
                   HasSubstr("model.layers.0.self_attn.feature_map.weight is missing")));
@@ -129,7 +120,7 @@ TEST(LoadParameters, NamesMissingTensorsAndWrongShapes) {
 }
 
 TEST(InitializeFeatureMaps, IsSeededAndRfaRowsAreOrthogonal) {
-  const ModelConfig config = SwappedConfig(Parent(), {FeatureMapKind::kRfa, 12, {}});
+  const ModelConfig config = SwappedConfig(Parent(), {FeatureMapKind::kRfa, 12, {}, {}});
   TrainingModel a(config, torch::kCPU), b(config, torch::kCPU), c(config, torch::kCPU);
   InitializeFeatureMaps(&a, 4);
   InitializeFeatureMaps(&b, 4);

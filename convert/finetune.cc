@@ -1,0 +1,163 @@
+#include <cstdio>
+#include <string>
+
+#include "convert/commands.h"
+#include "convert/device.h"
+#include "convert/error.h"
+#include "convert/files.h"
+#include "convert/init.h"
+#include "convert/keep_full.h"
+#include "convert/loss.h"
+#include "convert/model_dir.h"
+#include "convert/status.h"
+#include "convert/training_run.h"
+#include "engine/model/load.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace t2r::convert {
+namespace {
+
+FeatureMapKind ParseFeatureMap(const std::string& name) {
+  if (name == "t2r") return FeatureMapKind::kT2r;
+  if (name == "elu") return FeatureMapKind::kElu;
+  if (name == "rfa") return FeatureMapKind::kRfa;
+  if (name == "hedgehog") return FeatureMapKind::kHedgehog;
+  throw ConvertError("--feature-map must be t2r, elu, rfa or hedgehog, not '" + name + "'");
+}
+
+// The share of the budget that goes into attention transfer; `config` is the swapped model's.
+double TransferShare(const FinetuneFlags& flags, const ModelConfig& config) {
+  if (flags.stage == "finetune") return 0;
+  if (flags.stage != "transfer" && flags.stage != "transfer,finetune") {
+    throw ConvertError("--stage must be finetune, transfer or transfer,finetune, not '" +
+                       flags.stage + "'");
+  }
+  if (!config.linear_attention.has_value()) {
+    throw ConvertError(
+        "--stage transfer trains feature maps, and the model has none: give "
+        "--feature-map");
+  }
+  if (config.linear_attention->feature_map == FeatureMapKind::kElu) {
+    throw ConvertError("--stage transfer trains feature maps, and elu has nothing to train");
+  }
+  if (flags.stage == "transfer") return 1;
+  if (flags.transfer_share <= 0 || flags.transfer_share >= 1) {
+    throw ConvertError("--transfer-share must lie between 0 and 1");
+  }
+  return flags.transfer_share;
+}
+
+// Layers named by hand, or chosen by what their swap costs.
+std::vector<int> KeptLayers(const std::string& text, bool cross, const TrainingModel& parent,
+                            const SwapOptions& swap, const Corpus& valid, uint64_t seed,
+                            Progress* progress) {
+  const KeepFull kept =
+      ParseKeepFull(text, parent.config().layers, cross ? "--keep-full-cross" : "--keep-full");
+  if (kept.automatic == 0) return kept.layers;
+  const auto costs = MeasureSwapCosts(parent, swap, cross, valid, seed);
+  for (const SwapCost& cost : costs) {
+    char line[120];
+    std::snprintf(line, sizeof(line), "swapping only %s: %+.5f nats/token",
+                  Describe(cost.site).c_str(), cost.nats);
+    progress->Line(line);
+  }
+  return CostliestLayers(costs, kept.automatic);
+}
+
+std::string LayersKept(const ModelConfig& config, bool cross) {
+  std::string text;
+  for (const AttentionSite& site : AttentionSites(config)) {
+    if (site.cross == cross && !IsLinear(config, site)) {
+      text += (text.empty() ? "" : ",") + std::to_string(site.layer);
+    }
+  }
+  return text.empty() ? "none" : text;
+}
+
+ModelConfig Swapped(const FinetuneFlags& flags, const TrainingModel& parent, const Corpus& valid,
+                    Progress* progress) {
+  const ModelConfig& config = parent.config();
+  SwapOptions swap{ParseFeatureMap(flags.feature_map), flags.feature_size, {}, {}};
+  SwappedConfig(config, swap);  // refuses what cannot be before anything is measured
+  if (!config.encoder_decoder.has_value() && !flags.keep_full_cross.empty()) {
+    throw ConvertError("--keep-full-cross is given, but the model has no cross attention");
+  }
+  const uint64_t seed = flags.training.seed;
+  const SwapOptions plain = swap;
+  swap.keep_full = KeptLayers(flags.keep_full, false, parent, plain, valid, seed, progress);
+  swap.keep_full_cross =
+      KeptLayers(flags.keep_full_cross, true, parent, plain, valid, seed, progress);
+  ModelConfig swapped = SwappedConfig(config, swap);
+  std::string line = "layers that keep softmax: " + LayersKept(swapped, false);
+  if (config.encoder_decoder.has_value()) {
+    line += "; in cross attention: " + LayersKept(swapped, true);
+  }
+  progress->Line(line);
+  return swapped;
+}
+
+// Throws ConvertError on flags that exclude each other, or that the parent cannot have.
+void CheckFlags(const FinetuneFlags& flags, const ModelConfig& parent) {
+  if (flags.feature_map.empty() && (!flags.keep_full.empty() || !flags.keep_full_cross.empty())) {
+    throw ConvertError("--keep-full says which layers a swap leaves: give --feature-map too");
+  }
+  if (flags.trainable.lora_rank < 0) throw ConvertError("--lora-rank must be at least 0");
+  if (flags.trainable.lora_rank > 0 && flags.random_weights) {
+    throw ConvertError("--lora-rank updates pretrained weights: it excludes --random-weights");
+  }
+  if (flags.trainable.freeze_encoder && !parent.encoder_decoder.has_value()) {
+    throw ConvertError("--freeze-encoder is given, but the model has no encoder");
+  }
+}
+
+// The first weights of the model that is trained.
+void Initialize(const FinetuneFlags& flags, TrainingModel* model) {
+  if (flags.random_weights) {
+    InitializeFromScratch(model, flags.training.seed);
+    return;
+  }
+  LoadParameters(flags.model, model, /*allow_missing_maps=*/true);
+  if (!flags.feature_map.empty()) InitializeFeatureMaps(model, flags.training.seed);
+  InitializeLora(model, flags.training.seed);
+}
+
+}  // namespace
+
+void Finetune(const FinetuneFlags& flags) {
+  CheckDtype(flags.output.dtype);
+  CheckOutputDirectory(flags.output.directory);
+  const torch::Device device = ParseDevice(flags.device);
+  Progress progress(stderr, flags.training.log_every);
+  const ModelConfig parent_config = Unwrap(LoadModelConfig(flags.model));
+  CheckFlags(flags, parent_config);
+  const auto tokenizer = Unwrap(LoadTokenizer(flags.model));
+  const Corpora corpora =
+      LoadCorpora(flags.data, flags.training.window, parent_config, tokenizer.get(), &progress);
+
+  TrainingModel parent(parent_config, device);
+  LoadParameters(flags.model, &parent, /*allow_missing_maps=*/false);
+  const Evaluation before = Evaluate(parent, corpora.valid);
+  progress.Line("parent: " + Describe(before));
+  const ModelConfig config =
+      flags.feature_map.empty() ? parent_config : Swapped(flags, parent, corpora.valid, &progress);
+
+  TrainingModel model(config, device, flags.trainable);
+  Initialize(flags, &model);
+  TrainingRun run;
+  run.model = &model;
+  run.teacher = flags.training.distill > 0 ? &parent : nullptr;
+  run.training = flags.training;
+  run.training.transfer_share = TransferShare(flags, config);
+  run.output = flags.output;
+  run.config_json =
+      SwappedConfigJson(ReadFile(flags.model + "/config.json"), config, flags.output.dtype);
+  run.fingerprint = "lora " + std::to_string(flags.trainable.lora_rank) + " " +
+                    std::to_string(flags.trainable.lora_alpha) +
+                    (flags.trainable.freeze_encoder ? " frozen encoder" : "") +
+                    (flags.random_weights ? " random weights" : "");
+  run.side_files = flags.model;
+  run.parent_nats = before.nats_per_token();
+  TrainAndWrite(std::move(run), corpora, &progress);
+}
+
+}  // namespace t2r::convert
