@@ -92,7 +92,8 @@ def commit():
                               text=True).stdout.strip()
 
     # What the measured binaries are made of; results themselves may be uncommitted.
-    changed = git("status", "--porcelain", "--", "engine", "server", "client", "proto", "bench/*.cc")
+    changed = git("status", "--porcelain", "--", "engine", "server", "client", "proto", "convert",
+                  "bench/*.cc")
     return git("rev-parse", "--short", "HEAD") + (" with uncommitted changes" if changed else "")
 
 
