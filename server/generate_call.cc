@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "server/requests.h"
 #include "server/status.h"
 
 namespace t2r::server {
@@ -22,43 +21,37 @@ void GenerateCall::Begin(const v1::GenerateRequest& request) {
   absl::StatusOr<ServedModel*> model = context_.host.Get();
   if (!model.ok()) return Refuse(model.status());
   model_ = *model;
-  if (absl::Status s = CheckPrompt(request, *model_); !s.ok()) return Refuse(s);
-  absl::StatusOr<Request> made = MakeRequest(request, *model_);
+  absl::StatusOr<PreparedRequest> made = MakeRequest(request, *model_);
   if (!made.ok()) return Refuse(made.status());
   deadline_ = DeadlineOf(rpc_->deadline());
-  made->deadline = deadline_;
+  made->request.deadline = deadline_;
 
-  const bool text = request.prompt_case() == v1::GenerateRequest::kText;
-  absl::StatusOr<Scheduler::Reservation> reservation = model_->scheduler->Reserve(
-      text ? TokenBound(request.text()) : static_cast<int64_t>(made->prompt.size()));
+  absl::StatusOr<Scheduler::Reservation> reservation =
+      model_->scheduler->Reserve(made->queue_bound());
   if (!reservation.ok()) return Refuse(reservation.status());
-  if (!text) return Submit(*std::move(made), *std::move(reservation));
+  if (made->complete()) return Submit(std::move(made->request), *std::move(reservation));
 
-  // std::function wants what it holds to be copyable. The text is copied: the request message goes
-  // with the RPC, which its client may end at any time.
-  auto held = std::make_shared<std::pair<Request, Scheduler::Reservation>>(*std::move(made),
-                                                                           *std::move(reservation));
-  context_.workers.Post([self = shared_from_this(), text = request.text(), held] {
-    self->Tokenise(text, std::move(held->first), std::move(held->second));
+  // std::function wants what it holds to be copyable.
+  auto held = std::make_shared<std::pair<PreparedRequest, Scheduler::Reservation>>(
+      *std::move(made), *std::move(reservation));
+  context_.workers.Post([self = shared_from_this(), held] {
+    self->Tokenise(std::move(held->first), std::move(held->second));
   });
 }
 
-void GenerateCall::Tokenise(const std::string& text, Request request,
-                            Scheduler::Reservation reservation) {
+void GenerateCall::Tokenise(PreparedRequest prepared, Scheduler::Reservation reservation) {
   {
     const std::lock_guard lock(mutex_);
     if (cancelled_) return;  // the reservation goes back
   }
-  absl::StatusOr<std::vector<int32_t>> ids = EncodeText(text, *model_);
-  if (!ids.ok()) return Refuse(ids.status());
-  request.prompt = *std::move(ids);
-  ResolveMaxTokens(model_->limits, &request);
-  Submit(std::move(request), std::move(reservation));
+  absl::StatusOr<Request> request = Complete(std::move(prepared), *model_);
+  if (!request.ok()) return Refuse(request.status());
+  Submit(*std::move(request), std::move(reservation));
 }
 
 void GenerateCall::Submit(Request request, Scheduler::Reservation reservation) {
   started_.set_seed(request.sampling.seed);
-  started_.set_prompt_tokens(static_cast<uint32_t>(request.prompt.size()));
+  started_.set_prompt_tokens(static_cast<uint32_t>(request.queue_tokens()));
   started_.set_max_tokens(static_cast<uint32_t>(request.max_tokens));
   absl::StatusOr<RequestId> id =
       model_->scheduler->Submit(std::move(reservation), std::move(request), shared_from_this());

@@ -12,6 +12,7 @@
 #include "engine/scheduler/scheduler.h"
 #include "server/call_context.h"
 #include "server/outbox.h"
+#include "server/requests.h"
 #include "t2r/v1/generation.pb.h"
 
 namespace t2r::server {
@@ -51,7 +52,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   GenerateCall(CallContext& context, grpc::CallbackServerContext* rpc);
 
   void Begin(const v1::GenerateRequest& request);
-  void Tokenise(const std::string& text, Request request, Scheduler::Reservation reservation);
+  void Tokenise(PreparedRequest prepared, Scheduler::Reservation reservation);
   void Submit(Request request, Scheduler::Reservation reservation);
   // Ends the RPC before the scheduler has taken the request.
   void Refuse(const absl::Status& status);

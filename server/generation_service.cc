@@ -57,7 +57,13 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContex
                                                       v1::TokenizeResponse* response) {
   return WorkCall::Start(context_, [request, response](const ServedModel& model) -> absl::Status {
     if (absl::Status s = CheckHasTokenizer(model, "text"); !s.ok()) return s;
-    const absl::StatusOr<std::vector<int32_t>> ids = model.tokenizer->Encode(request->text(), true);
+    if (request->target() && !model.limits.encoder_decoder()) {
+      return absl::InvalidArgumentError(
+          "target: the model is not an encoder-decoder; leave it out");
+    }
+    const absl::StatusOr<std::vector<int32_t>> ids =
+        request->target() ? model.tokenizer->EncodeTarget(request->text(), true)
+                          : model.tokenizer->Encode(request->text(), true);
     if (!ids.ok()) return ids.status();
     FromIds(*ids, response->mutable_tokens());
     return absl::OkStatus();
@@ -69,7 +75,8 @@ grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerCont
                                                         v1::DetokenizeResponse* response) {
   return WorkCall::Start(context_, [request, response](const ServedModel& model) -> absl::Status {
     if (absl::Status s = CheckHasTokenizer(model, "tokens"); !s.ok()) return s;
-    if (absl::Status s = CheckIds(request->tokens(), model.limits.vocab_size); !s.ok()) return s;
+    if (absl::Status s = CheckIds("tokens", request->tokens(), model.limits.vocab_size); !s.ok())
+      return s;
     response->set_text(model.tokenizer->Decode(ToIds(request->tokens())));
     return absl::OkStatus();
   });

@@ -25,10 +25,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const ServerOptions
   model->tokenizer = *std::move(tokenizer);
   const ModelConfig& config = model->engine->config;
   const ExecutorLimits& executor = model->engine->executor->limits();
-  model->limits.vocab_size = executor.vocab_size;
-  model->limits.max_positions = MaxPositions(executor);
-  model->limits.max_tokens = options.max_tokens;
-  model->limits.default_temperature = config.default_temperature.value_or(1.0F);
+  model->limits = LimitsOf(config, executor, options);
   model->info = DescribeModel(config, executor, options);
   model->info.set_has_tokenizer(model->tokenizer != nullptr);
   model->info.set_parameters_bytes(model->engine->weight_bytes);

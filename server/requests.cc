@@ -43,16 +43,150 @@ absl::Status FillSampling(const v1::Sampling& in, const ModelLimits& limits, Sam
   return absl::OkStatus();
 }
 
-absl::Status CheckTokens(const v1::TokenIds& ids, int64_t vocab_size) {
-  if (ids.ids().empty()) return absl::InvalidArgumentError("tokens: no ids; give at least one");
-  return CheckIds(ids, vocab_size);
+// A oneof of a text or ids, as Generate and Score have several.
+struct TextOrIds {
+  const char* text_field = "";
+  const char* ids_field = "";
+  const std::string* text = nullptr;
+  const v1::TokenIds* ids = nullptr;
+
+  bool given() const { return text != nullptr || ids != nullptr; }
+};
+
+// Takes ids as they are, at least `least` of them, and leaves a text for later.
+absl::Status Take(const TextOrIds& in, int64_t vocab_size, int least, const ServedModel& model,
+                  std::vector<int32_t>* ids, std::optional<Text>* text) {
+  if (in.text != nullptr) {
+    *text = Text{in.text_field, *in.text};
+    return CheckHasTokenizer(model, in.text_field);
+  }
+  if (in.ids->ids_size() < least) {
+    return absl::InvalidArgumentError(absl::StrCat(in.ids_field, ": no ids; give at least one"));
+  }
+  ids->insert(ids->end(), in.ids->ids().begin(), in.ids->ids().end());
+  return CheckIds(in.ids_field, *in.ids, vocab_size);
+}
+
+absl::Status NotSet(const char* what, const std::string& advice) {
+  return absl::InvalidArgumentError(absl::StrCat(what, ": not set; ", advice));
+}
+
+absl::Status NoEncoder(const char* what) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, ": the model is not an encoder-decoder; leave it out"));
+}
+
+TextOrIds PromptOf(const v1::GenerateRequest& in) {
+  return {"text", "tokens", in.has_text() ? &in.text() : nullptr,
+          in.has_tokens() ? &in.tokens() : nullptr};
+}
+TextOrIds PrefixOf(const v1::GenerateRequest& in) {
+  return {"target_prefix_text", "target_prefix_tokens",
+          in.has_target_prefix_text() ? &in.target_prefix_text() : nullptr,
+          in.has_target_prefix_tokens() ? &in.target_prefix_tokens() : nullptr};
+}
+TextOrIds TargetOf(const v1::ScoreRequest& in) {
+  return {"text", "tokens", in.has_text() ? &in.text() : nullptr,
+          in.has_tokens() ? &in.tokens() : nullptr};
+}
+TextOrIds SourceOf(const v1::ScoreRequest& in) {
+  return {"source_text", "source_tokens", in.has_source_text() ? &in.source_text() : nullptr,
+          in.has_source_tokens() ? &in.source_tokens() : nullptr};
+}
+
+absl::Status TakePrompt(const v1::GenerateRequest& in, const ServedModel& model,
+                        PreparedRequest* out) {
+  const ModelLimits& limits = model.limits;
+  const TextOrIds prompt = PromptOf(in);
+  const TextOrIds prefix = PrefixOf(in);
+  if (!prompt.given()) return NotSet("prompt", "give text or tokens");
+  Request& request = out->request;
+  if (!limits.encoder_decoder()) {
+    if (prefix.given()) return NoEncoder("target_prefix");
+    return Take(prompt, limits.vocab_size, 1, model, &request.prompt, &out->target);
+  }
+  absl::Status status =
+      Take(prompt, limits.source_vocab_size, 1, model, &request.source, &out->source);
+  request.prompt = {limits.decoder_start_token_id};
+  if (!status.ok() || !prefix.given()) return status;
+  return Take(prefix, limits.vocab_size, 0, model, &request.prompt, &out->target);
+}
+
+absl::Status TakeTarget(const v1::ScoreRequest& in, const ServedModel& model,
+                        PreparedRequest* out) {
+  const ModelLimits& limits = model.limits;
+  const TextOrIds target = TargetOf(in);
+  const TextOrIds source = SourceOf(in);
+  if (!target.given()) return NotSet("target", "give text or tokens");
+  Request& request = out->request;
+  if (!limits.encoder_decoder()) {
+    if (source.given()) return NoEncoder("source");
+    return Take(target, limits.vocab_size, 1, model, &request.prompt, &out->target);
+  }
+  if (!source.given()) {
+    return NotSet("source", "the model is an encoder-decoder: give source_text or source_tokens");
+  }
+  absl::Status status =
+      Take(source, limits.source_vocab_size, 1, model, &request.source, &out->source);
+  request.prompt = {limits.decoder_start_token_id};
+  if (!status.ok()) return status;
+  return Take(target, limits.vocab_size, 1, model, &request.prompt, &out->target);
+}
+
+// At least the tokens of a text: every token has a byte, besides what goes before and after it and
+// a leading space.
+int64_t TokenBound(const std::string& text) { return static_cast<int64_t>(text.size()) + 2; }
+
+// Sets max_tokens where it was 0: the server's limit, or as many as still fit the model's
+// positions.
+void ResolveMaxTokens(const ModelLimits& limits, Request* request) {
+  if (request->max_tokens > 0) return;
+  request->max_tokens = limits.max_tokens;
+  if (limits.max_positions > 0) {
+    const int64_t left = limits.max_positions - static_cast<int64_t>(request->prompt.size()) + 1;
+    request->max_tokens = std::clamp<int64_t>(left, 1, request->max_tokens);
+  }
+}
+
+// All that Submit will check, now, before anything is reserved or tokenised: with the ids, or with
+// the fewest that a text can become.
+absl::Status Validate(const PreparedRequest& prepared, const ServedModel& model) {
+  Request probe = prepared.request;
+  if (prepared.source) probe.source = {0};
+  if (prepared.target && probe.prompt.empty()) probe.prompt = {0};
+  if (probe.score ? ScoresNothing(probe) : prepared.complete()) return absl::OkStatus();
+  if (!probe.score) probe.max_tokens = std::max<int64_t>(probe.max_tokens, 1);
+  return model.scheduler->Validate(probe);
+}
+
+// Appends the text's ids.
+absl::Status Encode(const Text& text, bool source, bool special_tokens, const ServedModel& model,
+                    std::vector<int32_t>* ids) {
+  const Tokenizer& tokenizer = *model.tokenizer;
+  const absl::StatusOr<std::vector<int32_t>> encoded =
+      source ? tokenizer.Encode(text.text, special_tokens)
+             : tokenizer.EncodeTarget(text.text, special_tokens);
+  if (!encoded.ok()) {
+    return absl::Status(encoded.status().code(),
+                        absl::StrCat(text.field, ": ", encoded.status().message()));
+  }
+  ids->insert(ids->end(), encoded->begin(), encoded->end());
+  if (!ids->empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      text.field,
+      ": empty, and the model's tokenizer adds nothing to it; give at least one token"));
 }
 
 }  // namespace
 
-absl::Status CheckIds(const v1::TokenIds& ids, int64_t vocab_size) {
+int64_t PreparedRequest::queue_bound() const {
+  return request.queue_tokens() + (source ? TokenBound(source->text) : 0) +
+         (target ? TokenBound(target->text) : 0);
+}
+
+absl::Status CheckIds(const char* field, const v1::TokenIds& ids, int64_t vocab_size) {
   for (const uint32_t id : ids.ids()) {
-    if (id >= vocab_size) return CheckId("tokens", id, vocab_size);
+    if (id >= vocab_size) return CheckId(field, id, vocab_size);
   }
   return absl::OkStatus();
 }
@@ -63,9 +197,12 @@ absl::Status CheckHasTokenizer(const ServedModel& model, const std::string& what
       absl::StrCat(what, ": the model directory has no tokenizer; only token ids are served"));
 }
 
-absl::StatusOr<Request> MakeRequest(const v1::GenerateRequest& in, const ServedModel& model) {
-  Request out;
+absl::StatusOr<PreparedRequest> MakeRequest(const v1::GenerateRequest& in,
+                                            const ServedModel& model) {
+  PreparedRequest prepared;
+  Request& out = prepared.request;
   const ModelLimits& limits = model.limits;
+  if (absl::Status s = TakePrompt(in, model, &prepared); !s.ok()) return s;
   if (in.max_tokens() > limits.max_tokens) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_tokens: ", in.max_tokens(), " is above this server's limit of ",
@@ -85,73 +222,41 @@ absl::StatusOr<Request> MakeRequest(const v1::GenerateRequest& in, const ServedM
   }
   out.ignore_eos = in.ignore_eos();
 
-  // All that Submit will check, now, before anything is reserved or tokenised: with the ids, or
-  // with the shortest prompt that a text can become.
-  if (in.prompt_case() == v1::GenerateRequest::kTokens) {
-    out.prompt = ToIds(in.tokens());
-    ResolveMaxTokens(limits, &out);
-    if (absl::Status s = model.scheduler->Validate(out); !s.ok()) return s;
-  } else {
-    out.prompt = {0};
-    out.max_tokens = std::max<int64_t>(out.max_tokens, 1);
-    if (absl::Status s = model.scheduler->Validate(out); !s.ok()) return s;
-    out.max_tokens = in.max_tokens();
-    out.prompt.clear();
-  }
-  return out;
+  if (prepared.complete()) ResolveMaxTokens(limits, &out);
+  if (absl::Status s = Validate(prepared, model); !s.ok()) return s;
+  return prepared;
 }
 
-absl::Status CheckPrompt(const v1::GenerateRequest& in, const ServedModel& model) {
-  switch (in.prompt_case()) {
-    case v1::GenerateRequest::kText:
-      return CheckHasTokenizer(model, "text");
-    case v1::GenerateRequest::kTokens:
-      return CheckTokens(in.tokens(), model.limits.vocab_size);
-    case v1::GenerateRequest::PROMPT_NOT_SET:
-      break;
-  }
-  return absl::InvalidArgumentError("prompt: not set; give text or tokens");
+absl::StatusOr<PreparedRequest> MakeRequest(const v1::ScoreRequest& in, const ServedModel& model) {
+  PreparedRequest prepared;
+  prepared.request.score = true;
+  if (absl::Status s = TakeTarget(in, model, &prepared); !s.ok()) return s;
+  if (absl::Status s = Validate(prepared, model); !s.ok()) return s;
+  return prepared;
 }
 
-absl::Status CheckTarget(const v1::ScoreRequest& in, const ServedModel& model) {
-  switch (in.target_case()) {
-    case v1::ScoreRequest::kText:
-      return CheckHasTokenizer(model, "text");
-    case v1::ScoreRequest::kTokens:
-      return CheckTokens(in.tokens(), model.limits.vocab_size);
-    case v1::ScoreRequest::TARGET_NOT_SET:
-      break;
+absl::StatusOr<Request> Complete(PreparedRequest prepared, const ServedModel& model) {
+  Request& request = prepared.request;
+  if (prepared.source) {
+    absl::Status s = Encode(*prepared.source, true, true, model, &request.source);
+    if (!s.ok()) return s;
   }
-  return absl::InvalidArgumentError("target: not set; give text or tokens");
+  if (prepared.target) {
+    // A prefix goes on, so it has no end.
+    const bool special_tokens = request.score || !model.limits.encoder_decoder();
+    absl::Status s = Encode(*prepared.target, false, special_tokens, model, &request.prompt);
+    if (!s.ok()) return s;
+  }
+  if (!request.score) ResolveMaxTokens(model.limits, &request);
+  return std::move(request);
 }
+
+bool ScoresNothing(const Request& request) { return request.prompt.size() <= 1; }
 
 std::vector<int32_t> ToIds(const v1::TokenIds& ids) { return {ids.ids().begin(), ids.ids().end()}; }
 
 void FromIds(std::span<const int32_t> ids, v1::TokenIds* out) {
   out->mutable_ids()->Assign(ids.begin(), ids.end());
-}
-
-int64_t TokenBound(const std::string& text) { return static_cast<int64_t>(text.size()) + 2; }
-
-absl::StatusOr<std::vector<int32_t>> EncodeText(const std::string& text, const ServedModel& model) {
-  absl::StatusOr<std::vector<int32_t>> ids = model.tokenizer->Encode(text, true);
-  if (!ids.ok()) {
-    return absl::Status(ids.status().code(), absl::StrCat("text: ", ids.status().message()));
-  }
-  if (ids->empty()) {
-    return absl::InvalidArgumentError(
-        "text: empty, and the model's tokenizer adds no BOS; give at least one token");
-  }
-  return ids;
-}
-
-void ResolveMaxTokens(const ModelLimits& limits, Request* request) {
-  if (request->max_tokens > 0) return;
-  request->max_tokens = limits.max_tokens;
-  if (limits.max_positions > 0) {
-    const int64_t left = limits.max_positions - static_cast<int64_t>(request->prompt.size()) + 1;
-    request->max_tokens = std::clamp<int64_t>(left, 1, request->max_tokens);
-  }
 }
 
 }  // namespace t2r::server

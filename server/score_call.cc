@@ -21,48 +21,38 @@ void ScoreCall::Begin(const v1::ScoreRequest& request) {
   absl::StatusOr<ServedModel*> model = context_.host.Get();
   if (!model.ok()) return Refuse(model.status());
   model_ = *model;
-  if (absl::Status s = CheckTarget(request, *model_); !s.ok()) return Refuse(s);
+  absl::StatusOr<PreparedRequest> made = MakeRequest(request, *model_);
+  if (!made.ok()) return Refuse(made.status());
   deadline_ = DeadlineOf(rpc_->deadline());
+  made->request.deadline = deadline_;
 
-  const bool text = request.target_case() == v1::ScoreRequest::kText;
-  std::vector<int32_t> ids;
-  if (!text) {
-    ids = ToIds(request.tokens());
-    if (ids.size() > 1) {
-      Request probe;
-      probe.prompt = ids;
-      probe.score = true;
-      if (absl::Status s = model_->scheduler->Validate(probe); !s.ok()) return Refuse(s);
-    }
-  }
-  absl::StatusOr<Scheduler::Reservation> reservation = model_->scheduler->Reserve(
-      text ? TokenBound(request.text()) : static_cast<int64_t>(ids.size()));
+  absl::StatusOr<Scheduler::Reservation> reservation =
+      model_->scheduler->Reserve(made->queue_bound());
   if (!reservation.ok()) return Refuse(reservation.status());
-  if (!text) return Submit(std::move(ids), *std::move(reservation));
+  if (made->complete()) return Submit(std::move(made->request), *std::move(reservation));
 
-  auto held = std::make_shared<Scheduler::Reservation>(*std::move(reservation));
-  context_.workers.Post([self = shared_from_this(), text_copy = request.text(), held] {
+  // std::function wants what it holds to be copyable.
+  auto held = std::make_shared<std::pair<PreparedRequest, Scheduler::Reservation>>(
+      *std::move(made), *std::move(reservation));
+  context_.workers.Post([self = shared_from_this(), held] {
     {
       const std::lock_guard lock(self->mutex_);
       if (self->cancelled_) return;
     }
-    absl::StatusOr<std::vector<int32_t>> encoded = EncodeText(text_copy, *self->model_);
-    if (!encoded.ok()) return self->Refuse(encoded.status());
-    self->Submit(*std::move(encoded), std::move(*held));
+    absl::StatusOr<Request> complete = Complete(std::move(held->first), *self->model_);
+    if (!complete.ok()) return self->Refuse(complete.status());
+    self->Submit(*std::move(complete), std::move(held->second));
   });
 }
 
-void ScoreCall::Submit(std::vector<int32_t> ids, Scheduler::Reservation reservation) {
-  ids_ = ids;
-  if (ids.size() == 1) {  // nothing to predict
+void ScoreCall::Submit(Request request, Scheduler::Reservation reservation) {
+  // An encoder-decoder's start token is not the client's.
+  ids_.assign(request.prompt.begin() + (request.source.empty() ? 0 : 1), request.prompt.end());
+  if (ScoresNothing(request)) {
     if (!TakeFinish()) return;
     FromIds(ids_, response_->mutable_tokens());
     return Finish(grpc::Status::OK);
   }
-  Request request;
-  request.prompt = std::move(ids);
-  request.score = true;
-  request.deadline = deadline_;
   absl::StatusOr<RequestId> id =
       model_->scheduler->Submit(std::move(reservation), std::move(request), shared_from_this());
   if (!id.ok()) return Refuse(id.status());

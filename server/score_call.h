@@ -40,7 +40,7 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
       : context_(context), rpc_(rpc), response_(response) {}
 
   void Begin(const v1::ScoreRequest& request);
-  void Submit(std::vector<int32_t> ids, Scheduler::Reservation reservation);
+  void Submit(Request request, Scheduler::Reservation reservation);
   void Refuse(const absl::Status& status);
   // Takes the right to finish (and with it to touch *response_); false if it is gone.
   bool TakeFinish();
@@ -50,7 +50,7 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
   v1::ScoreResponse* const response_;
   ServedModel* model_ = nullptr;
   absl::Time deadline_;
-  std::vector<int32_t> ids_;
+  std::vector<int32_t> ids_;         // that are scored, and for other models the first
   std::shared_ptr<ScoreCall> self_;  // until OnDone
 
   std::mutex mutex_;

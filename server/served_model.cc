@@ -23,6 +23,22 @@ const char* FeatureMapName(FeatureMapKind kind) {
   return "";
 }
 
+const char* ArchitectureName(Architecture architecture) {
+  switch (architecture) {
+    case Architecture::kLlama:
+      return "llama";
+    case Architecture::kGpt2:
+      return "gpt2";
+    case Architecture::kMarian:
+      return "marian";
+  }
+  return "";
+}
+
+const char* LayerTypeName(LayerType type) {
+  return type == LayerType::kLinearAttention ? "linear_attention" : "full_attention";
+}
+
 // The last part of the path, also for "DIR/" and ".".
 std::string DirectoryName(const std::string& path) {
   std::error_code error;
@@ -43,16 +59,27 @@ int64_t MaxPositions(const ExecutorLimits& executor) {
   return positions;
 }
 
+ModelLimits LimitsOf(const ModelConfig& config, const ExecutorLimits& executor,
+                     const ServerOptions& options) {
+  ModelLimits limits;
+  limits.vocab_size = executor.vocab_size;
+  limits.max_positions = MaxPositions(executor);
+  limits.max_tokens = options.max_tokens;
+  limits.default_temperature = config.default_temperature.value_or(1.0F);
+  limits.source_vocab_size = executor.source_vocab_size;
+  if (config.encoder_decoder) {
+    limits.decoder_start_token_id = config.encoder_decoder->decoder_start_token_id;
+  }
+  return limits;
+}
+
 v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimits& executor,
                                    const ServerOptions& options) {
   v1::GetModelResponse info;
   info.set_name(DirectoryName(options.model));
-  info.set_architecture(config.architecture == Architecture::kGpt2 ? "gpt2" : "llama");
-  for (const LayerType type : config.layer_types) {
-    info.add_layer_types(type == LayerType::kLinearAttention ? "linear_attention"
-                                                             : "full_attention");
-  }
-  if (config.linear_attention && config.linear_layers() > 0) {
+  info.set_architecture(ArchitectureName(config.architecture));
+  for (const LayerType type : config.layer_types) info.add_layer_types(LayerTypeName(type));
+  if (config.linear_attention) {
     info.set_feature_map(FeatureMapName(config.linear_attention->feature_map));
     info.set_feature_size(config.linear_attention->feature_size);
   }
@@ -61,6 +88,17 @@ v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimi
   info.set_vocab_size(executor.vocab_size);
   for (const int32_t id : config.eos_token_ids) info.add_eos_token_ids(id);
   if (config.bos_token_id) info.set_bos_token_id(*config.bos_token_id);
+  if (config.encoder_decoder) {
+    const EncoderDecoderConfig& both = *config.encoder_decoder;
+    info.set_encoder_decoder(true);
+    for (const LayerType type : both.cross_layer_types) {
+      info.add_cross_layer_types(LayerTypeName(type));
+    }
+    info.set_source_vocab_size(executor.source_vocab_size);
+    info.set_encoder_layers(both.encoder_layers);
+    info.set_source_kv_bytes_per_position(executor.source_kv_bytes_per_position);
+    info.set_decoder_start_token_id(both.decoder_start_token_id);
+  }
 
   v1::Limits& limits = *info.mutable_limits();
   limits.set_max_sessions(executor.slots);
@@ -71,6 +109,7 @@ v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimi
   limits.set_max_stop_strings(kMaxStopStrings);
   limits.set_max_logprobs(kMaxLogprobs);
   limits.set_max_request_bytes(options.max_request_bytes);
+  limits.set_max_source_tokens(executor.max_source);
   return info;
 }
 

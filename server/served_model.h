@@ -21,6 +21,11 @@ struct ModelLimits {
   int64_t max_positions = 0;  // prompt + max_tokens − 1; 0: no limit
   int64_t max_tokens = 0;     // a request may generate
   float default_temperature = 1.0F;
+  // Encoder-decoders; 0 for other models.
+  int64_t source_vocab_size = 0;
+  int32_t decoder_start_token_id = 0;
+
+  bool encoder_decoder() const { return source_vocab_size > 0; }
 };
 
 inline constexpr int kMaxStopStrings = 16;
@@ -35,6 +40,10 @@ struct ServedModel {
   std::unique_ptr<Scheduler> scheduler;  // last: its thread uses all of the above
 };
 
+// What requests are checked against, from the model, what the executor can hold and the command
+// line.
+ModelLimits LimitsOf(const ModelConfig& config, const ExecutorLimits& executor,
+                     const ServerOptions& options);
 // The answer to GetModel, from the model, what the executor can hold and the command line.
 v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimits& executor,
                                    const ServerOptions& options);

@@ -39,6 +39,7 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
       limits_.max_source = std::min(limits_.max_source, source_kv_.pages() * kKvPageSize);
     }
     limits_.source_vocab_size = both.source_vocab_size;
+    limits_.source_kv_bytes_per_position = source_kv_.shape().page_bytes() / kKvPageSize;
   }
   limits_.suppressed_token_ids = config.suppressed_token_ids;
   step_limits_.max_rows = options.max_step_tokens;

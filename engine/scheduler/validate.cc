@@ -163,9 +163,15 @@ absl::Status CheckSource(const Request& request, const ExecutorLimits& limits) {
     return Invalid("source has ", size, " tokens, and the model has no encoder: leave it empty");
   }
   if (size == 0) return Invalid("source is empty: the model's encoder needs at least 1 token");
-  if (size <= static_cast<size_t>(limits.max_source)) return absl::OkStatus();
-  return Invalid("source has ", size, " tokens, more than the limit of ", limits.max_source,
-                 ": shorten it");
+  if (size > static_cast<size_t>(limits.max_source)) {
+    return Invalid("source has ", size, " tokens, more than the limit of ", limits.max_source,
+                   ": shorten it");
+  }
+  for (size_t i = 0; i < size; ++i) {
+    absl::Status status = CheckId("source", i, request.source[i], limits.source_vocab_size);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckLength(const Request& request, const ExecutorLimits& limits) {
@@ -182,13 +188,15 @@ absl::Status CheckLength(const Request& request, const ExecutorLimits& limits) {
     what = " positions that the key/value cache holds";
   }
   if (positions <= limit) return absl::OkStatus();
+  // An encoder-decoder's prompt is the decoder's start token and how the target begins.
+  const char* const prompt = request.source.empty() ? "prompt" : "target";
   if (request.score) {
-    return Invalid("prompt of ", request.prompt.size(), " tokens needs ", positions,
+    return Invalid(prompt, " of ", request.prompt.size(), " tokens needs ", positions,
                    " positions to score, more than the ", limit, what, ": shorten it");
   }
-  return Invalid("prompt of ", request.prompt.size(), " tokens and max_tokens of ",
+  return Invalid(prompt, " of ", request.prompt.size(), " tokens and max_tokens of ",
                  request.max_tokens, " need ", positions, " positions, more than the ", limit, what,
-                 ": shorten the prompt or lower max_tokens");
+                 ": shorten the ", prompt, " or lower max_tokens");
 }
 
 }  // namespace

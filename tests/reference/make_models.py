@@ -129,6 +129,79 @@ def catalogue():
     return {spec.name: spec for spec in specs}
 
 
+@dataclasses.dataclass(frozen=True)
+class MarianSpec:
+    """An encoder-decoder; the fields that it shares with Spec mean the same."""
+
+    name: str
+    feature_map: Optional[str] = None  # None: all attention is softmax
+    feature_size: int = 12
+    normalizer: str = "clamp"
+    full_layers: tuple = ()  # of the decoder's causal attention
+    full_cross: tuple = ()  # of its cross attention
+    layers: int = 3
+    encoder_layers: int = 2
+    heads: int = 4
+    encoder_heads: int = 2
+    hidden: int = 64
+    inner: int = 100
+    encoder_inner: int = 80
+    vocab: int = 103  # the target's
+    source_vocab: int = 131  # the same as vocab where embeddings are shared
+    positions: int = 150
+    activation: str = "swish"
+    before: bool = False  # normalize_before, with add_final_layer_norm
+    scale: bool = True  # scale_embedding
+    learned: bool = False  # positions
+    stored: bool = True  # positions in the file
+    shared: bool = False  # one table for source and target
+    tied: bool = True
+    logits_bias: bool = True
+    dtype: str = "float32"
+    family: str = "marian"
+
+    @property
+    def d(self):
+        return self.hidden // self.heads
+
+    @property
+    def groups(self):
+        return self.heads
+
+    @property
+    def tolerance(self):
+        return 3e-4 if self.feature_map == "rfa" else 1e-4
+
+
+def marian_catalogue():
+    specs = []
+
+    def add(name, **fields):
+        specs.append(MarianSpec(name="marian-" + name, **fields))
+
+    one = {"shared": True, "source_vocab": 103}  # vocabulary, as opus-mt's
+    t2r = {"feature_map": "t2r"}
+    add("softmax", **one)
+    add("softmax-before", before=True, tied=False)
+    add("softmax-gelu-learned", activation="gelu", learned=True, scale=False)
+    add("softmax-relu-computed", activation="relu", stored=False, logits_bias=False, **one)
+    add("softmax-gelu-new-computed-before", activation="gelu_new", stored=False, before=True,
+        tied=False, **one)
+    add("t2r", **t2r, **one)
+    add("t2r-before", **t2r, before=True, tied=False)
+    # k above what folding saves: the maps stay apart.
+    add("t2r-unfolded", **t2r, feature_size=40)
+    add("t2r-cross-only", **t2r, full_layers=(0, 1, 2))
+    add("t2r-causal-only", **t2r, full_cross=(0, 1, 2), before=True)
+    add("t2r-mixed", **t2r, full_layers=(1,), full_cross=(0, 2))
+    add("elu", feature_map="elu", feature_size=16, normalizer="add", full_cross=(1,))
+    add("rfa", feature_map="rfa", feature_size=64, full_layers=(1,), full_cross=(1,))
+    add("hedgehog", feature_map="hedgehog", normalizer="add", before=True, full_cross=(2,))
+    add("t2r-bfloat16", **t2r, dtype="bfloat16", full_layers=(2,), full_cross=(0,))
+    add("softmax-float16", dtype="float16", **one)
+    return {spec.name: spec for spec in specs}
+
+
 # One token scored, page and chunk edges (64, 128) from both sides, and several chunks.
 SEQUENCE_LENGTHS = (2, 3, 17, 64, 65, 128, 129, 130, 400)
 
@@ -139,7 +212,65 @@ def sequences(spec):
     return [random.integers(0, spec.vocab, size=n).tolist() for n in SEQUENCE_LENGTHS]
 
 
+# Ids of a source and of a target each: one and the other at page edges, both short, both long.
+PAIR_LENGTHS = ((1, 1), (2, 3), (17, 9), (63, 2), (64, 64), (65, 65), (128, 30), (129, 7),
+                (5, 140), (150, 150))
+
+
+def pairs(spec):
+    """(source, target) ids to score an encoder-decoder with."""
+    random = np.random.default_rng(len(spec.name))
+    return [(random.integers(0, spec.source_vocab, size=source).tolist(),
+             random.integers(0, spec.vocab, size=target).tolist())
+            for source, target in PAIR_LENGTHS]
+
+
+def marian_config_of(spec):
+    def types(full):
+        return ["full_attention" if spec.feature_map is None or i in full else "linear_attention"
+                for i in range(spec.layers)]
+
+    config = {
+        "architectures": ["MarianMTModel"],
+        "model_type": "marian",
+        "d_model": spec.hidden,
+        "encoder_layers": spec.encoder_layers,
+        "decoder_layers": spec.layers,
+        "encoder_attention_heads": spec.encoder_heads,
+        "decoder_attention_heads": spec.heads,
+        "encoder_ffn_dim": spec.encoder_inner,
+        "decoder_ffn_dim": spec.inner,
+        "activation_function": spec.activation,
+        "normalize_before": spec.before,
+        "add_final_layer_norm": spec.before,
+        "scale_embedding": spec.scale,
+        "static_position_embeddings": not spec.learned,
+        "share_encoder_decoder_embeddings": spec.shared,
+        "tie_word_embeddings": spec.tied,
+        "max_position_embeddings": spec.positions,
+        "vocab_size": spec.source_vocab,
+        "decoder_vocab_size": spec.vocab,
+        "decoder_start_token_id": spec.vocab - 1,
+        "pad_token_id": spec.vocab - 1,
+        "eos_token_id": 0,
+        "torch_dtype": spec.dtype,
+    }
+    if spec.feature_map is not None:
+        config["layer_types"] = types(spec.full_layers)
+        config["cross_layer_types"] = types(spec.full_cross)
+        config["linear_attention"] = {
+            "feature_map": spec.feature_map,
+            "feature_size": spec.feature_size,
+            "normalizer": spec.normalizer,
+            "eps": 1e-2 if spec.normalizer == "clamp" else 1e-6,
+            "query_scale": spec.d**-0.5,
+        }
+    return config
+
+
 def config_of(spec):
+    if spec.family == "marian":
+        return marian_config_of(spec)
     linear = spec.feature_map is not None
     types = [
         "linear_attention" if linear and i not in spec.full_layers else "full_attention"
@@ -273,19 +404,60 @@ def make_gpt2(spec, w):
         w.linear("lm_head", spec.vocab, width, 2.5)
 
 
+def make_marian(spec, w):
+    def attention(name, linear):
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            w.linear(f"{name}.{part}", spec.hidden, spec.hidden, 1.5, True)
+        if linear:
+            w.feature_map(name + ".feature_map", spec)
+        w.norm(name + "_layer_norm", spec.hidden, True)
+
+    # Scaled embeddings come out with the deviation of others.
+    deviation = 1 / spec.hidden**0.5 if spec.scale else 1.0
+    head = 0.35 if spec.tied else deviation
+    if spec.shared:
+        w.normal("model.shared.weight", (spec.vocab, spec.hidden), head)
+    else:
+        w.normal("model.encoder.embed_tokens.weight", (spec.source_vocab, spec.hidden), deviation)
+        w.normal("model.decoder.embed_tokens.weight", (spec.vocab, spec.hidden), head)
+    linear = spec.feature_map is not None
+    for side, layers, inner in (("encoder", spec.encoder_layers, spec.encoder_inner),
+                                ("decoder", spec.layers, spec.inner)):
+        if spec.stored:
+            w.normal(f"model.{side}.embed_positions.weight", (spec.positions, spec.hidden), 0.7)
+        for i in range(layers):
+            layer = f"model.{side}.layers.{i}"
+            decoder = side == "decoder"
+            attention(layer + ".self_attn", decoder and linear and i not in spec.full_layers)
+            if decoder:
+                attention(layer + ".encoder_attn", linear and i not in spec.full_cross)
+            w.linear(layer + ".fc1", inner, spec.hidden, 2.0, True)
+            w.linear(layer + ".fc2", spec.hidden, inner, 1.5, True)
+            w.norm(layer + ".final_layer_norm", spec.hidden, True)
+        if spec.before:
+            w.norm(f"model.{side}.layer_norm", spec.hidden, True)
+    if not spec.tied:
+        w.linear("lm_head", spec.vocab, spec.hidden, 2.5)
+    if spec.logits_bias:
+        w.normal("final_logits_bias", (1, spec.vocab), 0.5)
+
+
+MAKERS = {"llama": make_llama, "qwen2": make_llama, "gpt2": make_gpt2, "marian": make_marian}
+
+
 def make(spec, directory):
     """Writes the directory (which must not exist) and returns its path."""
     os.makedirs(directory)
     with open(os.path.join(directory, "config.json"), "w") as file:
         json.dump(config_of(spec), file, indent=1)
     weights = Weights(spec.name)
-    (make_gpt2 if spec.family == "gpt2" else make_llama)(spec, weights)
-    safetensors.write_directory(directory, weights.tensors, spec.dtype, spec.shards)
+    MAKERS[spec.family](spec, weights)
+    safetensors.write_directory(directory, weights.tensors, spec.dtype, getattr(spec, "shards", 1))
     return directory
 
 
 def main():
-    specs = catalogue()
+    specs = {**catalogue(), **marian_catalogue()}
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--list", action="store_true", help="print the names")
     parser.add_argument("--out", help="directory to write into")

@@ -16,6 +16,7 @@ from sentencepiece_bpe import SentencePieceBpe
 
 SHARED = os.environ.get("T2R_SHARED_DATA", "")
 SPECS = make_models.catalogue()
+MARIAN = make_models.marian_catalogue()
 
 
 def shared(*parts):
@@ -108,6 +109,26 @@ def test_random_models_are_worth_comparing(tmp_path, name):
     single = Reference(directory, np.float32)
     for scored in make_models.sequences(spec):
         assert np.abs(single.score(scored) - model.score(scored)).max() < spec.tolerance / 2
+
+
+@pytest.mark.parametrize("name", MARIAN)
+def test_random_encoder_decoders_are_worth_comparing(tmp_path, name):
+    """As above; what counts as context is the source and the target so far."""
+    spec = MARIAN[name]
+    directory = make_models.make(spec, tmp_path / name)
+    model = MarianReference(directory)
+    random = np.random.default_rng(11)
+    source = random.integers(0, spec.source_vocab, size=60).tolist()
+    target = random.integers(0, spec.vocab, size=60).tolist()
+    log_probs = model.log_probs(source, target)
+    entropy = -(np.exp(log_probs) * log_probs).sum(axis=-1).mean()
+    assert 1 < entropy < 0.8 * np.log(spec.vocab)
+    for other in ((random.permutation(source).tolist(), target),
+                  (source, random.permutation(target[:-1]).tolist() + target[-1:])):
+        assert np.abs(model.log_probs(*other)[-1] - log_probs[-1]).mean() > 0.02
+    single = MarianReference(directory, np.float32)
+    for pair in make_models.pairs(spec):
+        assert np.abs(single.score(*pair) - model.score(*pair)).max() < spec.tolerance / 2
 
 
 def test_known_greedy_of_stories260k():

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import make_models
+from marian import MarianReference
 from reference import Reference
 from service import Server
 
 SPECS = make_models.catalogue()
+MARIAN = make_models.marian_catalogue()
 
 
 def compare(server, reference, spec):
@@ -33,6 +35,27 @@ def test_score(tmp_path, name):
     directory = make_models.make(spec, tmp_path / name)
     with Server(directory, "--max-sessions", "16") as server:
         compare(server, Reference(directory), spec)
+
+
+@pytest.mark.parametrize("name", MARIAN)
+def test_score_of_encoder_decoders(tmp_path, name):
+    """All pairs at once, so that sources of mixed length are encoded together."""
+    spec = MARIAN[name]
+    directory = make_models.make(spec, tmp_path / name)
+    reference = MarianReference(directory)
+    pairs = make_models.pairs(spec)
+    with Server(directory, "--max-sessions", "16") as server:
+        with ThreadPoolExecutor(len(pairs)) as pool:
+            results = list(pool.map(lambda pair: server.score(pair[1], source=pair[0]), pairs))
+    wrong = []
+    for (source, target), scores in zip(pairs, results):
+        assert len(scores) == len(target)
+        error = np.abs(np.array(scores) - reference.score(source, target))
+        worst = int(error.argmax())
+        if not error[worst] <= spec.tolerance:
+            wrong.append(f"{len(source)} ids to {len(target)}: log p of id {worst} is off by "
+                         f"{error[worst]:.2e}")
+    assert not wrong, f"more than {spec.tolerance}: " + "; ".join(wrong)
 
 
 @pytest.mark.parametrize("name", ["llama-t2r-bfloat16", "gpt2-t2r-float16"])

@@ -117,9 +117,11 @@ class Server:
         said = "\n".join(self._lines) + self._errors.read()
         raise AssertionError(f"{' '.join(self.command)}\n{what}; it said:\n{said}")
 
-    def score(self, ids):
-        """Logprobs of ids[1:]."""
+    def score(self, ids, source=None):
+        """Logprobs of ids[1:], or of all ids given a source's."""
         request = pb.ScoreRequest(tokens=pb.TokenIds(ids=ids))
+        if source is not None:
+            request.source_tokens.ids.extend(source)
         return list(self.stub.Score(request, timeout=CALL_SECONDS).logprobs)
 
     def tokenize(self, text):

@@ -190,6 +190,7 @@ TEST(ValidateSourceTest, OnlyEncodersTakeOneAndWithinTheirLimit) {
     request.source.assign(source, 3);
     ExecutorLimits limits = Limits();
     limits.max_source = max_source;
+    limits.source_vocab_size = 4;
     const absl::Status status = ValidateRequest(request, limits, SchedulerOptions(), true);
     return std::string(status.message());
   };
@@ -198,6 +199,22 @@ TEST(ValidateSourceTest, OnlyEncodersTakeOneAndWithinTheirLimit) {
   EXPECT_THAT(check(1, 0), AllOf(HasSubstr("source"), HasSubstr("no encoder")));
   EXPECT_THAT(check(0, 7), AllOf(HasSubstr("source"), HasSubstr("at least 1")));
   EXPECT_THAT(check(8, 7), AllOf(HasSubstr("source has 8"), HasSubstr("limit of 7")));
+}
+
+TEST(ValidateSourceTest, IdsAreOfTheSourcesVocabulary) {
+  Request request = MakeRequest(2, 5);
+  request.source = {0, 3, 4};
+  ExecutorLimits limits = Limits();
+  limits.max_source = 7;
+  limits.source_vocab_size = 4;
+  const auto check = [&] {
+    return std::string(ValidateRequest(request, limits, SchedulerOptions(), true).message());
+  };
+  EXPECT_THAT(check(), AllOf(HasSubstr("source[2] is 4"), HasSubstr("vocabulary of 4")));
+  limits.source_vocab_size = 5;
+  EXPECT_EQ(check(), "");
+  limits.position_limit = 5;
+  EXPECT_THAT(check(), HasSubstr("target of 2 tokens and max_tokens of 5 need 6 positions"));
 }
 
 }  // namespace

@@ -92,17 +92,23 @@ void TestServer::Load() {
     tokenizer = bytes.get();
     model->tokenizer = std::move(bytes);
   }
-  model->limits.vocab_size = options.executor.vocab_size;
-  model->limits.max_positions = MaxPositions(options.executor);
-  model->limits.max_tokens = options.max_tokens;
   ModelConfig config;
   config.layer_types = {LayerType::kLinearAttention, LayerType::kFullAttention};
   config.linear_attention = LinearAttentionConfig{.feature_size = 32};
   config.eos_token_ids = options.scheduler.eos_token_ids;
   config.bos_token_id = ByteTokenizer::kBos;
+  if (options.executor.source_vocab_size > 0) {
+    config.architecture = Architecture::kMarian;
+    config.encoder_decoder.emplace();
+    config.encoder_decoder->encoder_layers = 3;
+    config.encoder_decoder->decoder_start_token_id = TestServer::kStart;
+    config.encoder_decoder->cross_layer_types = {LayerType::kFullAttention,
+                                                 LayerType::kLinearAttention};
+  }
   ServerOptions flags;
   flags.model = "/some/where/tiny";
   flags.max_tokens = options.max_tokens;
+  model->limits = LimitsOf(config, options.executor, flags);
   model->info = DescribeModel(config, options.executor, flags);
   metrics.SetModel(options.executor.slots, options.executor.state_bytes);
   model->scheduler =

@@ -17,8 +17,16 @@
 
 namespace t2r::server {
 
+inline ExecutorLimits TestLimits() {
+  ExecutorLimits limits;
+  limits.slots = 4;
+  limits.max_step_tokens = 64;
+  limits.vocab_size = ByteTokenizer::kVocab;
+  return limits;
+}
+
 struct TestServerOptions {
-  ExecutorLimits executor{.slots = 4, .max_step_tokens = 64, .vocab_size = ByteTokenizer::kVocab};
+  ExecutorLimits executor = TestLimits();
   SchedulerOptions scheduler;
   GrpcServerOptions grpc;
   int64_t max_tokens = 1 << 20;
@@ -59,6 +67,9 @@ class Stream {
 
 class TestServer {
  public:
+  // The decoder's start token where the executor's limits are an encoder-decoder's.
+  static constexpr int32_t kStart = ByteTokenizer::kBos;
+
   explicit TestServer(TestServerOptions options = {});
   ~TestServer();
 
