@@ -74,6 +74,15 @@ struct Client::Impl {
   // calls stay here until they are destroyed.
   std::unordered_map<GenerateCall::Impl*, std::weak_ptr<GenerateCall::Impl>> calls;
 
+  absl::StatusOr<ScoreResult> Score(const v1::ScoreRequest& request, const CallOptions& options) {
+    v1::ScoreResponse response;
+    absl::Status status = CallWithRetries(options, [&](grpc::ClientContext* context) {
+      return stub->Score(context, request, &response);
+    });
+    if (!status.ok()) return status;
+    return FromProto(response);
+  }
+
   // Not started yet: the caller may first tell its callbacks about the call.
   std::shared_ptr<GenerateCall::Impl> NewCall(const GenerateRequest& request,
                                               const CallOptions& options, EventCallback on_event,
@@ -164,13 +173,12 @@ absl::Status Client::Generate(const GenerateRequest& request, const CallOptions&
 }
 
 absl::StatusOr<ScoreResult> Client::Score(const Prompt& target, const CallOptions& options) {
-  const v1::ScoreRequest request = ToScoreProto(target);
-  v1::ScoreResponse response;
-  absl::Status status = CallWithRetries(options, [&](grpc::ClientContext* context) {
-    return impl_->stub->Score(context, request, &response);
-  });
-  if (!status.ok()) return status;
-  return FromProto(response);
+  return impl_->Score(ToScoreProto(nullptr, target), options);
+}
+
+absl::StatusOr<ScoreResult> Client::ScoreTranslation(const Prompt& source, const Prompt& target,
+                                                     const CallOptions& options) {
+  return impl_->Score(ToScoreProto(&source, target), options);
 }
 
 absl::StatusOr<TokenIds> Client::Tokenize(const std::string& text, const CallOptions& options) {

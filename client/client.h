@@ -73,6 +73,9 @@ class Client {
                         const std::function<bool(const Event&)>& on_event);
 
   absl::StatusOr<ScoreResult> Score(const Prompt& target, const CallOptions& options = {});
+  // Encoder-decoders: the target, given the source.
+  absl::StatusOr<ScoreResult> ScoreTranslation(const Prompt& source, const Prompt& target,
+                                               const CallOptions& options = {});
   absl::StatusOr<TokenIds> Tokenize(const std::string& text, const CallOptions& options = {});
   absl::StatusOr<std::string> Detokenize(const TokenIds& tokens, const CallOptions& options = {});
   absl::StatusOr<ModelInfo> GetModel(const CallOptions& options = {});

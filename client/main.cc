@@ -17,6 +17,8 @@ int Run(const CommandLine& line, Client& client, const Console& console) {
   switch (line.command) {
     case Command::kGenerate:
       return RunGenerate(line, client, console);
+    case Command::kTranslate:
+      return RunTranslate(line, client, console);
     case Command::kScore:
       return RunScore(line, client, console);
     case Command::kTokenize:

@@ -17,7 +17,8 @@ namespace t2r::client {
 using TokenId = uint32_t;
 using TokenIds = std::vector<TokenId>;
 
-// Text gets a BOS where the model's tokenizer adds one; ids are taken as they are.
+// Text gets what the model's tokenizer adds (a BOS, or the end of a source or target); ids are
+// taken as they are.
 using Prompt = std::variant<std::string, TokenIds>;
 
 struct Sampling {
@@ -33,7 +34,9 @@ struct Sampling {
 };
 
 struct GenerateRequest {
-  Prompt prompt;
+  Prompt prompt;  // encoder-decoders: the source
+  // Encoder-decoders: how the target begins; Deltas hold what follows.
+  std::optional<Prompt> target_prefix;
   uint32_t max_tokens = 0;  // 0: the server's limit
   Sampling sampling;
   std::vector<std::string> stop;
@@ -83,8 +86,10 @@ struct Finished {
 using Event = std::variant<Started, Delta, Finished>;
 
 struct ScoreResult {
-  TokenIds tokens;              // the n ids that were scored
-  std::vector<float> logprobs;  // n - 1 values: log p(tokens[i+1] | tokens[0..i])
+  TokenIds tokens;  // the n ids that were scored
+  // n - 1 values: log p(tokens[i+1] | tokens[0..i]); encoder-decoders n: log p(tokens[i] | source,
+  // tokens[0..i-1]).
+  std::vector<float> logprobs;
 };
 
 struct Limits {
@@ -96,6 +101,7 @@ struct Limits {
   uint32_t max_stop_strings = 0;
   uint32_t max_logprobs = 0;
   uint64_t max_request_bytes = 0;
+  uint64_t max_source_tokens = 0;  // 0: no encoder
 };
 
 struct ModelInfo {
@@ -114,6 +120,13 @@ struct ModelInfo {
   std::string dtype;
   std::string backend;
   Limits limits;
+  // Encoder-decoders; vocab_size and the ids above are then the target's.
+  bool encoder_decoder = false;
+  std::vector<std::string> cross_layer_types;  // one a decoder layer
+  uint32_t source_vocab_size = 0;
+  uint32_t encoder_layers = 0;
+  uint64_t source_kv_bytes_per_position = 0;  // 0: no full cross attention
+  std::optional<TokenId> decoder_start_token_id;
 };
 
 }  // namespace t2r::client

@@ -33,6 +33,12 @@ FinishReason FromProto(v1::FinishReason reason) {
   }
 }
 
+// prompt: ids.
+void SetIds(const Prompt& prompt, v1::TokenIds* out) {
+  const TokenIds& ids = std::get<TokenIds>(prompt);
+  out->mutable_ids()->Add(ids.begin(), ids.end());
+}
+
 Delta FromProto(const v1::Delta& proto) {
   Delta delta;
   delta.text = proto.text();
@@ -83,8 +89,14 @@ v1::GenerateRequest ToProto(const GenerateRequest& request) {
   if (const auto* text = std::get_if<std::string>(&request.prompt)) {
     proto.set_text(*text);
   } else {
-    const TokenIds& ids = std::get<TokenIds>(request.prompt);
-    proto.mutable_tokens()->mutable_ids()->Add(ids.begin(), ids.end());
+    SetIds(request.prompt, proto.mutable_tokens());
+  }
+  if (request.target_prefix) {
+    if (const auto* text = std::get_if<std::string>(&*request.target_prefix)) {
+      proto.set_target_prefix_text(*text);
+    } else {
+      SetIds(*request.target_prefix, proto.mutable_target_prefix_tokens());
+    }
   }
   proto.set_max_tokens(request.max_tokens);
   const Sampling& s = request.sampling;
@@ -106,13 +118,18 @@ v1::GenerateRequest ToProto(const GenerateRequest& request) {
   return proto;
 }
 
-v1::ScoreRequest ToScoreProto(const Prompt& target) {
+v1::ScoreRequest ToScoreProto(const Prompt* source, const Prompt& target) {
   v1::ScoreRequest proto;
   if (const auto* text = std::get_if<std::string>(&target)) {
     proto.set_text(*text);
   } else {
-    const TokenIds& ids = std::get<TokenIds>(target);
-    proto.mutable_tokens()->mutable_ids()->Add(ids.begin(), ids.end());
+    SetIds(target, proto.mutable_tokens());
+  }
+  if (source == nullptr) return proto;
+  if (const auto* text = std::get_if<std::string>(source)) {
+    proto.set_source_text(*text);
+  } else {
+    SetIds(*source, proto.mutable_source_tokens());
   }
   return proto;
 }
@@ -153,10 +170,20 @@ ModelInfo FromProto(const v1::GetModelResponse& response) {
   info.parameters_bytes = response.parameters_bytes();
   info.dtype = response.dtype();
   info.backend = response.backend();
+  info.encoder_decoder = response.encoder_decoder();
+  info.cross_layer_types.assign(response.cross_layer_types().begin(),
+                                response.cross_layer_types().end());
+  info.source_vocab_size = response.source_vocab_size();
+  info.encoder_layers = response.encoder_layers();
+  info.source_kv_bytes_per_position = response.source_kv_bytes_per_position();
+  if (response.has_decoder_start_token_id()) {
+    info.decoder_start_token_id = response.decoder_start_token_id();
+  }
   const v1::Limits& limits = response.limits();
-  info.limits = {limits.max_sessions(),       limits.max_positions(),    limits.max_tokens(),
-                 limits.max_queue_requests(), limits.max_queue_tokens(), limits.max_stop_strings(),
-                 limits.max_logprobs(),       limits.max_request_bytes()};
+  info.limits = {
+      limits.max_sessions(),       limits.max_positions(),     limits.max_tokens(),
+      limits.max_queue_requests(), limits.max_queue_tokens(),  limits.max_stop_strings(),
+      limits.max_logprobs(),       limits.max_request_bytes(), limits.max_source_tokens()};
   return info;
 }
 

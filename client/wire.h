@@ -12,7 +12,8 @@
 namespace t2r::client {
 
 v1::GenerateRequest ToProto(const GenerateRequest& request);
-v1::ScoreRequest ToScoreProto(const Prompt& target);
+// source: null for models that have none.
+v1::ScoreRequest ToScoreProto(const Prompt* source, const Prompt& target);
 
 // nullopt: an event this client does not know, to be skipped.
 std::optional<Event> FromProto(const v1::GenerateResponse& response);

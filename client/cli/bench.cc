@@ -14,6 +14,11 @@
 namespace t2r::client {
 namespace {
 
+// Of prompts: an encoder-decoder's are sources.
+uint32_t PromptVocabulary(const ModelInfo& info) {
+  return info.encoder_decoder ? info.source_vocab_size : info.vocab_size;
+}
+
 // What can never fit is said before anything is measured. "" where it fits.
 std::string CheckFits(const ModelInfo& info, uint64_t prompt, uint64_t output) {
   const Limits& l = info.limits;
@@ -21,11 +26,17 @@ std::string CheckFits(const ModelInfo& info, uint64_t prompt, uint64_t output) {
     return absl::StrCat(output, " output tokens in one request are over the server's limit of ",
                         l.max_tokens, " tokens a request: ask for fewer, or raise it there");
   }
-  if (l.max_positions != 0 && prompt + output - 1 > l.max_positions) {
-    return absl::StrCat(prompt, " prompt and ", output, " output tokens need ", prompt + output - 1,
+  if (info.encoder_decoder && prompt > l.max_source_tokens) {
+    return absl::StrCat(prompt, " prompt tokens in one source are over the limit of ",
+                        l.max_source_tokens);
+  }
+  // A source takes no positions of the decoder; its start token takes one.
+  const uint64_t before = info.encoder_decoder ? 1 : prompt;
+  if (l.max_positions != 0 && before + output - 1 > l.max_positions) {
+    return absl::StrCat(prompt, " prompt and ", output, " output tokens need ", before + output - 1,
                         " positions; this model has ", l.max_positions);
   }
-  if (info.vocab_size == 0) return "the server reports an empty vocabulary";
+  if (PromptVocabulary(info) == 0) return "the server reports an empty vocabulary";
   return "";
 }
 
@@ -51,7 +62,7 @@ int Measure(const CommandLine& line, Client& client, const Console& console,
     options.requests = bench.requests != 0 ? bench.requests : std::max(8u, 2 * sessions);
     options.prompt_tokens = bench.prompt_tokens;
     options.output_tokens = bench.output_tokens;
-    options.vocab_size = info.vocab_size;
+    options.vocab_size = PromptVocabulary(info);
     options.seed = bench.seed;
     options.max_time = absl::Seconds(bench.max_seconds);
     options.call = MakeCallOptions(line);
@@ -103,7 +114,8 @@ int MeasurePositions(const CommandLine& line, Client& client, const Console& con
                      const ModelInfo& info, uint64_t output) {
   const BenchOptions& bench = line.bench;
   // The one request that the first session of a load would send, only longer.
-  GenerateRequest request = MakeLoadRequest(bench.seed, 0, bench.prompt_tokens, info.vocab_size);
+  GenerateRequest request =
+      MakeLoadRequest(bench.seed, 0, bench.prompt_tokens, PromptVocabulary(info));
   request.max_tokens = static_cast<uint32_t>(output);
   CallOptions options = MakeCallOptions(line);
   options.timeout = std::min(options.timeout, absl::Seconds(bench.max_seconds));

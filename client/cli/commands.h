@@ -34,6 +34,8 @@ CallOptions MakeCallOptions(const CommandLine& line);
 
 // line.text is the text itself here, never "-".
 int RunGenerate(const CommandLine& line, Client& client, const Console& console);
+// Reads line.translate.file, or standard input.
+int RunTranslate(const CommandLine& line, Client& client, const Console& console);
 int RunScore(const CommandLine& line, Client& client, const Console& console);
 int RunTokenize(const CommandLine& line, Client& client, const Console& console);
 int RunDetokenize(const CommandLine& line, Client& client, const Console& console);

@@ -64,6 +64,15 @@ std::string ToJson(const Event& event) {
   return Line(std::visit([](const auto& e) { return Body(e); }, event));
 }
 
+std::string ToJson(size_t line, const std::string& source, const std::string& text,
+                   const Translated& translated) {
+  return Line({{"line", line},
+               {"source", source},
+               {"text", text},
+               {"token_ids", translated.token_ids},
+               {"reason", FinishReasonName(translated.reason)}});
+}
+
 std::string ToJson(const ScoreResult& result, double total, double perplexity) {
   return Line({{"tokens", result.tokens},
                {"logprobs", result.logprobs},
@@ -92,6 +101,13 @@ std::string ToJson(const ModelInfo& info) {
                {"dtype", info.dtype},
                {"backend", info.backend}};
   if (info.bos_token_id) json["bos_token_id"] = *info.bos_token_id;
+  if (info.encoder_decoder) {
+    json["cross_layer_types"] = info.cross_layer_types;
+    json["source_vocab_size"] = info.source_vocab_size;
+    json["encoder_layers"] = info.encoder_layers;
+    json["source_kv_bytes_per_position"] = info.source_kv_bytes_per_position;
+    if (info.decoder_start_token_id) json["decoder_start_token_id"] = *info.decoder_start_token_id;
+  }
   json["limits"] = {{"max_sessions", l.max_sessions},
                     {"max_positions", l.max_positions},
                     {"max_tokens", l.max_tokens},
@@ -99,7 +115,8 @@ std::string ToJson(const ModelInfo& info) {
                     {"max_queue_tokens", l.max_queue_tokens},
                     {"max_stop_strings", l.max_stop_strings},
                     {"max_logprobs", l.max_logprobs},
-                    {"max_request_bytes", l.max_request_bytes}};
+                    {"max_request_bytes", l.max_request_bytes},
+                    {"max_source_tokens", l.max_source_tokens}};
   return Line(json);
 }
 

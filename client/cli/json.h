@@ -6,11 +6,15 @@
 
 #include "client/bench/load.h"
 #include "client/bench/positions.h"
+#include "client/cli/translation.h"
 #include "client/types.h"
 
 namespace t2r::client {
 
 std::string ToJson(const Event& event);
+// line: of the source, from 1; text: the whole translation.
+std::string ToJson(size_t line, const std::string& source, const std::string& text,
+                   const Translated& translated);
 std::string ToJson(const ScoreResult& result, double total, double perplexity);
 std::string TokensToJson(const TokenIds& tokens);
 std::string TextToJson(const std::string& text);

@@ -35,6 +35,8 @@ std::string Examples(const std::string& lines) { return "Examples:\n" + lines; }
 // What the parser fills and CommandLine states in other types.
 struct Raw {
   std::string text;
+  std::string source;
+  std::string target_prefix;
   TokenIds tokens;
   std::vector<std::string> logit_bias;
   float temperature = 0;
@@ -115,6 +117,9 @@ void AddGenerate(CLI::App* app, CommandLine* out, Raw* raw) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->type_name("ID,ID,...");
+  app->add_option("--target-prefix", raw->target_prefix,
+                  "Encoder-decoders: the target begins with this, which is not printed")
+      ->type_name("TEXT");
   app->add_flag("--ignore-eos", g.ignore_eos, "Go on after end-of-sequence tokens");
   AddSampling(app, out, raw);
   app->add_option("--logprobs", g.logprobs,
@@ -129,6 +134,32 @@ void AddGenerate(CLI::App* app, CommandLine* out, Raw* raw) {
                "  echo 'Once upon a time' | t2r generate - --temperature 0\n"
                "  t2r generate --tokens 1,403,407 --ids --seed 7 --top-p 0.9\n"
                "  t2r generate \"Q: Why?\" --stop $'\\n' --json"));
+}
+
+void AddTranslate(CLI::App* app, CommandLine* out, Raw* raw) {
+  TranslateOptions& t = out->translate;
+  app->add_option("file", t.file, "The sources, one a line; -: standard input")
+      ->type_name("FILE")
+      ->capture_default_str();
+  app->add_option("--column", t.column, "The tab-separated column that holds the source, from 1")
+      ->type_name("N")
+      ->check(Range(1u, 1u << 20));
+  app->add_option("--streams", t.streams, "Translate so many at once")
+      ->type_name("N")
+      ->check(Range(1u, 100'000u))
+      ->capture_default_str();
+  app->add_option("--target-prefix", t.target_prefix, "Every translation begins with this")
+      ->type_name("TEXT");
+  app->add_option("-n,--max-tokens", out->generate.max_tokens,
+                  "At most N tokens a translation; 0: the server's limit")
+      ->type_name("N");
+  AddSampling(app, out, raw);
+  AddCall(app, out);
+  AddRetriesAndJson(app, out, "Print one JSON object a translation");
+  app->footer(
+      Examples("  t2r translate sentences.txt > translations.txt\n"
+               "  t2r translate test.tsv --column 1 --json\n"
+               "  echo 'Guten Tag' | t2r translate --target-prefix 'Good '"));
 }
 
 void AddBench(CLI::App* app, CommandLine* out) {
@@ -213,12 +244,18 @@ ParseResult ParseCommandLine(int argc, const char* const* argv, const std::strin
   };
   AddGenerate(add("generate", "Stream a continuation of a prompt", Command::kGenerate), &out, &raw);
 
+  AddTranslate(add("translate", "Translate lines with an encoder-decoder", Command::kTranslate),
+               &out, &raw);
+
   CLI::App* score = add("score", "Log probability of each token of a text", Command::kScore);
   AddTarget(score, &raw, "text", "The text; -: read it from standard input");
+  score->add_option("--source", raw.source, "Encoder-decoders: what the text translates")
+      ->type_name("TEXT");
   AddCall(score, &out);
   AddRetriesAndJson(score, &out, "Print one JSON object");
   score->footer(
-      Examples("  t2r score \"And it came to pass\"\n  t2r score --tokens 1,403,407 --json"));
+      Examples("  t2r score \"And it came to pass\"\n  t2r score --tokens 1,403,407 --json\n"
+               "  t2r score \"Good day\" --source 'Guten Tag'"));
 
   CLI::App* tokenize = add("tokenize", "Text to token ids", Command::kTokenize);
   tokenize->add_option("text", raw.text, "The text; -: read it from standard input")
@@ -280,8 +317,12 @@ ParseResult ParseCommandLine(int argc, const char* const* argv, const std::strin
     return usage("Nothing to " + chosen->get_name() +
                  ": give a text, - for standard input, or --tokens");
   }
+  if (out.command == Command::kScore && given("--source")) out.source = raw.source;
+  if (out.command == Command::kGenerate && given("--target-prefix")) {
+    out.generate.target_prefix = raw.target_prefix;
+  }
   if (given("--temperature")) out.generate.sampling.temperature = raw.temperature;
-  if (out.command == Command::kGenerate && given("--seed")) out.generate.sampling.seed = raw.seed;
+  if (out.command != Command::kBench && given("--seed")) out.generate.sampling.seed = raw.seed;
   const std::string bias_error = ParseBias(raw.logit_bias, &out.generate.sampling.logit_bias);
   if (!bias_error.empty()) return usage(bias_error);
   if (out.bench.max_seconds == 0) out.bench.max_seconds = out.bench.at_positions.empty() ? 60 : 600;

@@ -11,7 +11,16 @@
 
 namespace t2r::client {
 
-enum class Command { kGenerate, kScore, kTokenize, kDetokenize, kModel, kHealth, kBench };
+enum class Command {
+  kGenerate,
+  kTranslate,
+  kScore,
+  kTokenize,
+  kDetokenize,
+  kModel,
+  kHealth,
+  kBench
+};
 
 struct BenchOptions {
   std::vector<uint32_t> sessions = {1, 16, 64, 256};  // one row of the table each
@@ -22,6 +31,13 @@ struct BenchOptions {
   uint64_t seed = 1;       // of the random prompts and of sampling
   std::vector<uint64_t> at_positions;  // not empty: one endless session instead of sessions
   uint32_t window = 128;               // tokens measured around each position
+};
+
+struct TranslateOptions {
+  std::string file = "-";     // a source a line; "-": standard input
+  uint32_t column = 0;        // the tab-separated one that holds the source, from 1; 0: the line
+  uint32_t streams = 64;      // requests at once
+  std::string target_prefix;  // of every translation
 };
 
 struct CommandLine {
@@ -39,6 +55,8 @@ struct CommandLine {
   bool stats = false;
   bool ids = false;
 
+  std::optional<std::string> source;  // of what is scored
+  TranslateOptions translate;
   BenchOptions bench;
 };
 

@@ -1,4 +1,5 @@
 // score, tokenize, detokenize, model, health.
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -36,7 +37,10 @@ std::string OrNone(uint64_t limit) { return limit == 0 ? "none" : absl::StrCat(l
 
 int RunScore(const CommandLine& line, Client& client, const Console& console) {
   const Prompt target = line.tokens ? Prompt(*line.tokens) : Prompt(line.text.value_or(""));
-  const absl::StatusOr<ScoreResult> result = client.Score(target, MakeCallOptions(line));
+  const CallOptions options = MakeCallOptions(line);
+  const absl::StatusOr<ScoreResult> result =
+      line.source ? client.ScoreTranslation(*line.source, target, options)
+                  : client.Score(target, options);
   if (!result.ok()) return Fail(result.status(), line, console);
   double total = 0;
   for (const float logprob : result->logprobs) total += logprob;
@@ -48,10 +52,11 @@ int RunScore(const CommandLine& line, Client& client, const Console& console) {
     return 0;
   }
   Table table({"position", "token", "logprob"});
+  // The first token has no score where nothing comes before it.
+  const size_t unscored = result->tokens.size() - std::min(n, result->tokens.size());
   for (size_t i = 0; i < result->tokens.size(); ++i) {
-    const bool scored = i > 0 && i - 1 < n;
     table.AddRow({absl::StrCat(i), absl::StrCat(result->tokens[i]),
-                  scored ? FormatNumber(result->logprobs[i - 1], 4) : "-"});
+                  i < unscored ? "-" : FormatNumber(result->logprobs[i - unscored], 4)});
   }
   console.out << table.ToString() << "total " << FormatNumber(total, 4) << " over " << n
               << " tokens, " << FormatNumber(-mean, 4) << " nats/token, perplexity "
@@ -83,7 +88,7 @@ int RunModel(const CommandLine& line, Client& client, const Console& console) {
     return 0;
   }
   const Limits& l = info->limits;
-  const std::vector<std::pair<std::string, std::string>> rows = {
+  std::vector<std::pair<std::string, std::string>> rows = {
       {"model", info->name},
       {"architecture", info->architecture},
       {"layers",
@@ -108,6 +113,16 @@ int RunModel(const CommandLine& line, Client& client, const Console& console) {
       {"logprobs", absl::StrCat(l.max_logprobs)},
       {"request size", FormatBytes(l.max_request_bytes)},
   };
+  if (info->encoder_decoder) {
+    rows.insert(rows.end(),
+                {{"encoder layers", absl::StrCat(info->encoder_layers)},
+                 {"cross attention", SummarizeLayers(info->cross_layer_types)},
+                 {"cache a source token", info->source_kv_bytes_per_position == 0
+                                              ? "none"
+                                              : FormatBytes(info->source_kv_bytes_per_position)},
+                 {"source vocabulary", absl::StrCat(info->source_vocab_size)},
+                 {"tokens a source", absl::StrCat(l.max_source_tokens)}});
+  }
   size_t width = 0;
   for (const auto& [name, value] : rows) width = std::max(width, name.size());
   for (const auto& [name, value] : rows) {

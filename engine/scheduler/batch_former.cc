@@ -14,6 +14,7 @@ void Step::Clear() {
 }
 
 void Step::Add(Session* session, int64_t count) {
+  prompt_rows += session->source_rows();
   const bool prompt = session->prefilling();
   (prompt ? prompt_rows : decode_rows) += count;
   const int64_t each = prompt ? count : 1;

@@ -3,7 +3,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <cstdio>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -13,6 +16,7 @@
 namespace t2r::client {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 
@@ -37,6 +41,8 @@ class CommandsTest : public ::testing::Test {
     switch (line.command) {
       case Command::kGenerate:
         return RunGenerate(line, *client_, console);
+      case Command::kTranslate:
+        return RunTranslate(line, *client_, console);
       case Command::kScore:
         return RunScore(line, *client_, console);
       case Command::kTokenize:
@@ -70,6 +76,61 @@ TEST_F(CommandsTest, GeneratePrintsTheText) {
   EXPECT_EQ(Run({"generate", "hello"}), 0);
   EXPECT_EQ(out_.str(), "abcd\n");
   EXPECT_EQ(err_.str(), "");
+}
+
+// A file of sources for `translate`, removed at the end.
+class SourceFile {
+ public:
+  explicit SourceFile(const std::string& text)
+      : path_(::testing::TempDir() + "t2r-sources-" + std::to_string(getpid())) {
+    std::ofstream(path_) << text;
+  }
+  ~SourceFile() { std::remove(path_.c_str()); }
+  const char* path() const { return path_.c_str(); }
+
+ private:
+  std::string path_;
+};
+
+TEST_F(CommandsTest, TranslateKeepsLines) {
+  const SourceFile file("one\n\ntwo\r\n");
+  EXPECT_EQ(Run({"translate", file.path()}), 0);
+  EXPECT_EQ(out_.str(), "abcd\n\nabcd\n");
+  EXPECT_THAT(server_.last_request(), HasSubstr("text: \"two\""));
+  EXPECT_EQ(err_.str(), "");
+}
+
+TEST_F(CommandsTest, TranslateTakesAColumnAndAPrefix) {
+  const SourceFile file("a\tb\tc\n");
+  EXPECT_EQ(Run({"translate", file.path(), "--column", "2", "--target-prefix", "xy", "--json"}), 0);
+  EXPECT_THAT(server_.last_request(),
+              AllOf(HasSubstr("text: \"b\""), HasSubstr("target_prefix_text: \"xy\"")));
+  ASSERT_EQ(OutLines().size(), 1U);
+  EXPECT_EQ(OutLines()[0]["source"], "b");
+  EXPECT_EQ(OutLines()[0]["text"], "xyabcd");
+  EXPECT_EQ(OutLines()[0]["reason"], "length");
+  EXPECT_EQ(Run({"translate", file.path(), "--column", "4"}), 1);
+  EXPECT_THAT(err_.str(), HasSubstr("line 1 has 3 columns; --column asks for 4"));
+  EXPECT_EQ(Run({"translate", "/nonexistent/file"}), 1);
+  EXPECT_THAT(err_.str(), HasSubstr("cannot read /nonexistent/file"));
+}
+
+TEST_F(CommandsTest, TranslateRunsManyStreamsButNoMore) {
+  std::string lines;
+  for (int i = 0; i < 200; ++i) lines += "line\n";
+  const SourceFile file(lines);
+  EXPECT_EQ(Run({"translate", file.path(), "--streams", "7"}), 0);
+  EXPECT_EQ(out_.str().size(), 200 * 5U);
+  EXPECT_LE(server_.max_concurrent(), 7);
+  EXPECT_EQ(server_.attempts(), 200);
+}
+
+// What came before the failure is printed; what runs is cancelled.
+TEST_F(CommandsTest, TranslateStopsAtTheFirstFailure) {
+  const SourceFile file("one\ntwo\ninvalid\nendless\nsilent\nfour\n");
+  EXPECT_EQ(Run({"translate", file.path(), "--streams", "5"}), 1);
+  EXPECT_EQ(out_.str(), "abcd\nabcd\n");
+  EXPECT_THAT(err_.str(), AllOf(HasSubstr("line 3"), HasSubstr("top_p is 7")));
 }
 
 TEST_F(CommandsTest, GenerateStats) {

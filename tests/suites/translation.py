@@ -1,5 +1,8 @@
 """Encoder-decoders through the service: known error rates of aren, target prefixes, refusals."""
 
+import json
+import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -33,9 +36,21 @@ def pairs():
         return [line.rstrip("\n").split("\t") for line in file]
 
 
+def translate(server, *arguments, text=""):
+    """Runs `t2r translate`."""
+    return subprocess.run([os.environ["T2R_CLIENT"], "translate", "--server", server.address,
+                           *arguments],
+                          input=text, capture_output=True, text=True, timeout=CALL_SECONDS,
+                          check=False)
+
+
 def test_known_error_rates(aren, pairs):
     with ThreadPoolExecutor(STREAMS) as pool:
         results = list(pool.map(lambda pair: aren.greedy(pair[0], 0), pairs))
+    # The command gives the same, in order.
+    done = translate(aren, "--column", "1", "--streams", "100", shared("ar2en", "test.tsv"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [result.text for result in results]
     wrong = errors = letters = 0
     for (_, expected), result in zip(pairs, results):
         assert result.reason == pb.FINISH_REASON_EOS
@@ -86,6 +101,19 @@ def test_score_of_a_translation(aren):
     assert list(target.tokens.ids) == result.token_ids
     back = aren.stub.Detokenize(pb.DetokenizeRequest(tokens=target.tokens), timeout=CALL_SECONDS)
     assert back.text == result.text
+
+
+def test_command_keeps_lines_and_names_the_one_refused(aren):
+    word = "\u0622\u062a\u0632\u0645\u0648\u0646"
+    done = translate(aren, text=f"{word}\n\n{word}\r\n  \n")
+    assert (done.returncode, done.stdout) == (0, "atzmon\n\natzmon\n\n")
+    done = translate(aren, "--target-prefix", "at", "--json", text=word)
+    answer = json.loads(done.stdout)
+    assert (answer["line"], answer["source"], answer["text"]) == (1, word, "atzmon")
+    assert (len(answer["token_ids"]), answer["reason"]) == (5, "eos")
+    done = translate(aren, "--streams", "1", text=f"{word}\n{word * 100}\n{word}\n")
+    assert (done.returncode, done.stdout) == (1, "atzmon\n")
+    assert "line 2" in done.stderr and "limit of 256" in done.stderr
 
 
 def test_model_tells_its_kind_and_limits(aren):
