@@ -18,7 +18,7 @@ struct Step {
   std::vector<Session*> sessions;
   std::vector<int64_t> rows;
   int64_t decode_rows = 0;
-  int64_t prompt_rows = 0;
+  int64_t prompt_rows = 0;  // tokens of sources included
 
   void Clear();
   void Add(Session* session, int64_t count);
