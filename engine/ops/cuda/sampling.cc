@@ -40,7 +40,7 @@ Sampler::Sampler(cudaStream_t stream) : stream_(stream) {
   Check(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "cudaEventCreateWithFlags");
 }
 
-Sampler::~Sampler() { cudaEventDestroy(done_); }
+Sampler::~Sampler() { static_cast<void>(cudaEventDestroy(done_)); }
 
 void Sampler::Grow(size_t upload_bytes, size_t result_bytes) {
   if (upload_bytes > upload_.bytes()) {

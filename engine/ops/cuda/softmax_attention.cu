@@ -4,225 +4,34 @@
 // its prompt was split. A row's keys, 64 a page from position 0, are cut into at most kSplits runs
 // of whole pages, by the number of pages alone. Within a run the softmax goes page by page with a
 // running maximum (Milakov & Gimelshein 2018, arXiv 1805.02867); runs are merged in order. A block
-// takes up to kWarps · kPairs pairs of a row and a query head of one group and reads each page of
-// keys and values once for all of them. A tile's block goes through the runs one after another; of
-// rows that stand alone several blocks share the runs, and a second kernel merges what they found:
-// the same operations in the same order. All sums are float32.
+// takes up to kAttendWarps · kPairs pairs of a row and a query head of one group and reads each
+// page of keys and values once for all of them. A block goes through the runs one after another;
+// where rows that stand alone are few, several blocks share the runs of each, and a second kernel
+// merges what they found: the same operations in the same order. All sums are float32.
 //
 // Bytes: a page of 64 · d keys and as many values for every block that reads it (a lone row: once a
 // group). Operations: 4 · 64 · d a pair and page, by plain multiply-adds. A lone row's floor is its
 // keys and values at the memory's bandwidth; a prompt in a full layer is bound by the
 // multiply-adds.
 #include <algorithm>
-#include <cfloat>
 #include <string>
 
+#include "engine/ops/cuda/attend_page.h"
 #include "engine/ops/cuda/attention.h"
-#include "engine/ops/cuda/cuda_compat.h"
 
 namespace t2r::cuda {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarpSize;
-constexpr int kSplits = 16;
-constexpr int kPositionsPerLane = kKvPageSize / kWarpSize;
-
-enum class KeySource { kPages, kSourcePages, kSegment };
-
-// What the kernels take. Strides in elements of T.
-template <typename T>
-struct AttendParameters {
-  KeySource source;
-  int groups;
-  int ratio;  // query heads a group
-  int d;
-  float scale;
-  const T* q;
-  int64_t q_stride;
-  T* out;
-  int64_t out_stride;
-  const T* k;  // kSegment: rows of the batch; else the pages
-  const T* v;
-  int64_t k_stride;  // kSegment: between rows; else between pages
-  int64_t v_stride;
-  const Segment* segments;
-  const int32_t* pages;
-};
-
-// Keys and values of one page and group: rows of d elements, `stride` apart.
-template <typename T>
-struct KeyPage {
-  const T* k;
-  const T* v;
-  int64_t k_stride;
-  int64_t v_stride;
-};
-
-template <typename T>
-__device__ __forceinline__ KeyPage<T> PageOf(const AttendParameters<T>& p, const Segment& segment,
-                                             int group, int64_t page) {
-  const int64_t d = p.d;
-  if (p.source == KeySource::kSegment) {
-    const int64_t row = segment.first_row + page * kKvPageSize;
-    return {p.k + row * p.k_stride + group * d, p.v + row * p.v_stride + group * d, p.k_stride,
-            p.v_stride};
-  }
-  const int32_t first =
-      p.source == KeySource::kPages ? segment.first_page : segment.first_source_page;
-  const T* keys = p.k + p.pages[first + page] * p.k_stride + group * kKvPageSize * d;
-  return {keys, keys + p.groups * kKvPageSize * d, d, d};
-}
-
-// Keys that a row attends to: the first `n` positions.
-template <typename T>
-__device__ __forceinline__ int64_t KeysOf(const AttendParameters<T>& p, const Segment& segment,
-                                          const RowTile& tile, int row) {
-  if (p.source == KeySource::kPages) return tile.position + row + 1;
-  return p.source == KeySource::kSourcePages ? segment.source_rows : segment.rows;
-}
-
-__device__ __forceinline__ int64_t PagesPerSplit(int64_t pages) {
-  return (pages + kSplits - 1) / kSplits;
-}
-
-// What a pair has gathered: the running maximum and sum, and a lane's columns lane, lane + 32 … of
-// the weighted values.
-template <int kColumns>
-struct Gathered {
-  float high;
-  float sum;
-  float y[kColumns];
-
-  __device__ __forceinline__ void Clear() {
-    high = -FLT_MAX;
-    sum = 0.0F;
-    for (int c = 0; c < kColumns; ++c) y[c] = 0.0F;
-  }
-  // Takes in what another run of keys gave.
-  __device__ __forceinline__ void Merge(const Gathered& other) {
-    const float higher = fmaxf(high, other.high);
-    const float mine = expf(high - higher);
-    const float others = expf(other.high - higher);
-    high = higher;
-    sum = sum * mine + other.sum * others;
-    for (int c = 0; c < kColumns; ++c) y[c] = y[c] * mine + other.y[c] * others;
-  }
-};
-
-// Floats of a pair's Gathered in scratch memory: high, sum, y.
-__host__ __device__ constexpr int PartialFloats(int d) { return d + 2; }
-// Elements between rows of a page in shared memory: an odd number of 4-byte words.
-template <typename T>
-__host__ __device__ constexpr int PageStride(int d) {
-  return sizeof(T) == 4 ? d + 1 - d % 2 : (d + 1) / 2 * 2 + ((d + 1) / 2 % 2 == 0 ? 2 : 0);
-}
-
-// Copies rows [0, n) of a page to shared memory, zeros for the rest.
-template <typename T>
-__device__ __forceinline__ void LoadPage(const T* from, int64_t stride, int d, int n, T* to) {
-  const int to_stride = PageStride<T>(d);
-  for (int at = static_cast<int>(threadIdx.x); at < kKvPageSize * d; at += kThreads) {
-    const int j = at / d;
-    const int i = at % d;
-    to[j * to_stride + i] = j < n ? from[j * stride + i] : FromFloat<T>(0.0F);
-  }
-}
-
-// A warp's pairs take in one page of which pair i sees the first n[i] positions. `page` is the
-// block's buffer; all threads of the block call this together. queries: the warp's, [kPairs, d];
-// weights: the warp's, [kPairs, kKvPageSize].
-template <typename T, int kColumns, int kPairs>
-__device__ __forceinline__ void TakePage(const KeyPage<T>& keys, int d, int longest,
-                                         const int (&n)[kPairs], T* page, const float* queries,
-                                         float* weights, Gathered<kColumns> (&run)[kPairs]) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const int stride = PageStride<T>(d);
-  __syncthreads();  // the values of the page before have been used
-  LoadPage(keys.k, keys.k_stride, d, longest, page);
-  __syncthreads();
-  float scores[kPairs][kPositionsPerLane] = {};
-  for (int i = 0; i < d; ++i) {
-    float key[kPositionsPerLane];
-    for (int s = 0; s < kPositionsPerLane; ++s) {
-      key[s] = ToFloat(page[(lane + s * kWarpSize) * stride + i]);
-    }
-    for (int pair = 0; pair < kPairs; ++pair) {
-      const float q = queries[pair * d + i];
-      for (int s = 0; s < kPositionsPerLane; ++s) {
-        scores[pair][s] = fmaf(q, key[s], scores[pair][s]);
-      }
-    }
-  }
-  for (int pair = 0; pair < kPairs; ++pair) {
-    if (n[pair] <= 0) continue;
-    float high = run[pair].high;
-    for (int s = 0; s < kPositionsPerLane; ++s) {
-      if (lane + s * kWarpSize < n[pair]) high = fmaxf(high, scores[pair][s]);
-    }
-    high = WarpMax(high);
-    float sum = 0.0F;
-    for (int s = 0; s < kPositionsPerLane; ++s) {
-      const int j = lane + s * kWarpSize;
-      const float weight = j < n[pair] ? expf(scores[pair][s] - high) : 0.0F;
-      weights[pair * kKvPageSize + j] = weight;
-      sum += weight;
-    }
-    const float rescale = expf(run[pair].high - high);
-    run[pair].high = high;
-    run[pair].sum = run[pair].sum * rescale + WarpSum(sum);
-    for (int c = 0; c < kColumns; ++c) run[pair].y[c] *= rescale;
-  }
-  __syncthreads();  // the keys have been used, the weights are there
-  LoadPage(keys.v, keys.v_stride, d, longest, page);
-  __syncthreads();
-  for (int j = 0; j < longest; ++j) {
-    for (int c = 0; c < kColumns; ++c) {
-      const int column = lane + c * kWarpSize;
-      const float value = column < d ? ToFloat(page[j * stride + column]) : 0.0F;
-      for (int pair = 0; pair < kPairs; ++pair) {
-        if (j < n[pair]) {
-          run[pair].y[c] = fmaf(weights[pair * kKvPageSize + j], value, run[pair].y[c]);
-        }
-      }
-    }
-  }
-}
-
-template <int kColumns>
-__device__ __forceinline__ void StorePartial(const Gathered<kColumns>& run, int d, float* to) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  if (lane == 0) {
-    to[0] = run.high;
-    to[1] = run.sum;
-  }
-  for (int c = 0; c < kColumns; ++c) {
-    if (lane + c * kWarpSize < d) to[2 + lane + c * kWarpSize] = run.y[c];
-  }
-}
-
-template <typename T, int kColumns>
-__device__ __forceinline__ void StoreOutput(const AttendParameters<T>& p,
-                                            const Gathered<kColumns>& total, int64_t row,
-                                            int head) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  T* to = p.out + row * p.out_stride + static_cast<int64_t>(head) * p.d;
-  for (int c = 0; c < kColumns; ++c) {
-    const int column = lane + c * kWarpSize;
-    if (column < p.d) to[column] = FromFloat<T>(total.y[c] / total.sum);
-  }
-}
 
 // blockIdx: (tile, group · blocks of pairs, worker). partials null: the block goes through all runs
 // and writes its outputs; else through runs worker, worker + workers … of a lone row, and leaves
 // what they gave in partials [tile, query head, kSplits, PartialFloats(d)].
 template <typename T, int kColumns, int kPairs>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kAttendThreads, 1)
     AttendKernel(AttendParameters<T> p, const RowTile* tiles, int pair_blocks, float* partials) {
   T2R_DYNAMIC_SHARED(float, shared);
   const RowTile tile = tiles[blockIdx.x];
   const int group = static_cast<int>(blockIdx.y) / pair_blocks;
-  const int first_pair = static_cast<int>(blockIdx.y) % pair_blocks * kWarps * kPairs;
+  const int first_pair = static_cast<int>(blockIdx.y) % pair_blocks * kAttendWarps * kPairs;
   const int pairs = tile.rows * p.ratio;
   if (tile.slot < 0 || first_pair >= pairs) return;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
@@ -231,8 +40,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   // Queries and weights of a warp's pairs, then the page.
   float* const queries = shared + warp * kPairs * p.d;
-  float* const weights = shared + kWarps * kPairs * p.d + warp * kPairs * kKvPageSize;
-  T* const page = reinterpret_cast<T*>(shared + kWarps * kPairs * (p.d + kKvPageSize));
+  float* const weights = shared + kAttendWarps * kPairs * p.d + warp * kPairs * kKvPageSize;
+  T* const page = reinterpret_cast<T*>(shared + kAttendWarps * kPairs * (p.d + kKvPageSize));
   int64_t keys[kPairs];
   for (int i = 0; i < kPairs; ++i) {
     const int pair = first_pair + warp * kPairs + i;
@@ -289,13 +98,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// Merges the runs of lone rows in order: a warp a row and head. blockIdx: (single, heads / kWarps).
+// Merges the runs of lone rows in order: a warp a row and head. blockIdx: (single, heads /
+// kAttendWarps).
 template <typename T, int kColumns>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kAttendThreads)
     MergeKernel(AttendParameters<T> p, const RowTile* singles, const float* partials) {
   const RowTile tile = singles[blockIdx.x];
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const int head = static_cast<int>(blockIdx.y * kWarps + threadIdx.x / kWarpSize);
+  const int head = static_cast<int>(blockIdx.y * kAttendWarps + threadIdx.x / kWarpSize);
   const int heads = p.groups * p.ratio;
   if (tile.slot < 0 || head >= heads) return;
   const int64_t keys = KeysOf(p, p.segments[tile.segment], tile, 0);
@@ -321,7 +131,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Keys and values of the rows of some tiles into their pages. blockIdx: (tile, row).
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kAttendThreads)
     AppendKernel(AttendParameters<T> p, const T* k, int64_t k_stride, const T* v, int64_t v_stride,
                  T* cache, const RowTile* tiles) {
   const RowTile tile = tiles[blockIdx.x];
@@ -331,7 +141,7 @@ __global__ void __launch_bounds__(kThreads)
   const Segment segment = p.segments[tile.segment];
   const int64_t d = p.d;
   T* const page = cache + p.pages[segment.first_page + position / kKvPageSize] * p.k_stride;
-  for (int at = static_cast<int>(threadIdx.x); at < p.groups * p.d; at += kThreads) {
+  for (int at = static_cast<int>(threadIdx.x); at < p.groups * p.d; at += kAttendThreads) {
     const int64_t to = (at / d * kKvPageSize + position % kKvPageSize) * d + at % d;
     page[to] = k[(tile.first_row + row) * k_stride + at];
     page[p.groups * kKvPageSize * d + to] = v[(tile.first_row + row) * v_stride + at];
@@ -341,33 +151,40 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T, int kColumns, int kPairs>
 void Attend(const OpContext& context, const AttendParameters<T>& p) {
   const DeviceBatch& batch = context.batch;
-  const size_t shared = kWarps * kPairs * (p.d + kKvPageSize) * sizeof(float) +
+  const size_t shared = kAttendWarps * kPairs * (p.d + kKvPageSize) * sizeof(float) +
                         static_cast<size_t>(kKvPageSize) * PageStride<T>(p.d) * sizeof(T);
   const auto pair_blocks = [&](int rows) {
-    return (rows * p.ratio + kWarps * kPairs - 1) / (kWarps * kPairs);
+    return (rows * p.ratio + kAttendWarps * kPairs - 1) / (kAttendWarps * kPairs);
   };
   if (batch.tile_count > 0) {
     const int blocks = pair_blocks(kTileRows);
-    Launch({"attend_tiles", dim3(batch.tile_count, p.groups * blocks), dim3(kThreads), shared,
+    Launch({"attend_tiles", dim3(batch.tile_count, p.groups * blocks), dim3(kAttendThreads), shared,
             context.stream},
            AttendKernel<T, kColumns, kPairs>, p, batch.tiles, blocks, nullptr);
   }
   if (batch.single_count > 0) {
     const int heads = p.groups * p.ratio;
     const int blocks = pair_blocks(1);
-    // Enough blocks to fill a card; which of them takes a run changes no bits.
+    // Enough blocks to fill a card; which of them takes a run changes no bits. Where every row has
+    // blocks enough, each goes through its runs itself.
     constexpr int kBlocksWanted = 1024;
-    const int rows_and_groups = batch.single_count * p.groups * blocks;
-    const int workers = std::min(kSplits, std::max(1, kBlocksWanted / rows_and_groups));
-    auto* partials = static_cast<float*>(
-        context.scratch.Reserve(static_cast<size_t>(batch.single_count) * heads * kSplits *
-                                PartialFloats(p.d) * sizeof(float)));
-    Launch({"attend_singles", dim3(batch.single_count, p.groups * blocks, workers), dim3(kThreads),
-            shared, context.stream},
+    const int64_t rows_and_groups = int64_t{batch.single_count} * p.groups * blocks;
+    const int workers =
+        static_cast<int>(std::clamp<int64_t>(kBlocksWanted / rows_and_groups, 1, kSplits));
+    float* partials = nullptr;
+    if (workers > 1) {
+      partials = static_cast<float*>(
+          context.scratch.Reserve(static_cast<size_t>(batch.single_count) * heads * kSplits *
+                                  PartialFloats(p.d) * sizeof(float)));
+    }
+    Launch({"attend_singles", dim3(batch.single_count, p.groups * blocks, workers),
+            dim3(kAttendThreads), shared, context.stream},
            AttendKernel<T, kColumns, kPairs>, p, batch.singles, blocks, partials);
-    Launch({"attend_merge", dim3(batch.single_count, (heads + kWarps - 1) / kWarps), dim3(kThreads),
-            0, context.stream},
-           MergeKernel<T, kColumns>, p, batch.singles, partials);
+    if (workers > 1) {
+      Launch({"attend_merge", dim3(batch.single_count, (heads + kAttendWarps - 1) / kAttendWarps),
+              dim3(kAttendThreads), 0, context.stream},
+             MergeKernel<T, kColumns>, p, batch.singles, partials);
+    }
   }
 }
 
@@ -410,7 +227,7 @@ void RunFullAttention(const OpContext& context, const FullAttentionArgs& args) {
   const AttendParameters<T> p = ParametersOf<T>(context, args);
   if (args.mode != FullAttentionMode::kCross) {
     const auto append = [&](const char* name, const RowTile* tiles, int count, int rows) {
-      Launch({name, dim3(count, rows), dim3(kThreads), 0, context.stream}, AppendKernel<T>, p,
+      Launch({name, dim3(count, rows), dim3(kAttendThreads), 0, context.stream}, AppendKernel<T>, p,
              static_cast<const T*>(args.k.data), args.k.stride, static_cast<const T*>(args.v.data),
              args.v.stride, static_cast<T*>(args.pages), tiles);
     };

@@ -4,6 +4,8 @@ set(T2R_CUDA_KERNELS
   engine/ops/cuda/elementwise.cu
   engine/ops/cuda/linear_attention.cu
   engine/ops/cuda/linear_decode.cu
+  engine/ops/cuda/linear_features.cu
+  engine/ops/cuda/linear_outputs.cu
   engine/ops/cuda/linear_prefill.cu
   engine/ops/cuda/norms.cu
   engine/ops/cuda/positions.cu

@@ -193,6 +193,47 @@ TEST_P(AttentionModesTest, CrossAttendsToWhatWasAppended) {
   }
 }
 
+// Few rows share their keys out among many processors of a device, many rows do not: the same bits.
+TEST_P(AttentionModesTest, ARowsBitsDoNotDependOnHowManyRowsThereAre) {
+  constexpr int kRows = 600;
+  constexpr int64_t kSource = 200;
+  FullAttentionArgs args = Args(4);
+  const Buffer pages = Pages(args, 4);
+  args.pages = pages.data();
+  const int64_t wide = int64_t{kHeads} * args.head_dim;
+  const int64_t narrow = int64_t{kGroups} * args.head_dim;
+  Batch source;
+  AddSegment(&source, 0, kSource, 0);
+  source.pages = {3, 1, 0, 2};
+  const DeviceTensor k(*backend_, Random(kSource, narrow), 0);
+  const DeviceTensor v(*backend_, Random(kSource, narrow), 0);
+  args.mode = FullAttentionMode::kAppend;
+  args.k = k.view();
+  args.v = v.view();
+  RunOps(*backend_, source, [&] { backend_->FullAttention(source, args); });
+
+  const Mat q = Random(kRows, wide);
+  const auto run = [&](int64_t first, int64_t rows) {
+    Batch batch;
+    for (int64_t i = 0; i < rows; ++i) {
+      AddSegment(&batch, static_cast<int>(i), 1, 7);
+      batch.segments.back().source_rows = kSource;
+    }
+    batch.source_pages = source.pages;
+    const DeviceTensor queries(*backend_, q.Rows(first, rows), 0);
+    const DeviceTensor out(*backend_, Mat(rows, wide), 0);
+    args.mode = FullAttentionMode::kCross;
+    args.q = queries.view();
+    args.out = out.view();
+    RunOps(*backend_, batch, [&] { backend_->FullAttention(batch, args); });
+    return out.Read();
+  };
+  const Mat all = run(0, kRows);
+  for (const int64_t row : {0, 311, kRows - 1}) {
+    ExpectSameBits(run(row, 1), all.Rows(row, 1), "row " + std::to_string(row));
+  }
+}
+
 TEST_P(AttentionModesTest, CausalOnBFloat16) {
   constexpr DType kBf16 = DType::kBFloat16;
   if (!Has(kBf16)) GTEST_SKIP() << "this backend's activations are float32";

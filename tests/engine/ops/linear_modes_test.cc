@@ -59,6 +59,23 @@ TEST_P(LinearModesTest, LongPromptsAgreeWithFloat64) {
   });
 }
 
+// A device works prompts so many tiles at a time: where that cuts a session's, nothing changes.
+TEST_P(LinearModesTest, MoreTilesThanAreWorkedAtOnce) {
+  constexpr int kOthers = 255;  // with a tile each, before three tiles of one session
+  constexpr int64_t kRows = 130;
+  const LinearLayer layer = MakeLayer(FeatureMapKind::kT2r, 8, 4, 1, 1, Normalizer::kClamp, false);
+  const LinearSessions::Part mine = MakePart(layer, kOthers, kRows);
+  LinearSessions alone = Sessions(layer, kOthers + 2);
+  const Mat want = alone.Run({mine})[0];
+  LinearSessions sessions = Sessions(layer, kOthers + 2);
+  std::vector<LinearSessions::Part> parts;
+  for (int i = 0; i < kOthers; ++i) parts.push_back(MakePart(layer, i, 2));
+  parts.push_back(mine);
+  parts.push_back(MakePart(layer, kOthers + 1, 3));
+  ExpectSameBits(sessions.Run(parts)[kOthers], want, "among many");
+  ExpectSameBits(sessions.ReadState(kOthers), alone.ReadState(kOthers), "state");
+}
+
 // Accumulate is causal attention that nobody reads; read is the readout alone.
 TEST_P(LinearModesTest, AccumulateThenRead) {
   ForEachLayer([&](const LinearLayer& layer) {
