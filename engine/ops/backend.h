@@ -141,6 +141,9 @@ struct BackendOptions {
   std::string name = "cpu";     // auto (cuda where it can start, else cpu), cpu, cuda
   int threads = 0;              // CPU: computing threads; 0 = one a core
   std::string* note = nullptr;  // set to why auto took the CPU, or to nothing
+  // A row's results have the same bits whatever the rows beside it. The CPU's always do; without
+  // it CUDA's matrix products may be faster for very few or very many rows.
+  bool batch_invariant = true;
 };
 
 // Throws DeviceError naming the backend when it is unknown or cannot start.

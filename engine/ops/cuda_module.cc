@@ -57,9 +57,9 @@ CudaModuleMake* Load() {
 
 }  // namespace
 
-std::unique_ptr<Backend> MakeCudaBackend() {
+std::unique_ptr<Backend> MakeCudaBackend(const BackendOptions& options) {
   static CudaModuleMake* const make = Load();
-  return std::unique_ptr<Backend>(make());
+  return std::unique_ptr<Backend>(make(options.batch_invariant));
 }
 
 }  // namespace t2r

@@ -10,10 +10,10 @@ namespace t2r {
 std::unique_ptr<Backend> MakeBackend(const BackendOptions& options) {
   if (options.note != nullptr) options.note->clear();
   if (options.name == "cpu") return MakeCpuBackend(options.threads);
-  if (options.name == "cuda") return MakeCudaBackend();
+  if (options.name == "cuda") return MakeCudaBackend(options);
   if (options.name == "auto") {
     try {
-      return MakeCudaBackend();
+      return MakeCudaBackend(options);
     } catch (const DeviceError& error) {
       if (options.note != nullptr) *options.note = error.what();
       return MakeCpuBackend(options.threads);

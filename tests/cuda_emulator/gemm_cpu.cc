@@ -52,7 +52,7 @@ struct Gemm::State {
   cudaStream_t stream;
 };
 
-Gemm::Gemm(cudaStream_t stream) : state_(new State{stream}) {}
+Gemm::Gemm(cudaStream_t stream, bool /*batch_invariant: always*/) : state_(new State{stream}) {}
 Gemm::~Gemm() = default;
 
 void Gemm::Run(const GemmArgs& args) {

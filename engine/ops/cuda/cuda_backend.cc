@@ -12,9 +12,9 @@ OwnedStream::OwnedStream() {
 
 OwnedStream::~OwnedStream() { static_cast<void>(cudaStreamDestroy(stream_)); }
 
-CudaBackend::CudaBackend()
+CudaBackend::CudaBackend(bool batch_invariant)
     : device_(OpenDevice()),
-      gemm_(stream_.get()),
+      gemm_(stream_.get(), batch_invariant),
       graphs_(stream_.get()),
       uploader_(stream_.get()),
       sampler_(stream_.get()) {}

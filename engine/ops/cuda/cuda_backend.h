@@ -40,7 +40,7 @@ class OwnedStream {
 class CudaBackend : public Backend, private Scratch {
  public:
   // Opens the first visible device. Throws DeviceError.
-  CudaBackend();
+  explicit CudaBackend(bool batch_invariant);
   ~CudaBackend() override;
 
   std::string Describe() const override;

@@ -9,16 +9,16 @@
 namespace t2r {
 
 // Changes with Backend and what it takes: a module of another version is refused.
-inline constexpr int kCudaModuleVersion = 1;
+inline constexpr int kCudaModuleVersion = 2;
 inline constexpr char kCudaModuleVersionSymbol[] = "t2r_cuda_module_version";
 inline constexpr char kCudaModuleMakeSymbol[] = "t2r_make_cuda_backend";
 using CudaModuleVersion = int();
 // Returns a backend that the caller owns. Throws DeviceError.
-using CudaModuleMake = Backend*();
+using CudaModuleMake = Backend*(bool batch_invariant);
 
 // Loads the module, once a process (it is never unloaded), and makes its backend. The module is the
 // file that the environment variable T2R_CUDA_MODULE names, else libt2r_cuda.so beside the program,
 // else as the system's loader finds it. Throws DeviceError that says what is missing.
-std::unique_ptr<Backend> MakeCudaBackend();
+std::unique_ptr<Backend> MakeCudaBackend(const BackendOptions& options);
 
 }  // namespace t2r

@@ -30,14 +30,14 @@ struct GemmArgs {
 
 class Gemm {
  public:
-  // Allocates its workspace. Products run on `stream`. Throws DeviceError.
-  explicit Gemm(cudaStream_t stream);
+  // Allocates its workspace. Products run on `stream`. batch_invariant: a row of out has the same
+  // bits whatever the number of rows; else what is fastest for that number. Throws DeviceError.
+  Gemm(cudaStream_t stream, bool batch_invariant);
   ~Gemm();
   Gemm(const Gemm&) = delete;
   Gemm& operator=(const Gemm&) = delete;
 
-  // A row of out has the same bits whatever the number of rows: see the implementation. May be
-  // recorded into a graph once it has run for the same n, k, types and mode.
+  // May be recorded into a graph once it has run for the same n, k, types, mode and rows.
   void Run(const GemmArgs& args);
 
  private:

@@ -1,11 +1,15 @@
 // Matrix products by cuBLASLt.
 //
-// Batch invariance: for a given n, k, types and mode the algorithm is chosen once, for kTypicalRows
-// rows, among those that neither split k nor reduce partial sums, and is then used for every number
-// of rows. Such an algorithm computes an element in one thread block that walks k in tiles of a
-// fixed size; how many rows there are decides only how many blocks run. So a row's bits depend on
-// nothing else in the batch. The price is that one and 4,096 rows are served by the tile that suits
-// kTypicalRows; what that costs on a card, bench/gpu measures (docs/cuda.md).
+// Batch-invariant: for a given n, k, types and mode the algorithm is chosen once, for kTypicalRows
+// rows, among those that neither split k nor reduce partial sums and that run for every number of
+// rows, and is then used for all of them. Such an algorithm computes an element in one thread block
+// that walks k in tiles of a fixed size; how many rows there are decides only how many blocks run.
+// So a row's bits depend on nothing else in the batch. The price is that one and 4,096 rows are
+// served by the tile that suits kTypicalRows.
+//
+// Else: an algorithm for each class of kRowClasses, chosen for the largest number of rows in it
+// among all that cuBLASLt has, split k included. Within a class bits do not depend on the number of
+// rows unless the algorithm splits k; between classes they do.
 #include <cublasLt.h>
 
 #include <algorithm>
@@ -22,6 +26,8 @@ namespace t2r::cuda {
 namespace {
 
 constexpr int64_t kTypicalRows = 128;
+// Upper ends of the classes of rows; more than the last belong to it.
+constexpr std::array<int64_t, 6> kRowClasses = {1, 16, 64, 256, 1024, 4096};
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA advises for sm_90
 constexpr int kCandidates = 16;
 
@@ -71,8 +77,15 @@ struct Layouts {
   Layout w, x, out;
 };
 
-// What an algorithm is chosen for.
-using Key = std::tuple<int64_t, int64_t, DType, DType, bool, bool, uint32_t, uint32_t, uint32_t>;
+// What an algorithm is chosen for: rows (of the class; kTypicalRows when all take the same), n, k,
+// types, accumulation, bias, and the alignment of w, x and out.
+using Key =
+    std::tuple<int64_t, int64_t, int64_t, DType, DType, bool, bool, uint32_t, uint32_t, uint32_t>;
+
+int64_t ClassOf(int64_t rows) {
+  const auto* const found = std::lower_bound(kRowClasses.begin(), kRowClasses.end(), rows);
+  return found == kRowClasses.end() ? kRowClasses.back() : *found;
+}
 
 struct Plan {
   Handle<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> operation;
@@ -99,6 +112,7 @@ T Get(const cublasLtMatmulAlgo_t& algorithm, cublasLtMatmulAlgoConfigAttributes_
 
 struct Gemm::State {
   cudaStream_t stream = nullptr;
+  bool batch_invariant = true;
   cublasLtHandle_t handle = nullptr;
   DeviceArray<std::byte> workspace;
   std::map<Key, Plan> plans;
@@ -109,12 +123,16 @@ struct Gemm::State {
   }
 
   const Plan& PlanFor(const GemmArgs& args);
-  void Choose(const GemmArgs& args, Plan* plan, uint32_t w_alignment, uint32_t x_alignment,
-              uint32_t out_alignment);
+  // Chooses plan->algorithm for products of `rows` rows.
+  void Choose(const GemmArgs& args, int64_t rows, const std::array<uint32_t, 3>& alignments,
+              Plan* plan);
+  // Whether the algorithm adds up each element in one place, and runs for any number of rows.
+  bool Invariant(const GemmArgs& args, const Plan& plan,
+                 const cublasLtMatmulAlgo_t& algorithm) const;
 };
 
-void Gemm::State::Choose(const GemmArgs& args, Plan* plan, uint32_t w_alignment,
-                         uint32_t x_alignment, uint32_t out_alignment) {
+void Gemm::State::Choose(const GemmArgs& args, int64_t rows,
+                         const std::array<uint32_t, 3>& alignments, Plan* plan) {
   CheckLt(cublasLtMatmulDescCreate(&plan->operation.value, CUBLAS_COMPUTE_32F, CUDA_R_32F),
           "cublasLtMatmulDescCreate");
   Set(plan->operation.value, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
@@ -131,13 +149,15 @@ void Gemm::State::Choose(const GemmArgs& args, Plan* plan, uint32_t w_alignment,
         "cublasLtMatmulPreferenceSetAttribute");
   };
   prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kWorkspaceBytes});
-  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
-  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, w_alignment);
-  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, x_alignment);
-  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out_alignment);
-  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out_alignment);
+  if (batch_invariant) {
+    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+  }
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignments[0]);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignments[1]);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignments[2]);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignments[2]);
 
-  const Layouts layouts(args, kTypicalRows);
+  const Layouts layouts(args, rows);
   std::array<cublasLtMatmulHeuristicResult_t, kCandidates> found = {};
   int count = 0;
   CheckLt(cublasLtMatmulAlgoGetHeuristic(handle, plan->operation.value, layouts.w.value,
@@ -145,31 +165,55 @@ void Gemm::State::Choose(const GemmArgs& args, Plan* plan, uint32_t w_alignment,
                                          preference.value, kCandidates, found.data(), &count),
           "cublasLtMatmulAlgoGetHeuristic");
   for (int i = 0; i < count; ++i) {
-    const cublasLtMatmulAlgo_t& algorithm = found[i].algo;
-    if (found[i].state == CUBLAS_STATUS_SUCCESS &&
-        Get<int32_t>(algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) <= 1 &&
-        Get<uint32_t>(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME) ==
-            CUBLASLT_REDUCTION_SCHEME_NONE) {
-      plan->algorithm = algorithm;
-      return;
-    }
+    if (found[i].state != CUBLAS_STATUS_SUCCESS) continue;
+    if (batch_invariant && !Invariant(args, *plan, found[i].algo)) continue;
+    plan->algorithm = found[i].algo;
+    return;
   }
-  throw DeviceError("cuBLASLt has no algorithm without split k for a product of " +
-                    std::to_string(args.n) + " by " + std::to_string(args.k) +
-                    ": report it with the device's name");
+  throw DeviceError(std::string("cuBLASLt has no ") + (batch_invariant ? "batch-invariant " : "") +
+                    "algorithm for a product of " + std::to_string(args.n) + " by " +
+                    std::to_string(args.k) + ": " +
+                    (batch_invariant ? "run without batch invariance, and " : "") +
+                    "report it with the device's name");
+}
+
+bool Gemm::State::Invariant(const GemmArgs& args, const Plan& plan,
+                            const cublasLtMatmulAlgo_t& algorithm) const {
+  if (Get<int32_t>(algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) > 1 ||
+      Get<uint32_t>(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME) !=
+          CUBLASLT_REDUCTION_SCHEME_NONE) {
+    return false;
+  }
+  return std::all_of(kRowClasses.begin(), kRowClasses.end(), [&](int64_t rows) {
+    const Layouts layouts(args, rows);
+    cublasLtMatmulHeuristicResult_t result = {};
+    return cublasLtMatmulAlgoCheck(handle, plan.operation.value, layouts.w.value, layouts.x.value,
+                                   layouts.out.value, layouts.out.value, &algorithm,
+                                   &result) == CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= kWorkspaceBytes;
+  });
 }
 
 const Plan& Gemm::State::PlanFor(const GemmArgs& args) {
-  const uint32_t w = AlignmentOf(args.w, args.k, args.dtype);
-  const uint32_t x = AlignmentOf(args.x, args.x_stride, args.dtype);
-  const uint32_t out = AlignmentOf(args.out, args.out_stride, args.out_dtype);
-  const Key key = {
-      args.n, args.k, args.dtype, args.out_dtype, args.accumulate, args.bias != nullptr, w, x, out};
+  const int64_t rows = batch_invariant ? kTypicalRows : ClassOf(args.rows);
+  const std::array<uint32_t, 3> alignments = {
+      AlignmentOf(args.w, args.k, args.dtype), AlignmentOf(args.x, args.x_stride, args.dtype),
+      AlignmentOf(args.out, args.out_stride, args.out_dtype)};
+  const Key key = {rows,
+                   args.n,
+                   args.k,
+                   args.dtype,
+                   args.out_dtype,
+                   args.accumulate,
+                   args.bias != nullptr,
+                   alignments[0],
+                   alignments[1],
+                   alignments[2]};
   const auto known = plans.find(key);
   if (known != plans.end()) return known->second;
   Plan& plan = plans[key];
   try {
-    Choose(args, &plan, w, x, out);
+    Choose(args, rows, alignments, &plan);
   } catch (...) {
     plans.erase(key);
     throw;
@@ -177,8 +221,9 @@ const Plan& Gemm::State::PlanFor(const GemmArgs& args) {
   return plan;
 }
 
-Gemm::Gemm(cudaStream_t stream) : state_(std::make_unique<State>()) {
+Gemm::Gemm(cudaStream_t stream, bool batch_invariant) : state_(std::make_unique<State>()) {
   state_->stream = stream;
+  state_->batch_invariant = batch_invariant;
   CheckLt(cublasLtCreate(&state_->handle), "cublasLtCreate");
   state_->workspace = DeviceArray<std::byte>(kWorkspaceBytes);
 }

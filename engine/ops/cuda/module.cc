@@ -6,4 +6,6 @@
 
 extern "C" T2R_EXPORT int t2r_cuda_module_version() { return t2r::kCudaModuleVersion; }
 
-extern "C" T2R_EXPORT t2r::Backend* t2r_make_cuda_backend() { return new t2r::cuda::CudaBackend(); }
+extern "C" T2R_EXPORT t2r::Backend* t2r_make_cuda_backend(bool batch_invariant) {
+  return new t2r::cuda::CudaBackend(batch_invariant);
+}
