@@ -5,6 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include "engine/model/warm_up.h"
+
 namespace t2r {
 
 ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
@@ -49,6 +51,9 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
       options.slots *
       std::max<int64_t>(1, static_cast<int64_t>(config.suppressed_token_ids.size()));
   backend_->PrepareSteps(step_limits_);
+  if (backend_->asynchronous()) {
+    WarmUp(*model_, {states_, kv_, source_kv_}, step_limits_, options.slots);
+  }
 }
 
 ModelExecutor::~ModelExecutor() = default;
