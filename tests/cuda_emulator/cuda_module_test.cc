@@ -101,6 +101,75 @@ TEST_F(CudaModuleTest, StepsOfDecodesAreRecordedAndReplayed) {
   EXPECT_EQ(calls, 4);
 }
 
+// Three decodes run as four rows, as they are, recorded and replayed: the fourth has no slot, and
+// must leave what lies before the first one as it is, and all other slots and pages.
+TEST_F(CudaModuleTest, PaddingLeavesEveryStateAndPageAlone) {
+  constexpr int kDim = 4;
+  constexpr int kSlots = 6;  // 0 is slot −1 of the call, 1 … 3 are its 0 … 2, 4 and 5 nobody's
+  constexpr size_t kState = kDim * kDim + kDim;
+  constexpr size_t kPage = 2 * kKvPageSize * kDim;
+  const auto numbers = [](size_t count) {
+    std::vector<float> values(count);
+    for (size_t i = 0; i < count; ++i) values[i] = static_cast<float>(i % 97) * 0.01F + 0.5F;
+    return values;
+  };
+  const std::vector<float> states = numbers(kSlots * kState);
+  const std::vector<float> pages = numbers(kSlots * kPage);
+  const Buffer state_pool = backend_->LoadVector(states);
+  const Buffer page_pool = backend_->LoadVector(pages);
+  const Buffer inputs = backend_->LoadVector(numbers(4 * kDim));
+  const Buffer outputs = backend_->Allocate(2 * 4 * kDim * sizeof(float));
+  Batch batch = Decodes(3);
+  batch.pages = {1, 2, 3};
+  for (int i = 0; i < 3; ++i) batch.segments[i].first_page = i;
+
+  const int model = 0;
+  const auto step = [&](const StepShape& shape) {
+    EXPECT_EQ(shape.rows, 4);
+    const Tensor in = {inputs.data(), DType::kFloat32, 4, kDim, kDim};
+    LinearAttentionArgs linear;
+    linear.heads = linear.groups = 1;
+    linear.head_dim = linear.map.features = kDim;
+    linear.map.kind = FeatureMapKind::kElu;
+    linear.q = linear.k = linear.v = in;
+    linear.out = {outputs.data(), DType::kFloat32, 4, kDim, kDim};
+    linear.state = state_pool.f32() + kState;
+    linear.slot_stride = kState;
+    backend_->LinearAttention(batch, linear);
+    FullAttentionArgs full;
+    full.heads = full.groups = 1;
+    full.head_dim = kDim;
+    full.scale = 1;
+    full.q = full.k = full.v = in;
+    full.out = {outputs.f32() + 4 * kDim, DType::kFloat32, 4, kDim, kDim};
+    full.pages = page_pool.data();
+    full.page_stride = kPage;
+    backend_->FullAttention(batch, full);
+  };
+  // At most `most` elements of slots 1 … 3 differ from what they were, none of the others.
+  const auto expect_changes = [&](const Buffer& pool, const std::vector<float>& before,
+                                  size_t most) {
+    const size_t each = before.size() / kSlots;
+    std::vector<float> now(before.size());
+    backend_->CopyToHost(now.data(), pool.data(), now.size() * sizeof(float));
+    for (size_t slot = 0; slot < kSlots; ++slot) {
+      size_t changes = 0;
+      for (size_t i = slot * each; i < (slot + 1) * each; ++i) changes += now[i] != before[i];
+      if (slot >= 1 && slot <= 3) {
+        EXPECT_GT(changes, 0U) << slot;
+        EXPECT_LE(changes, most) << slot;
+      } else {
+        EXPECT_EQ(changes, 0U) << slot;
+      }
+    }
+  };
+  for (int i = 0; i < 3; ++i) {
+    backend_->RunStep(&model, batch, step);
+    expect_changes(state_pool, states, kState);
+    expect_changes(page_pool, pages, 2 * kDim);
+  }
+}
+
 TEST_F(CudaModuleTest, FreedMemoryVoidsTheRecords) {
   std::vector<float> values(800, 1.0F);
   const auto table = backend_->LoadTable({values.data(), DType::kFloat32, 100, 8});
