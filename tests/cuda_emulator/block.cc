@@ -39,7 +39,7 @@ enum class State : uint8_t { kNew, kReady, kAtBlock, kAtWarp, kEnded };
 struct Thread {
   State state = State::kNew;
   Fiber* fiber = nullptr;
-  std::source_location place;
+  Place place;
   uint32_t mask = 0;  // kAtWarp
   uint64_t word = 0;  // kAtWarp
   WarpWords words;    // of the last meeting
@@ -70,8 +70,8 @@ class BlockRunner {
   std::string Run(dim3 block, size_t dynamic_bytes, const std::function<void()>& thread,
                   LaneOrder order, std::mt19937& random);
 
-  BlockVote MeetBlock(bool predicate, std::source_location place);
-  WarpWords MeetWarp(uint32_t mask, uint64_t word, std::source_location place);
+  BlockVote MeetBlock(bool predicate, Place place);
+  WarpWords MeetWarp(uint32_t mask, uint64_t word, Place place);
   int lane() const { return current_ % 32; }
   void* Shared(const void* tag, size_t bytes);
   void* dynamic() const { return dynamic_; }
@@ -100,7 +100,7 @@ class BlockRunner {
   int current_ = 0;
   int ended_ = 0;
   int arrived_ = 0;
-  std::source_location barrier_;  // of the first that arrived
+  Place barrier_;  // of the first that arrived
   int set_ = 0;
   BlockVote vote_[2];
   unsigned meetings_ = 0;
@@ -109,9 +109,7 @@ class BlockRunner {
 
 BlockRunner* runner = nullptr;
 
-std::string At(std::source_location place) {
-  return std::string(place.file_name()) + ":" + std::to_string(place.line());
-}
+std::string At(Place place) { return std::string(place.file) + ":" + std::to_string(place.line); }
 
 void* BlockRunner::Carve(size_t bytes) {
   const size_t rounded = (bytes + kGap - 1) / kGap * kGap;
@@ -142,10 +140,10 @@ void* BlockRunner::Shared(const void* tag, size_t bytes) {
   return data;
 }
 
-BlockVote BlockRunner::MeetBlock(bool predicate, std::source_location place) {
+BlockVote BlockRunner::MeetBlock(bool predicate, Place place) {
   if (arrived_ == 0) {
     barrier_ = place;
-  } else if (barrier_.line() != place.line()) {
+  } else if (barrier_.line != place.line) {
     Fail("threads wait at different barriers, " + At(barrier_) + " and " + At(place));
   }
   const unsigned meeting = meetings_;
@@ -182,12 +180,12 @@ bool BlockRunner::ReleaseWarp(int warp, uint32_t mask) {
   meeting.waiting &= ~expected;
   Snapshot& snapshot = meeting.snapshots[meeting.next];
   meeting.next = (meeting.next + 1) % kSnapshots;
-  std::source_location place;
+  Place place;
   bool first = true;
   for (uint32_t rest = expected; rest != 0; rest &= rest - 1) {
     const int index = std::countr_zero(rest);
     Thread& lane = lanes[index];
-    if (!first && lane.place.line() != place.line()) {
+    if (!first && lane.place.line != place.line) {
       Fail("lanes of a warp meet at different places, " + At(place) + " and " + At(lane.place));
     }
     place = lane.place;
@@ -199,7 +197,7 @@ bool BlockRunner::ReleaseWarp(int warp, uint32_t mask) {
   return true;
 }
 
-WarpWords BlockRunner::MeetWarp(uint32_t mask, uint64_t word, std::source_location place) {
+WarpWords BlockRunner::MeetWarp(uint32_t mask, uint64_t word, Place place) {
   Thread& self = threads_[current_];
   if ((mask >> lane() & 1U) == 0) {
     Fail("a lane that its own mask leaves out meets its warp at " + At(place));
@@ -306,7 +304,7 @@ std::string BlockRunner::Run(dim3 block, size_t dynamic_bytes, const std::functi
 
 }  // namespace
 
-uint64_t WarpWords::At(int lane, std::source_location place) const {
+uint64_t WarpWords::At(int lane, Place place) const {
   if (lane < 0 || lane >= 32 || (lanes >> lane & 1U) == 0) {
     runner->Fail("lane " + std::to_string(lane) + ", which takes no part, is read at " +
                  emulator::At(place));
@@ -323,10 +321,8 @@ unsigned WarpWords::Ballot() const {
   return ballot;
 }
 
-BlockVote MeetBlock(bool predicate, std::source_location place) {
-  return runner->MeetBlock(predicate, place);
-}
-WarpWords MeetWarp(uint32_t mask, uint64_t word, std::source_location place) {
+BlockVote MeetBlock(bool predicate, Place place) { return runner->MeetBlock(predicate, place); }
+WarpWords MeetWarp(uint32_t mask, uint64_t word, Place place) {
   return runner->MeetWarp(mask, word, place);
 }
 int Lane() { return runner->lane(); }

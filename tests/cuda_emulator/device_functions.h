@@ -9,7 +9,6 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
-#include <source_location>
 #include <type_traits>
 #include <utility>
 
@@ -35,23 +34,22 @@ inline constexpr int warpSize = 32;
 #define T2R_DYNAMIC_SHARED(type, name) \
   type* const name = static_cast<type*>(emulator::DynamicShared())
 
-using EmulatorPlace = std::source_location;
+using EmulatorPlace = emulator::Place;
 
-inline void __syncthreads(EmulatorPlace place = EmulatorPlace::current()) {
+inline void __syncthreads(EmulatorPlace place = EmulatorPlace::Here()) {
   emulator::MeetBlock(false, place);
 }
-inline int __syncthreads_count(int predicate, EmulatorPlace place = EmulatorPlace::current()) {
+inline int __syncthreads_count(int predicate, EmulatorPlace place = EmulatorPlace::Here()) {
   return emulator::MeetBlock(predicate != 0, place).set;
 }
-inline int __syncthreads_or(int predicate, EmulatorPlace place = EmulatorPlace::current()) {
+inline int __syncthreads_or(int predicate, EmulatorPlace place = EmulatorPlace::Here()) {
   return emulator::MeetBlock(predicate != 0, place).set > 0 ? 1 : 0;
 }
-inline int __syncthreads_and(int predicate, EmulatorPlace place = EmulatorPlace::current()) {
+inline int __syncthreads_and(int predicate, EmulatorPlace place = EmulatorPlace::Here()) {
   const emulator::BlockVote vote = emulator::MeetBlock(predicate != 0, place);
   return vote.set == vote.threads ? 1 : 0;
 }
-inline void __syncwarp(unsigned mask = 0xffffffffU,
-                       EmulatorPlace place = EmulatorPlace::current()) {
+inline void __syncwarp(unsigned mask = 0xffffffffU, EmulatorPlace place = EmulatorPlace::Here()) {
   emulator::MeetWarp(mask, 0, place);
 }
 
@@ -81,42 +79,40 @@ T Shuffle(unsigned mask, T value, int source, bool own, EmulatorPlace place) {
 
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32,
-              EmulatorPlace place = EmulatorPlace::current()) {
+              EmulatorPlace place = EmulatorPlace::Here()) {
   const int lane = emulator::Lane();
   return emulator::Shuffle(mask, value, (lane & ~(width - 1)) + (source & (width - 1)), false,
                            place);
 }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32,
-                  EmulatorPlace place = EmulatorPlace::current()) {
+                  EmulatorPlace place = EmulatorPlace::Here()) {
   const int lane = emulator::Lane();
   const int source = lane ^ lane_mask;
   return emulator::Shuffle(mask, value, source, source >= (lane & ~(width - 1)) + width, place);
 }
 template <typename T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32,
-                 EmulatorPlace place = EmulatorPlace::current()) {
+                 EmulatorPlace place = EmulatorPlace::Here()) {
   const int lane = emulator::Lane();
   const int source = lane - static_cast<int>(delta);
   return emulator::Shuffle(mask, value, source, source < (lane & ~(width - 1)), place);
 }
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32,
-                   EmulatorPlace place = EmulatorPlace::current()) {
+                   EmulatorPlace place = EmulatorPlace::Here()) {
   const int lane = emulator::Lane();
   const int source = lane + static_cast<int>(delta);
   return emulator::Shuffle(mask, value, source, source >= (lane & ~(width - 1)) + width, place);
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate,
-                              EmulatorPlace place = EmulatorPlace::current()) {
+                              EmulatorPlace place = EmulatorPlace::Here()) {
   return emulator::MeetWarp(mask, predicate != 0 ? 1 : 0, place).Ballot();
 }
-inline int __any_sync(unsigned mask, int predicate,
-                      EmulatorPlace place = EmulatorPlace::current()) {
+inline int __any_sync(unsigned mask, int predicate, EmulatorPlace place = EmulatorPlace::Here()) {
   return __ballot_sync(mask, predicate, place) != 0 ? 1 : 0;
 }
-inline int __all_sync(unsigned mask, int predicate,
-                      EmulatorPlace place = EmulatorPlace::current()) {
+inline int __all_sync(unsigned mask, int predicate, EmulatorPlace place = EmulatorPlace::Here()) {
   return __ballot_sync(mask, predicate == 0 ? 1 : 0, place) == 0 ? 1 : 0;
 }
 
@@ -137,19 +133,19 @@ T Reduce(unsigned mask, T value, EmulatorPlace place, Fn combine) {
 }  // namespace emulator
 
 template <typename T>
-T __reduce_add_sync(unsigned mask, T value, EmulatorPlace place = EmulatorPlace::current()) {
+T __reduce_add_sync(unsigned mask, T value, EmulatorPlace place = EmulatorPlace::Here()) {
   return emulator::Reduce(mask, value, place, [](T a, T b) { return static_cast<T>(a + b); });
 }
 template <typename T>
-T __reduce_max_sync(unsigned mask, T value, EmulatorPlace place = EmulatorPlace::current()) {
+T __reduce_max_sync(unsigned mask, T value, EmulatorPlace place = EmulatorPlace::Here()) {
   return emulator::Reduce(mask, value, place, [](T a, T b) { return a < b ? b : a; });
 }
 template <typename T>
-T __reduce_min_sync(unsigned mask, T value, EmulatorPlace place = EmulatorPlace::current()) {
+T __reduce_min_sync(unsigned mask, T value, EmulatorPlace place = EmulatorPlace::Here()) {
   return emulator::Reduce(mask, value, place, [](T a, T b) { return b < a ? b : a; });
 }
 template <typename T>
-T __reduce_or_sync(unsigned mask, T value, EmulatorPlace place = EmulatorPlace::current()) {
+T __reduce_or_sync(unsigned mask, T value, EmulatorPlace place = EmulatorPlace::Here()) {
   return emulator::Reduce(mask, value, place, [](T a, T b) { return static_cast<T>(a | b); });
 }
 
