@@ -119,11 +119,15 @@ def train(command, log, bar, label):
     last = ""
     with open(log, "a", encoding="utf-8") as file, subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            file.write(line)
-            last = line.strip() or last
-            if match := re.match(r"\s*(\d+)%  (.*)", line):
-                bar.show(label, int(match[1]) / 100, match[2])
+        try:
+            for line in process.stderr:
+                file.write(line)
+                last = line.strip() or last
+                if match := re.match(r"\s*(\d+)%  (.*)", line):
+                    bar.show(label, int(match[1]) / 100, match[2])
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
     if process.returncode != 0:
         sys.exit(f"\n{label}: t2r-convert failed: {last}\n(its log: {log})")
 

@@ -100,4 +100,8 @@ def main(name):
         subprocess.run(["cmake", "--preset", "release", "-B", str(arguments.build)],
                        cwd=serving.ROOT, check=True, stdout=subprocess.DEVNULL)
     serving.build(arguments.build, ["t2r-convert", "t2r-bench-decode"])
-    report(arguments, config, conversion.measure(arguments, config), name)
+    try:
+        results = conversion.measure(arguments, config)
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; the same command goes on from here")
+    report(arguments, config, results, name)
