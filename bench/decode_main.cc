@@ -143,7 +143,7 @@ void Run(const Options& options) {
   if (!engine.ok()) throw t2r::DeviceError(std::string(engine.status().message()));
   std::printf("%s; weights %s, %.1f MiB; state %.1f KiB a session; temperature %g\n",
               (*engine)->backend_description.c_str(), (*engine)->weight_dtype.c_str(),
-              static_cast<double>((*engine)->weight_bytes) / (1 << 20),
+              static_cast<double>((*engine)->memory.weight_bytes) / (1 << 20),
               static_cast<double>((*engine)->executor->limits().state_bytes) / 1024,
               options.temperature);
   Bench bench(*(*engine)->executor, options, most, positions);

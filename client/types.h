@@ -92,6 +92,16 @@ struct ScoreResult {
   std::vector<float> logprobs;
 };
 
+// How the server shared its model's memory out, in bytes; zeros where it does not say.
+struct Memory {
+  uint64_t total = 0;
+  uint64_t weights = 0;
+  uint64_t workspace = 0;  // activations and logits of the largest step
+  uint64_t states = 0;     // of all sessions
+  uint64_t kv = 0;         // keys and values of full layers
+  uint64_t free = 0;
+};
+
 struct Limits {
   uint32_t max_sessions = 0;   // run at once
   uint64_t max_positions = 0;  // prompt + max_tokens - 1; 0: none
@@ -119,6 +129,7 @@ struct ModelInfo {
   uint64_t parameters_bytes = 0;
   std::string dtype;
   std::string backend;
+  Memory memory;
   Limits limits;
   // Encoder-decoders; vocab_size and the ids above are then the target's.
   bool encoder_decoder = false;

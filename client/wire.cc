@@ -179,6 +179,9 @@ ModelInfo FromProto(const v1::GetModelResponse& response) {
   if (response.has_decoder_start_token_id()) {
     info.decoder_start_token_id = response.decoder_start_token_id();
   }
+  const v1::Memory& memory = response.memory();
+  info.memory = {memory.total_bytes(),  memory.weights_bytes(), memory.workspace_bytes(),
+                 memory.states_bytes(), memory.kv_bytes(),      memory.free_bytes()};
   const v1::Limits& limits = response.limits();
   info.limits = {
       limits.max_sessions(),       limits.max_positions(),     limits.max_tokens(),

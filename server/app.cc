@@ -137,6 +137,7 @@ int RunServer(const ServerOptions& options) {
     std::fprintf(stderr, "t2r-server: warning: %s\n", warning.c_str());
   }
   server.SetModel(model.get());
+  Print(ToTable(model->engine->memory));
   Print(ReadyLine(model->info));
 
   events->WaitForSignal();

@@ -1,4 +1,5 @@
 // LoadServedModel, apart from the rest so that tests of the services link no model.
+#include <algorithm>
 #include <utility>
 
 #include "server/served_model.h"
@@ -13,6 +14,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const ServerOptions
   engine_options.dtype = options.dtype;
   engine_options.max_sessions = options.max_sessions;
   engine_options.max_step_tokens = options.max_step_tokens;
+  engine_options.prompt_chunk = options.prompt_chunk;
   engine_options.max_context = options.max_context;
   engine_options.kv_cache_bytes = options.kv_cache_mib << 20;
   absl::StatusOr<std::unique_ptr<Engine>> engine = LoadEngine(options.model, engine_options);
@@ -28,16 +30,17 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const ServerOptions
   model->limits = LimitsOf(config, executor, options);
   model->info = DescribeModel(config, executor, options);
   model->info.set_has_tokenizer(model->tokenizer != nullptr);
-  model->info.set_parameters_bytes(model->engine->weight_bytes);
+  DescribeMemory(model->engine->memory, &model->info);
   model->info.set_dtype(model->engine->weight_dtype);
   model->info.set_backend(model->engine->backend_description);
 
   metrics.SetModel(executor.slots, executor.state_bytes);
+  metrics.SetMemory(model->engine->memory);
 
   SchedulerOptions scheduler;
   scheduler.max_queue_requests = options.max_queue_requests;
   scheduler.max_queue_tokens = options.max_queue_tokens;
-  scheduler.max_prompt_chunk = options.prompt_chunk;
+  scheduler.max_prompt_chunk = std::min(options.prompt_chunk, executor.max_step_tokens);
   scheduler.stall_timeout = absl::Seconds(options.stall_seconds);
   scheduler.eos_token_ids = config.eos_token_ids;
   scheduler.max_top_logprobs = kMaxLogprobs;

@@ -60,6 +60,11 @@ struct Metrics::Impl {
   Gauge& state_bytes = MakeGauge("t2r_state_bytes", "Recurrent state of the sessions in use.");
   Gauge& session_bytes =
       MakeGauge("t2r_session_state_bytes", "Recurrent state of one session, whatever its length.");
+  Family<Gauge>& memory =
+      prometheus::BuildGauge()
+          .Name("t2r_memory_bytes")
+          .Help("Memory that the model runs in, by what it was given to at the start.")
+          .Register(registry);
   Counter& started = MakeCounter("t2r_requests_started_total",
                                  "Requests that entered the queue; each leaves through exactly one "
                                  "t2r_request_success_total.");
@@ -126,6 +131,17 @@ void Metrics::SetModel(int slots, int64_t state_bytes) {
   impl_->slots.Set(slots);
   impl_->session_bytes.Set(static_cast<double>(state_bytes));
   impl_->bytes_per_session = static_cast<double>(state_bytes);
+}
+
+void Metrics::SetMemory(const MemoryPlan& plan) {
+  const std::pair<const char*, int64_t> kinds[] = {{"weights", plan.weight_bytes},
+                                                   {"workspace", plan.workspace_bytes},
+                                                   {"states", plan.states_bytes()},
+                                                   {"kv_cache", plan.kv_bytes()},
+                                                   {"free", plan.free_bytes}};
+  for (const auto& [kind, bytes] : kinds) {
+    impl_->memory.Add({{"kind", kind}}).Set(static_cast<double>(bytes));
+  }
 }
 
 void Metrics::OnRefused(absl::StatusCode code) {

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "engine/model/memory_plan.h"
 #include "engine/scheduler/observer.h"
 
 namespace t2r::server {
@@ -19,6 +20,8 @@ class Metrics : public SchedulerObserver {
 
   // Once the model is loaded: its slots and the bytes of one session's state.
   void SetModel(int slots, int64_t state_bytes);
+  // Once the model is loaded: where its memory goes.
+  void SetMemory(const MemoryPlan& plan);
   // A Generate or Score that never reached the scheduler's queue.
   void OnRefused(absl::StatusCode code);
   // When a refused request may try again: about the time that the waiting ones need to get their

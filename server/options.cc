@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "CLI/CLI.hpp"
+#include "engine/model/memory_plan.h"
 
 namespace t2r::server {
 namespace {
@@ -23,13 +24,27 @@ constexpr char kExamples[] =
     "SIGTERM or SIGINT drains: new work is refused, running streams get --drain-seconds to end.\n"
     "A second signal ends the process at once. Exit status: 0 drained, 1 start-up failed, 2 usage.";
 
+// Leaves a number of sessions, 0 for auto.
+std::string AutoOrCount(std::string& text) {
+  if (text == "auto") {
+    text = "0";
+    return "";
+  }
+  int count = 0;
+  if (CLI::detail::lexical_cast(text, count) && count >= 1 && count <= kMaxSessions) return "";
+  return "'" + text + "' is neither auto nor a number from 1 to " + std::to_string(kMaxSessions);
+}
+
 void AddFlags(CLI::App& app, ServerOptions* o) {
   const int64_t big = std::numeric_limits<int64_t>::max() / 2;
   app.add_option("--model", o->model, "Model directory (Hugging Face layout)")->required();
   app.add_option("--listen", o->listen, "gRPC address HOST:PORT; port 0 takes a free one");
   app.add_option("--admin", o->admin, "HTTP address HOST:PORT of /metrics and /healthz");
-  app.add_option("--max-sessions", o->max_sessions, "Requests that run at once")
-      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--max-sessions", o->max_sessions,
+                 "Requests that run at once; auto: what fits a device's memory, up to 64 on a CPU")
+      ->type_name("N|auto")
+      ->default_str("auto")
+      ->transform(CLI::Validator(AutoOrCount, ""));
   app.add_option("--threads", o->threads, "Engine threads; 0: one a core")
       ->check(CLI::Range(0, 4096));
   app.add_option("--dtype", o->dtype, "Weights: auto (as the files), float32 or bfloat16")
@@ -50,7 +65,7 @@ void AddFlags(CLI::App& app, ServerOptions* o) {
                  "Memory for full attention's keys and values; 0: 2,048 positions a session")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
   app.add_option("--max-step-tokens", o->max_step_tokens,
-                 "Tokens of one engine step; 0: sessions + prompt chunk")
+                 "Tokens of one engine step; 0: one a session (up to 8192) + prompt chunk")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
   app.add_option("--prompt-chunk", o->prompt_chunk,
                  "Prompt tokens of one engine step: what a long prompt delays others by")
@@ -85,7 +100,7 @@ std::string Check(ServerOptions* o) {
       return std::string(flag) + ": '" + value + "' is not HOST:PORT";
     }
   }
-  if (o->max_step_tokens == 0) o->max_step_tokens = o->max_sessions + o->prompt_chunk;
+  if (o->max_step_tokens == 0) return "";
   if (o->max_step_tokens <= o->max_sessions) {
     return "--max-step-tokens: " + std::to_string(o->max_step_tokens) +
            " leaves no room for prompts beside " + std::to_string(o->max_sessions) +

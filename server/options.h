@@ -12,7 +12,7 @@ struct ServerOptions {
   std::string model;                       // model directory
   std::string listen = "127.0.0.1:50051";  // gRPC; port 0 takes a free one
   std::string admin = "127.0.0.1:9100";    // HTTP: /metrics, /healthz; port 0 takes a free one
-  int max_sessions = 64;                   // slots: requests that run at once
+  int max_sessions = 0;                    // slots: requests that run at once; 0: what fits
   int threads = 0;                         // engine threads; 0: one a core
   std::string dtype = "auto";              // weights: auto (as the files), float32, bfloat16
   std::string backend = "cpu";             // what runs the model: auto, cpu or cuda
@@ -21,7 +21,7 @@ struct ServerOptions {
   int64_t max_tokens = 1 << 17;            // generated tokens a request may ask for
   int64_t max_context = 0;                 // positions of a session; 0: the model's own limit
   int64_t kv_cache_mib = 0;                // full layers' cache; 0: 2,048 positions a session
-  int64_t max_step_tokens = 0;             // rows of a step; 0: sessions + prompt chunk
+  int64_t max_step_tokens = 0;             // rows of a step; 0: as sessions and prompt chunk ask
   int64_t prompt_chunk = 128;              // prompt tokens a step
   double drain_seconds = 30;               // what running streams get after SIGTERM
   double stall_seconds = 60;               // how long a client may leave a token untaken; 0: ever

@@ -113,6 +113,18 @@ v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimi
   return info;
 }
 
+void DescribeMemory(const MemoryPlan& plan, v1::GetModelResponse* info) {
+  info->set_parameters_bytes(plan.weight_bytes);
+  v1::Memory& memory = *info->mutable_memory();
+  memory.set_total_bytes(plan.total_bytes);
+  memory.set_weights_bytes(plan.weight_bytes);
+  memory.set_workspace_bytes(plan.workspace_bytes);
+  memory.set_states_bytes(plan.states_bytes());
+  memory.set_kv_bytes(plan.kv_bytes());
+  memory.set_free_bytes(plan.free_bytes);
+  memory.set_kv_pages(plan.pages + plan.source_pages);
+}
+
 absl::StatusOr<ServedModel*> ModelHost::Get() const {
   switch (state_.load(std::memory_order_acquire)) {
     case State::kLoading:

@@ -47,6 +47,8 @@ ModelLimits LimitsOf(const ModelConfig& config, const ExecutorLimits& executor,
 // The answer to GetModel, from the model, what the executor can hold and the command line.
 v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimits& executor,
                                    const ServerOptions& options);
+// How the engine's memory is shared out, into the answer to GetModel.
+void DescribeMemory(const MemoryPlan& plan, v1::GetModelResponse* info);
 // The positions a request may need: the model's limit and what the key/value cache holds; 0: none.
 int64_t MaxPositions(const ExecutorLimits& executor);
 

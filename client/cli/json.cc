@@ -108,6 +108,12 @@ std::string ToJson(const ModelInfo& info) {
     json["source_kv_bytes_per_position"] = info.source_kv_bytes_per_position;
     if (info.decoder_start_token_id) json["decoder_start_token_id"] = *info.decoder_start_token_id;
   }
+  json["memory"] = {{"total_bytes", info.memory.total},
+                    {"weights_bytes", info.memory.weights},
+                    {"workspace_bytes", info.memory.workspace},
+                    {"states_bytes", info.memory.states},
+                    {"kv_bytes", info.memory.kv},
+                    {"free_bytes", info.memory.free}};
   json["limits"] = {{"max_sessions", l.max_sessions},
                     {"max_positions", l.max_positions},
                     {"max_tokens", l.max_tokens},

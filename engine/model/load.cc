@@ -13,12 +13,6 @@
 namespace t2r {
 namespace {
 
-constexpr int kMaxSessions = 1 << 16;
-constexpr int64_t kMaxStepTokens = 1 << 16;
-// Logits are kept for every row that is scored, within this much memory.
-constexpr int64_t kLogitBytes = int64_t{64} << 20;
-constexpr int64_t kDefaultPositions = 2048;  // of a session, for the default key/value cache
-
 // Passes requests on and remembers the names that were asked for.
 class RecordingSource : public WeightSource {
  public:
@@ -41,13 +35,18 @@ bool IsKnownBuffer(const std::string& name) {
 }
 
 absl::Status CheckOptions(const EngineOptions& options) {
-  if (options.max_sessions < 1 || options.max_sessions > kMaxSessions) {
+  const struct {
+    const char* name;
+    int64_t value, low, high;
+  } ranges[] = {
+      {"max_sessions", options.max_sessions, 0, kMaxSessions},
+      {"max_step_tokens", options.max_step_tokens, 0, kMaxStepTokens},
+      {"prompt_chunk", options.prompt_chunk, 1, kMaxStepTokens},
+  };
+  for (const auto& [name, value, low, high] : ranges) {
+    if (value >= low && value <= high) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat("max_sessions is ", options.max_sessions, "; it must be 1 to ", kMaxSessions));
-  }
-  if (options.max_step_tokens < 1 || options.max_step_tokens > kMaxStepTokens) {
-    return absl::InvalidArgumentError(absl::StrCat("max_step_tokens is ", options.max_step_tokens,
-                                                   "; it must be 1 to ", kMaxStepTokens));
+        absl::StrCat(name, " is ", value, "; it must be ", low, " to ", high));
   }
   if (options.max_context < 0 || options.kv_cache_bytes < 0) {
     return absl::InvalidArgumentError("max_context and kv_cache_bytes must not be negative");
@@ -83,22 +82,6 @@ int64_t PositionLimit(const ModelConfig& config, int64_t max_context) {
   return limit;
 }
 
-absl::StatusOr<int64_t> KvPages(const ModelConfig& config, const EngineOptions& options,
-                                int64_t position_limit) {
-  const KvShape shape = KvShapeOf(config);
-  if (shape.layers == 0) return 0;
-  if (options.kv_cache_bytes == 0) {
-    return KvCache::PagesFor(std::min(kDefaultPositions, position_limit)) * options.max_sessions;
-  }
-  const int64_t pages = options.kv_cache_bytes / shape.page_bytes();
-  if (pages == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("kv_cache_bytes is ", options.kv_cache_bytes,
-                                                   "; one page of ", kKvPageSize,
-                                                   " positions takes ", shape.page_bytes()));
-  }
-  return std::min(pages, int64_t{std::numeric_limits<int32_t>::max()});
-}
-
 std::vector<std::string> WarningsOf(const SafetensorsDirectory& files,
                                     const RecordingSource& used) {
   std::vector<std::string> warnings;
@@ -116,40 +99,33 @@ std::vector<std::string> WarningsOf(const SafetensorsDirectory& files,
 }
 
 // Throws what building a model throws.
-absl::StatusOr<std::unique_ptr<Engine>> Build(ModelConfig config,
-                                              std::shared_ptr<SafetensorsDirectory> files,
-                                              std::unique_ptr<Backend> backend,
-                                              const EngineOptions& options) {
-  ExecutorOptions executor;
-  executor.slots = options.max_sessions;
-  executor.max_step_tokens = std::max(options.max_step_tokens, int64_t{options.max_sessions});
-  if (config.encoder_decoder.has_value()) {
-    // A source is encoded in one piece.
-    const int64_t source = std::min(config.encoder_decoder->max_source_positions, kMaxStepTokens);
-    executor.max_step_tokens = std::max(executor.max_step_tokens, source);
-    if (config.full_cross_layers() > 0) {
-      executor.source_kv_pages = KvCache::PagesFor(source) * options.max_sessions;
-    }
-  }
-  executor.max_step_outputs = std::clamp(
-      kLogitBytes / (int64_t{4} * config.vocab_size),
-      std::min(int64_t{options.max_sessions}, executor.max_step_tokens), executor.max_step_tokens);
-  executor.position_limit = PositionLimit(config, options.max_context);
-  const auto pages = KvPages(config, options, executor.position_limit);
-  if (!pages.ok()) return pages.status();
-  executor.kv_pages = *pages;
-  executor.weight_dtype = ChooseDType(options.dtype, *files);
+std::unique_ptr<Engine> Build(ModelConfig config, std::shared_ptr<SafetensorsDirectory> files,
+                              std::unique_ptr<Backend> backend, const EngineOptions& options) {
+  PlanOptions plan;
+  plan.sessions = options.max_sessions;
+  plan.step_tokens = options.max_step_tokens;
+  plan.prompt_chunk = options.prompt_chunk;
+  plan.position_limit = PositionLimit(config, options.max_context);
+  plan.kv_cache_bytes = options.kv_cache_bytes;
+  const DType weight_dtype = ChooseDType(options.dtype, *files);
+  plan.kv_dtype = backend->activation_dtype(weight_dtype);
 
-  ModelOptions model_options;
-  model_options.weight_dtype = executor.weight_dtype;
   const RecordingSource source(*files);
-  std::unique_ptr<Model> model = MakeModel(config, source, *backend, model_options);
+  std::unique_ptr<Model> model = MakeModel(config, source, *backend, {weight_dtype});
 
   auto engine = std::make_unique<Engine>();
+  engine->memory = PlanMemory(*model, backend->Memory(), plan);
   engine->backend_description = backend->Describe();
-  engine->weight_dtype = NameOf(model_options.weight_dtype);
-  engine->weight_bytes = model->weight_bytes();
+  engine->weight_dtype = NameOf(weight_dtype);
   engine->warnings = WarningsOf(*files, source);
+  ExecutorOptions executor;
+  executor.slots = engine->memory.slots;
+  executor.max_step_tokens = engine->memory.max_step_tokens;
+  executor.max_step_outputs = engine->memory.max_step_outputs;
+  executor.position_limit = plan.position_limit;
+  executor.kv_pages = engine->memory.pages;
+  executor.source_kv_pages = engine->memory.source_pages;
+  executor.weight_dtype = weight_dtype;
   engine->executor = std::make_unique<ModelExecutor>(std::move(backend), std::move(files),
                                                      std::move(model), executor);
   engine->config = std::move(config);

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "engine/model/config.h"
 #include "engine/model/executor.h"
+#include "engine/model/memory_plan.h"
 #include "engine/model/model.h"
 #include "engine/model/safetensors.h"
 
@@ -25,10 +26,11 @@ struct EngineOptions {
   std::string backend = "cpu";    // auto, cpu or cuda
   int threads = 0;                // 0: one a core
   std::string dtype = "auto";     // auto (as the files), float32, bfloat16
-  int max_sessions = 64;          // slots
-  int64_t max_step_tokens = 256;  // rows of one step: decodes and prompt chunks together
+  int max_sessions = 64;          // slots; 0: as many as PlanMemory finds room for
+  int64_t max_step_tokens = 256;  // rows of one step; 0 as in PlanOptions
+  int64_t prompt_chunk = 128;     // prompt tokens of one step
   int64_t max_context = 0;     // positions of a session in models with full layers; 0: the model's
-  int64_t kv_cache_bytes = 0;  // 0: max_sessions · 2,048 positions (or max_context if less)
+  int64_t kv_cache_bytes = 0;  // as in PlanOptions
 };
 
 // A loaded model with its session slots. Owns backend, weights, states and key/value pages.
@@ -37,7 +39,7 @@ struct Engine {
   std::unique_ptr<Executor> executor;
   std::string backend_description;
   std::string weight_dtype;
-  size_t weight_bytes = 0;
+  MemoryPlan memory;
   std::vector<std::string> warnings;  // unused tensors and the like, a line each
 };
 

@@ -49,6 +49,7 @@ struct StepLimits {
 struct MemoryInfo {
   int64_t total_bytes = 0;
   int64_t free_bytes = 0;  // for Allocate, now
+  bool shared = false;     // the machine's own memory, in which other programs live too
 };
 
 class Backend {

@@ -6,16 +6,22 @@
 namespace t2r {
 namespace {
 
-constexpr int64_t kAlignFloats = 16;  // 64 bytes
+constexpr int64_t kAlignment = 64;
 
 }  // namespace
 
+int64_t StatePool::SlotBytes(const StateShape& shape) {
+  const int64_t bytes = shape.bytes();
+  if (bytes > INT64_MAX - kAlignment) return INT64_MAX;
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
 StatePool::StatePool(Backend& backend, const StateShape& shape, int slots)
     : backend_(backend), shape_(shape), in_use_(slots, false) {
-  const int64_t floats = shape.bytes() / 4;
-  stride_ = (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats;
+  const int64_t slot_bytes = SlotBytes(shape);
+  stride_ = slot_bytes / 4;
   int64_t bytes = 0;
-  if (shape.bytes() == INT64_MAX || __builtin_mul_overflow(stride_ * 4, int64_t{slots}, &bytes)) {
+  if (slot_bytes == INT64_MAX || __builtin_mul_overflow(slot_bytes, int64_t{slots}, &bytes)) {
     throw DeviceError("the states of " + std::to_string(slots) + " sessions of " +
                       std::to_string(shape.bytes()) + " bytes do not fit any memory");
   }

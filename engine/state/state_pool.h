@@ -28,6 +28,8 @@ struct StateShape {
 
 class StatePool {
  public:
+  // What a slot takes: the state, padded to 64 bytes; INT64_MAX where that is beyond 64 bits.
+  static int64_t SlotBytes(const StateShape& shape);
   // All slots start free and zero. Throws DeviceError when the memory is not there.
   StatePool(Backend& backend, const StateShape& shape, int slots);
 

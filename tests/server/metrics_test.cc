@@ -14,6 +14,15 @@ using ::testing::Not;
 
 void Use(Metrics& metrics) {
   metrics.SetModel(8, 1000);
+  MemoryPlan plan;
+  plan.weight_bytes = 11;
+  plan.workspace_bytes = 12;
+  plan.slots = 8;
+  plan.slot_bytes = 1024;
+  plan.pages = 2;
+  plan.page_bytes = 7;
+  plan.free_bytes = 15;
+  metrics.SetMemory(plan);
   metrics.OnRefused(absl::StatusCode::kResourceExhausted);
   metrics.OnSubmitted();
   metrics.OnQueue(2, 30);
@@ -33,16 +42,28 @@ TEST(MetricsTest, CountsWhatItIsTold) {
   Metrics metrics;
   Use(metrics);
   const std::string text = metrics.Text();
-  for (const char* line :
-       {"t2r_num_requests_running 3\n", "t2r_num_requests_waiting 2\n", "t2r_queue_tokens 30\n",
-        "t2r_slots 8\n", "t2r_slots_used 3\n", "t2r_state_bytes 3000\n",
-        "t2r_session_state_bytes 1000\n", "t2r_requests_started_total 1\n",
-        "t2r_request_success_total{finished_reason=\"eos\"} 1\n",
-        "t2r_request_success_total{finished_reason=\"cancelled\"} 0\n",
-        "t2r_requests_refused_total{code=\"RESOURCE_EXHAUSTED\"} 1\n",
-        "t2r_prompt_tokens_total 17\n", "t2r_generation_tokens_total 3\n",
-        "t2r_time_to_first_token_seconds_count 1\n", "t2r_inter_token_latency_seconds_count 2\n",
-        "t2r_e2e_request_latency_seconds_count 1\n", "t2r_build_info{version=\"0."}) {
+  for (const char* line : {"t2r_num_requests_running 3\n",
+                           "t2r_num_requests_waiting 2\n",
+                           "t2r_queue_tokens 30\n",
+                           "t2r_slots 8\n",
+                           "t2r_slots_used 3\n",
+                           "t2r_state_bytes 3000\n",
+                           "t2r_session_state_bytes 1000\n",
+                           "t2r_memory_bytes{kind=\"weights\"} 11\n",
+                           "t2r_memory_bytes{kind=\"workspace\"} 12\n",
+                           "t2r_memory_bytes{kind=\"states\"} 8192\n",
+                           "t2r_memory_bytes{kind=\"kv_cache\"} 14\n",
+                           "t2r_memory_bytes{kind=\"free\"} 15\n",
+                           "t2r_requests_started_total 1\n",
+                           "t2r_request_success_total{finished_reason=\"eos\"} 1\n",
+                           "t2r_request_success_total{finished_reason=\"cancelled\"} 0\n",
+                           "t2r_requests_refused_total{code=\"RESOURCE_EXHAUSTED\"} 1\n",
+                           "t2r_prompt_tokens_total 17\n",
+                           "t2r_generation_tokens_total 3\n",
+                           "t2r_time_to_first_token_seconds_count 1\n",
+                           "t2r_inter_token_latency_seconds_count 2\n",
+                           "t2r_e2e_request_latency_seconds_count 1\n",
+                           "t2r_build_info{version=\"0."}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
 }

@@ -83,10 +83,11 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(o.max_request_bytes, 4096);
 }
 
-TEST(OptionsTest, StepsHoldAllSessionsAndAChunkByDefault) {
-  const Parsed parsed = Parse({"--model", "DIR", "--max-sessions", "1000"});
-  ASSERT_FALSE(parsed.code);
-  EXPECT_EQ(parsed.options.max_step_tokens, 1000 + parsed.options.prompt_chunk);
+TEST(OptionsTest, SessionsAreANumberOrAuto) {
+  EXPECT_EQ(Parse({"--model", "DIR"}).options.max_sessions, 0);
+  EXPECT_EQ(Parse({"--model", "DIR", "--max-sessions", "auto"}).options.max_sessions, 0);
+  EXPECT_EQ(Parse({"--model", "DIR", "--max-sessions", "1000"}).options.max_sessions, 1000);
+  EXPECT_THAT(Parse({"--help"}).out, HasSubstr("--max-sessions N|auto=auto"));
 }
 
 TEST(OptionsTest, HelpAndVersionEndWellWithExamples) {
@@ -111,7 +112,8 @@ TEST(OptionsTest, WrongOnesGiveOneLineThatNamesThem) {
       {"--listen", {"--model", "DIR", "--listen", "localhost"}},
       {"--listen", {"--model", "DIR", "--listen", "::1:50051"}},
       {"--admin", {"--model", "DIR", "--admin", "127.0.0.1:70000"}},
-      {"--max-step-tokens", {"--model", "DIR", "--max-step-tokens", "64"}},
+      {"--max-sessions", {"--model", "DIR", "--max-sessions", "65537"}},
+      {"--max-step-tokens", {"--model", "DIR", "--max-sessions", "64", "--max-step-tokens", "64"}},
       {"--stall-seconds", {"--model", "DIR", "--stall-seconds", "-1"}},
   };
   for (const auto& [name, arguments] : cases) {

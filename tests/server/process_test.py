@@ -149,6 +149,45 @@ def test_admin_pages(tmp_path, model):
         assert error.value.code == 404
 
 
+def metrics_of(server):
+    admin = "http://" + server.line(r"^admin: listening on (127\.0\.0\.1:\d+)$").group(1)
+    with urllib.request.urlopen(admin + "/metrics", timeout=SECONDS) as answer:
+        return answer.read().decode()
+
+
+def test_memory_is_planned_and_told_three_ways(tmp_path, model):
+    with Process(tmp_path, model, "--max-sessions", "7") as server:
+        with grpc.insecure_channel(server.ready()) as channel:
+            info = stubs.GenerationStub(channel).GetModel(pb.GetModelRequest(), timeout=SECONDS)
+        printed = {}
+        for name in ("weights", "workspace", "states", "free"):
+            text = server.line(rf"^memory: {name} +([\d,]+) bytes").group(1)
+            printed[name] = int(text.replace(",", ""))
+        server.line(r"^memory: states .* 7 sessions of ")
+        text = metrics_of(server)
+    memory = info.memory
+    assert printed == {"weights": memory.weights_bytes, "workspace": memory.workspace_bytes,
+                       "states": memory.states_bytes, "free": memory.free_bytes}
+    assert memory.weights_bytes == info.parameters_bytes > 0 and memory.workspace_bytes > 0
+    # A slot is rounded up to 64 bytes.
+    assert 0 <= memory.states_bytes - 7 * info.state_bytes_per_session < 7 * 64
+    assert memory.kv_bytes == memory.kv_pages == 0
+    assert 0 < memory.free_bytes < memory.total_bytes
+    for kind, value in printed.items():
+        told = re.search(rf't2r_memory_bytes{{kind="{kind}"}} (\S+)', text).group(1)
+        assert float(told) == pytest.approx(value, rel=1e-5)
+
+
+def test_more_than_the_memory_holds_is_refused_with_the_numbers(tmp_path):
+    directory = make_models.make(make_models.catalogue()["llama-softmax"], tmp_path / "m")
+    code, said, errors = run("--model", str(directory), "--listen", "127.0.0.1:0", "--admin",
+                             "127.0.0.1:0", "--kv-cache-mib", str(1 << 30))
+    assert code == 1 and errors.count("\n") == 1 and "model: ready" not in said
+    assert re.search(r"\d+ sessions? needs? \d+ bytes: .*keys and values \d+ x \d+.* free of \d+",
+                     errors)
+    assert "kv_cache_bytes" in errors
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_an_idle_server(tmp_path, model, number):
     with Process(tmp_path, model) as server:

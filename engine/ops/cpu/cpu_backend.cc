@@ -7,6 +7,7 @@
 #include <string>
 #include <thread>
 
+#include "engine/ops/cpu/host_memory.h"
 #include "engine/ops/cpu/memory.h"
 #include "engine/ops/cpu/packed_matrix.h"
 #include "engine/sampling/sampler.h"

@@ -4,8 +4,6 @@
 
 #include <cerrno>
 #include <cstdint>
-#include <fstream>
-#include <limits>
 #include <string>
 #include <system_error>
 
@@ -42,19 +40,6 @@ Buffer AllocateHost(size_t bytes) {
     madvise(data, want, MADV_HUGEPAGE);  // only advice: without huge pages it is merely slower
   }
   return Buffer(data, bytes, [want](void* p) { munmap(p, want); });
-}
-
-MemoryInfo HostMemory() {
-  MemoryInfo info;
-  std::ifstream file("/proc/meminfo");
-  std::string name;
-  int64_t kibibytes = 0;
-  while (file >> name >> kibibytes) {
-    if (name == "MemTotal:") info.total_bytes = kibibytes * 1024;
-    if (name == "MemAvailable:") info.free_bytes = kibibytes * 1024;
-    file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
-  }
-  return info;
 }
 
 }  // namespace t2r

@@ -12,8 +12,4 @@ namespace t2r {
 // are only taken when touched. Throws DeviceError naming the size when the system refuses.
 Buffer AllocateHost(size_t bytes);
 
-// The machine's memory: all of it, and what could be had without swapping. Zeros where the system
-// does not tell.
-MemoryInfo HostMemory();
-
 }  // namespace t2r

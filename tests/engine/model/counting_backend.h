@@ -25,13 +25,17 @@ class CountingBackend : public Backend {
   explicit CountingBackend(std::unique_ptr<Backend> inner) : inner_(std::move(inner)) {}
 
   OpCounts counts;
+  int64_t allocated = 0;  // by Allocate, each rounded up to 256 bytes
 
   std::string Describe() const override { return inner_->Describe(); }
   DType activation_dtype(DType weights) const override { return inner_->activation_dtype(weights); }
   bool asynchronous() const override { return inner_->asynchronous(); }
   int64_t prompt_alignment() const override { return inner_->prompt_alignment(); }
   MemoryInfo Memory() const override { return inner_->Memory(); }
-  Buffer Allocate(size_t bytes) override { return inner_->Allocate(bytes); }
+  Buffer Allocate(size_t bytes) override {
+    allocated += static_cast<int64_t>((bytes + 255) / 256 * 256);
+    return inner_->Allocate(bytes);
+  }
   void CopyToDevice(void* device, const void* host, size_t bytes) override {
     inner_->CopyToDevice(device, host, bytes);
   }

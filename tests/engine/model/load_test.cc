@@ -52,7 +52,7 @@ TEST_F(LoadTest, TellsWhatItLoaded) {
   EXPECT_THAT(engine_->backend_description, HasSubstr("cpu"));
   size_t values = 0;
   for (const auto& [name, tensor] : weights_) values += tensor.values.size();
-  EXPECT_GE(engine_->weight_bytes, values * 4);
+  EXPECT_GE(engine_->memory.weight_bytes, static_cast<int64_t>(values * 4));
   EXPECT_THAT(engine_->warnings, IsEmpty());
 }
 
@@ -152,11 +152,14 @@ TEST_F(LoadTest, OptionsOutOfRangeAreNamed) {
     EXPECT_THAT(OneLine(engine.status()), HasSubstr(name));
   };
   EngineOptions options = options_;
-  options.max_sessions = 0;
+  options.max_sessions = -1;
   expect(options, "max_sessions");
   options = options_;
-  options.max_step_tokens = 0;
+  options.max_step_tokens = 65537;
   expect(options, "max_step_tokens");
+  options = options_;
+  options.prompt_chunk = 0;
+  expect(options, "prompt_chunk");
   options = options_;
   options.dtype = "int4";
   expect(options, "dtype");
