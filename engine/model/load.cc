@@ -151,8 +151,8 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
   }
   try {
     auto engine = Build(*std::move(config), *std::move(files), std::move(backend), options);
-    if (engine.ok() && !note.empty()) {
-      (*engine)->warnings.push_back(absl::StrCat("the CPU computes, since no device can: ", note));
+    if (!note.empty()) {
+      engine->warnings.push_back(absl::StrCat("the CPU computes, since no device can: ", note));
     }
     return engine;
   } catch (const ModelError& error) {

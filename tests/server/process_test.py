@@ -18,7 +18,10 @@ from t2r.v1 import generation_pb2 as pb
 from t2r.v1 import generation_pb2_grpc as stubs
 
 BINARY = os.environ["T2R_SERVER"]
+# The CUDA module for the CPU's emulator (docs/cuda.md).
+EMULATED = os.environ["T2R_CUDA_EMULATED"]
 SECONDS = 60
+NOT_SERVING = b"\x08\x02"  # a grpc.health.v1.HealthCheckResponse
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +33,13 @@ def model(tmp_path_factory):
 class Process:
     """A server whose stdout goes into a file."""
 
-    def __init__(self, tmp_path, model, *flags):
+    def __init__(self, tmp_path, model, *flags, **environment):
         self.path = tmp_path / "stdout"
         self.out = open(self.path, "w")
         self.process = subprocess.Popen(
             [BINARY, "--model", str(model), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-             "--threads", "1", *flags], stdout=self.out, stderr=subprocess.PIPE, text=True)
+             "--threads", "1", *flags], stdout=self.out, stderr=subprocess.PIPE, text=True,
+            env=os.environ | environment)
 
     def __enter__(self):
         return self
@@ -63,8 +67,9 @@ class Process:
         return self.line(r"^grpc: listening on (127\.0\.0\.1:\d+)$").group(1)
 
 
-def run(*arguments):
-    done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=SECONDS)
+def run(*arguments, **environment):
+    done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=SECONDS,
+                          env=os.environ | environment)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -93,7 +98,7 @@ def test_wrong_flag():
 def test_unknown_backend(model):
     code, _, errors = run("--model", str(model), "--backend", "abacus", "--listen", "127.0.0.1:0",
                           "--admin", "127.0.0.1:0")
-    assert code == 1 and "abacus" in errors and errors.count("\n") == 1
+    assert code == 2 and "abacus" in errors and errors.count("\n") == 1
 
 
 def test_no_such_directory(tmp_path):
@@ -233,3 +238,90 @@ def test_second_signal_ends_at_once(tmp_path, model):
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(SECONDS) == 128 + signal.SIGTERM
         channel.close()
+
+
+def test_cuda_without_a_module_ends_with_one_line(model):
+    code, said, errors = run("--model", str(model), "--backend", "cuda", "--listen", "127.0.0.1:0",
+                             "--admin", "127.0.0.1:0", T2R_CUDA_MODULE="/nonexistent/module.so")
+    assert code == 1 and errors.count("\n") == 1 and "model: ready" not in said
+    assert "cuda" in errors and "/nonexistent/module.so" in errors and "CPU" in errors
+
+
+def test_cuda_without_a_device_ends_with_one_line(model):
+    code, _, errors = run("--model", str(model), "--backend", "cuda", "--listen", "127.0.0.1:0",
+                          "--admin", "127.0.0.1:0", T2R_CUDA_MODULE=EMULATED,
+                          T2R_EMULATOR_DEVICES="0")
+    assert code == 1 and errors.count("\n") == 1 and "no CUDA device" in errors
+
+
+@pytest.mark.parametrize("environment", [{"T2R_CUDA_MODULE": "/nonexistent/module.so"},
+                                         {"T2R_CUDA_MODULE": EMULATED, "T2R_EMULATOR_DEVICES": "0"}])
+def test_auto_says_why_it_takes_the_cpu(tmp_path, model, environment):
+    with Process(tmp_path, model, "--backend", "auto", **environment) as server:
+        server.ready()
+        server.line(r"^model: ready .*, cpu, ")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(SECONDS) == 0
+        said = server.process.stderr.read()
+    assert said.count("\n") == 1 and "the CPU computes" in said and "CUDA" in said
+
+
+def test_a_device_that_is_too_small_is_refused_with_the_numbers(model):
+    code, _, errors = run("--model", str(model), "--backend", "cuda", "--max-sessions", "65536",
+                          "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+                          T2R_CUDA_MODULE=EMULATED, T2R_EMULATOR_MEMORY=str(64 << 20))
+    assert code == 1 and errors.count("\n") == 1
+    most = int(re.search(r"65536 sessions need \d+ bytes: .* stay in reserve: lower max_sessions to "
+                         r"(\d+) or less", errors).group(1))
+    assert 64 < most < 65536
+
+
+def test_sessions_fill_a_device(tmp_path, model):
+    size = 48 << 20
+    with Process(tmp_path, model, "--backend", "auto", T2R_CUDA_MODULE=EMULATED,
+                 T2R_EMULATOR_MEMORY=str(size)) as server:
+        with grpc.insecure_channel(server.ready()) as channel:
+            client = stubs.GenerationStub(channel)
+            info = client.GetModel(pb.GetModelRequest(), timeout=SECONDS)
+            memory = info.memory
+            assert "cuda" in info.backend and memory.total_bytes == size
+            assert info.limits.max_sessions > 1000
+            # Less than one more session beside the reserve.
+            one = memory.states_bytes // info.limits.max_sessions
+            assert size // 32 <= memory.free_bytes < size // 32 + 2 * one
+            request = pb.GenerateRequest(tokens=pb.TokenIds(ids=[5, 6, 7]), max_tokens=4,
+                                         sampling=pb.Sampling(temperature=0), ignore_eos=True)
+            events = list(client.Generate(request, timeout=SECONDS))
+            assert events[-1].finished.usage.generated_tokens == 4
+
+
+def test_a_start_that_runs_out_of_memory_ends_with_one_line(model):
+    code, _, errors = run("--model", str(model), "--backend", "cuda", "--listen", "127.0.0.1:0",
+                          "--admin", "127.0.0.1:0", T2R_CUDA_MODULE=EMULATED,
+                          T2R_EMULATOR_FAIL="malloc:9")
+    assert code == 1 and errors.count("\n") == 1 and "cudaErrorMemoryAllocation" in errors
+
+
+@pytest.mark.parametrize("plan", ["launch:5000", "sync:500"])
+def test_a_failing_device_ends_streams_and_serving_but_not_the_process(tmp_path, model, plan):
+    with Process(tmp_path, model, "--backend", "cuda", "--max-sessions", "1", T2R_CUDA_MODULE=EMULATED,
+                 T2R_EMULATOR_FAIL=plan) as server:
+        address = server.ready()
+        with grpc.insecure_channel(address) as channel:
+            client = stubs.GenerationStub(channel)
+            request = pb.GenerateRequest(tokens=pb.TokenIds(ids=[5]), max_tokens=100_000,
+                                         ignore_eos=True)
+            calls = [client.Generate(request, timeout=SECONDS) for _ in range(3)]
+            for call in calls:  # one runs, the others wait
+                with pytest.raises(grpc.RpcError) as error:
+                    for _ in call:
+                        pass
+                assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+                assert "cudaError" in error.value.details()
+            with pytest.raises(grpc.RpcError) as error:
+                next(iter(client.Generate(request, timeout=SECONDS)))
+            assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+            check = channel.unary_unary("/grpc.health.v1.Health/Check")
+            assert check(b"", timeout=SECONDS) == NOT_SERVING
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(SECONDS) == 0
