@@ -12,39 +12,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "bench/shapes.h"
 #include "engine/model/safetensors.h"
 
 namespace t2r::bench {
 namespace {
-
-struct Shape {
-  const char* name;
-  int hidden, layers, heads, kv_heads, head_dim, inner, vocab;
-  int positions;
-  double rope_theta;  // 0: GPT-2
-  bool tied;
-  bool llama3_rope;  // Llama 3's scaling, with the factor of the 3.2 models
-
-  bool gpt2() const { return rope_theta == 0; }
-};
-
-constexpr Shape kShapes[] = {
-    {"smollm2-135m", 576, 30, 9, 3, 64, 1536, 49152, 8192, 1e5, true, false},
-    {"llama-3.2-1b", 2048, 16, 32, 8, 64, 8192, 128256, 131072, 5e5, true, true},
-    {"gpt2-small", 768, 12, 12, 12, 64, 3072, 50257, 1024, 0, true, false},
-    // The language model of T2R's paper (arXiv 2103.13076), learned positions, a smaller
-    // vocabulary.
-    {"paper-lm", 1024, 16, 8, 8, 128, 4096, 32768, 16640, 0, true, false},
-    {"demo-like", 256, 6, 4, 4, 64, 688, 4096, 512, 1e4, true, false},
-    {"tiny", 64, 2, 4, 2, 16, 172, 512, 512, 1e4, true, false},
-};
-
-const Shape* FindShape(const std::string& name) {
-  for (const Shape& shape : kShapes) {
-    if (name == shape.name) return &shape;
-  }
-  return nullptr;
-}
 
 int FeatureSize(const Shape& shape, const RandomModelOptions& options) {
   return options.feature_map == "elu" ? shape.head_dim : options.feature_size;

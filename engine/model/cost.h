@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "engine/model/config.h"
 
@@ -21,8 +22,15 @@ struct StepCost {
 };
 
 // A step that decodes one token of each of `sessions` sessions, all at `position` (positions before
-// it: position, so a full layer attends to position + 1 keys). weight_dtype: of the matrices.
+// it: position, so a full layer attends to position + 1 keys). weight_dtype: of the matrices;
+// kv_dtype: of keys and values.
 StepCost CostOfDecodeStep(const ModelConfig& config, DType weight_dtype, int sessions,
-                          int64_t position);
+                          int64_t position, DType kv_dtype = DType::kFloat32);
+
+// The same step's matrix products and attentions, each by itself, in their order, the head's last;
+// without the norms' weights.
+std::vector<StepCost> OperationsOfDecodeStep(const ModelConfig& config, DType weight_dtype,
+                                             int sessions, int64_t position,
+                                             DType kv_dtype = DType::kFloat32);
 
 }  // namespace t2r

@@ -81,6 +81,9 @@ class CudaBackend : public Backend, private Scratch {
   void Sample(Tensor logits, std::span<const SampleRequest> requests) override;
   void FetchSamples(std::span<SampleResult> results) override;
 
+  // Kernels of the step recorded last: for benchmarks.
+  size_t recorded_kernels() const { return graphs_.kernels(); }
+
  private:
   void* Reserve(size_t bytes) override;  // Scratch
   OpContext Context() { return {batch_, stream_.get(), *this}; }

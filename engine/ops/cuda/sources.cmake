@@ -22,5 +22,6 @@ set(T2R_CUDA_SOURCES
   engine/ops/cuda/module.cc
   engine/ops/cuda/sampling.cc
   engine/ops/cuda/step_graphs.cc)
-list(TRANSFORM T2R_CUDA_KERNELS PREPEND ${CMAKE_SOURCE_DIR}/)
-list(TRANSFORM T2R_CUDA_SOURCES PREPEND ${CMAKE_SOURCE_DIR}/)
+get_filename_component(T2R_TOP ${CMAKE_CURRENT_LIST_DIR}/../../.. ABSOLUTE)
+list(TRANSFORM T2R_CUDA_KERNELS PREPEND ${T2R_TOP}/)
+list(TRANSFORM T2R_CUDA_SOURCES PREPEND ${T2R_TOP}/)

@@ -40,6 +40,7 @@ cudaGraphExec_t StepGraphs::Record(const std::function<void()>& ops) {
     throw;
   }
   Check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+  Check(cudaGraphGetNodes(graph, nullptr, &kernels_), "cudaGraphGetNodes");
   cudaGraphExec_t executable = nullptr;
   const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
   static_cast<void>(cudaGraphDestroy(graph));

@@ -30,6 +30,8 @@ class StepGraphs {
   // Drops all records: memory they read has moved or gone.
   void Clear() noexcept;
   size_t recorded() const { return recorded_; }
+  // Kernels of the step recorded last.
+  size_t kernels() const { return kernels_; }
 
  private:
   using Key = std::tuple<const void*, int64_t, int64_t>;
@@ -38,6 +40,7 @@ class StepGraphs {
   cudaStream_t stream_;
   std::map<Key, cudaGraphExec_t> graphs_;  // null: has run once
   size_t recorded_ = 0;
+  size_t kernels_ = 0;
 };
 
 }  // namespace t2r::cuda

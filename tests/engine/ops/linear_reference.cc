@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "tests/engine/ops/reference.h"
-#include "tests/engine/ops/testing/op_test.h"
 
 namespace t2r::testing {
 namespace {

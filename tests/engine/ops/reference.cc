@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "tests/engine/ops/testing/op_test.h"
-
 namespace t2r::testing {
 
 Result MatMulReference(const Mat& x, const Mat& w, const Mat* bias, const Mat* before) {

@@ -12,6 +12,9 @@
 
 namespace t2r::testing {
 
+// The unit roundoff of float32: |fl(a op b) − (a op b)| ≤ u |a op b|.
+inline constexpr double kU = 0x1p-24;
+
 // A row-major matrix of float64.
 struct Mat {
   Mat() = default;

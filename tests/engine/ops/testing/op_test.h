@@ -19,9 +19,6 @@
 
 namespace t2r::testing {
 
-// The unit roundoff of float32: |fl(a op b) − (a op b)| ≤ u |a op b|.
-inline constexpr double kU = 0x1p-24;
-
 struct BackendCase {
   std::string name;
   BackendOptions options;
