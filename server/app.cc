@@ -116,8 +116,12 @@ int RunServer(const ServerOptions& options) {
   Print(absl::StrCat("grpc: listening on ", server.address()));
   Print(absl::StrCat("admin: listening on ", (*admin)->address()));
 
-  std::thread loader(
-      [&options, &metrics, events] { events->Loaded(LoadServedModel(options, metrics)); });
+  std::thread loader([&options, &metrics, &server, events] {
+    events->Loaded(LoadServedModel(options, metrics, [&server](const absl::Status& health) {
+      PrintError(health);
+      server.DeviceFailed();
+    }));
+  });
   const auto loaded = events->WaitForModel();
   if (loaded == nullptr) {
     // Loading cannot be interrupted, and nothing has been served: there is nothing to drain.

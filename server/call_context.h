@@ -1,8 +1,6 @@
 // What every RPC of the generation service works with.
 #pragma once
 
-#include <functional>
-
 #include "absl/time/time.h"
 #include "server/metrics.h"
 #include "server/outbox.h"
@@ -18,8 +16,6 @@ struct CallContext {
   Metrics& metrics;
   WorkerPool& workers;
   WriteQueue& writes;
-  // Called by the engine thread when the device has failed: nothing more can be served.
-  std::function<void()> on_device_failure;
   OutboxLimits outbox;
   // What a client that stalled gets to take the rest and the status before the RPC is cut.
   absl::Duration stall_grace = absl::Seconds(10);

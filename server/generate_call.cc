@@ -97,9 +97,6 @@ void GenerateCall::OnToken(TokenEvent event) {
 }
 
 void GenerateCall::OnFinished(FinishEvent event) {
-  if (event.reason == FinishReason::kError && !model_->scheduler->health().ok()) {
-    context_.on_device_failure();
-  }
   if (event.reason == FinishReason::kStalled) {
     context_.writes.After(absl::ToChronoNanoseconds(context_.stall_grace),
                           [weak = weak_from_this()] {

@@ -29,16 +29,7 @@ class QuietGrpc {
 struct GrpcServer::Impl {
   Impl(const GrpcServerOptions& options, Metrics& metrics)
       : workers(options.worker_threads, options.max_waiting_texts),
-        context{host,
-                metrics,
-                workers,
-                writes,
-                [this] {
-                  host.Fail();
-                  health.SetServing(host.serving());
-                },
-                options.outbox,
-                options.stall_grace},
+        context{host, metrics, workers, writes, options.outbox, options.stall_grace},
         generation(context) {}
 
   ModelHost host;
@@ -99,6 +90,11 @@ void GrpcServer::SetModel(ServedModel* model) {
 }
 
 bool GrpcServer::serving() const { return impl_->host.serving(); }
+
+void GrpcServer::DeviceFailed() {
+  impl_->host.Fail();
+  impl_->health.SetServing(impl_->host.serving());
+}
 
 void GrpcServer::StopTaking() {
   impl_->host.Drain();

@@ -38,6 +38,9 @@ class GrpcServer {
   void SetModel(ServedModel* model);
   // Whether requests are being taken.
   bool serving() const;
+  // The model's device has failed: refuses new requests with UNAVAILABLE (health: NOT_SERVING).
+  // Any thread.
+  void DeviceFailed();
   // Refuses new requests with UNAVAILABLE (health: NOT_SERVING) and lets the others go on.
   void StopTaking();
   // Stops listening and waits for the RPCs to end, at most `grace`; then cancels those that are

@@ -6,8 +6,9 @@
 
 namespace t2r::server {
 
-absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const ServerOptions& options,
-                                                             Metrics& metrics) {
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
+    const ServerOptions& options, Metrics& metrics,
+    std::function<void(const absl::Status&)> on_failure) {
   EngineOptions engine_options;
   engine_options.backend = options.backend;
   engine_options.threads = options.threads;
@@ -38,6 +39,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const ServerOptions
   metrics.SetMemory(model->engine->memory);
 
   SchedulerOptions scheduler;
+  scheduler.on_failure = std::move(on_failure);
   scheduler.max_queue_requests = options.max_queue_requests;
   scheduler.max_queue_tokens = options.max_queue_tokens;
   scheduler.max_prompt_chunk = std::min(options.prompt_chunk, executor.max_step_tokens);

@@ -78,9 +78,6 @@ bool ScoreCall::TakeFinish() {
 }
 
 void ScoreCall::OnFinished(FinishEvent event) {
-  if (event.reason == FinishReason::kError && !model_->scheduler->health().ok()) {
-    context_.on_device_failure();
-  }
   // A long answer takes time to serialise: not the engine thread's.
   context_.workers.Post([self = shared_from_this(), ended = std::move(event)] {
     if (!self->TakeFinish()) return;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -53,9 +54,11 @@ void DescribeMemory(const MemoryPlan& plan, v1::GetModelResponse* info);
 int64_t MaxPositions(const ExecutorLimits& executor);
 
 // Loads engine and tokenizer from options.model and starts a scheduler that reports to `metrics`
-// (which must outlive the result). Errors are those of LoadEngine and LoadTokenizer, one line.
-absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const ServerOptions& options,
-                                                             Metrics& metrics);
+// (which must outlive the result) and calls on_failure from its thread when the device has failed.
+// Errors are those of LoadEngine and LoadTokenizer, one line.
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
+    const ServerOptions& options, Metrics& metrics,
+    std::function<void(const absl::Status&)> on_failure);
 
 // Hands the model to the services once it is loaded, and says why there is none. Thread-safe.
 class ModelHost {

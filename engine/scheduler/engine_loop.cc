@@ -265,6 +265,7 @@ void EngineLoop::Fail(const char* why) {
   if (failed_) return;
   failed_ = true;
   commands_.Fail(why);
+  if (options_.on_failure) options_.on_failure(commands_.health());
 }
 
 void EngineLoop::ReportSessions() {

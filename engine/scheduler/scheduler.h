@@ -37,6 +37,9 @@ struct SchedulerOptions {
   int max_stop_token_ids = 128;
   int max_logit_bias = 1024;  // entries
   int max_beams = 16;         // of a request; never more than there are slots
+  // Told once, on the engine thread, that the device has failed (health() as it is from then on),
+  // before any request ends for it; null: nobody.
+  std::function<void(const absl::Status& health)> on_failure;
   // Time for deadlines, stalls and durations; null: absl::Now. Called from any thread. After moving
   // a clock of their own, tests call Wake.
   std::function<absl::Time()> clock;

@@ -124,19 +124,35 @@ TEST(DrainTest, EndsWhatIsLeftWithAReason) {
 }
 
 TEST(DeviceTest, FailureEndsRequestsAndServing) {
-  TestServer server;
+  TestServerOptions options;
+  options.executor.slots = 1;
+  TestServer server(std::move(options));
   server.executor.Hold();
-  const auto stream = server.Generate(TokenRequest({1}, 5));
+  const auto running = server.Generate(TokenRequest({1}, 5));
   ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_num_requests_running") == 1; }));
+  const auto queued = server.Generate(TokenRequest({1}, 5));
+  ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_num_requests_waiting") == 1; }));
   server.executor.FailSteps();
   server.executor.AllowAll();
-  const grpc::Status status = stream->Finish();
-  EXPECT_FALSE(status.ok());
-  EXPECT_NE(status.error_code(), grpc::StatusCode::CANCELLED);
+  for (const auto& stream : {running.get(), queued.get()}) {
+    const grpc::Status status = stream->Finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+    EXPECT_THAT(status.error_message(), HasSubstr("the fake device is broken"));
+  }
+  // It was NOT_SERVING before the streams ended.
+  EXPECT_FALSE(server.server->serving());
+  EXPECT_EQ(Check(server), HealthCheckResponse::NOT_SERVING);
+  const grpc::Status later = server.Generate(TokenRequest({1}, 5))->Finish();
+  EXPECT_EQ(later.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(later.error_message(), HasSubstr("device failed"));
+}
+
+TEST(DeviceTest, FailureBesideAGoodEndTurnsHealthToo) {
+  TestServer server;
+  server.executor.FailCloses();
+  EXPECT_TRUE(server.Generate(TokenRequest({1}, 5))->Finish().ok());
   ASSERT_TRUE(WaitUntil([&] { return !server.server->serving(); }));
   EXPECT_EQ(Check(server), HealthCheckResponse::NOT_SERVING);
-  EXPECT_EQ(server.Generate(TokenRequest({1}, 5))->Finish().error_code(),
-            grpc::StatusCode::UNAVAILABLE);
 }
 
 TEST(ListenTest, APortThatIsTakenIsAnError) {

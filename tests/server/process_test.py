@@ -325,3 +325,5 @@ def test_a_failing_device_ends_streams_and_serving_but_not_the_process(tmp_path,
             assert check(b"", timeout=SECONDS) == NOT_SERVING
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(SECONDS) == 0
+        said = server.process.stderr.read()
+    assert said.count("\n") == 1 and "cudaError" in said

@@ -81,7 +81,7 @@ class CudaBackend : public Backend, private Scratch {
   void Sample(Tensor logits, std::span<const SampleRequest> requests) override;
   void FetchSamples(std::span<SampleResult> results) override;
 
-  // Kernels of the step recorded last: for benchmarks.
+  // Kernels of the step replayed last: for benchmarks.
   size_t recorded_kernels() const { return graphs_.kernels(); }
 
  private:

@@ -19,16 +19,18 @@ int64_t PaddedRows(int64_t rows, int64_t limit) {
 }
 
 void StepGraphs::Run(const void* model, const StepShape& shape, const std::function<void()>& ops) {
-  const auto [entry, first] = graphs_.try_emplace(Key(model, shape.rows, shape.outputs), nullptr);
+  const auto [entry, first] = graphs_.try_emplace(Key(model, shape.rows, shape.outputs));
   if (first) return ops();
-  if (entry->second == nullptr) {
-    entry->second = Record(ops);
+  Recorded& recorded = entry->second;
+  if (recorded.graph == nullptr) {
+    recorded = Record(ops);
     ++recorded_;
   }
-  Check(cudaGraphLaunch(entry->second, stream_), "cudaGraphLaunch of a step");
+  kernels_ = recorded.kernels;
+  Check(cudaGraphLaunch(recorded.graph, stream_), "cudaGraphLaunch of a step");
 }
 
-cudaGraphExec_t StepGraphs::Record(const std::function<void()>& ops) {
+StepGraphs::Recorded StepGraphs::Record(const std::function<void()>& ops) {
   Check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
         "cudaStreamBeginCapture");
   cudaGraph_t graph = nullptr;
@@ -40,17 +42,17 @@ cudaGraphExec_t StepGraphs::Record(const std::function<void()>& ops) {
     throw;
   }
   Check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
-  Check(cudaGraphGetNodes(graph, nullptr, &kernels_), "cudaGraphGetNodes");
-  cudaGraphExec_t executable = nullptr;
-  const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
+  Recorded recorded;
+  cudaError_t error = cudaGraphGetNodes(graph, nullptr, &recorded.kernels);
+  if (error == cudaSuccess) error = cudaGraphInstantiate(&recorded.graph, graph, 0);
   static_cast<void>(cudaGraphDestroy(graph));
   Check(error, "cudaGraphInstantiate");
-  return executable;
+  return recorded;
 }
 
 void StepGraphs::Clear() noexcept {
-  for (const auto& [key, graph] : graphs_) {
-    if (graph != nullptr) static_cast<void>(cudaGraphExecDestroy(graph));
+  for (const auto& [key, recorded] : graphs_) {
+    if (recorded.graph != nullptr) static_cast<void>(cudaGraphExecDestroy(recorded.graph));
   }
   graphs_.clear();
 }

@@ -30,15 +30,19 @@ class StepGraphs {
   // Drops all records: memory they read has moved or gone.
   void Clear() noexcept;
   size_t recorded() const { return recorded_; }
-  // Kernels of the step recorded last.
+  // Kernels of the step replayed last.
   size_t kernels() const { return kernels_; }
 
  private:
   using Key = std::tuple<const void*, int64_t, int64_t>;
-  cudaGraphExec_t Record(const std::function<void()>& ops);
+  struct Recorded {
+    cudaGraphExec_t graph = nullptr;  // null: has run once
+    size_t kernels = 0;
+  };
+  Recorded Record(const std::function<void()>& ops);
 
   cudaStream_t stream_;
-  std::map<Key, cudaGraphExec_t> graphs_;  // null: has run once
+  std::map<Key, Recorded> graphs_;
   size_t recorded_ = 0;
   size_t kernels_ = 0;
 };

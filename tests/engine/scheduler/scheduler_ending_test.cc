@@ -23,6 +23,10 @@ class EndingTest : public ::testing::Test {
     options.max_prompt_chunk = max_prompt_chunk;
     options.stall_timeout = absl::Seconds(30);
     options.clock = clock_.AsFunction();
+    options.on_failure = [this](const absl::Status& health) {
+      EXPECT_EQ(observer_.counts().finished, finished_before_failure_);
+      failures_.push_back(health);
+    };
     scheduler_ = std::make_unique<Scheduler>(executor_, nullptr, &observer_, options);
   }
   std::shared_ptr<FakeSink> Submit(Request request, RequestId* id = nullptr,
@@ -47,6 +51,9 @@ class EndingTest : public ::testing::Test {
     EXPECT_EQ(counts.slots_used, 0);
   }
 
+  // What on_failure was told, by the engine thread before any request ends.
+  std::vector<absl::Status> failures_;
+  int64_t finished_before_failure_ = 0;
   FakeClock clock_;
   FakeObserver observer_;
   FakeExecutor executor_;
@@ -325,6 +332,7 @@ TEST_F(EndingTest, ADeviceFailureEndsEverything) {
     EXPECT_THAT(std::string(finish.status.message()), HasSubstr("the fake device is broken"));
   }
   const absl::Status health = scheduler_->health();
+  EXPECT_THAT(failures_, ::testing::ElementsAre(health));
   EXPECT_EQ(health.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(health.message()), HasSubstr("the fake device is broken"));
   EXPECT_EQ(scheduler_->Reserve(1).status().code(), absl::StatusCode::kUnavailable);
@@ -332,6 +340,33 @@ TEST_F(EndingTest, ADeviceFailureEndsEverything) {
   EXPECT_EQ(scheduler_->Submit(*std::move(reservation), MakeRequest(1, 1), late).status().code(),
             absl::StatusCode::kUnavailable);
   scheduler_->Drain(absl::InfiniteFuture());
+  ExpectAllFree();
+}
+
+TEST_F(EndingTest, AnOpenThatFailsEndsTheQueueToo) {
+  executor_.FailOpens();
+  Start();
+  for (const auto& sink : {Submit(MakeRequest(2, 50)), Submit(MakeRequest(3, 5, 1))}) {
+    const FinishEvent finish = sink->WaitUntilFinished();
+    EXPECT_EQ(finish.reason, FinishReason::kError);
+    EXPECT_EQ(finish.status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(std::string(finish.status.message()), HasSubstr("opens nothing"));
+  }
+  scheduler_->Drain(absl::InfiniteFuture());
+  EXPECT_EQ(failures_.size(), 1U);
+  ExpectAllFree();
+}
+
+// A request that is over keeps its good end, but nothing is served after it.
+TEST_F(EndingTest, ACloseThatFailsIsToldThoughNobodyWaitsForIt) {
+  executor_.FailCloses();
+  Start();
+  EXPECT_EQ(Submit(MakeRequest(2, 1))->WaitUntilFinished().reason, FinishReason::kLength);
+  scheduler_->Drain(absl::InfiniteFuture());
+  ASSERT_EQ(failures_.size(), 1U);
+  EXPECT_THAT(std::string(failures_[0].message()), HasSubstr("clears nothing"));
+  EXPECT_EQ(scheduler_->health(), failures_[0]);
+  EXPECT_EQ(scheduler_->Reserve(1).status(), failures_[0]);
   ExpectAllFree();
 }
 

@@ -111,6 +111,7 @@ void TestServer::Load() {
   model->limits = LimitsOf(config, options.executor, flags);
   model->info = DescribeModel(config, options.executor, flags);
   metrics.SetModel(options.executor.slots, options.executor.state_bytes);
+  options.scheduler.on_failure = [this](const absl::Status& /*health*/) { server->DeviceFailed(); };
   model->scheduler =
       std::make_unique<Scheduler>(executor, model->tokenizer.get(), &metrics, options.scheduler);
   server->SetModel(model.get());

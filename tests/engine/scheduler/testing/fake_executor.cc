@@ -112,6 +112,16 @@ void FakeExecutor::FailSteps() {
   fail_ = true;
 }
 
+void FakeExecutor::FailOpens() {
+  const std::lock_guard lock(mu_);
+  fail_opens_ = true;
+}
+
+void FakeExecutor::FailCloses() {
+  const std::lock_guard lock(mu_);
+  fail_closes_ = true;
+}
+
 void FakeExecutor::FailForks() {
   const std::lock_guard lock(mu_);
   fail_forks_ = true;
@@ -163,6 +173,7 @@ int FakeExecutor::Open(const SessionSize& size, const SamplingParams& /*sampling
   const std::lock_guard lock(mu_);
   CheckCall();
   EXPECT_GE(positions, 1);
+  if (fail_opens_) throw DeviceError("the fake device opens nothing");
   if (PagesFor(positions) > free_pages_) return -1;
   for (size_t i = 0; i < slots_.size(); ++i) {
     if (slots_[i].open) continue;
@@ -182,6 +193,7 @@ void FakeExecutor::Close(int slot) {
   free_pages_ += closed.pages;
   closed = Slot();
   --open_slots_;
+  if (fail_closes_) throw DeviceError("the fake device clears nothing");
 }
 
 void FakeExecutor::Fork(int from, int to) {

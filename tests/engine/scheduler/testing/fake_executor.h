@@ -59,6 +59,9 @@ class FakeExecutor : public Executor {
   // Every step from now on throws DeviceError, in Launch or in Wait.
   void FailLaunches();
   void FailSteps();
+  // From now on Open throws, or Close, which frees the slot nevertheless.
+  void FailOpens();
+  void FailCloses();
   void FailForks();
   int64_t steps() const;
   int open_slots() const;
@@ -104,6 +107,8 @@ class FakeExecutor : public Executor {
   bool waiting_ = false;
   bool fail_launches_ = false;
   bool fail_ = false;
+  bool fail_opens_ = false;
+  bool fail_closes_ = false;
   bool fail_forks_ = false;
   int64_t forks_ = 0;
   std::span<const Work> launched_;  // empty: no step is under way
