@@ -35,7 +35,7 @@ FeatureMapKind KindOf(const std::string& map) {
   return map == "hedgehog" ? FeatureMapKind::kHedgehog : FeatureMapKind::kT2r;
 }
 
-ModelConfig ConfigOf(const ModelSpec& spec) {
+ModelConfig ModelConfigOf(const ModelSpec& spec) {
   ModelConfig config;
   config.architecture = spec.gpt2 ? Architecture::kGpt2 : Architecture::kLlama;
   config.hidden_size = spec.hidden;
@@ -78,7 +78,7 @@ Tensors BFloat16Weights(const ModelSpec& spec) {
 
 std::unique_ptr<ModelExecutor> SpecExecutor(const ModelSpec& spec, const Tensors& weights,
                                             DType dtype, int slots) {
-  const ModelConfig config = ConfigOf(spec);
+  const ModelConfig config = ModelConfigOf(spec);
   auto source = std::make_shared<const TensorSource>(weights);
   auto backend = std::make_unique<cuda::CudaBackend>();
   auto model = MakeModel(config, *source, *backend, {dtype});
