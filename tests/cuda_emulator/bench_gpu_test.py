@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 def table(text, heading):
     """Cells of the first table after the heading, without its head."""
-    rows = re.search(rf"^## {heading}\n.*?((?:^\|.*\n)+)", text, re.M | re.S).group(1).splitlines()
+    rows = re.search(rf"^## {heading}\n.*?((?:^\|[^\n]*\n)+)", text, re.M | re.S).group(1).splitlines()
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
 
 
