@@ -12,6 +12,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
   EngineOptions engine_options;
   engine_options.backend = options.backend;
   engine_options.threads = options.threads;
+  engine_options.batch_invariant = options.batch_invariant;
   engine_options.dtype = options.dtype;
   engine_options.max_sessions = options.max_sessions;
   engine_options.max_step_tokens = options.max_step_tokens;

@@ -52,6 +52,10 @@ void AddFlags(CLI::App& app, ServerOptions* o) {
   app.add_option("--backend", o->backend,
                  "What runs the model: auto (cuda where it can), cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  app.add_option(
+         "--batch-invariant", o->batch_invariant,
+         "On a device: a request's results do not depend on the others; false may be faster")
+      ->type_name("BOOL");
   app.add_option("--max-queue-requests", o->max_queue_requests, "Requests waiting for a session")
       ->check(CLI::Range(int64_t{1}, big));
   app.add_option("--max-queue-tokens", o->max_queue_tokens, "Prompt tokens waiting")

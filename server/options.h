@@ -16,6 +16,7 @@ struct ServerOptions {
   int threads = 0;                         // engine threads; 0: one a core
   std::string dtype = "auto";              // weights: auto (as the files), float32, bfloat16
   std::string backend = "cpu";             // what runs the model: auto, cpu or cuda
+  bool batch_invariant = true;             // of a device's matrix products
   int64_t max_queue_requests = 1024;       // waiting for a slot
   int64_t max_queue_tokens = 1 << 20;      // their prompt tokens
   int64_t max_tokens = 1 << 17;            // generated tokens a request may ask for

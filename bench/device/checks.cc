@@ -260,7 +260,7 @@ void CheckNeighbours(int sessions, Checks* checks) {
 int RunChecks(bool small) {
   Checks checks;
   {
-    cuda::CudaBackend backend;
+    cuda::CudaBackend backend(true);
     backend.PrepareSteps({256, 256, 256, 256});
     CheckMatMul(backend, 5, 48, 64, &checks);
     CheckLinearAttention(backend, 16, 8, 4, 2, 70, &checks);

@@ -90,11 +90,11 @@ const HostTensor* RandomSource::Find(std::string_view name) const {
 }
 
 DeviceModel MakeDeviceModel(const Shape& shape, int features, int most_sessions,
-                            int64_t prompt_chunk, int64_t positions) {
+                            int64_t prompt_chunk, int64_t positions, bool batch_invariant) {
   DeviceModel made;
   made.config = ConfigOf(shape, features);
   auto source = std::make_shared<const RandomSource>(made.config);
-  auto backend = std::make_unique<cuda::CudaBackend>();
+  auto backend = std::make_unique<cuda::CudaBackend>(batch_invariant);
   made.backend = backend.get();
   auto model = MakeModel(made.config, *source, *backend, {DType::kBFloat16});
   made.after_weights = backend->Memory();

@@ -41,8 +41,9 @@ struct DeviceModel {
   std::unique_ptr<ModelExecutor> executor;
 };
 
-// positions: pages of full layers for so many a session. Throws DeviceError.
+// positions: pages of full layers for so many a session. batch_invariant: as in BackendOptions.
+// Throws DeviceError.
 DeviceModel MakeDeviceModel(const Shape& shape, int features, int most_sessions,
-                            int64_t prompt_chunk, int64_t positions);
+                            int64_t prompt_chunk, int64_t positions, bool batch_invariant = true);
 
 }  // namespace t2r::bench

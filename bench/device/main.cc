@@ -16,10 +16,11 @@ namespace {
 constexpr char kUsage[] =
     "usage: t2r-bench-gpu check [small]\n"
     "       t2r-bench-gpu peaks ELEMENTS\n"
-    "       t2r-bench-gpu decode SHAPE FEATURES SESSIONS,... POSITIONS,... SECONDS PEAKS\n"
+    "       t2r-bench-gpu decode SHAPE FEATURES SESSIONS,... POSITIONS,... SECONDS PEAKS [fast]\n"
     "       t2r-bench-gpu prefill SHAPE FEATURES TOKENS,... CHUNK SECONDS PEAKS\n"
     "       t2r-bench-gpu capacity SHAPE FEATURES POSITIONS,...\n"
-    "FEATURES 0: softmax attention. PEAKS: BANDWIDTH RATE, as peaks prints them. Speeds and sizes\n"
+    "fast: without batch invariance. FEATURES 0: softmax attention. PEAKS: BANDWIDTH RATE, as "
+    "peaks prints them. Speeds and sizes\n"
     "are printed as a JSON object a line.\n";
 
 class Arguments {
@@ -61,7 +62,7 @@ class Arguments {
 };
 
 void PrintPeaks(const Arguments& arguments) {
-  cuda::CudaBackend backend;
+  cuda::CudaBackend backend(true);
   const MemoryInfo memory = backend.Memory();
   const DevicePeaks peaks = MeasurePeaks(backend, arguments.Integer(1));
   std::printf(
@@ -79,7 +80,9 @@ void PrintDecode(const Arguments& arguments) {
   const auto features = static_cast<int>(arguments.Integer(2));
   const auto most = static_cast<int>(*std::max_element(sessions.begin(), sessions.end()));
   const int64_t last = *std::max_element(positions.begin(), positions.end());
-  const DeviceModel model = MakeDeviceModel(arguments.ShapeOf(1), features, most, 1, last + 1);
+  const bool fast = arguments.Is("decode", 8) && arguments.Text(8) == "fast";
+  const DeviceModel model =
+      MakeDeviceModel(arguments.ShapeOf(1), features, most, 1, last + 1, !fast);
   for (const int64_t position : positions) {
     for (const int64_t asked : sessions) {
       const auto count = static_cast<int>(asked);
@@ -132,8 +135,8 @@ void PrintCapacity(const Arguments& arguments) {
         KvCache::PagesFor(positions) * KvShapeOf(config, DType::kBFloat16).page_bytes();
     const int64_t workspace =
         kMaxDecodeRows * model.memory.workspace_bytes / model.memory.max_step_tokens;
-    const int64_t reserve = std::min(model.memory.total_bytes / 32, int64_t{2} << 30);
-    const int64_t room = model.after_weights.free_bytes - reserve - workspace;
+    const int64_t room =
+        model.after_weights.free_bytes - DeviceReserve(model.memory.total_bytes) - workspace;
     std::printf(
         "{\"positions\": %lld, \"weight_bytes\": %lld, \"session_bytes\": %lld, \"fit\": %lld}\n",
         static_cast<long long>(positions), static_cast<long long>(model.memory.weight_bytes),

@@ -80,7 +80,7 @@ std::unique_ptr<ModelExecutor> SpecExecutor(const ModelSpec& spec, const Tensors
                                             DType dtype, int slots) {
   const ModelConfig config = ModelConfigOf(spec);
   auto source = std::make_shared<const TensorSource>(weights);
-  auto backend = std::make_unique<cuda::CudaBackend>();
+  auto backend = std::make_unique<cuda::CudaBackend>(true);
   auto model = MakeModel(config, *source, *backend, {dtype});
   ExecutorOptions options;
   options.slots = slots;

@@ -145,7 +145,7 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
   std::unique_ptr<Backend> backend;
   std::string note;
   try {
-    backend = MakeBackend({options.backend, options.threads, &note});
+    backend = MakeBackend({options.backend, options.threads, &note, options.batch_invariant});
   } catch (const DeviceError& error) {
     return absl::InvalidArgumentError(error.what());
   }

@@ -25,6 +25,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& config_json,
 struct EngineOptions {
   std::string backend = "cpu";    // auto, cpu or cuda
   int threads = 0;                // 0: one a core
+  bool batch_invariant = true;    // as in BackendOptions
   std::string dtype = "auto";     // auto (as the files), float32, bfloat16
   int max_sessions = 64;          // slots; 0: as many as PlanMemory finds room for
   int64_t max_step_tokens = 256;  // rows of one step; 0 as in PlanOptions

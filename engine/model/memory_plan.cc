@@ -12,6 +12,7 @@ constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
 constexpr int64_t kLogitBytes = int64_t{64} << 20;
 constexpr int64_t kDefaultPositions = 2048;  // of a session, for the default key/value cache
 constexpr int64_t kReserveShare = 32;        // of a device's memory
+constexpr int64_t kMinReserve = int64_t{16} << 20;
 constexpr int64_t kMaxReserve = int64_t{2} << 30;
 constexpr int kSharedSessions = 64;
 
@@ -66,9 +67,7 @@ class Planner {
   }
 
  private:
-  int64_t Reserve() const {
-    return memory_.shared ? 0 : std::min(memory_.total_bytes / kReserveShare, kMaxReserve);
-  }
+  int64_t Reserve() const { return memory_.shared ? 0 : DeviceReserve(memory_.total_bytes); }
 
   static int64_t Needs(const MemoryPlan& plan) {
     return Plus(
@@ -174,6 +173,10 @@ std::string Pages(int64_t pages, int64_t bytes) {
 }
 
 }  // namespace
+
+int64_t DeviceReserve(int64_t total_bytes) {
+  return std::clamp(total_bytes / kReserveShare, kMinReserve, kMaxReserve);
+}
 
 MemoryPlan PlanMemory(const Model& model, const MemoryInfo& memory, const PlanOptions& options) {
   return Planner(model, memory, options).Run();

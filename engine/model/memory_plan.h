@@ -47,12 +47,14 @@ struct MemoryPlan {
   int64_t kv_bytes() const { return pages * page_bytes + source_pages * source_page_bytes; }
 };
 
-// Shares out what is free once the model is loaded. Where the memory is the backend's alone, a
-// thirty-second of it, at most 2 GiB, stays free, and with options.sessions 0 sessions take all the
-// rest. Where it is shared with other programs they take at most half of what is free, and are at
-// most 64: more would only slow each other.
-// Throws DeviceError, naming bytes and limit, when that is not enough for the sessions asked for,
-// or for one; ModelError for a kv_cache_bytes of less than a page.
+// What stays free on a device: a thirty-second of it, 16 MiB to 2 GiB.
+int64_t DeviceReserve(int64_t total_bytes);
+
+// Shares out what is free once the model is loaded. Where the memory is the backend's alone,
+// DeviceReserve stays free, and with options.sessions 0 sessions take all the rest. Where it is
+// shared with other programs they take at most half of what is free, and are at most 64: more would
+// only slow each other. Throws DeviceError, naming bytes and limit, when that is not enough for the
+// sessions asked for, or for one; ModelError for a kv_cache_bytes of less than a page.
 MemoryPlan PlanMemory(const Model& model, const MemoryInfo& memory, const PlanOptions& options);
 
 // A table of it for people, five lines.

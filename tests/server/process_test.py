@@ -277,7 +277,7 @@ def test_a_device_that_is_too_small_is_refused_with_the_numbers(model):
 
 
 def test_sessions_fill_a_device(tmp_path, model):
-    size = 48 << 20
+    size, reserve = 24 << 20, 16 << 20
     with Process(tmp_path, model, "--backend", "auto", T2R_CUDA_MODULE=EMULATED,
                  T2R_EMULATOR_MEMORY=str(size)) as server:
         with grpc.insecure_channel(server.ready()) as channel:
@@ -285,10 +285,10 @@ def test_sessions_fill_a_device(tmp_path, model):
             info = client.GetModel(pb.GetModelRequest(), timeout=SECONDS)
             memory = info.memory
             assert "cuda" in info.backend and memory.total_bytes == size
-            assert info.limits.max_sessions > 1000
+            assert info.limits.max_sessions > 100
             # Less than one more session beside the reserve.
             one = memory.states_bytes // info.limits.max_sessions
-            assert size // 32 <= memory.free_bytes < size // 32 + 2 * one
+            assert reserve <= memory.free_bytes < reserve + 2 * one
             request = pb.GenerateRequest(tokens=pb.TokenIds(ids=[5, 6, 7]), max_tokens=4,
                                          sampling=pb.Sampling(temperature=0), ignore_eos=True)
             events = list(client.Generate(request, timeout=SECONDS))
