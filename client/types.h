@@ -33,6 +33,16 @@ struct Sampling {
   std::optional<uint64_t> seed;  // unset: random; Started tells which
 };
 
+enum class EarlyStopping { kFalse, kTrue, kNever };
+
+// Beam search: hypotheses in Finished, no Deltas.
+struct Beams {
+  uint32_t count = 1;
+  float length_penalty = 1;
+  uint32_t num_return = 1;
+  EarlyStopping early_stopping = EarlyStopping::kFalse;
+};
+
 struct GenerateRequest {
   Prompt prompt;  // encoder-decoders: the source
   // Encoder-decoders: how the target begins; Deltas hold what follows.
@@ -44,6 +54,7 @@ struct GenerateRequest {
   TokenIds stop_token_ids;
   bool ignore_eos = false;
   uint32_t logprobs = 0;  // alternatives to report for each token
+  std::optional<Beams> beams;
 };
 
 struct Started {
@@ -73,9 +84,17 @@ enum class FinishReason { kUnspecified, kStop, kLength, kEos, kDrained, kOther }
 // "stop", "length", "eos", "drained"; "other" for one this client does not know.
 const char* FinishReasonName(FinishReason reason);
 
+struct Hypothesis {
+  std::string text;
+  TokenIds token_ids;
+  float score = 0;
+  FinishReason reason = FinishReason::kUnspecified;
+};
+
 struct Finished {
   FinishReason reason = FinishReason::kUnspecified;
-  std::string stop;  // the stop string that matched, if one did
+  std::string stop;                    // the stop string that matched, if one did
+  std::vector<Hypothesis> hypotheses;  // of a beam search, best first
   uint32_t prompt_tokens = 0;
   uint64_t generated_tokens = 0;
   absl::Duration queue_time;
@@ -111,6 +130,7 @@ struct Limits {
   uint32_t max_stop_strings = 0;
   uint32_t max_logprobs = 0;
   uint64_t max_request_bytes = 0;
+  uint32_t max_beams = 0;          // of a request
   uint64_t max_source_tokens = 0;  // 0: no encoder
 };
 

@@ -56,12 +56,36 @@ Finished FromProto(const v1::Finished& proto) {
   Finished finished;
   finished.reason = FromProto(proto.reason());
   finished.stop = proto.stop();
+  for (const v1::Hypothesis& from : proto.hypotheses()) {
+    Hypothesis& to = finished.hypotheses.emplace_back();
+    to.text = from.text();
+    to.token_ids.assign(from.token_ids().begin(), from.token_ids().end());
+    to.score = from.score();
+    to.reason = FromProto(from.reason());
+  }
   finished.prompt_tokens = proto.usage().prompt_tokens();
   finished.generated_tokens = proto.usage().generated_tokens();
   finished.queue_time = FromProto(proto.usage().queue_time());
   finished.prefill_time = FromProto(proto.usage().prefill_time());
   finished.decode_time = FromProto(proto.usage().decode_time());
   return finished;
+}
+
+void ToProto(const Beams& beams, v1::Beams* proto) {
+  proto->set_count(beams.count);
+  proto->set_length_penalty(beams.length_penalty);
+  proto->set_num_return(beams.num_return);
+  switch (beams.early_stopping) {
+    case EarlyStopping::kFalse:
+      proto->set_early_stopping(v1::EARLY_STOPPING_FALSE);
+      break;
+    case EarlyStopping::kTrue:
+      proto->set_early_stopping(v1::EARLY_STOPPING_TRUE);
+      break;
+    case EarlyStopping::kNever:
+      proto->set_early_stopping(v1::EARLY_STOPPING_NEVER);
+      break;
+  }
 }
 
 }  // namespace
@@ -115,6 +139,7 @@ v1::GenerateRequest ToProto(const GenerateRequest& request) {
   proto.mutable_stop_token_ids()->Add(request.stop_token_ids.begin(), request.stop_token_ids.end());
   proto.set_ignore_eos(request.ignore_eos);
   proto.set_logprobs(request.logprobs);
+  if (request.beams) ToProto(*request.beams, proto.mutable_beams());
   return proto;
 }
 
@@ -183,10 +208,10 @@ ModelInfo FromProto(const v1::GetModelResponse& response) {
   info.memory = {memory.total_bytes(),  memory.weights_bytes(), memory.workspace_bytes(),
                  memory.states_bytes(), memory.kv_bytes(),      memory.free_bytes()};
   const v1::Limits& limits = response.limits();
-  info.limits = {
-      limits.max_sessions(),       limits.max_positions(),     limits.max_tokens(),
-      limits.max_queue_requests(), limits.max_queue_tokens(),  limits.max_stop_strings(),
-      limits.max_logprobs(),       limits.max_request_bytes(), limits.max_source_tokens()};
+  info.limits = {limits.max_sessions(),       limits.max_positions(),     limits.max_tokens(),
+                 limits.max_queue_requests(), limits.max_queue_tokens(),  limits.max_stop_strings(),
+                 limits.max_logprobs(),       limits.max_request_bytes(), limits.max_beams(),
+                 limits.max_source_tokens()};
   return info;
 }
 

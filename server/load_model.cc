@@ -48,6 +48,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
   scheduler.eos_token_ids = config.eos_token_ids;
   scheduler.max_top_logprobs = kMaxLogprobs;
   scheduler.max_stop_strings = kMaxStopStrings;
+  scheduler.max_beams = options.max_beams;
   model->scheduler = std::make_unique<Scheduler>(*model->engine->executor, model->tokenizer.get(),
                                                  &metrics, std::move(scheduler));
   return model;

@@ -195,6 +195,10 @@ void Metrics::OnFinished(const FinishEvent& event, absl::Duration since_submit) 
   impl_->decode_time.Observe(absl::ToDoubleSeconds(event.decode_time));
   impl_->prompt_length.Observe(static_cast<double>(event.prompt_tokens));
   impl_->generated_length.Observe(static_cast<double>(event.generated_tokens));
+  // The others were counted as they came.
+  if (!event.hypotheses.empty()) {
+    impl_->generated_tokens.Increment(static_cast<double>(event.generated_tokens));
+  }
 
   const absl::Time now = absl::Now();
   if (impl_->last_finish != absl::InfinitePast()) {

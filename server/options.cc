@@ -62,6 +62,9 @@ void AddFlags(CLI::App& app, ServerOptions* o) {
       ->check(CLI::Range(int64_t{1}, big));
   app.add_option("--max-tokens", o->max_tokens, "Generated tokens a request may ask for")
       ->check(CLI::Range(int64_t{1}, int64_t{std::numeric_limits<uint32_t>::max()}));
+  app.add_option("--max-beams", o->max_beams,
+                 "Beams a request may ask for; each takes one of the sessions")
+      ->check(CLI::Range(1, 100));
   app.add_option("--max-context", o->max_context,
                  "Positions of a session in models with full attention; 0: the model's own")
       ->check(CLI::Range(int64_t{0}, big));

@@ -19,6 +19,7 @@ struct ServerOptions {
   bool batch_invariant = true;             // of a device's matrix products
   int64_t max_queue_requests = 1024;       // waiting for a slot
   int64_t max_queue_tokens = 1 << 20;      // their prompt tokens
+  int max_beams = 16;                      // of a request with beam search
   int64_t max_tokens = 1 << 17;            // generated tokens a request may ask for
   int64_t max_context = 0;                 // positions of a session; 0: the model's own limit
   int64_t kv_cache_mib = 0;                // full layers' cache; 0: 2,048 positions a session

@@ -67,6 +67,13 @@ void Outbox::PushFinished(const FinishEvent& event) {
   v1::Finished& finished = finished_.emplace();
   finished.set_reason(reason);
   finished.set_stop(event.matched_stop);
+  for (const Hypothesis& hypothesis : event.hypotheses) {
+    v1::Hypothesis& to = *finished.add_hypotheses();
+    to.set_text(hypothesis.text);
+    to.mutable_token_ids()->Assign(hypothesis.tokens.begin(), hypothesis.tokens.end());
+    to.set_score(hypothesis.score);
+    to.set_reason(ToProto(hypothesis.reason));
+  }
   v1::Usage& usage = *finished.mutable_usage();
   usage.set_prompt_tokens(static_cast<uint32_t>(event.prompt_tokens));
   usage.set_generated_tokens(static_cast<uint64_t>(event.generated_tokens));

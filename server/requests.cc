@@ -43,6 +43,30 @@ absl::Status FillSampling(const v1::Sampling& in, const ModelLimits& limits, Sam
   return absl::OkStatus();
 }
 
+absl::Status FillBeams(const v1::Beams& in, BeamParams* out) {
+  if (in.count() == 0) {
+    return absl::InvalidArgumentError("beams.count: 0; give at least 1, or leave beams unset");
+  }
+  out->count = ClampToInt(in.count());
+  out->length_penalty = in.has_length_penalty() ? in.length_penalty() : 1.0F;
+  out->num_return = in.num_return() == 0 ? 1 : ClampToInt(in.num_return());
+  switch (in.early_stopping()) {
+    case v1::EARLY_STOPPING_FALSE:
+      out->early_stopping = EarlyStopping::kFalse;
+      return absl::OkStatus();
+    case v1::EARLY_STOPPING_TRUE:
+      out->early_stopping = EarlyStopping::kTrue;
+      return absl::OkStatus();
+    case v1::EARLY_STOPPING_NEVER:
+      out->early_stopping = EarlyStopping::kNever;
+      return absl::OkStatus();
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("beams.early_stopping: ", static_cast<int>(in.early_stopping()),
+                       " is none of FALSE, TRUE and NEVER"));
+  }
+}
+
 // A oneof of a text or ids, as Generate and Score have several.
 struct TextOrIds {
   const char* text_field = "";
@@ -211,6 +235,11 @@ absl::StatusOr<PreparedRequest> MakeRequest(const v1::GenerateRequest& in,
   out.max_tokens = in.max_tokens();
   out.top_logprobs = ClampToInt(in.logprobs());
   if (absl::Status s = FillSampling(in.sampling(), limits, &out.sampling); !s.ok()) return s;
+  if (in.has_beams()) {
+    if (absl::Status s = FillBeams(in.beams(), &out.beams); !s.ok()) return s;
+    // The model's default is not meant for beams, which are not sampled.
+    if (!in.sampling().has_temperature()) out.sampling.temperature = 0;
+  }
   out.stop.assign(in.stop().begin(), in.stop().end());
   if (!out.stop.empty()) {
     if (absl::Status s = CheckHasTokenizer(model, "stop"); !s.ok()) return s;

@@ -110,6 +110,7 @@ v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimi
   limits.set_max_logprobs(kMaxLogprobs);
   limits.set_max_request_bytes(options.max_request_bytes);
   limits.set_max_source_tokens(executor.max_source);
+  limits.set_max_beams(std::min(options.max_beams, executor.slots));
   return info;
 }
 

@@ -1,3 +1,4 @@
+#include "absl/strings/str_join.h"
 #include "client/bench/stream_timing.h"
 #include "client/bench/table.h"
 #include "client/cli/commands.h"
@@ -17,6 +18,8 @@ class Printer {
       out_ << ToJson(event) << '\n';
     } else if (const auto* delta = std::get_if<Delta>(&event)) {
       PrintDelta(*delta);
+    } else if (const auto* finished = std::get_if<Finished>(&event)) {
+      for (const Hypothesis& each : finished->hypotheses) PrintHypothesis(each);
     }
     out_.flush();
     return out_.good();
@@ -47,6 +50,13 @@ class Printer {
     }
   }
 
+  // One alone prints as other text does, several with their scores.
+  void PrintHypothesis(const Hypothesis& hypothesis) {
+    const bool scored = line_.generate.beams && line_.generate.beams->num_return > 1;
+    if (scored) out_ << FormatNumber(hypothesis.score, 4) << '\t';
+    out_ << (line_.ids ? absl::StrJoin(hypothesis.token_ids, " ") : hypothesis.text) << '\n';
+  }
+
   void PrintLogprobs(const TokenLogprobs& token) {
     out_ << token.chosen.token_id << '\t' << FormatNumber(token.chosen.logprob, 4);
     for (const Logprob& l : token.top) {
@@ -62,8 +72,10 @@ class Printer {
 
 void PrintStats(const StreamTiming& timing, const Started& started, const Finished* finished,
                 std::ostream& err) {
-  err << "prompt " << started.prompt_tokens << " tokens, generated " << timing.tokens()
-      << " tokens";
+  // Of a search, what it returned: nothing was streamed.
+  const bool searched = finished != nullptr && !finished->hypotheses.empty();
+  err << "prompt " << started.prompt_tokens << " tokens, generated "
+      << (searched ? finished->generated_tokens : timing.tokens()) << " tokens";
   if (const std::optional<double> first = timing.TimeToFirstToken()) {
     err << ", first token after " << FormatMilliseconds(*first) << " ms";
   }

@@ -38,6 +38,17 @@ Json Body(const Delta& delta) {
   return {{"delta", std::move(body)}};
 }
 
+Json Hypotheses(const std::vector<Hypothesis>& hypotheses) {
+  Json list = Json::array();
+  for (const Hypothesis& each : hypotheses) {
+    list.push_back({{"text", each.text},
+                    {"token_ids", each.token_ids},
+                    {"score", each.score},
+                    {"reason", FinishReasonName(each.reason)}});
+  }
+  return list;
+}
+
 Json Body(const Finished& finished) {
   Json body = {{"reason", FinishReasonName(finished.reason)},
                {"prompt_tokens", finished.prompt_tokens},
@@ -46,6 +57,7 @@ Json Body(const Finished& finished) {
                {"prefill_seconds", absl::ToDoubleSeconds(finished.prefill_time)},
                {"decode_seconds", absl::ToDoubleSeconds(finished.decode_time)}};
   if (!finished.stop.empty()) body["stop"] = finished.stop;
+  if (!finished.hypotheses.empty()) body["hypotheses"] = Hypotheses(finished.hypotheses);
   return {{"finished", std::move(body)}};
 }
 
@@ -122,6 +134,7 @@ std::string ToJson(const ModelInfo& info) {
                     {"max_stop_strings", l.max_stop_strings},
                     {"max_logprobs", l.max_logprobs},
                     {"max_request_bytes", l.max_request_bytes},
+                    {"max_beams", l.max_beams},
                     {"max_source_tokens", l.max_source_tokens}};
   return Line(json);
 }

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <sstream>
 
@@ -41,6 +42,7 @@ struct Raw {
   std::vector<std::string> logit_bias;
   float temperature = 0;
   uint64_t seed = 0;
+  Beams beams;
 };
 
 void AddCall(CLI::App* app, CommandLine* out) {
@@ -104,6 +106,40 @@ void AddSampling(CLI::App* app, CommandLine* out, Raw* raw) {
       ->group(group);
 }
 
+// several: whether more than the best result can be asked for.
+void AddBeams(CLI::App* app, Raw* raw, bool several) {
+  const std::string group = "Beam search";
+  CLI::Option* beams =
+      app->add_option("--beams", raw->beams.count, "Search with N beams; results come at the end")
+          ->group(group)
+          ->type_name("N")
+          ->check(Range(1u, std::numeric_limits<uint32_t>::max()));
+  app->add_option("--length-penalty", raw->beams.length_penalty,
+                  "Scores are divided by length to this power: above 0 favours long results")
+      ->group(group)
+      ->needs(beams)
+      ->capture_default_str();
+  if (several) {
+    app->add_option("--num-return", raw->beams.num_return, "Results to print, best first")
+        ->group(group)
+        ->needs(beams)
+        ->type_name("N")
+        ->check(Range(1u, std::numeric_limits<uint32_t>::max()))
+        ->capture_default_str();
+  }
+  const std::map<std::string, EarlyStopping> stopping = {{"false", EarlyStopping::kFalse},
+                                                         {"true", EarlyStopping::kTrue},
+                                                         {"never", EarlyStopping::kNever}};
+  app->add_option(
+         "--early-stopping", raw->beams.early_stopping,
+         "When N results have ended: false (goes on while the next is likely better), true "
+         "(stops) or never (goes on while one can be better)")
+      ->group(group)
+      ->needs(beams)
+      ->type_name("false|true|never")
+      ->transform(CLI::CheckedTransformer(stopping).description(""));
+}
+
 void AddGenerate(CLI::App* app, CommandLine* out, Raw* raw) {
   AddTarget(app, raw, "prompt", "The text to continue; -: read it from standard input");
   GenerateRequest& g = out->generate;
@@ -122,6 +158,7 @@ void AddGenerate(CLI::App* app, CommandLine* out, Raw* raw) {
       ->type_name("TEXT");
   app->add_flag("--ignore-eos", g.ignore_eos, "Go on after end-of-sequence tokens");
   AddSampling(app, out, raw);
+  AddBeams(app, raw, true);
   app->add_option("--logprobs", g.logprobs,
                   "Print a line a token: id, log probability, and N alternatives")
       ->type_name("N");
@@ -133,6 +170,7 @@ void AddGenerate(CLI::App* app, CommandLine* out, Raw* raw) {
       Examples("  t2r generate \"In the beginning\" --max-tokens 64 --stats\n"
                "  echo 'Once upon a time' | t2r generate - --temperature 0\n"
                "  t2r generate --tokens 1,403,407 --ids --seed 7 --top-p 0.9\n"
+               "  t2r generate \"Once upon a time\" -n 32 --beams 4 --num-return 2\n"
                "  t2r generate \"Q: Why?\" --stop $'\\n' --json"));
 }
 
@@ -154,11 +192,12 @@ void AddTranslate(CLI::App* app, CommandLine* out, Raw* raw) {
                   "At most N tokens a translation; 0: the server's limit")
       ->type_name("N");
   AddSampling(app, out, raw);
+  AddBeams(app, raw, false);
   AddCall(app, out);
   AddRetriesAndJson(app, out, "Print one JSON object a translation");
   app->footer(
       Examples("  t2r translate sentences.txt > translations.txt\n"
-               "  t2r translate test.tsv --column 1 --json\n"
+               "  t2r translate test.tsv --column 1 --beams 4 --json\n"
                "  echo 'Guten Tag' | t2r translate --target-prefix 'Good '"));
 }
 
@@ -321,6 +360,7 @@ ParseResult ParseCommandLine(int argc, const char* const* argv, const std::strin
   if (out.command == Command::kGenerate && given("--target-prefix")) {
     out.generate.target_prefix = raw.target_prefix;
   }
+  if (given("--beams")) out.generate.beams = raw.beams;
   if (given("--temperature")) out.generate.sampling.temperature = raw.temperature;
   if (out.command != Command::kBench && given("--seed")) out.generate.sampling.seed = raw.seed;
   const std::string bias_error = ParseBias(raw.logit_bias, &out.generate.sampling.logit_bias);

@@ -116,6 +116,7 @@ int RunModel(const CommandLine& line, Client& client, const Console& console) {
       {"queue", absl::StrCat(l.max_queue_requests, " requests, ", l.max_queue_tokens, " tokens")},
       {"stop texts", absl::StrCat(l.max_stop_strings)},
       {"logprobs", absl::StrCat(l.max_logprobs)},
+      {"beams", absl::StrCat(l.max_beams)},
       {"request size", FormatBytes(l.max_request_bytes)},
   };
   if (info->encoder_decoder) {

@@ -89,6 +89,12 @@ void Translation::OnEvent(Slot& slot, const Event& event) {
     progress_.tokens += delta->token_ids.size();
   } else if (const auto* finished = std::get_if<Finished>(&event)) {
     slot.result.reason = finished->reason;
+    if (!finished->hypotheses.empty()) {  // of a beam search, whose best is wanted
+      const Hypothesis& best = finished->hypotheses.front();
+      slot.result.text = best.text;
+      slot.result.token_ids = best.token_ids;
+      progress_.tokens += best.token_ids.size();
+    }
   }
 }
 

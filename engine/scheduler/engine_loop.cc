@@ -112,14 +112,17 @@ bool EngineLoop::OpenSlots(Session* session, const SessionSize& size) {
   const Request& request = session->request();
   const int count = request.slots();
   if (!executor_.CanOpen(size, count)) return false;
-  session->Open(executor_.Open(size, request.sampling), now_);
-  open_slots_ += count;
-  if (session->beams() == nullptr) return true;
-  std::vector<int> slots = {session->slot()};
-  while (static_cast<int>(slots.size()) < count) {
-    slots.push_back(executor_.Open(size, request.sampling));
+  const int slot = executor_.Open(size, request.sampling);
+  if (session->beams() != nullptr) {
+    std::vector<int> slots = {slot};
+    while (static_cast<int>(slots.size()) < count) {
+      slots.push_back(executor_.Open(size, request.sampling));
+    }
+    session->beams()->Open(std::move(slots));
   }
-  session->beams()->Open(std::move(slots));
+  session->Open(slot, now_);
+  ++open_sessions_;
+  open_slots_ += count;
   return true;
 }
 
@@ -245,6 +248,7 @@ void EngineLoop::CloseSlot(Session* session) {
     Fail(error.what());
   }
   session->ClearSlot();
+  --open_sessions_;
   open_slots_ -= session->request().slots();
   ReportSessions();
 }
@@ -269,7 +273,7 @@ void EngineLoop::Fail(const char* why) {
 }
 
 void EngineLoop::ReportSessions() {
-  if (observer_ != nullptr) observer_->OnSessions(open_slots_, open_slots_);
+  if (observer_ != nullptr) observer_->OnSessions(open_sessions_, open_slots_);
 }
 
 absl::Duration EngineLoop::UntilNextTimer() const {

@@ -93,7 +93,8 @@ class EngineLoop {
   std::set<std::pair<absl::Time, RequestId>> timers_;  // finite deadlines of sessions_
   std::vector<std::unique_ptr<Session>> ended_;
   std::vector<Event> events_;  // to be handed out
-  int open_slots_ = 0;
+  int open_sessions_ = 0;
+  int open_slots_ = 0;  // of theirs
   Step step_;
   absl::Time step_start_;
   std::vector<WorkResult> results_;

@@ -96,6 +96,24 @@ TEST(OptionsTest, GenerateTakesEveryFlag) {
   EXPECT_TRUE(line.ids);
 }
 
+TEST(OptionsTest, Beams) {
+  const ParseResult result =
+      Parse({"generate", "--beams", "4", "--length-penalty", "-0.5", "--num-return", "2",
+             "--early-stopping", "never", "the prompt"});
+  ASSERT_TRUE(result.command_line) << result.message;
+  const std::optional<Beams>& beams = result.command_line->generate.beams;
+  ASSERT_TRUE(beams);
+  EXPECT_EQ(beams->count, 4);
+  EXPECT_EQ(beams->length_penalty, -0.5f);
+  EXPECT_EQ(beams->num_return, 2);
+  EXPECT_EQ(beams->early_stopping, EarlyStopping::kNever);
+  const ParseResult defaults = Parse({"generate", "--beams", "3", "x"});
+  ASSERT_TRUE(defaults.command_line) << defaults.message;
+  EXPECT_EQ(defaults.command_line->generate.beams->length_penalty, 1.0f);
+  EXPECT_EQ(defaults.command_line->generate.beams->num_return, 1);
+  EXPECT_EQ(defaults.command_line->generate.beams->early_stopping, EarlyStopping::kFalse);
+}
+
 TEST(OptionsTest, GenerateDefaults) {
   const ParseResult result = Parse({"generate", "-"}, "env:2");
   ASSERT_TRUE(result.command_line) << result.message;
@@ -175,6 +193,10 @@ TEST(OptionsTest, UsageErrorsNameWhatIsWrong) {
   ExpectUsageError({"generate", "x", "--logit-bias", "3=101"}, "[-100, 100]");
   ExpectUsageError({"generate", "x", "--logit-bias", "-3=1"}, "-3=1");
   ExpectUsageError({"generate", "x", "y"}, "y");
+  ExpectUsageError({"generate", "x", "--beams", "0"}, "--beams");
+  ExpectUsageError({"generate", "x", "--num-return", "2"}, "--beams");
+  ExpectUsageError({"generate", "x", "--beams", "2", "--early-stopping", "maybe"},
+                   "--early-stopping");
   ExpectUsageError({"generate", "x", "--unknown"}, "--unknown");
   ExpectUsageError({"model", "--timeout", "-1"}, "--timeout");
   ExpectUsageError({"bench", "--sessions", "0"}, "--sessions");

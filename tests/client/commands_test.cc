@@ -115,6 +115,16 @@ TEST_F(CommandsTest, TranslateTakesAColumnAndAPrefix) {
   EXPECT_THAT(err_.str(), HasSubstr("cannot read /nonexistent/file"));
 }
 
+TEST_F(CommandsTest, TranslatePrintsTheBestOfItsBeams) {
+  const SourceFile file("one\ntwo\n");
+  EXPECT_EQ(Run({"translate", file.path(), "--beams", "3", "--early-stopping", "true"}), 0);
+  EXPECT_EQ(out_.str(), "a\na\n");
+  EXPECT_THAT(server_.last_request(), HasSubstr("count: 3"));
+  EXPECT_EQ(Run({"translate", file.path(), "--beams", "3", "--json"}), 0);
+  ASSERT_EQ(OutLines().size(), 2U);
+  EXPECT_EQ(OutLines()[0]["token_ids"], nlohmann::json({100}));
+}
+
 TEST_F(CommandsTest, TranslateRunsManyStreamsButNoMore) {
   std::string lines;
   for (int i = 0; i < 200; ++i) lines += "line\n";
@@ -152,6 +162,28 @@ TEST_F(CommandsTest, GenerateSaysWhenTokensHaveNoText) {
   EXPECT_EQ(Run({"generate", "textless"}), 0);
   EXPECT_EQ(out_.str(), "");
   EXPECT_THAT(err_.str(), HasSubstr("--ids"));
+}
+
+TEST_F(CommandsTest, GenerateWithBeams) {
+  EXPECT_EQ(Run({"generate", "x", "--beams", "4", "--length-penalty", "0.5"}), 0);
+  EXPECT_EQ(out_.str(), "a\n");
+  EXPECT_THAT(server_.last_request(), HasSubstr("beams { count: 4 length_penalty: 0.5 "
+                                                "num_return: 1 }"));
+  EXPECT_EQ(Run({"generate", "x", "--beams", "4", "--num-return", "2", "--early-stopping", "true",
+                 "--stats"}),
+            0);
+  EXPECT_EQ(out_.str(), "-0.5000\ta\n-1.0000\tab\n");
+  EXPECT_THAT(err_.str(), HasSubstr("generated 3 tokens, seed 7, ended by eos"));
+  EXPECT_THAT(server_.last_request(), HasSubstr("early_stopping: EARLY_STOPPING_TRUE"));
+  EXPECT_EQ(Run({"generate", "x", "--beams", "2", "--num-return", "2", "--ids"}), 0);
+  EXPECT_EQ(out_.str(), "-0.5000\t100\n-1.0000\t100 101\n");
+  EXPECT_EQ(Run({"generate", "x", "--beams", "2", "--num-return", "2", "--json"}), 0);
+  const nlohmann::json hypotheses = OutLines().at(1)["finished"]["hypotheses"];
+  ASSERT_EQ(hypotheses.size(), 2);
+  EXPECT_EQ(hypotheses[1]["text"], "ab");
+  EXPECT_EQ(hypotheses[1]["token_ids"], nlohmann::json({100, 101}));
+  EXPECT_EQ(hypotheses[1]["score"], -1.0);
+  EXPECT_EQ(hypotheses[1]["reason"], "length");
 }
 
 TEST_F(CommandsTest, GenerateJson) {

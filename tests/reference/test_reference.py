@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+import beam_search
 import make_models
 import safetensors
 from feature_maps import feature_map
@@ -172,3 +173,46 @@ def test_gpt_nano_sort_sorts_every_input():
         ordered = sorted(digits)
         chosen = model.log_probs(list(digits) + ordered[:5])[5:].argmax(axis=-1)
         assert chosen.tolist() == ordered, digits
+
+
+def beam_goldens():
+    path = os.path.join(os.path.dirname(os.path.abspath(beam_search.__file__)), "beams_golden.json")
+    with open(path) as file:
+        return json.load(file)["cases"]
+
+
+@pytest.mark.parametrize("name", sorted({case["model"] for case in beam_goldens()}))
+def test_beam_search_gives_what_transformers_gives(tmp_path, name):
+    specs = {**SPECS, **make_models.marian_catalogue()}
+    directory = make_models.make(specs[name], tmp_path / name) if name in specs else shared(name)
+    marian = name.startswith("marian")
+    reference, known = (MarianReference if marian else Reference)(directory), {}
+
+    def next_log_probs(prompt, ids):
+        if (prompt, ids) not in known:
+            rows = (reference.log_probs(prompt, ids) if marian else
+                    reference.log_probs(prompt + ids))
+            known[prompt, ids] = rows[-1]
+        return known[prompt, ids]
+
+    for case in beam_goldens():
+        if case["model"] != name:
+            continue
+        beams = beam_search.Beams(case["count"], case["length_penalty"], case["num_return"],
+                                  case["early_stopping"])
+        prompt = tuple(case["prompt"])
+        result = beam_search.search(lambda ids: next_log_probs(prompt, tuple(ids)), beams,
+                                    case["max_tokens"], case["eos"])
+        assert [ids for _, ids in result.hypotheses] == [h["ids"] for h in case["hypotheses"]], beams
+        for (score, ids), golden in zip(result.hypotheses, case["hypotheses"]):
+            # transformers sums float32 values.
+            bound = 1e-5 * len(ids) * len(ids) ** -min(case["length_penalty"], 1)
+            assert abs(score - golden["score"]) <= bound, beams
+
+
+def test_beam_search_passes_suppressed_ids_over():
+    def next_log_probs(ids):
+        return np.log([0.1, 0.05, 0.05, 0.8])
+
+    result = beam_search.search(next_log_probs, beam_search.Beams(2, num_return=2), 3, [2], [3])
+    assert [ids for _, ids in result.hypotheses] == [[0, 0, 0], [0, 0, 1]]

@@ -49,6 +49,8 @@ TEST(OptionsTest, ReadsEveryFlag) {
                                "6",
                                "--max-tokens",
                                "7",
+                               "--max-beams",
+                               "2",
                                "--max-context",
                                "8",
                                "--kv-cache-mib",
@@ -74,6 +76,7 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(o.max_queue_requests, 5);
   EXPECT_EQ(o.max_queue_tokens, 6);
   EXPECT_EQ(o.max_tokens, 7);
+  EXPECT_EQ(o.max_beams, 2);
   EXPECT_EQ(o.max_context, 8);
   EXPECT_EQ(o.kv_cache_mib, 9);
   EXPECT_EQ(o.max_step_tokens, 10);

@@ -75,6 +75,23 @@ struct FakeServer::Impl final : v1::Generation::Service, grpc::health::v1::Healt
     writer->Write(response);
   }
 
+  static void WriteHypotheses(uint32_t count, Writer* writer) {
+    v1::GenerateResponse response;
+    v1::Finished& finished = *response.mutable_finished();
+    finished.set_reason(count > 1 ? v1::FINISH_REASON_EOS : v1::FINISH_REASON_LENGTH);
+    for (uint32_t i = 0; i < count; ++i) {
+      v1::Hypothesis& hypothesis = *finished.add_hypotheses();
+      for (uint32_t j = 0; j <= i; ++j) {
+        hypothesis.mutable_text()->push_back(static_cast<char>('a' + j));
+        hypothesis.add_token_ids(100 + j);
+      }
+      hypothesis.set_score(-0.5f * static_cast<float>(i + 1));
+      hypothesis.set_reason(i + 1 < count ? v1::FINISH_REASON_EOS : v1::FINISH_REASON_LENGTH);
+    }
+    finished.mutable_usage()->set_generated_tokens(count * (count + 1) / 2);
+    writer->Write(response);
+  }
+
   grpc::Status Stream(const grpc::ServerContext& context, const v1::GenerateRequest& request,
                       Writer* writer) {
     const std::string& prompt = request.text();
@@ -103,6 +120,10 @@ struct FakeServer::Impl final : v1::Generation::Service, grpc::health::v1::Healt
       WriteDelta(0, 1, true, logprobs, writer);
       WriteFinished(v1::FINISH_REASON_DRAINED, 1, writer);
       return {grpc::UNAVAILABLE, "the server is shutting down"};
+    }
+    if (request.has_beams()) {
+      WriteHypotheses(request.beams().num_return(), writer);
+      return grpc::Status::OK;
     }
     const uint32_t step = owner->tokens_per_delta;
     for (uint32_t i = 0; i < max_tokens && !context.IsCancelled(); i += step) {

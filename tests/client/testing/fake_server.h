@@ -20,7 +20,9 @@ namespace t2r::client {
 //   "unfinished"   OK without Finished
 //   "drained"      one Delta, Finished{DRAINED}, then UNAVAILABLE
 //   "textless"     tokens without text
-// Text has one token a byte, its value; a BOS of 1 comes first. Score gives -0.5 for each token.
+// With beams no Deltas come, but hypothesis i, of texts and tokens "a", 100; "ab", 100 101; ...,
+// with a score of -0.5 (i + 1); the last one is LENGTH, the others EOS. Text has one token a byte,
+// its value; a BOS of 1 comes first. Score gives -0.5 for each token.
 class FakeServer {
  public:
   FakeServer();

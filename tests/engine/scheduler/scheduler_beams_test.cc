@@ -75,6 +75,7 @@ class BeamsTest : public ::testing::Test {
     EXPECT_EQ(executor_->open_slots(), 0);
     EXPECT_EQ(executor_->free_pages(), executor_->limits().kv_pages);
     EXPECT_EQ(observer_.counts().slots_used, 0);
+    EXPECT_EQ(observer_.counts().running, 0);
     EXPECT_EQ(observer_.counts().queue_requests, 0);
   }
   static std::vector<ReferenceHypothesis> Expected(const Request& request) {
@@ -184,6 +185,7 @@ TEST_F(BeamsTest, WaitsUntilAllItsSlotsAreFree) {
   EXPECT_TRUE(beams->started());
   EXPECT_EQ(executor_->open_slots(), 4);
   EXPECT_EQ(observer_.counts().slots_used, 4);
+  EXPECT_EQ(observer_.counts().running, 2);
   executor_->AllowAll();
   ExpectReference(wanted, beams->WaitUntilFinished());
   second->WaitUntilFinished();

@@ -65,6 +65,7 @@ std::string Stream::text() const {
 TestServer::TestServer(TestServerOptions given)
     : options(std::move(given)), executor(options.executor) {
   if (options.next_token) executor.set_next_token(options.next_token);
+  if (options.alternatives) executor.set_alternatives(options.alternatives);
   executor.set_keep_records(false);
   absl::StatusOr<std::unique_ptr<GrpcServer>> started = GrpcServer::Start(options.grpc, metrics);
   if (!started.ok()) {

@@ -33,6 +33,7 @@ struct TestServerOptions {
   bool tokenizer = true;
   bool load = true;  // false: the model is not there until Load
   FakeExecutor::NextToken next_token;
+  FakeExecutor::Alternatives alternatives;
   std::function<void()> before_encode;
 };
 

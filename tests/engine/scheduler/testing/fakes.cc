@@ -123,9 +123,11 @@ void FakeObserver::OnQueue(int64_t requests, int64_t tokens) {
   counts_.max_queue_requests = std::max(counts_.max_queue_requests, requests);
 }
 
-void FakeObserver::OnSessions(int /*running*/, int slots_used) {
+void FakeObserver::OnSessions(int running, int slots_used) {
   const std::lock_guard lock(mu_);
-  EXPECT_GE(slots_used, 0);
+  EXPECT_GE(running, 0);
+  EXPECT_GE(slots_used, running);
+  counts_.running = running;
   counts_.slots_used = slots_used;
 }
 

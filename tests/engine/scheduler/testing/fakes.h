@@ -72,7 +72,7 @@ class FakeObserver : public SchedulerObserver {
     int64_t submitted = 0, finished = 0, first_tokens = 0, later_tokens = 0;
     int64_t queue_requests = 0, queue_tokens = 0, max_queue_requests = 0;
     int64_t steps = 0, decode_rows = 0, prompt_rows = 0;
-    int slots_used = 0;
+    int running = 0, slots_used = 0;
     std::map<FinishReason, int64_t> reasons;
   };
   Counts counts() const;
