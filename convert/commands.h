@@ -7,6 +7,7 @@
 #include "convert/corpus.h"
 #include "convert/parameter_specs.h"
 #include "convert/train_options.h"
+#include "convert/translate.h"
 
 namespace t2r::convert {
 
@@ -60,14 +61,12 @@ struct EvalFlags {
   std::string model, text;
   CorpusOptions corpus;
   std::string device = "cpu";
+  int threads = 2;
   // Encoder-decoders.
-  std::string target;          // of the pairs; empty: the lines of `text` are pairs
-  bool translate = true;       // measure the engine's translations, not the loss alone
-  std::string output;          // file for the translations, a line each; empty: none
-  int batch = 64;              // sessions translated together
-  int threads = 0;             // of the engine; 0: one a core
-  std::string dtype = "auto";  // the engine's: auto, float32 or bfloat16
-  int64_t max_tokens = 0;      // a translation; 0: twice its source and 10 more
+  std::string target;     // of the pairs; empty: the lines of `text` are pairs
+  bool translate = true;  // measure the engine's translations, not the loss alone
+  std::string output;     // file for the translations, a line each; empty: none
+  TranslateOptions translation;
 };
 
 struct MetricsFlags {

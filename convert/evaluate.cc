@@ -1,7 +1,7 @@
-#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "convert/commands.h"
@@ -36,40 +36,26 @@ void EvalTranslations(const EvalFlags& flags, const Tokenizer& tokenizer) {
   auto pairs = ReadPairs(flags.text, flags.target);
   const auto first = static_cast<size_t>(flags.corpus.documents);
   if (first > 0 && first < pairs.size()) pairs.resize(first);
-  std::vector<std::vector<int32_t>> sources;
-  std::vector<std::string> references;
-  size_t longest = 0;
-  for (const auto& [source, target] : pairs) {
-    sources.push_back(source.empty() ? std::vector<int32_t>()
-                                     : Unwrap(tokenizer.Encode(source, true)));
-    longest = std::max(longest, sources.back().size());
-    references.push_back(target);
+  std::vector<std::string> sources, references;
+  for (auto& [source, target] : pairs) {
+    sources.push_back(std::move(source));
+    references.push_back(std::move(target));
   }
-  EngineOptions options;
+  TranslateOptions options = flags.translation;
   options.threads = flags.threads;
-  options.dtype = flags.dtype;
-  options.max_sessions = flags.batch;
-  options.max_step_tokens =
-      std::max({int64_t{512}, int64_t{flags.batch}, static_cast<int64_t>(longest)});
-  const auto engine = Unwrap(LoadEngine(flags.model, options));
   Progress progress(stderr, 1);
-  const Translations translations =
-      Translate(engine->executor.get(), engine->config, sources, flags.max_tokens, &progress);
-  std::vector<std::string> hypotheses;
-  std::string lines;
-  int64_t cut = 0;
-  for (const Translation& output : translations.outputs) {
-    hypotheses.push_back(tokenizer.Decode(output.ids));
-    std::replace(hypotheses.back().begin(), hypotheses.back().end(), '\n', ' ');
-    lines += hypotheses.back() + "\n";
-    cut += output.ended ? 0 : 1;
+  const TranslatedLines translated =
+      TranslateLines(flags.model, tokenizer, sources, options, &progress);
+  if (!flags.output.empty()) {
+    std::string lines;
+    for (const std::string& text : translated.texts) lines += text + "\n";
+    WriteFileAtomically(flags.output, lines);
   }
-  if (!flags.output.empty()) WriteFileAtomically(flags.output, lines);
-  std::printf("%s\n", DescribeMetrics(hypotheses, references).c_str());
+  std::printf("%s\n", DescribeMetrics(translated.texts, references).c_str());
   std::printf("translated %lld tokens in %.2f s, %.0f tokens/s; %lld cut at their longest length\n",
-              static_cast<long long>(translations.tokens), translations.seconds,
-              static_cast<double>(translations.tokens) / translations.seconds,
-              static_cast<long long>(cut));
+              static_cast<long long>(translated.tokens), translated.seconds,
+              static_cast<double>(translated.tokens) / translated.seconds,
+              static_cast<long long>(translated.cut));
 }
 
 }  // namespace
@@ -81,7 +67,7 @@ void PrintMetrics(const MetricsFlags& flags) {
 
 void Eval(const EvalFlags& flags) {
   const torch::Device device = ParseDevice(flags.device);
-  if (flags.batch < 1) throw ConvertError("--batch must be at least 1");
+  if (flags.translation.batch < 1) throw ConvertError("--batch must be at least 1");
   const ModelConfig config = Unwrap(LoadModelConfig(flags.model));
   const auto tokenizer = Unwrap(LoadTokenizer(flags.model));
   const bool pairs = config.encoder_decoder.has_value();
@@ -92,7 +78,7 @@ void Eval(const EvalFlags& flags) {
   if (limit.has_value()) CheckPositions(corpus, *limit);
   TrainingModel model(config, device);
   LoadParameters(flags.model, &model, /*allow_missing_maps=*/false);
-  std::printf("%s\n", Describe(Evaluate(model, corpus)).c_str());
+  std::printf("%s\n", Describe(Evaluate(model, corpus, flags.threads)).c_str());
   std::fflush(stdout);
   if (pairs && flags.translate && !flags.corpus.ids) EvalTranslations(flags, *tokenizer);
 }

@@ -136,7 +136,7 @@ void Finetune(const FinetuneFlags& flags) {
 
   TrainingModel parent(parent_config, device);
   LoadParameters(flags.model, &parent, /*allow_missing_maps=*/false);
-  const Evaluation before = Evaluate(parent, corpora.valid);
+  const Evaluation before = Evaluate(parent, corpora.valid, flags.training.threads);
   progress.Line("parent: " + Describe(before));
   const ModelConfig config =
       flags.feature_map.empty() ? parent_config : Swapped(flags, parent, corpora.valid, &progress);

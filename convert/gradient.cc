@@ -3,10 +3,9 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <exception>
-#include <thread>
 
 #include "convert/loss.h"
+#include "convert/shards.h"
 
 namespace t2r::convert {
 namespace {
@@ -55,30 +54,13 @@ double BatchGradient(const std::vector<std::unique_ptr<TrainingModel>>& replicas
   const size_t rows = plan.windows.size();
   const size_t shards = std::min(rows, replicas.size());
   std::vector<double> losses(shards, 0.0);
-  std::vector<std::exception_ptr> errors(shards);
-  const auto work = [&](size_t shard) {
-    try {
-      // Rows are sorted by length: deal them out, so that shards cost the same.
-      BatchPlan mine{{}, plan.length, plan.source_length};
-      for (size_t row = shard; row < rows; row += shards) mine.windows.push_back(plan.windows[row]);
-      losses[shard] = Backward(*replicas[shard], objective, corpus, mine,
-                               1.0 / static_cast<double>(predictions));
-    } catch (...) {
-      errors[shard] = std::current_exception();
-    }
-  };
-  std::vector<std::thread> threads;
-  for (size_t shard = 1; shard < shards; ++shard) {
-    threads.emplace_back([&work, shard] {
-      torch::set_num_threads(1);
-      work(shard);
-    });
-  }
-  work(0);
-  for (auto& thread : threads) thread.join();
-  for (const auto& error : errors) {
-    if (error) std::rethrow_exception(error);
-  }
+  ForEachShard(shards, [&](size_t shard, size_t) {
+    // Rows are sorted by length: deal them out, so that shards cost the same.
+    BatchPlan mine{{}, plan.length, plan.source_length};
+    for (size_t row = shard; row < rows; row += shards) mine.windows.push_back(plan.windows[row]);
+    losses[shard] =
+        Backward(*replicas[shard], objective, corpus, mine, 1.0 / static_cast<double>(predictions));
+  });
   const torch::NoGradGuard no_grad;
   double loss = losses[0];
   Tensor gradient = replicas[0]->parameters().flat_grad();

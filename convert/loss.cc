@@ -7,6 +7,9 @@
 #include <cstdio>
 #include <limits>
 #include <utility>
+#include <vector>
+
+#include "convert/shards.h"
 
 namespace t2r::convert {
 
@@ -71,16 +74,17 @@ std::string Describe(const Evaluation& evaluation) {
   return text;
 }
 
-Evaluation Evaluate(const TrainingModel& model, const Corpus& corpus, int64_t batch_tokens) {
-  const torch::NoGradGuard no_grad;
-  // Uncut.
+namespace {
+
+// Batches of documents of similar length, whole, up to `batch_tokens` positions at once.
+std::vector<BatchPlan> PlanEvaluation(const Corpus& corpus, int64_t batch_tokens) {
   std::vector<Window> windows = CutWindows(corpus, std::numeric_limits<int64_t>::max());
   std::stable_sort(windows.begin(), windows.end(), [](const Window& a, const Window& b) {
     return std::pair(a.length, a.source_length) > std::pair(b.length, b.source_length);
   });
-  Evaluation result;
+  std::vector<BatchPlan> plans;
   for (size_t begin = 0; begin < windows.size();) {
-    BatchPlan plan;
+    BatchPlan& plan = plans.emplace_back();
     plan.length = windows[begin].length;
     for (; begin < windows.size(); ++begin) {
       const int64_t source_length = std::max(plan.source_length, windows[begin].source_length);
@@ -89,12 +93,36 @@ Evaluation Evaluate(const TrainingModel& model, const Corpus& corpus, int64_t ba
       plan.windows.push_back(windows[begin]);
       plan.source_length = source_length;
     }
-    const TokenBatch batch = MakeBatch(corpus, plan, model.parameters().device());
-    const Tensor log_probabilities = model.Logits(model.Hidden(batch.input)).log_softmax(-1);
-    const Tensor chosen =
-        log_probabilities.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1).to(torch::kFloat64);
-    result.nats -= (chosen * batch.counted).sum().item<double>();
-    result.predictions += batch.predictions;
+  }
+  return plans;
+}
+
+// Sum of −log p over a batch.
+double BatchNats(const TrainingModel& model, const Corpus& corpus, const BatchPlan& plan) {
+  const torch::NoGradGuard no_grad;
+  const TokenBatch batch = MakeBatch(corpus, plan, model.parameters().device());
+  const Tensor log_probabilities = model.Logits(model.Hidden(batch.input)).log_softmax(-1);
+  const Tensor chosen =
+      log_probabilities.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1).to(torch::kFloat64);
+  return -(chosen * batch.counted).sum().item<double>();
+}
+
+}  // namespace
+
+Evaluation Evaluate(const TrainingModel& model, const Corpus& corpus, int threads,
+                    int64_t batch_tokens) {
+  const std::vector<BatchPlan> plans = PlanEvaluation(corpus, batch_tokens);
+  std::vector<double> nats(plans.size());
+  ForEachShard(std::min(plans.size(), static_cast<size_t>(std::max(1, threads))),
+               [&](size_t shard, size_t shards) {
+                 for (size_t i = shard; i < plans.size(); i += shards) {
+                   nats[i] = BatchNats(model, corpus, plans[i]);
+                 }
+               });
+  Evaluation result;
+  for (size_t i = 0; i < plans.size(); ++i) {
+    result.nats += nats[i];
+    for (const Window& window : plans[i].windows) result.predictions += window.length;
   }
   result.documents = static_cast<int64_t>(corpus.documents.size());
   return result;

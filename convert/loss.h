@@ -44,8 +44,10 @@ struct Evaluation {
 // "1.40256 nats/token, perplexity 4.0656 over 55777 predicted tokens of 150 documents".
 std::string Describe(const Evaluation& evaluation);
 
-// Each document from position 0, whole (of pairs, each target after its source). Batches documents
-// of similar length, up to `batch_tokens` positions at once.
-Evaluation Evaluate(const TrainingModel& model, const Corpus& corpus, int64_t batch_tokens = 8192);
+// Each document from position 0, whole (of pairs, each target after its source), on `threads`
+// threads. Batches documents of similar length, up to `batch_tokens` positions at once. The figures
+// do not depend on the number of threads.
+Evaluation Evaluate(const TrainingModel& model, const Corpus& corpus, int threads = 1,
+                    int64_t batch_tokens = 4096);
 
 }  // namespace t2r::convert

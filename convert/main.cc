@@ -162,11 +162,14 @@ CLI::App* AddEval(CLI::App* app, EvalFlags* flags) {
   on->add_flag("--translate,!--no-translate", flags->translate,
                "Translate and compare (default: yes)");
   on->add_option("--output", flags->output, "File for the translations, a line each");
-  on->add_option("--batch", flags->batch, "Sessions translated together")->capture_default_str();
-  on->add_option("--threads", flags->threads, "Of the engine (0: one a core)");
-  on->add_option("--dtype", flags->dtype, "The engine's weights: auto, float32 or bfloat16")
+  on->add_option("--batch", flags->translation.batch, "Sessions translated together")
       ->capture_default_str();
-  on->add_option("--max-tokens", flags->max_tokens,
+  on->add_option("--threads", flags->threads, "Of the loss, and of the engine")
+      ->capture_default_str();
+  on->add_option("--dtype", flags->translation.dtype,
+                 "The engine's weights: auto, float32 or bfloat16")
+      ->capture_default_str();
+  on->add_option("--max-tokens", flags->translation.max_tokens,
                  "Longest translation (0: twice its source and 10 more)");
   return on;
 }

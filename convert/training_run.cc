@@ -97,7 +97,7 @@ void TrainAndWrite(TrainingRun run, const Corpora& corpora, Progress* progress) 
   run.training.fingerprint = Fingerprint(run, corpora.train);
   Trainer trainer(run.model, run.teacher, corpora.train, run.training);
   const auto evaluate = [&](const std::string& caption) {
-    const Evaluation result = Evaluate(*run.model, corpora.valid);
+    const Evaluation result = Evaluate(*run.model, corpora.valid, run.training.threads);
     progress->Line(caption + ": " + Describe(result));
     return result.nats_per_token();
   };

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <utility>
 
 #include "convert/error.h"
+#include "convert/status.h"
+#include "engine/model/load.h"
 
 namespace t2r::convert {
 namespace {
@@ -143,6 +146,35 @@ Translations Translate(Executor* executor, const ModelConfig& config,
                        const std::vector<std::vector<int32_t>>& sources, int64_t max_tokens,
                        Progress* progress) {
   return Translator(executor, config, sources, max_tokens).Run(progress);
+}
+
+TranslatedLines TranslateLines(const std::string& directory, const Tokenizer& tokenizer,
+                               const std::vector<std::string>& lines,
+                               const TranslateOptions& options, Progress* progress) {
+  std::vector<std::vector<int32_t>> sources;
+  size_t longest = 0;
+  for (const std::string& line : lines) {
+    sources.push_back(line.empty() ? std::vector<int32_t>() : Unwrap(tokenizer.Encode(line, true)));
+    longest = std::max(longest, sources.back().size());
+  }
+  EngineOptions engine_options;
+  engine_options.threads = options.threads;
+  engine_options.dtype = options.dtype;
+  engine_options.max_sessions = options.batch;
+  engine_options.max_step_tokens =
+      std::max({int64_t{512}, int64_t{options.batch}, static_cast<int64_t>(longest)});
+  const auto engine = Unwrap(LoadEngine(directory, engine_options));
+  const Translations translations =
+      Translate(engine->executor.get(), engine->config, sources, options.max_tokens, progress);
+  TranslatedLines result;
+  for (const Translation& output : translations.outputs) {
+    result.texts.push_back(tokenizer.Decode(output.ids));
+    std::replace(result.texts.back().begin(), result.texts.back().end(), '\n', ' ');
+    result.cut += output.ended ? 0 : 1;
+  }
+  result.tokens = translations.tokens;
+  result.seconds = translations.seconds;
+  return result;
 }
 
 }  // namespace t2r::convert

@@ -1,4 +1,5 @@
-// Greedy translation of many sources by the engine, as many at once as it has sessions.
+// Greedy translation of many sources by the engine, as many at once as it has sessions; no
+// LibTorch.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include "convert/progress.h"
 #include "engine/model/config.h"
 #include "engine/model/executor.h"
+#include "engine/tokenizer/tokenizer.h"
 
 namespace t2r::convert {
 
@@ -30,5 +32,25 @@ struct Translations {
 Translations Translate(Executor* executor, const ModelConfig& config,
                        const std::vector<std::vector<int32_t>>& sources, int64_t max_tokens,
                        Progress* progress);
+
+struct TranslateOptions {
+  int batch = 64;              // sessions translated together
+  int threads = 0;             // of the engine; 0: one a core
+  std::string dtype = "auto";  // the engine's weights: auto, float32 or bfloat16
+  int64_t max_tokens = 0;      // as above
+};
+
+struct TranslatedLines {
+  std::vector<std::string> texts;  // of line i; line breaks within are spaces
+  int64_t tokens = 0;              // as above
+  int64_t cut = 0;                 // texts that reached their longest length
+  double seconds = 0;
+};
+
+// Text to text: loads the model directory into an engine, whose tokenizer is `tokenizer`. Throws
+// ConvertError where the engine cannot load it, and as Translate does.
+TranslatedLines TranslateLines(const std::string& directory, const Tokenizer& tokenizer,
+                               const std::vector<std::string>& lines,
+                               const TranslateOptions& options, Progress* progress);
 
 }  // namespace t2r::convert

@@ -3,11 +3,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <set>
+#include <string>
 #include <vector>
 
+#include "convert/corpus.h"
 #include "convert/error.h"
+#include "convert/metrics.h"
+#include "convert/status.h"
 
 namespace t2r::convert {
 namespace {
@@ -144,6 +150,28 @@ TEST(Translate, OfNothingIsNothing) {
   const auto result = Translate(&executor, Config(), {{}, {}}, 0, nullptr);
   EXPECT_THAT(result.outputs[1].ids, IsEmpty());
   EXPECT_EQ(result.tokens, 0);
+}
+
+// A real model's known figures; skipped where the shared data is absent.
+TEST(TranslateLines, ReachesArensKnownErrorRates) {
+  const char* set = std::getenv("T2R_SHARED_DATA");
+  const std::string data = set != nullptr ? set : T2R_SOURCE_DIR "/../shared/data";
+  if (!std::filesystem::exists(data + "/aren/config.json")) {
+    GTEST_SKIP() << "no aren in " << data << "; set T2R_SHARED_DATA";
+  }
+  const auto tokenizer = Unwrap(LoadTokenizer(data + "/aren"));
+  std::vector<std::string> sources, references;
+  for (auto& [source, target] : ReadPairs(data + "/ar2en/test.tsv", "")) {
+    sources.push_back(source);
+    references.push_back(target);
+  }
+  TranslateOptions options;
+  options.threads = 1;
+  const TranslatedLines result =
+      TranslateLines(data + "/aren", *tokenizer, sources, options, nullptr);
+  EXPECT_NEAR(CharacterErrorRate(result.texts, references), 0.2259, 5e-5);
+  EXPECT_NEAR(WordErrorRate(result.texts, references), 0.7792, 5e-5);
+  EXPECT_EQ(result.cut, 0);
 }
 
 }  // namespace

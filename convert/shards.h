@@ -1,0 +1,13 @@
+// Work on several threads of its own, as LibTorch wants them.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+
+namespace t2r::convert {
+
+// Calls work(shard, shards) for every shard, one thread each (the first on the caller's); operators
+// within use one thread. Rethrows the first shard's exception once all have ended.
+void ForEachShard(size_t shards, const std::function<void(size_t shard, size_t shards)>& work);
+
+}  // namespace t2r::convert
