@@ -1,9 +1,15 @@
 #include "convert/gradient.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <string>
+#include <vector>
+
+#include "convert/error.h"
 #include "convert/loss.h"
+#include "convert/shards.h"
 #include "tests/convert/small_models.h"
 
 namespace t2r::convert {
@@ -158,6 +164,18 @@ TEST(BatchGradient, TransferTouchesFeatureMapsOnlyAndLowersItsLoss) {
     const torch::AutoGradMode with_grad(true);
     EXPECT_LT(BatchGradient(replicas, objective, corpus, plan), before);
   }
+}
+
+TEST(ForEachShard, RunsEveryShardAndThrowsWhatTheFirstOfThemThrew) {
+  std::vector<int> ran(5, 0);
+  const auto work = [&](size_t shard, size_t shards) {
+    EXPECT_EQ(shards, 5U);
+    ++ran[shard];
+    if (shard == 2 || shard == 4) throw ConvertError("shard " + std::to_string(shard));
+  };
+  EXPECT_THAT([&] { ForEachShard(5, work); }, testing::ThrowsMessage<ConvertError>("shard 2"));
+  EXPECT_EQ(ran, std::vector<int>(5, 1));
+  EXPECT_NO_THROW(ForEachShard(0, work));
 }
 
 }  // namespace
