@@ -177,7 +177,8 @@ void ResolveMaxTokens(const ModelLimits& limits, Request* request) {
 absl::Status Validate(const PreparedRequest& prepared, const ServedModel& model) {
   Request probe = prepared.request;
   if (prepared.source) probe.source = {0};
-  if (prepared.target && probe.prompt.empty()) probe.prompt = {0};
+  // A target prefix may be empty; a prompt or a target that is scored has a token.
+  if (prepared.target && (probe.score || probe.prompt.empty())) probe.prompt.push_back(0);
   if (probe.score ? ScoresNothing(probe) : prepared.complete()) return absl::OkStatus();
   if (!probe.score) probe.max_tokens = std::max<int64_t>(probe.max_tokens, 1);
   return model.scheduler->Validate(probe);

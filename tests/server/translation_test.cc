@@ -125,6 +125,19 @@ TEST(TranslationTest, ScoresTheTargetGivenTheSource) {
   EXPECT_THAT(Score(server, request, &response).error_message(), StartsWith("target: not set"));
 }
 
+TEST(TranslationTest, WhatCanNeverFitIsNotTokenised) {
+  TestServer server(EncoderDecoder());
+  v1::GenerateRequest generate = TokenRequest({1, 2, 3, 4, 5, 6, 7, 8, 9}, 5);
+  generate.set_target_prefix_text("x");
+  EXPECT_THAT(Refusal(server, generate), HasSubstr("limit of 8"));
+  v1::ScoreRequest score;
+  *score.mutable_source_tokens() = generate.tokens();
+  score.set_text("x");
+  v1::ScoreResponse response;
+  EXPECT_THAT(Score(server, score, &response).error_message(), HasSubstr("limit of 8"));
+  EXPECT_EQ(server.tokenizer->encoded(), 0);
+}
+
 TEST(TranslationTest, OtherModelsRefuseSourceAndPrefix) {
   TestServer server;
   v1::GenerateRequest request = TokenRequest({1}, 5);
