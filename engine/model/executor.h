@@ -22,8 +22,8 @@ struct ExecutorLimits {
   int64_t kv_bytes_per_position = 0;  // 0: no full layer
   // Prompts are split at multiples of this (Backend::prompt_alignment).
   int64_t prompt_alignment = 1;
-  int64_t max_source = 0;     // tokens of a source; 0: the model has no encoder
-  int source_vocab_size = 0;  // of source tokens; 0: the model has no encoder
+  int64_t max_source = 0;                    // tokens of a source; 0: the model has no encoder
+  int source_vocab_size = 0;                 // of source tokens; 0: the model has no encoder
   int64_t source_kv_bytes_per_position = 0;  // 0: no full cross attention
   // Never sampled, whatever a session's own logit biases; a search must leave them out too.
   std::vector<int32_t> suppressed_token_ids;
