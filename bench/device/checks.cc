@@ -9,6 +9,7 @@
 
 #include "bench/device/spec_model.h"
 #include "engine/sampling/sampler.h"
+#include "tests/engine/model/device_cases.h"
 #include "tests/engine/ops/reference.h"
 
 namespace t2r::bench {
@@ -178,53 +179,7 @@ void CheckSampling(cuda::CudaBackend& backend, int64_t rows, int64_t vocabulary,
   checks->Expect("log probabilities of sampled tokens", error, 1e-5);
 }
 
-struct Case {
-  std::string name;
-  ModelSpec spec;
-};
-
-std::vector<Case> ModelCases(bool small) {
-  std::vector<Case> cases;
-  for (const bool gpt2 : {false, true}) {
-    ModelSpec base;
-    base.layers = 2;
-    base.gpt2 = gpt2;
-    if (gpt2) base.groups = base.heads;
-    const std::string family = gpt2 ? "gpt2 " : "llama ";
-    cases.push_back({family + "softmax", base});
-    for (const char* map : {"t2r", "elu", "rfa", "hedgehog"}) {
-      ModelSpec spec = base;
-      spec.linear = {true, true};
-      spec.map = map;
-      if (spec.map == "elu") spec.features = spec.head_dim;
-      if (spec.map == "rfa") {  // Σ φ(q)·φ(k) has either sign: the divisor stays away from 0
-        spec.normalizer = "add";
-        spec.eps = 80;
-      }
-      cases.push_back({family + map, spec});
-      if (small) return cases;
-    }
-    ModelSpec mixed = base;
-    mixed.linear = {true, false};
-    cases.push_back({family + "mixed", mixed});
-  }
-  ModelSpec folded = cases.back().spec;
-  folded.features = 6;  // fewer rows than a head's 8 values: folded into the projections
-  cases.push_back({"gpt2 folded", folded});
-  return cases;
-}
-
-double RelativeError(const std::vector<double>& got, const std::vector<double>& want) {
-  double error = 0;
-  double norm = 0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    error += (got[i] - want[i]) * (got[i] - want[i]);
-    norm += want[i] * want[i];
-  }
-  return std::sqrt(error / norm);
-}
-
-void CheckModel(const Case& test, int64_t length, Checks* checks) {
+void CheckModel(const testing::DeviceCase& test, int64_t length, Checks* checks) {
   const testing::Tensors weights = BFloat16Weights(test.spec);
   std::vector<int32_t> ids;
   for (int64_t i = 0; i < length; ++i) {
@@ -240,8 +195,9 @@ void CheckModel(const Case& test, int64_t length, Checks* checks) {
     const std::string name = "log probabilities, " + test.name + ", " + NameOf(dtype);
     // A half of a layer rounds its activations at most four times on its way, the last norm once.
     const double bound = dtype == DType::kFloat32 ? 1e-5 : (8 * test.spec.layers + 1) * 0x1p-8;
-    checks->Expect(name, RelativeError(Scores(*executor, ids, length), want), bound);
-    checks->Expect(name + ", row by row", RelativeError(Scores(*executor, ids, 1), want), bound);
+    checks->Expect(name, testing::RelativeError(Scores(*executor, ids, length), want), bound);
+    checks->Expect(name + ", row by row", testing::RelativeError(Scores(*executor, ids, 1), want),
+                   bound);
   }
 }
 
@@ -272,7 +228,9 @@ int RunChecks(bool small) {
       CheckSampling(backend, 64, 49152, &checks);
     }
   }
-  for (const Case& test : ModelCases(small)) CheckModel(test, small ? 20 : 100, &checks);
+  std::vector<testing::DeviceCase> models = testing::DeviceCases();
+  if (small) models.resize(2);
+  for (const testing::DeviceCase& test : models) CheckModel(test, small ? 20 : 100, &checks);
   CheckNeighbours(small ? 3 : 64, &checks);
   std::printf("%d checks failed\n", checks.failed());
   return checks.failed();

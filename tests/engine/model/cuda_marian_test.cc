@@ -1,8 +1,7 @@
 // Encoder-decoders on the CUDA backend against the CPU engine: the same weights, the same ids.
 #include <gtest/gtest.h>
 
-#include <cmath>
-
+#include "tests/engine/model/device_cases.h"
 #include "tests/engine/model/engine_fixture.h"
 #include "tests/engine/model/marian_directory.h"
 
@@ -90,18 +89,6 @@ class CudaMarianTest : public ::testing::TestWithParam<Case> {
     }
     for (const int slot : slots) executor.Close(slot);
     return scores;
-  }
-
-  static double RelativeError(const std::vector<double>& got, const std::vector<double>& want) {
-    EXPECT_EQ(got.size(), 31U);
-    EXPECT_EQ(got.size(), want.size());
-    double error = 0;
-    double norm = 0;
-    for (size_t i = 0; i < want.size(); ++i) {
-      error += (got[i] - want[i]) * (got[i] - want[i]);
-      norm += want[i] * want[i];
-    }
-    return std::sqrt(error / norm);
   }
 };
 

@@ -1,53 +1,13 @@
 // Whole models on the CUDA backend against the CPU engine: the same files, the same ids.
 #include <gtest/gtest.h>
 
-#include <cmath>
-
+#include "tests/engine/model/device_cases.h"
 #include "tests/engine/model/engine_fixture.h"
 
 namespace t2r::testing {
 namespace {
 
-struct Case {
-  std::string name;
-  ModelSpec spec;
-};
-
-std::vector<Case> AllCases() {
-  std::vector<Case> cases;
-  for (const bool gpt2 : {false, true}) {
-    ModelSpec base;
-    base.layers = 2;
-    base.gpt2 = gpt2;
-    if (gpt2) base.groups = base.heads;
-    const std::string family = gpt2 ? "Gpt2" : "Llama";
-    cases.push_back({family + "Full", base});
-    for (const char* map : {"t2r", "elu", "rfa", "hedgehog"}) {
-      ModelSpec spec = base;
-      spec.linear = {true, true};
-      spec.map = map;
-      if (spec.map == "elu") spec.features = spec.head_dim;
-      // Σ φ(q)·φ(k) has either sign for rfa: this keeps the divisor away from 0.
-      if (spec.map == "rfa") {
-        spec.normalizer = "add";
-        spec.eps = 80;
-      }
-      cases.push_back({family + "_" + map, spec});
-    }
-    ModelSpec mixed = base;
-    mixed.linear = {true, false};
-    cases.push_back({family + "Mixed", mixed});
-  }
-  ModelSpec folded = cases.back().spec;
-  folded.features = 6;  // fewer rows than the 8 of a head: folded
-  cases.push_back({"Gpt2Folded", folded});
-  folded.map = "hedgehog";
-  folded.features = 12;
-  cases.push_back({"Gpt2FoldedHedgehog", folded});
-  return cases;
-}
-
-class CudaModelTest : public ::testing::TestWithParam<Case> {
+class CudaModelTest : public ::testing::TestWithParam<DeviceCase> {
  protected:
   void SetUp() override {
     if (ChosenBackend() != "cuda") GTEST_SKIP() << "T2R_CUDA_MODULE names no module";
@@ -85,17 +45,6 @@ class CudaModelTest : public ::testing::TestWithParam<Case> {
     EXPECT_EQ(first, count);
     executor.Close(slot);
     return scores;
-  }
-
-  static double RelativeError(const std::vector<double>& got, const std::vector<double>& want) {
-    EXPECT_EQ(got.size(), want.size());
-    double error = 0;
-    double norm = 0;
-    for (size_t i = 0; i < want.size(); ++i) {
-      error += (got[i] - want[i]) * (got[i] - want[i]);
-      norm += want[i] * want[i];
-    }
-    return std::sqrt(error / norm);
   }
 
   TemporaryDirectory directory_;
@@ -145,7 +94,7 @@ TEST_P(CudaModelTest, BFloat16LogProbabilities) {
   EXPECT_GT(whole, 1e-6) << "this ran in float32";
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, CudaModelTest, ::testing::ValuesIn(AllCases()),
+INSTANTIATE_TEST_SUITE_P(Models, CudaModelTest, ::testing::ValuesIn(DeviceCases()),
                          [](const auto& test) { return test.param.name; });
 
 }  // namespace
