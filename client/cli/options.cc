@@ -1,11 +1,10 @@
 #include "client/cli/options.h"
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <map>
 #include <sstream>
+
+#include "client/cli/option_groups.h"
 
 namespace t2r::client {
 namespace {
@@ -15,54 +14,9 @@ constexpr char kFooter[] =
     "2 wrong usage, 130 interrupted with Ctrl-C.\n"
     "T2R_SERVER in the environment sets the default of --server.";
 
-// List options take one argument each: what follows may be the prompt.
-
-template <typename T>
-CLI::Validator Range(T low, T high) {
-  return CLI::Range(low, high).description("");
-}
-
-const CLI::Validator kAtLeastZero(
-    [](std::string& value) {
-      double number = 0;
-      return CLI::detail::lexical_cast(value, number) && number >= 0
-                 ? std::string()
-                 : "'" + value + "' is not a number of at least 0";
-    },
-    "");
-
 std::string Examples(const std::string& lines) { return "Examples:\n" + lines; }
 
-// What the parser fills and CommandLine states in other types.
-struct Raw {
-  std::string text;
-  std::string source;
-  std::string target_prefix;
-  TokenIds tokens;
-  std::vector<std::string> logit_bias;
-  float temperature = 0;
-  uint64_t seed = 0;
-  Beams beams;
-};
-
-void AddCall(CLI::App* app, CommandLine* out) {
-  app->add_option("--server", out->server, "Address of t2r-server")
-      ->type_name("HOST:PORT")
-      ->capture_default_str();
-  app->add_option("--timeout", out->timeout_seconds, "Give up after this time; 0: never")
-      ->type_name("SECONDS")
-      ->check(kAtLeastZero);
-}
-
-void AddRetriesAndJson(CLI::App* app, CommandLine* out, const std::string& json_help) {
-  app->add_option("--retries", out->retries,
-                  "Send a request again, up to N times, when the server says it is too busy")
-      ->type_name("N")
-      ->check(kAtLeastZero);
-  app->add_flag("--json", out->json, json_help);
-}
-
-CLI::Option* AddTokens(CLI::App* app, Raw* raw) {
+CLI::Option* AddTokens(CLI::App* app, RawOptions* raw) {
   return app->add_option("--tokens", raw->tokens, "Token ids instead of text, taken as they are")
       ->delimiter(',')
       ->allow_extra_args(false)
@@ -70,77 +24,11 @@ CLI::Option* AddTokens(CLI::App* app, Raw* raw) {
 }
 
 // text or --tokens; checked after parsing, where the message can say what is missing.
-void AddTarget(CLI::App* app, Raw* raw, const std::string& name, const std::string& help) {
+void AddTarget(CLI::App* app, RawOptions* raw, const std::string& name, const std::string& help) {
   app->add_option(name, raw->text, help)->type_name("TEXT")->excludes(AddTokens(app, raw));
 }
 
-void AddSampling(CLI::App* app, CommandLine* out, Raw* raw) {
-  Sampling& s = out->generate.sampling;
-  const std::string group = "Sampling";
-  app->add_option("--temperature", raw->temperature, "0: greedy (default: the model's own, else 1)")
-      ->group(group)
-      ->check(kAtLeastZero);
-  app->add_option("--top-k", s.top_k, "Keep the K most likely tokens; 0: off")->group(group);
-  app->add_option("--top-p", s.top_p, "Keep the most likely tokens that reach this probability")
-      ->group(group)
-      ->check(Range(0.0, 1.0));
-  app->add_option("--min-p", s.min_p, "Keep tokens with this share of the best one's probability")
-      ->group(group)
-      ->check(Range(0.0, 1.0));
-  app->add_option("--repetition-penalty", s.repetition_penalty,
-                  "Divides the logits of tokens in prompt and output; 0 or 1: off")
-      ->group(group)
-      ->check(kAtLeastZero);
-  app->add_option("--frequency-penalty", s.frequency_penalty,
-                  "Subtracted for each time a token was generated")
-      ->group(group)
-      ->check(Range(-2.0, 2.0));
-  app->add_option("--presence-penalty", s.presence_penalty, "Subtracted once a token was generated")
-      ->group(group)
-      ->check(Range(-2.0, 2.0));
-  app->add_option("--logit-bias", raw->logit_bias, "Added to a token's logit; may be repeated")
-      ->group(group)
-      ->type_name("ID=VALUE")
-      ->allow_extra_args(false);
-  app->add_option("--seed", raw->seed, "Same request, same seed, same tokens (default: random)")
-      ->group(group);
-}
-
-// several: whether more than the best result can be asked for.
-void AddBeams(CLI::App* app, Raw* raw, bool several) {
-  const std::string group = "Beam search";
-  CLI::Option* beams =
-      app->add_option("--beams", raw->beams.count, "Search with N beams; results come at the end")
-          ->group(group)
-          ->type_name("N")
-          ->check(Range(1u, std::numeric_limits<uint32_t>::max()));
-  app->add_option("--length-penalty", raw->beams.length_penalty,
-                  "Scores are divided by length to this power: above 0 favours long results")
-      ->group(group)
-      ->needs(beams)
-      ->capture_default_str();
-  if (several) {
-    app->add_option("--num-return", raw->beams.num_return, "Results to print, best first")
-        ->group(group)
-        ->needs(beams)
-        ->type_name("N")
-        ->check(Range(1u, std::numeric_limits<uint32_t>::max()))
-        ->capture_default_str();
-  }
-  const std::map<std::string, EarlyStopping> stopping = {{"false", EarlyStopping::kFalse},
-                                                         {"true", EarlyStopping::kTrue},
-                                                         {"never", EarlyStopping::kNever}};
-  app->add_option(
-         "--early-stopping", raw->beams.early_stopping,
-         "When N results have ended: false (goes on while the next is likely better), true "
-         "(stops) or never (goes on while one can be better)")
-      ->group(group)
-      ->needs(beams)
-      ->type_name("false|true|never")
-      ->transform(CLI::CheckedTransformer(stopping).description(""));
-}
-
-void AddGenerate(CLI::App* app, CommandLine* out, Raw* raw) {
+void AddGenerate(CLI::App* app, CommandLine* out, RawOptions* raw) {
   AddTarget(app, raw, "prompt", "The text to continue; -: read it from standard input");
   GenerateRequest& g = out->generate;
   app->add_option("-n,--max-tokens", g.max_tokens, "Generate at most N; 0: the server's limit")
@@ -174,7 +62,7 @@ void AddGenerate(CLI::App* app, CommandLine* out, Raw* raw) {
                "  t2r generate \"Q: Why?\" --stop $'\\n' --json"));
 }
 
-void AddTranslate(CLI::App* app, CommandLine* out, Raw* raw) {
+void AddTranslate(CLI::App* app, CommandLine* out, RawOptions* raw) {
   TranslateOptions& t = out->translate;
   app->add_option("file", t.file, "The sources, one a line; -: standard input")
       ->type_name("FILE")
@@ -242,30 +130,52 @@ void AddBench(CLI::App* app, CommandLine* out) {
                "  t2r bench --at-positions 128,4096,65536"));
 }
 
-// "" or what is wrong.
-std::string ParseBias(const std::vector<std::string>& entries, std::map<TokenId, float>* out) {
-  for (const std::string& entry : entries) {
-    std::istringstream in(entry);
-    TokenId id = 0;
-    char equals = 0;
-    float value = 0;
-    if (entry.empty() || entry[0] == '-' || !(in >> id >> equals >> value) || equals != '=' ||
-        in.peek() != std::char_traits<char>::eof()) {
-      return "--logit-bias: '" + entry + "' is not ID=VALUE, for example 13=-2.5";
-    }
-    if (!(std::abs(value) <= 100)) {
-      return "--logit-bias: '" + entry + "' is outside [-100, 100]";
-    }
-    (*out)[id] = value;
-  }
-  return "";
+void AddScore(CLI::App* app, CommandLine* out, RawOptions* raw) {
+  AddTarget(app, raw, "text", "The text; -: read it from standard input");
+  app->add_option("--source", raw->source, "Encoder-decoders: what the text translates")
+      ->type_name("TEXT");
+  AddCall(app, out);
+  AddRetriesAndJson(app, out, "Print one JSON object");
+  app->footer(
+      Examples("  t2r score \"And it came to pass\"\n  t2r score --tokens 1,403,407 --json\n"
+               "  t2r score \"Good day\" --source 'Guten Tag'"));
+}
+
+void AddTokenize(CLI::App* app, CommandLine* out, RawOptions* raw) {
+  app->add_option("text", raw->text, "The text; -: read it from standard input")
+      ->type_name("TEXT")
+      ->required();
+  AddCall(app, out);
+  AddRetriesAndJson(app, out, "Print one JSON object");
+  app->footer(Examples("  t2r tokenize \"And it came to pass\"\n  t2r tokenize - < chapter.txt"));
+}
+
+void AddDetokenize(CLI::App* app, CommandLine* out, RawOptions* raw) {
+  app->add_option("ids", raw->tokens, "The ids")
+      ->delimiter(',')
+      ->type_name("ID,ID,...")
+      ->required();
+  AddCall(app, out);
+  AddRetriesAndJson(app, out, "Print one JSON object");
+  app->footer(Examples("  t2r detokenize 1,403,407\n  t2r detokenize $(t2r tokenize 'Hello')"));
+}
+
+void AddModel(CLI::App* app, CommandLine* out) {
+  AddCall(app, out);
+  AddRetriesAndJson(app, out, "Print one JSON object");
+  app->footer(Examples("  t2r model\n  t2r model --json"));
+}
+
+void AddHealth(CLI::App* app, CommandLine* out) {
+  AddCall(app, out);
+  app->footer(Examples("  t2r health\n  t2r health --timeout 60    wait up to a minute for it"));
 }
 
 }  // namespace
 
 ParseResult ParseCommandLine(int argc, const char* const* argv, const std::string& default_server) {
   CommandLine out;
-  Raw raw;
+  RawOptions raw;
   if (!default_server.empty()) out.server = default_server;
 
   CLI::App app("Client of t2r-server: generate, score and measure.", "t2r");
@@ -282,49 +192,14 @@ ParseResult ParseCommandLine(int argc, const char* const* argv, const std::strin
     return sub;
   };
   AddGenerate(add("generate", "Stream a continuation of a prompt", Command::kGenerate), &out, &raw);
-
   AddTranslate(add("translate", "Translate lines with an encoder-decoder", Command::kTranslate),
                &out, &raw);
-
-  CLI::App* score = add("score", "Log probability of each token of a text", Command::kScore);
-  AddTarget(score, &raw, "text", "The text; -: read it from standard input");
-  score->add_option("--source", raw.source, "Encoder-decoders: what the text translates")
-      ->type_name("TEXT");
-  AddCall(score, &out);
-  AddRetriesAndJson(score, &out, "Print one JSON object");
-  score->footer(
-      Examples("  t2r score \"And it came to pass\"\n  t2r score --tokens 1,403,407 --json\n"
-               "  t2r score \"Good day\" --source 'Guten Tag'"));
-
-  CLI::App* tokenize = add("tokenize", "Text to token ids", Command::kTokenize);
-  tokenize->add_option("text", raw.text, "The text; -: read it from standard input")
-      ->type_name("TEXT")
-      ->required();
-  AddCall(tokenize, &out);
-  AddRetriesAndJson(tokenize, &out, "Print one JSON object");
-  tokenize->footer(
-      Examples("  t2r tokenize \"And it came to pass\"\n  t2r tokenize - < chapter.txt"));
-
-  CLI::App* detokenize = add("detokenize", "Token ids to text", Command::kDetokenize);
-  detokenize->add_option("ids", raw.tokens, "The ids")
-      ->delimiter(',')
-      ->type_name("ID,ID,...")
-      ->required();
-  AddCall(detokenize, &out);
-  AddRetriesAndJson(detokenize, &out, "Print one JSON object");
-  detokenize->footer(
-      Examples("  t2r detokenize 1,403,407\n  t2r detokenize $(t2r tokenize 'Hello')"));
-
-  CLI::App* model = add("model", "What the server serves, and its limits", Command::kModel);
-  AddCall(model, &out);
-  AddRetriesAndJson(model, &out, "Print one JSON object");
-  model->footer(Examples("  t2r model\n  t2r model --json"));
-
-  CLI::App* health =
-      add("health", "Exit 0 once the server is serving, 1 if it is not", Command::kHealth);
-  AddCall(health, &out);
-  health->footer(Examples("  t2r health\n  t2r health --timeout 60    wait up to a minute for it"));
-
+  AddScore(add("score", "Log probability of each token of a text", Command::kScore), &out, &raw);
+  AddTokenize(add("tokenize", "Text to token ids", Command::kTokenize), &out, &raw);
+  AddDetokenize(add("detokenize", "Token ids to text", Command::kDetokenize), &out, &raw);
+  AddModel(add("model", "What the server serves, and its limits", Command::kModel), &out);
+  AddHealth(add("health", "Exit 0 once the server is serving, 1 if it is not", Command::kHealth),
+            &out);
   AddBench(add("bench", "Measure throughput and latency under load", Command::kBench), &out);
 
   const auto usage = [&](const std::string& what) {
