@@ -12,6 +12,7 @@ import hashlib
 import json
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import tomllib
@@ -113,10 +114,15 @@ class Bar:
             print(file=sys.stderr)
 
 
+def processor_seconds():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def train(command, log, bar, label):
-    """Runs t2r-convert, its lines going to `log`."""
+    """Runs t2r-convert, its lines going to `log`, and after them its processor time."""
     bar.show(label, 0)
-    last = ""
+    last, before = "", processor_seconds()
     with open(log, "a", encoding="utf-8") as file, subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -128,15 +134,20 @@ def train(command, log, bar, label):
         except KeyboardInterrupt:
             process.terminate()
             raise
+        finally:
+            process.wait()
+            file.write(f"processor seconds: {processor_seconds() - before:.1f}\n")
     if process.returncode != 0:
         sys.exit(f"\n{label}: t2r-convert failed: {last}\n(its log: {log})")
 
 
 def training_seconds(log):
-    """Of a whole training, its part before an interruption included."""
+    """(elapsed, processor) of a whole training, its part before an interruption included."""
+    text = log.read_text(encoding="utf-8")
     tokens, speed = re.findall(r"; \d+ steps, (\d+) tokens, [\d.]+ minutes, (\d+) tokens/s",
-                               log.read_text(encoding="utf-8"))[-1]
-    return int(tokens) / int(speed)
+                               text)[-1]
+    processor = re.findall(r"^processor seconds: ([\d.]+)", text, re.MULTILINE)
+    return int(tokens) / int(speed), sum(map(float, processor))
 
 
 def run(command):
@@ -198,7 +209,7 @@ def measure_row(arguments, config, row, bar):
     name, weights, model = row
     label = f"{name}, {weights}"
     if weights == AS_IT_IS:
-        out, seconds = config["parent"], 0
+        out, seconds = config["parent"], (0, 0)
         bar.show(label, 0)
     else:
         command = train_command(arguments, config, weights, model)
@@ -208,7 +219,7 @@ def measure_row(arguments, config, row, bar):
         if not (out / "config.json").exists():
             train([*command, "--out", str(out)], log, bar, label)
         seconds = training_seconds(log)
-    figures = evaluate(arguments, config, out) | {"seconds": seconds}
+    figures = evaluate(arguments, config, out) | {"seconds": seconds[0], "processor": seconds[1]}
     if not config["pairs"]:
         figures["speed"] = decode_speed(arguments, config, out)
     return figures | {"bytes": session_bytes(out, config["speed"]["length"])}

@@ -22,14 +22,15 @@ def paragraph(text):
 def main_table(config, results, names):
     columns = config["report"]
     header = ["model", "weights", *[QUALITY[key][0] for key in columns], "training s",
-              "bytes a session", "tokens/s"]
+              "CPU s", "bytes a session", "tokens/s"]
     lines = []
     for (name, weights), figures in results.items():
         if name in names:
             lines.append([name, weights, *[serving.number(figures[key], QUALITY[key][1])
                                            for key in columns],
-                          serving.number(figures["seconds"] or None), serving.number(figures["bytes"]),
-                          serving.number(figures["speed"])])
+                          serving.number(figures["seconds"] or None),
+                          serving.number(figures["processor"] or None),
+                          serving.number(figures["bytes"]), serving.number(figures["speed"])])
     return serving.table(header, lines)
 
 

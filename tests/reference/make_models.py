@@ -196,7 +196,8 @@ def marian_catalogue():
     add("t2r-mixed", **t2r, full_layers=(1,), full_cross=(0, 2))
     add("elu", feature_map="elu", feature_size=16, normalizer="add", full_cross=(1,))
     add("rfa", feature_map="rfa", feature_size=64, full_layers=(1,), full_cross=(1,))
-    add("hedgehog", feature_map="hedgehog", normalizer="add", before=True, full_cross=(2,))
+    add("hedgehog", feature_map="hedgehog", normalizer="add", before=True, tied=False,
+        full_cross=(2,))
     add("t2r-bfloat16", **t2r, dtype="bfloat16", full_layers=(2,), full_cross=(0,))
     add("softmax-float16", dtype="float16", **one)
     return {spec.name: spec for spec in specs}

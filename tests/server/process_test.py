@@ -277,7 +277,7 @@ def test_a_device_that_is_too_small_is_refused_with_the_numbers(model):
 
 
 def test_sessions_fill_a_device(tmp_path, model):
-    size, reserve = 24 << 20, 16 << 20
+    size, reserve = 36 << 20, 16 << 20  # beside the reserve, 16 MiB through which weights are loaded
     with Process(tmp_path, model, "--backend", "auto", T2R_CUDA_MODULE=EMULATED,
                  T2R_EMULATOR_MEMORY=str(size)) as server:
         with grpc.insecure_channel(server.ready()) as channel:
