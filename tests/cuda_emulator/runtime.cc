@@ -128,6 +128,13 @@ void t2r_emulator_fail(const char* plan) {
   const std::lock_guard lock(runtime.mutex);
   runtime.Plan(plan);
   if (plan == nullptr || *plan == '\0') {
+    // A device that comes back knows nothing of the work that a failure left undone.
+    if (runtime.sticky != cudaSuccess) {
+      for (const auto& stream : runtime.streams) {
+        stream->works.clear();
+        stream->finished = stream->queued;
+      }
+    }
     runtime.sticky = cudaSuccess;
     runtime.report.clear();
   }

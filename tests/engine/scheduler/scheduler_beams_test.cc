@@ -314,7 +314,8 @@ TEST_F(BeamsTest, WithoutFiniteProbabilitiesItIsAnErrorOfItsOwn) {
   executor_->set_alternatives([](std::span<const int32_t>, int64_t n) {
     return std::vector<TokenLogprob>(static_cast<size_t>(n), {3, -INFINITY});
   });
-  const FinishEvent finish = Submit(BeamRequest(2, 2, 9))->WaitUntilFinished();
+  const auto sink = Submit(BeamRequest(2, 2, 9));
+  const FinishEvent finish = sink->WaitUntilFinished();
   EXPECT_EQ(finish.reason, FinishReason::kError);
   EXPECT_EQ(finish.status.code(), absl::StatusCode::kInternal);
   EXPECT_THAT(std::string(finish.status.message()), HasSubstr("log probability"));
