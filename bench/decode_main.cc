@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
-#include "engine/model/load.h"
+#include "engine/engine.h"
 #include "engine/ops/tensor.h"
 
 namespace {

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "bench/cost.h"
 #include "bench/peaks.h"
-#include "engine/model/cost.h"
-#include "engine/model/load.h"
+#include "engine/engine.h"
 
 namespace {
 

@@ -4,7 +4,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_join.h"
-#include "bench/random_model.h"
+#include "testing/random_model.h"
 
 int main(int argc, char** argv) {
   t2r::bench::RandomModelOptions options;

@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <string>
 
-#include "convert/corpus.h"
-#include "convert/parameter_specs.h"
-#include "convert/train_options.h"
-#include "convert/translate.h"
+#include "convert/data/corpus.h"
+#include "convert/eval/translate.h"
+#include "convert/model/parameter_specs.h"
+#include "convert/train/train_options.h"
 
 namespace t2r::convert {
 

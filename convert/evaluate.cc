@@ -5,16 +5,16 @@
 #include <vector>
 
 #include "convert/commands.h"
+#include "convert/data/files.h"
 #include "convert/device.h"
 #include "convert/error.h"
-#include "convert/files.h"
-#include "convert/loss.h"
-#include "convert/metrics.h"
-#include "convert/model_dir.h"
+#include "convert/eval/metrics.h"
+#include "convert/eval/translate.h"
+#include "convert/model/model_dir.h"
 #include "convert/progress.h"
 #include "convert/status.h"
-#include "convert/translate.h"
-#include "engine/model/load.h"
+#include "convert/train/loss.h"
+#include "engine/engine.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace t2r::convert {

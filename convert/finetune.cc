@@ -2,16 +2,16 @@
 #include <string>
 
 #include "convert/commands.h"
+#include "convert/data/files.h"
 #include "convert/device.h"
 #include "convert/error.h"
-#include "convert/files.h"
-#include "convert/init.h"
-#include "convert/keep_full.h"
-#include "convert/loss.h"
-#include "convert/model_dir.h"
+#include "convert/eval/keep_full.h"
+#include "convert/model/init.h"
+#include "convert/model/model_dir.h"
 #include "convert/status.h"
-#include "convert/training_run.h"
-#include "engine/model/load.h"
+#include "convert/train/loss.h"
+#include "convert/train/training_run.h"
+#include "engine/engine.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace t2r::convert {

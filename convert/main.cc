@@ -5,7 +5,7 @@
 
 #include "convert/commands.h"
 #include "convert/runtime.h"
-#include "convert/train_options.h"
+#include "convert/train/train_options.h"
 
 namespace {
 

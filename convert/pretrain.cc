@@ -3,15 +3,15 @@
 #include <string>
 
 #include "convert/commands.h"
+#include "convert/data/files.h"
+#include "convert/data/tokenizer_training.h"
 #include "convert/device.h"
 #include "convert/error.h"
-#include "convert/files.h"
-#include "convert/init.h"
+#include "convert/model/init.h"
 #include "convert/pretrain_config.h"
 #include "convert/status.h"
-#include "convert/tokenizer_training.h"
-#include "convert/training_run.h"
-#include "engine/model/load.h"
+#include "convert/train/training_run.h"
+#include "engine/engine.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace t2r::convert {

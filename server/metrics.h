@@ -6,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "engine/model/memory_plan.h"
+#include "engine/executor/memory_plan.h"
 #include "engine/scheduler/observer.h"
 
 namespace t2r::server {

@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "CLI/CLI.hpp"
-#include "engine/model/memory_plan.h"
+#include "engine/executor/memory_plan.h"
 
 namespace t2r::server {
 namespace {

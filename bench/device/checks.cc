@@ -9,8 +9,8 @@
 
 #include "bench/device/spec_model.h"
 #include "engine/sampling/sampler.h"
-#include "tests/engine/model/device_cases.h"
-#include "tests/engine/ops/reference.h"
+#include "testing/device_cases.h"
+#include "testing/ops_reference.h"
 
 namespace t2r::bench {
 namespace {

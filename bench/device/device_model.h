@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "bench/shapes.h"
-#include "engine/model/memory_plan.h"
-#include "engine/model/model_executor.h"
+#include "testing/shapes.h"
+#include "engine/executor/memory_plan.h"
+#include "engine/executor/model_executor.h"
 #include "engine/ops/cuda/cuda_backend.h"
 
 namespace t2r::bench {

@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-#include "engine/model/cost.h"
+#include "bench/cost.h"
 
 namespace t2r::bench {
 namespace {

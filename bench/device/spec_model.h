@@ -5,9 +5,9 @@
 #include <memory>
 #include <vector>
 
-#include "engine/model/model_executor.h"
+#include "engine/executor/model_executor.h"
 #include "engine/ops/cuda/cuda_backend.h"
-#include "tests/engine/model/reference_model.h"
+#include "testing/reference_model.h"
 
 namespace t2r::bench {
 

@@ -3,13 +3,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "client/bench/load.h"
-#include "client/bench/positions.h"
-#include "client/bench/stream_timing.h"
-#include "client/bench/table.h"
 #include "client/cli/commands.h"
 #include "client/cli/json.h"
 #include "client/cli/progress.h"
+#include "client/cli/table.h"
+#include "client/load/closed_loop.h"
+#include "client/load/positions.h"
+#include "client/load/stream_timing.h"
 
 namespace t2r::client {
 namespace {

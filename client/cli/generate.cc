@@ -1,8 +1,8 @@
 #include "absl/strings/str_join.h"
-#include "client/bench/stream_timing.h"
-#include "client/bench/table.h"
 #include "client/cli/commands.h"
 #include "client/cli/json.h"
+#include "client/cli/table.h"
+#include "client/load/stream_timing.h"
 
 namespace t2r::client {
 namespace {

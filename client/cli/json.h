@@ -4,9 +4,9 @@
 
 #include <string>
 
-#include "client/bench/load.h"
-#include "client/bench/positions.h"
 #include "client/cli/translation.h"
+#include "client/load/closed_loop.h"
+#include "client/load/positions.h"
 #include "client/types.h"
 
 namespace t2r::client {

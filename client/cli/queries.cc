@@ -5,9 +5,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "client/bench/table.h"
 #include "client/cli/commands.h"
 #include "client/cli/json.h"
+#include "client/cli/table.h"
 
 namespace t2r::client {
 namespace {

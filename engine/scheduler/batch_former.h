@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "engine/model/executor.h"
+#include "engine/executor/executor.h"
 #include "engine/scheduler/session.h"
 
 namespace t2r {

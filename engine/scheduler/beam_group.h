@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/model/executor.h"
+#include "engine/executor/executor.h"
 #include "engine/scheduler/beam_search.h"
 
 namespace t2r {

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "engine/model/executor.h"
+#include "engine/executor/executor.h"
 
 namespace t2r {
 

@@ -11,7 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "engine/model/executor.h"
+#include "engine/executor/executor.h"
 #include "engine/scheduler/admission.h"
 #include "engine/scheduler/batch_former.h"
 #include "engine/scheduler/command_queue.h"

@@ -8,7 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "engine/model/executor.h"
+#include "engine/executor/executor.h"
 #include "engine/sampling/params.h"
 #include "engine/scheduler/beam_search.h"
 

@@ -17,7 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "engine/model/executor.h"
+#include "engine/executor/executor.h"
 #include "engine/scheduler/observer.h"
 #include "engine/scheduler/request.h"
 #include "engine/tokenizer/tokenizer.h"

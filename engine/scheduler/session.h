@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "engine/model/executor.h"
+#include "engine/executor/executor.h"
 #include "engine/scheduler/beam_group.h"
 #include "engine/scheduler/observer.h"
 #include "engine/scheduler/request.h"

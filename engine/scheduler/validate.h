@@ -2,7 +2,7 @@
 #pragma once
 
 #include "absl/status/status.h"
-#include "engine/model/executor.h"
+#include "engine/executor/executor.h"
 #include "engine/scheduler/request.h"
 #include "engine/scheduler/scheduler.h"
 

@@ -5,10 +5,10 @@
 #include <span>
 #include <string>
 
-#include "engine/tokenizer/stop_matcher.h"
+#include "engine/text/stop_matcher.h"
+#include "engine/text/utf8.h"
 #include "engine/tokenizer/text_start.h"
 #include "engine/tokenizer/tokenizer.h"
-#include "engine/tokenizer/utf8.h"
 
 namespace t2r {
 

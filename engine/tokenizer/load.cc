@@ -3,11 +3,11 @@
 #include <functional>
 
 #include "absl/strings/str_cat.h"
-#include "engine/tokenizer/file_reading.h"
-#include "engine/tokenizer/hf_tokenizer.h"
-#include "engine/tokenizer/marian_tokenizer.h"
-#include "engine/tokenizer/sentencepiece_tokenizer.h"
-#include "engine/tokenizer/status_macros.h"
+#include "engine/io/files.h"
+#include "engine/io/status_macros.h"
+#include "engine/tokenizer/hf/hf_tokenizer.h"
+#include "engine/tokenizer/sentencepiece/marian_tokenizer.h"
+#include "engine/tokenizer/sentencepiece/sentencepiece_tokenizer.h"
 
 namespace t2r {
 namespace {

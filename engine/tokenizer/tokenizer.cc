@@ -1,7 +1,7 @@
 #include "engine/tokenizer/tokenizer.h"
 
+#include "engine/text/utf8.h"
 #include "engine/tokenizer/text_start.h"
-#include "engine/tokenizer/utf8.h"
 
 namespace t2r {
 

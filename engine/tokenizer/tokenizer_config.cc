@@ -2,9 +2,9 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
-#include "engine/tokenizer/file_reading.h"
-#include "engine/tokenizer/hf_tokenizer.h"
-#include "engine/tokenizer/status_macros.h"
+#include "engine/io/files.h"
+#include "engine/io/status_macros.h"
+#include "engine/tokenizer/hf/hf_tokenizer.h"
 
 namespace t2r {
 namespace {

@@ -6,12 +6,12 @@
 #include <limits>
 #include <sstream>
 
-#include "client/bench/load.h"
-#include "client/bench/positions.h"
-#include "client/bench/samples.h"
-#include "client/bench/stream_timing.h"
-#include "client/bench/table.h"
 #include "client/cli/progress.h"
+#include "client/cli/table.h"
+#include "client/load/closed_loop.h"
+#include "client/load/positions.h"
+#include "client/load/samples.h"
+#include "client/load/stream_timing.h"
 
 namespace t2r::client {
 namespace {

@@ -9,8 +9,8 @@
 #include <string>
 
 #include "convert/error.h"
-#include "convert/loss.h"
 #include "convert/runtime.h"
+#include "convert/train/loss.h"
 #include "tests/convert/small_models.h"
 #include "tests/convert/temporary_directory.h"
 

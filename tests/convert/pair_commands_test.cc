@@ -6,8 +6,8 @@
 
 #include "convert/commands.h"
 #include "convert/error.h"
-#include "convert/loss.h"
 #include "convert/runtime.h"
+#include "convert/train/loss.h"
 #include "tests/convert/small_models.h"
 #include "tests/convert/temporary_directory.h"
 

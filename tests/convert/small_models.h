@@ -9,13 +9,13 @@
 #include <string>
 #include <vector>
 
-#include "convert/corpus.h"
+#include "convert/data/corpus.h"
 #include "convert/error.h"
-#include "convert/init.h"
-#include "convert/model.h"
-#include "convert/model_dir.h"
+#include "convert/model/init.h"
+#include "convert/model/model.h"
+#include "convert/model/model_dir.h"
 #include "convert/status.h"
-#include "engine/model/load.h"
+#include "engine/engine.h"
 
 namespace t2r::convert {
 

@@ -1,9 +1,9 @@
 // Encoder-decoders on the CUDA backend against the CPU engine: the same weights, the same ids.
 #include <gtest/gtest.h>
 
-#include "tests/engine/model/device_cases.h"
+#include "testing/device_cases.h"
+#include "testing/marian_directory.h"
 #include "tests/engine/model/engine_fixture.h"
-#include "tests/engine/model/marian_directory.h"
 
 namespace t2r::testing {
 namespace {

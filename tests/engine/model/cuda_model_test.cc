@@ -1,7 +1,7 @@
 // Whole models on the CUDA backend against the CPU engine: the same files, the same ids.
 #include <gtest/gtest.h>
 
-#include "tests/engine/model/device_cases.h"
+#include "testing/device_cases.h"
 #include "tests/engine/model/engine_fixture.h"
 
 namespace t2r::testing {

@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "engine/model/load.h"
-#include "tests/engine/model/model_directory.h"
-#include "tests/engine/model/reference_model.h"
+#include "engine/engine.h"
+#include "testing/model_directory.h"
+#include "testing/reference_model.h"
 #include "tests/engine/ops/testing/chosen_backend.h"
 
 namespace t2r::testing {

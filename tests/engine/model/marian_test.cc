@@ -6,9 +6,9 @@
 #include <bit>
 #include <random>
 
-#include "engine/model/model_executor.h"
+#include "engine/executor/model_executor.h"
+#include "testing/marian_directory.h"
 #include "tests/engine/model/engine_fixture.h"
-#include "tests/engine/model/marian_directory.h"
 
 namespace t2r::testing {
 namespace {

@@ -4,10 +4,10 @@
 
 #include <cmath>
 
-#include "engine/model/load.h"
+#include "engine/engine.h"
+#include "testing/model_directory.h"
+#include "testing/reference_model.h"
 #include "tests/engine/model/engine_fixture.h"
-#include "tests/engine/model/model_directory.h"
-#include "tests/engine/model/reference_model.h"
 
 namespace t2r::testing {
 namespace {

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "engine/scheduler/scheduler.h"
+#include "testing/marian_directory.h"
 #include "tests/engine/model/engine_fixture.h"
-#include "tests/engine/model/marian_directory.h"
 #include "tests/engine/scheduler/testing/fakes.h"
 
 namespace t2r::testing {

@@ -2,9 +2,9 @@
 #include <gtest/gtest.h>
 
 #include "engine/tokenizer/incremental_decoder.h"
-#include "engine/tokenizer/marian_tokenizer.h"
-#include "tests/engine/tokenizer/small_model.h"
-#include "tests/engine/tokenizer/test_files.h"
+#include "engine/tokenizer/sentencepiece/marian_tokenizer.h"
+#include "testing/small_sentencepiece.h"
+#include "testing/tokenizer_files.h"
 
 namespace t2r {
 namespace {

@@ -2,8 +2,8 @@
 #include <google/protobuf/struct.pb.h>
 #include <gtest/gtest.h>
 
-#include "engine/tokenizer/sentencepiece_tokenizer.h"
-#include "tests/engine/tokenizer/small_model.h"
+#include "engine/tokenizer/sentencepiece/sentencepiece_tokenizer.h"
+#include "testing/small_sentencepiece.h"
 
 namespace t2r {
 namespace {

@@ -5,10 +5,10 @@
 #include <thread>
 
 #include "engine/tokenizer/incremental_decoder.h"
-#include "engine/tokenizer/sentencepiece_tokenizer.h"
+#include "engine/tokenizer/sentencepiece/sentencepiece_tokenizer.h"
+#include "testing/small_sentencepiece.h"
+#include "testing/tokenizer_files.h"
 #include "tests/engine/tokenizer/sentencepiece_reference.h"
-#include "tests/engine/tokenizer/small_model.h"
-#include "tests/engine/tokenizer/test_files.h"
 
 namespace t2r {
 namespace {

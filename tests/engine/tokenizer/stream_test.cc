@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <random>
 
+#include "engine/text/stop_matcher.h"
+#include "engine/text/utf8.h"
 #include "engine/tokenizer/incremental_decoder.h"
-#include "engine/tokenizer/stop_matcher.h"
-#include "engine/tokenizer/utf8.h"
 
 namespace t2r {
 namespace {

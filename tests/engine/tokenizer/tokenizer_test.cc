@@ -8,8 +8,8 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
-#include "engine/tokenizer/hf_tokenizer.h"
-#include "tests/engine/tokenizer/test_files.h"
+#include "engine/tokenizer/hf/hf_tokenizer.h"
+#include "testing/tokenizer_files.h"
 
 namespace t2r {
 namespace {

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "engine/ops/backend.h"
-#include "tests/engine/ops/reference.h"
+#include "testing/ops_reference.h"
 #include "tests/engine/ops/testing/chosen_backend.h"
 
 namespace t2r::testing {

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "engine/model/executor.h"
+#include "engine/executor/executor.h"
 
 namespace t2r {
 

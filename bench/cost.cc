@@ -1,0 +1,101 @@
+#include "bench/cost.h"
+
+#include "engine/model/attention.h"
+
+namespace t2r {
+namespace {
+
+StepCost MatMulCost(int64_t rows, int64_t outputs, int64_t inputs, bool bias, DType dtype) {
+  StepCost cost;
+  cost.flops = 2 * rows * outputs * inputs;
+  cost.weight_bytes =
+      outputs * inputs * static_cast<int64_t>(SizeOf(dtype)) + (bias ? outputs * 4 : 0);
+  return cost;
+}
+
+// Projected features a head, and whether the projection lives in the query and key matrices.
+struct MapShape {
+  int64_t rows = 0;
+  bool bias = false;
+  bool folded = false;
+};
+
+MapShape MapShapeOf(const ModelConfig& config) {
+  FeatureMap map;
+  map.kind = config.linear_attention->feature_map;
+  map.features = config.linear_attention->feature_size;
+  return {map.projected_features(), map.kind == FeatureMapKind::kT2r,
+          config.architecture == Architecture::kGpt2 && ShouldFold(config)};
+}
+
+StepCost LinearAttentionCost(const ModelConfig& config, const MapShape& map, int64_t sessions) {
+  StepCost cost;
+  const int64_t heads = config.heads;
+  const int64_t groups = config.kv_heads;
+  const int64_t d = config.head_dim;
+  const int64_t k = config.linear_attention->feature_size;
+  if (!map.folded) {
+    cost.flops += sessions * (heads + groups) * 2 * map.rows * d;
+    cost.weight_bytes += groups * map.rows * (d + (map.bias ? 1 : 0)) * 4;
+  }
+  cost.flops += sessions * groups * (2 * k * d + k);     // S += φ(k)vᵀ, z += φ(k)
+  cost.flops += sessions * heads * (2 * k * d + 2 * k);  // φ(q)ᵀS, φ(q)·z
+  cost.state_bytes += sessions * 2 * groups * k * (d + 1) * 4;
+  return cost;
+}
+
+StepCost FullAttentionCost(const ModelConfig& config, int64_t sessions, int64_t position,
+                           DType kv_dtype) {
+  StepCost cost;
+  const int64_t d = config.head_dim;
+  const int64_t keys = position + 1;
+  cost.flops += sessions * config.heads * 4 * keys * d;
+  cost.state_bytes +=
+      sessions * config.kv_heads * 2 * (keys + 1) * d * static_cast<int64_t>(SizeOf(kv_dtype));
+  return cost;
+}
+
+}  // namespace
+
+std::vector<StepCost> OperationsOfDecodeStep(const ModelConfig& config, DType weight_dtype,
+                                             int sessions, int64_t position, DType kv_dtype) {
+  std::vector<StepCost> operations;
+  const auto matmul = [&](int64_t outputs, int64_t inputs, bool bias, DType dtype) {
+    operations.push_back(MatMulCost(sessions, outputs, inputs, bias, dtype));
+  };
+  const int64_t hidden = config.hidden_size;
+  const int64_t inner = config.intermediate_size;
+  const int64_t d = config.head_dim;
+  const bool gpt2 = config.architecture == Architecture::kGpt2;
+  for (const LayerType type : config.layer_types) {
+    const bool linear = type == LayerType::kLinearAttention;
+    const MapShape map = linear ? MapShapeOf(config) : MapShape();
+    const int64_t width = map.folded ? map.rows : d;
+    matmul((config.heads + config.kv_heads) * width + config.kv_heads * d, hidden, config.qkv_bias,
+           map.folded ? DType::kFloat32 : weight_dtype);
+    operations.push_back(linear ? LinearAttentionCost(config, map, sessions)
+                                : FullAttentionCost(config, sessions, position, kv_dtype));
+    matmul(hidden, config.heads * d, config.attention_out_bias, weight_dtype);
+    matmul(gpt2 ? inner : 2 * inner, hidden, config.mlp_bias, weight_dtype);
+    matmul(hidden, inner, config.mlp_bias, weight_dtype);
+  }
+  matmul(config.vocab_size, hidden, false, weight_dtype);
+  return operations;
+}
+
+StepCost CostOfDecodeStep(const ModelConfig& config, DType weight_dtype, int sessions,
+                          int64_t position, DType kv_dtype) {
+  StepCost sum;
+  for (const StepCost& operation :
+       OperationsOfDecodeStep(config, weight_dtype, sessions, position, kv_dtype)) {
+    sum.flops += operation.flops;
+    sum.weight_bytes += operation.weight_bytes;
+    sum.state_bytes += operation.state_bytes;
+  }
+  const int64_t norm_bytes =
+      config.hidden_size * (config.architecture == Architecture::kGpt2 ? 8 : 4);
+  sum.weight_bytes += (2 * static_cast<int64_t>(config.layers) + 1) * norm_bytes;
+  return sum;
+}
+
+}  // namespace t2r

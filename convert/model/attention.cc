@@ -1,0 +1,193 @@
+#include "convert/model/attention.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "convert/error.h"
+#include "convert/model/recurrent_kernel.h"
+
+namespace t2r::convert {
+namespace {
+
+using torch::Tensor;
+using torch::indexing::None;
+using torch::indexing::Slice;
+
+// x [G, N, d] through the map's matrix [G, m, d].
+Tensor Project(const Tensor& x, const Tensor& weight) {
+  return torch::bmm(x, weight.transpose(1, 2));
+}
+
+// Linear attention over features by the recurrence (recurrent_kernel.h); CPU, float32.
+// Inputs and outputs have the shapes given there.
+class RecurrentAttention : public torch::autograd::Function<RecurrentAttention> {
+ public:
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& phi_q,
+                        const Tensor& phi_k, const Tensor& v, bool clamp, double eps) {
+    RecurrentShape shape;
+    shape.groups = phi_q.size(0);
+    shape.batch = phi_q.size(1);
+    shape.length = phi_q.size(2);
+    shape.share = phi_q.size(3);
+    shape.features = phi_q.size(4);
+    shape.head_dim = v.size(3);
+    shape.clamp = clamp;
+    shape.eps = static_cast<float>(eps);
+    Tensor y = torch::empty({shape.batch, shape.length, shape.groups, shape.share, shape.head_dim},
+                            v.options());
+    Tensor weight =
+        torch::empty({shape.groups, shape.batch, shape.length, shape.share}, v.options());
+    RecurrentForward(shape, phi_q.data_ptr<float>(), phi_k.data_ptr<float>(), v.data_ptr<float>(),
+                     y.data_ptr<float>(), weight.data_ptr<float>());
+    context->save_for_backward({phi_q, phi_k, v, y, weight});
+    context->saved_data["clamp"] = clamp;
+    context->saved_data["eps"] = eps;
+    return y;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const Tensor &phi_q = saved[0], &phi_k = saved[1], &v = saved[2], &y = saved[3],
+                 &weight = saved[4];
+    const Tensor dy = gradients[0].contiguous();
+    RecurrentShape shape;
+    shape.groups = phi_q.size(0);
+    shape.batch = phi_q.size(1);
+    shape.length = phi_q.size(2);
+    shape.share = phi_q.size(3);
+    shape.features = phi_q.size(4);
+    shape.head_dim = v.size(3);
+    shape.clamp = context->saved_data["clamp"].toBool();
+    shape.eps = static_cast<float>(context->saved_data["eps"].toDouble());
+    Tensor dphi_q = torch::empty_like(phi_q), dphi_k = torch::empty_like(phi_k),
+           dv = torch::empty_like(v);
+    RecurrentBackward(shape, phi_q.data_ptr<float>(), phi_k.data_ptr<float>(), v.data_ptr<float>(),
+                      y.data_ptr<float>(), weight.data_ptr<float>(), dy.data_ptr<float>(),
+                      dphi_q.data_ptr<float>(), dphi_k.data_ptr<float>(), dv.data_ptr<float>());
+    return {dphi_q, dphi_k, dv, Tensor(), Tensor()};
+  }
+};
+
+}  // namespace
+
+Tensor ApplyFeatureMap(const LinearAttentionConfig& config, const FeatureMapTensors& map,
+                       const Tensor& x) {
+  switch (config.feature_map) {
+    case FeatureMapKind::kT2r:
+      return torch::relu(torch::baddbmm(map.bias.unsqueeze(1), x, map.weight.transpose(1, 2)));
+    case FeatureMapKind::kElu:
+      return torch::elu(x) + 1.0;
+    case FeatureMapKind::kRfa: {
+      const Tensor norm = x.norm(2, {-1}, /*keepdim=*/true).clamp_min(1e-12);
+      const Tensor projected = Project(x / norm, map.weight);
+      const double scale = 1.0 / std::sqrt(config.feature_size / 2.0);
+      return torch::cat({projected.sin(), projected.cos()}, -1) * scale;
+    }
+    case FeatureMapKind::kHedgehog: {
+      const Tensor projected = Project(x, map.weight);
+      return torch::cat({projected.softmax(-1), (-projected).softmax(-1)}, -1);
+    }
+  }
+  throw ConvertError("unknown feature map");
+}
+
+Tensor ChunkedLinearAttention(const LinearAttentionConfig& config, const FeatureMapTensors& map,
+                              const Tensor& q, const Tensor& k, const Tensor& v, int64_t chunk) {
+  const int64_t batch = q.size(0), length = q.size(1), groups = q.size(2), share = q.size(3),
+                d = q.size(4);
+  const int64_t c = chunk > 0 ? chunk : std::min<int64_t>(length, 64);
+  const int64_t chunks = (length + c - 1) / c;
+  const int64_t padding = chunks * c - length;
+  // Rows after the last token: nothing before them can see them.
+  const auto pad = [padding](const Tensor& x, int64_t axes_after) {
+    if (padding == 0) return x;
+    std::vector<int64_t> amounts(static_cast<size_t>(2 * axes_after), 0);
+    amounts.insert(amounts.end(), {0, padding});
+    return torch::constant_pad_nd(x, amounts);
+  };
+  const int64_t n = batch * chunks;  // chunks of all sequences
+  // Rows of a chunk: its C tokens for each of the R query heads.
+  const Tensor queries = (pad(q, 3) * config.query_scale)
+                             .view({n, c, groups, share, d})
+                             .permute({2, 0, 3, 1, 4})
+                             .reshape({groups, n * share * c, d});
+  const Tensor keys =
+      pad(k, 2).view({n, c, groups, d}).permute({2, 0, 1, 3}).reshape({groups, n * c, d});
+  const Tensor phi_q =
+      ApplyFeatureMap(config, map, queries).reshape({groups * n, share * c, config.feature_size});
+  const Tensor phi_k =
+      ApplyFeatureMap(config, map, keys).reshape({groups * n, c, config.feature_size});
+  // A column of ones beside the values: the denominators come out of the same products.
+  const Tensor values = torch::constant_pad_nd(pad(v, 2), {0, 1}, 1.0)
+                            .view({n, c, groups, d + 1})
+                            .permute({2, 0, 1, 3})
+                            .reshape({groups * n, c, d + 1});
+
+  const Tensor mask = torch::ones({c, c}, q.options()).tril().repeat({share, 1});
+  Tensor sums = torch::bmm(torch::bmm(phi_q, phi_k.transpose(1, 2)) * mask, values);
+  if (chunks > 1) {
+    const Tensor added = torch::bmm(phi_k.transpose(1, 2), values)
+                             .view({groups, batch, chunks, config.feature_size, d + 1});
+    // S and z before each chunk.
+    const Tensor before = torch::constant_pad_nd(
+        added.index({Slice(), Slice(), Slice(None, chunks - 1)}).cumsum(2), {0, 0, 0, 0, 1, 0});
+    sums = torch::baddbmm(sums, phi_q, before.view({groups * n, config.feature_size, d + 1}));
+  }
+  const Tensor weight = sums.narrow(-1, d, 1);
+  const Tensor den =
+      config.normalizer == Normalizer::kClamp ? weight.clamp_min(config.eps) : weight + config.eps;
+  return (sums.narrow(-1, 0, d) / den)
+      .view({groups, n, share, c, d})
+      .permute({1, 3, 0, 2, 4})
+      .reshape({batch, chunks * c, groups * share * d})
+      .narrow(1, 0, length);
+}
+
+Tensor RecurrentLinearAttention(const LinearAttentionConfig& config, const FeatureMapTensors& map,
+                                const Tensor& q, const Tensor& k, const Tensor& v) {
+  const int64_t batch = q.size(0), length = q.size(1), groups = q.size(2), share = q.size(3),
+                d = q.size(4);
+  const int64_t rows = batch * length;
+  const Tensor queries =
+      (q * config.query_scale).permute({2, 0, 1, 3, 4}).reshape({groups, rows * share, d});
+  const Tensor keys = k.permute({2, 0, 1, 3}).reshape({groups, rows, d});
+  const Tensor phi_q = ApplyFeatureMap(config, map, queries)
+                           .reshape({groups, batch, length, share, config.feature_size});
+  const Tensor phi_k =
+      ApplyFeatureMap(config, map, keys).reshape({groups, batch, length, config.feature_size});
+  return RecurrentAttention::apply(phi_q.contiguous(), phi_k.contiguous(), v.contiguous(),
+                                   config.normalizer == Normalizer::kClamp,
+                                   static_cast<double>(config.eps))
+      .view({batch, length, groups * share * d});
+}
+
+Tensor LinearAttention(const LinearAttentionConfig& config, const FeatureMapTensors& map,
+                       const Tensor& q, const Tensor& k, const Tensor& v) {
+  return q.is_cpu() ? RecurrentLinearAttention(config, map, q, k, v)
+                    : ChunkedLinearAttention(config, map, q, k, v);
+}
+
+Tensor SoftmaxAttention(const Tensor& q, const Tensor& k, const Tensor& v) {
+  const int64_t batch = q.size(0), length = q.size(1), groups = q.size(2), share = q.size(3),
+                d = q.size(4);
+  const double scale = 1.0 / std::sqrt(static_cast<double>(d));
+  const Tensor queries =
+      (q * scale).permute({0, 2, 3, 1, 4}).reshape({batch * groups, share * length, d});
+  const Tensor keys = k.permute({0, 2, 3, 1}).reshape({batch * groups, d, length});
+  const Tensor values = v.permute({0, 2, 1, 3}).reshape({batch * groups, length, d});
+  const Tensor mask = torch::full({length, length}, -std::numeric_limits<float>::infinity(),
+                                  q.options().requires_grad(false))
+                          .triu(1)
+                          .repeat({share, 1});
+  const Tensor weights = torch::baddbmm(mask, queries, keys).softmax(-1);
+  return torch::bmm(weights, values)
+      .view({batch, groups, share, length, d})
+      .permute({0, 3, 1, 2, 4})
+      .reshape({batch, length, groups * share * d});
+}
+
+}  // namespace t2r::convert

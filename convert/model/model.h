@@ -1,0 +1,88 @@
+// A transformer for training and evaluation in LibTorch: the Llama family, GPT-2 and Marian's
+// encoder-decoders, each attention of the decoder softmax or linear as its ModelConfig says. The
+// mathematics is the engine's.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "convert/model/attention.h"
+#include "convert/model/parameters.h"
+#include "engine/model/config.h"
+
+namespace t2r::convert {
+
+// What a model reads. Tensors are on its device.
+struct ModelInput {
+  torch::Tensor ids;  // [B, T] (int64)
+  // Encoder-decoders only, else undefined: source ids [B, S] (int64), and which of them are there
+  // (1) or padding (0), [B, S] (float32); each row has at least one.
+  torch::Tensor source, source_counted;
+};
+
+class TrainingModel {
+ public:
+  // All parameters zero (Parameters); fill them by LoadParameters or the functions of init.h.
+  TrainingModel(ModelConfig config, torch::Device device,
+                const TrainableOptions& trainable = TrainableOptions());
+  // Shares the values of `other`, with gradients of its own (Parameters::Replica).
+  static std::unique_ptr<TrainingModel> Replica(const TrainingModel& other);
+
+  const ModelConfig& config() const { return config_; }
+  Parameters& parameters() { return parameters_; }
+  const Parameters& parameters() const { return parameters_; }
+
+  // The decoder's hidden states after the last norm, [B, T, hidden]. Throws ConvertError where T or
+  // S exceeds stored positions.
+  torch::Tensor Hidden(const ModelInput& input) const;
+  // How far linear attention is from the softmax attention that it replaces: for each linear
+  // attention the squared error of its output over the softmax output's square, summed over the
+  // attentions, over the positions where `counted` [B, T] is 1. Every layer gets what the softmax
+  // model would give it, so only feature maps have gradients. [].
+  torch::Tensor TransferLoss(const ModelInput& input, const torch::Tensor& counted) const;
+  // Hidden states [..., hidden] to logits [..., vocabulary].
+  torch::Tensor Logits(const torch::Tensor& hidden) const;
+  // The value of a parameter, the update that LoRA adds to it included.
+  torch::Tensor Value(const std::string& name) const;
+
+ private:
+  TrainingModel(ModelConfig config, Parameters parameters, double lora_scale);
+  // One attention of the decoder: (site, q, k, v), shapes as in attention.h and cross_attention.h.
+  using AttentionFunction = std::function<torch::Tensor(
+      const AttentionSite&, const torch::Tensor&, const torch::Tensor&, const torch::Tensor&)>;
+  torch::Tensor HiddenWith(const ModelInput& input, const AttentionFunction& attention) const;
+  torch::Tensor LlamaHidden(const torch::Tensor& ids, const AttentionFunction& attention) const;
+  torch::Tensor Gpt2Hidden(const torch::Tensor& ids, const AttentionFunction& attention) const;
+  torch::Tensor MarianHidden(const ModelInput& input, const AttentionFunction& attention) const;
+  torch::Tensor MarianEncoder(const ModelInput& input) const;
+  torch::Tensor MarianEmbedding(const std::string& side, const torch::Tensor& ids) const;
+  // x + part(norm(x)), or norm(x + part(x)) where norms come after.
+  torch::Tensor MarianResidual(
+      const std::string& norm, const torch::Tensor& x,
+      const std::function<torch::Tensor(const torch::Tensor&)>& part) const;
+  torch::Tensor MarianFeedForward(const std::string& layer, const torch::Tensor& x) const;
+  torch::Tensor SoftmaxSite(const ModelInput& input, const AttentionSite& site,
+                            const torch::Tensor& q, const torch::Tensor& k,
+                            const torch::Tensor& v) const;
+  torch::Tensor LinearSite(const ModelInput& input, const AttentionSite& site,
+                           const torch::Tensor& q, const torch::Tensor& k,
+                           const torch::Tensor& v) const;
+  torch::Tensor Linear(const std::string& name, const torch::Tensor& x) const;
+  torch::Tensor RmsNorm(const std::string& name, const torch::Tensor& x) const;
+  torch::Tensor LayerNorm(const std::string& name, const torch::Tensor& x) const;
+  torch::Tensor Conv1d(const std::string& name, const torch::Tensor& x) const;
+  // cos and sin of positions 0…T−1, [T, 1, 1, d/2] each.
+  std::pair<torch::Tensor, torch::Tensor> RopeTable(int64_t length) const;
+
+  ModelConfig config_;
+  Parameters parameters_;
+  double lora_scale_ = 0;              // lora_alpha / lora_rank; 0: no LoRA
+  torch::Tensor inverse_frequencies_;  // float64 [d/2]; Llama only
+};
+
+}  // namespace t2r::convert

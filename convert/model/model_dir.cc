@@ -1,0 +1,188 @@
+#include "convert/model/model_dir.h"
+
+#include <fcntl.h>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <iomanip>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <vector>
+
+#include "convert/data/files.h"
+#include "convert/model/init.h"
+#include "convert/status.h"
+#include "engine/checkpoint/safetensors.h"
+
+namespace t2r::convert {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Files of a model directory that say nothing about its weights and go along unchanged.
+constexpr const char* kSideFiles[] = {
+    "tokenizer.model", "tokenizer.json",    "tokenizer_config.json",   "vocab.json",
+    "merges.txt",      "added_tokens.json", "special_tokens_map.json", "generation_config.json",
+    "source.spm",      "target.spm",        "target_vocab.json"};
+
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) {
+    text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  }
+  return text + "]";
+}
+
+torch::Dtype TorchType(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return torch::kFloat32;
+    case DType::kBFloat16:
+      return torch::kBFloat16;
+    case DType::kFloat16:
+      return torch::kFloat16;
+  }
+  throw ConvertError("unknown element type");
+}
+
+// GPT-2 files come with and without the "transformer." prefix; a table that encoder and decoder
+// share under any of three names.
+const HostTensor* Find(const SafetensorsDirectory& files, const std::string& name) {
+  if (const HostTensor* tensor = files.Find(name)) return tensor;
+  if (name == "model.shared.weight") {
+    const HostTensor* encoders = files.Find("model.encoder.embed_tokens.weight");
+    return encoders != nullptr ? encoders : files.Find("model.decoder.embed_tokens.weight");
+  }
+  constexpr std::string_view kPrefix = "transformer.";
+  if (name.starts_with(kPrefix)) return files.Find(name.substr(kPrefix.size()));
+  return nullptr;
+}
+
+// The double that prints as the float does: 0.01, not 0.009999999776482582.
+double Decimal(float value) {
+  std::ostringstream text;
+  text << std::setprecision(9) << value;
+  for (int digits = 1; digits < 9; ++digits) {
+    std::ostringstream shorter;
+    shorter << std::setprecision(digits) << value;
+    if (std::stof(shorter.str()) == value) return std::stod(shorter.str());
+  }
+  return std::stod(text.str());
+}
+
+}  // namespace
+
+void LoadParameters(const std::string& directory, TrainingModel* model, bool allow_missing_maps) {
+  const auto files = Unwrap(SafetensorsDirectory::Open(directory));
+  const torch::NoGradGuard no_grad;
+  for (const auto& spec : model->parameters().specs()) {
+    if (spec.lora) continue;
+    const HostTensor* source = Find(*files, spec.name);
+    if (source == nullptr) {
+      if (spec.feature_map && allow_missing_maps) continue;
+      if (spec.computed) {
+        torch::Tensor parameter = model->parameters().Get(spec.name);
+        parameter.copy_(ComputedValue(spec));
+        continue;
+      }
+      throw ConvertError(directory + ": tensor " + spec.name + " is missing");
+    }
+    if (source->shape != spec.shape) {
+      throw ConvertError(directory + ": tensor " + spec.name + " has shape " +
+                         ShapeText(source->shape) + ", the configuration asks for " +
+                         ShapeText(spec.shape));
+    }
+    // from_blob wants a mutable pointer; the values are only read.
+    const torch::Tensor values =
+        torch::from_blob(const_cast<void*>(source->data), source->shape, TorchType(source->dtype));
+    torch::Tensor parameter = model->parameters().Get(spec.name);
+    parameter.copy_(values);
+  }
+}
+
+std::string SwappedConfigJson(const std::string& parent_json, const ModelConfig& swapped,
+                              const std::string& dtype) {
+  auto json = nlohmann::ordered_json::parse(parent_json);
+  const auto types = [](const std::vector<LayerType>& layers) {
+    auto names = nlohmann::ordered_json::array();
+    for (const LayerType type : layers) {
+      names.push_back(type == LayerType::kLinearAttention ? "linear_attention" : "full_attention");
+    }
+    return names;
+  };
+  json["layer_types"] = types(swapped.layer_types);
+  if (swapped.encoder_decoder.has_value()) {
+    json["cross_layer_types"] = types(swapped.encoder_decoder->cross_layer_types);
+  }
+  if (swapped.linear_attention.has_value()) {
+    const auto& linear = *swapped.linear_attention;
+    constexpr const char* kMaps[] = {"t2r", "elu", "rfa", "hedgehog"};
+    json["linear_attention"] = {
+        {"feature_map", kMaps[static_cast<size_t>(linear.feature_map)]},
+        {"feature_size", linear.feature_size},
+        {"normalizer", linear.normalizer == Normalizer::kClamp ? "clamp" : "add"},
+        {"eps", Decimal(linear.eps)},
+        {"query_scale", Decimal(linear.query_scale)}};
+  }
+  if (!dtype.empty()) {
+    json.erase("dtype");
+    json["torch_dtype"] = dtype;
+  }
+  return json.dump(2) + "\n";
+}
+
+void CheckOutputDirectory(const std::string& directory) {
+  if (fs::exists(directory) && !fs::exists(fs::path(directory) / "config.json")) {
+    throw ConvertError(directory +
+                       " exists and is not a model directory (it has no config.json): name another "
+                       "--out, or remove it");
+  }
+}
+
+void WriteModelDirectory(const std::string& directory, const std::string& config_json,
+                         const TrainingModel& model, const std::string& dtype,
+                         const std::string& side_files) {
+  fs::path target(directory);
+  if (!target.has_filename()) target = target.parent_path();
+  const fs::path staging = target.string() + ".writing";
+  fs::remove_all(staging);
+  fs::create_directories(staging);
+
+  const torch::NoGradGuard no_grad;
+  const bool narrow = dtype == "bfloat16";
+  std::vector<torch::Tensor> kept;
+  std::map<std::string, HostTensor, std::less<>> tensors;
+  for (const auto& spec : model.parameters().specs()) {
+    if (spec.lora) continue;
+    kept.push_back(model.Value(spec.name)
+                       .detach()
+                       .to(torch::kCPU, narrow ? torch::kBFloat16 : torch::kFloat32)
+                       .contiguous());
+    tensors[spec.name] = {kept.back().data_ptr(), narrow ? DType::kBFloat16 : DType::kFloat32,
+                          spec.shape};
+  }
+  ThrowIfError(WriteSafetensors((staging / "model.safetensors").string(), tensors));
+  WriteFileAtomically((staging / "config.json").string(), config_json);
+  if (!side_files.empty()) {
+    for (const char* name : kSideFiles) {
+      const fs::path from = fs::path(side_files) / name;
+      if (fs::exists(from)) {
+        WriteFileAtomically((staging / name).string(), ReadFile(from.string()));
+      }
+    }
+  }
+  if (fs::exists(target)) {
+    CheckOutputDirectory(directory);
+    const fs::path old = target.string() + ".replaced";
+    fs::remove_all(old);
+    fs::rename(target, old);
+    fs::rename(staging, target);
+    fs::remove_all(old);
+  } else {
+    fs::rename(staging, target);
+  }
+}
+
+}  // namespace t2r::convert

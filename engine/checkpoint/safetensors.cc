@@ -1,0 +1,192 @@
+#include "engine/checkpoint/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/checkpoint/safetensors_header.h"
+#include "engine/io/json.h"
+
+namespace t2r {
+namespace {
+
+constexpr uint64_t kMaxHeaderBytes = uint64_t{100} << 20;
+constexpr size_t kMaxIndexBytes = size_t{64} << 20;
+
+std::string Why(int error) { return std::generic_category().message(error); }
+
+absl::Status InFile(const std::string& path, const absl::Status& status) {
+  return path.empty() ? status
+                      : absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
+}
+
+bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
+
+bool ReadDType(const std::string& name, DType* dtype) {
+  if (name == "F32") *dtype = DType::kFloat32;
+  if (name == "BF16") *dtype = DType::kBFloat16;
+  if (name == "F16") *dtype = DType::kFloat16;
+  return name == "F32" || name == "BF16" || name == "F16";
+}
+
+}  // namespace
+
+// Bytes that tensors point into: a mapped file, or a copy of a tensor that lies unaligned in one.
+struct SafetensorsDirectory::Mapping {
+  void* mapped = nullptr;
+  size_t size = 0;
+  std::vector<uint64_t> copy;
+
+  Mapping() = default;
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  ~Mapping() {
+    if (mapped != nullptr) munmap(mapped, size);
+  }
+};
+
+SafetensorsDirectory::SafetensorsDirectory() = default;
+SafetensorsDirectory::~SafetensorsDirectory() = default;
+
+absl::StatusOr<std::unique_ptr<SafetensorsDirectory>> SafetensorsDirectory::Open(
+    const std::string& directory) {
+  const std::string single = directory + "/model.safetensors";
+  const std::string index_path = directory + "/model.safetensors.index.json";
+  if (Exists(single)) return OpenFile(single);
+  if (!Exists(index_path)) {
+    return absl::NotFoundError(
+        absl::StrCat(directory, " has neither model.safetensors nor model.safetensors.index.json"));
+  }
+  const auto text = ReadTextFile(index_path, kMaxIndexBytes);
+  if (!text.ok()) return text.status();
+  const auto index = ParseJsonObject(*text, kMaxIndexBytes, index_path);
+  if (!index.ok()) return index.status();
+  const auto map = index->find("weight_map");
+  if (map == index->end() || !map->is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(index_path, ": weight_map must be an object"));
+  }
+  std::set<std::string> files;
+  for (const auto& [name, file] : map->items()) {
+    if (!file.is_string() || file.get<std::string>().find('/') != std::string::npos ||
+        file.get<std::string>().empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          index_path, ": weight_map.", name, " must be the name of a file in the same directory"));
+    }
+    files.insert(file.get<std::string>());
+  }
+  std::unique_ptr<SafetensorsDirectory> result(new SafetensorsDirectory);
+  for (const std::string& file : files) {
+    const absl::Status status = result->AddFile(absl::StrCat(directory, "/", file));
+    if (!status.ok()) return status;
+  }
+  const std::set<std::string> skipped(result->unsupported_.begin(), result->unsupported_.end());
+  for (const auto& [name, file] : map->items()) {
+    if (result->Find(name) == nullptr && skipped.count(name) == 0) {
+      return absl::InvalidArgumentError(absl::StrCat(directory, "/", file.get<std::string>(),
+                                                     ": has no tensor ", name,
+                                                     ", which the index says it holds"));
+    }
+  }
+  return result;
+}
+
+absl::StatusOr<std::unique_ptr<SafetensorsDirectory>> SafetensorsDirectory::OpenFile(
+    const std::string& path) {
+  std::unique_ptr<SafetensorsDirectory> result(new SafetensorsDirectory);
+  const absl::Status status = result->AddFile(path);
+  if (!status.ok()) return status;
+  return result;
+}
+
+absl::StatusOr<std::unique_ptr<SafetensorsDirectory>> SafetensorsDirectory::Parse(
+    std::string_view bytes) {
+  std::unique_ptr<SafetensorsDirectory> result(new SafetensorsDirectory);
+  const absl::Status status = result->AddBytes(bytes, "");
+  if (!status.ok()) return status;
+  return result;
+}
+
+const HostTensor* SafetensorsDirectory::Find(std::string_view name) const {
+  const auto it = tensors_.find(name);
+  return it == tensors_.end() ? nullptr : &it->second;
+}
+
+absl::Status SafetensorsDirectory::AddFile(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return absl::NotFoundError(absl::StrCat("cannot open ", path, ": ", Why(errno)));
+  struct stat info = {};
+  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    close(fd);
+    return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file"));
+  }
+  auto mapping = std::make_unique<Mapping>();
+  mapping->size = static_cast<size_t>(info.st_size);
+  if (mapping->size > 0) {
+    void* data = mmap(nullptr, mapping->size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (data == MAP_FAILED) {
+      const int error = errno;
+      close(fd);
+      return absl::ResourceExhaustedError(absl::StrCat("cannot map ", path, ": ", Why(error)));
+    }
+    mapping->mapped = data;
+  }
+  close(fd);
+  const std::string_view bytes(static_cast<const char*>(mapping->mapped), mapping->size);
+  mappings_.push_back(std::move(mapping));
+  return AddBytes(bytes, path);
+}
+
+absl::Status SafetensorsDirectory::AddBytes(std::string_view bytes, const std::string& path) {
+  if (bytes.size() < 8) {
+    return InFile(path, absl::InvalidArgumentError(
+                            absl::StrCat("not a safetensors file: ", bytes.size(), " bytes long")));
+  }
+  uint64_t header_bytes = 0;
+  for (int i = 7; i >= 0; --i) {
+    header_bytes = header_bytes << 8 | static_cast<unsigned char>(bytes[i]);
+  }
+  if (header_bytes > kMaxHeaderBytes || header_bytes > bytes.size() - 8) {
+    return InFile(path, absl::InvalidArgumentError(absl::StrCat(
+                            "the header would be ", header_bytes, " bytes long, the file is ",
+                            bytes.size(), " (truncated, or not a safetensors file)")));
+  }
+  const std::string_view data = bytes.substr(8 + header_bytes);
+  auto entries = ParseSafetensorsHeader(bytes.substr(8, header_bytes), data.size());
+  if (!entries.ok()) return InFile(path, entries.status());
+  for (SafetensorsEntry& entry : *entries) {
+    HostTensor tensor;
+    if (!ReadDType(entry.dtype, &tensor.dtype)) {
+      unsupported_.push_back(entry.name);
+      continue;
+    }
+    const char* source = data.data() + entry.begin;
+    tensor.data = source;
+    if (reinterpret_cast<uintptr_t>(source) % SizeOf(tensor.dtype) != 0) {
+      auto mapping = std::make_unique<Mapping>();
+      mapping->copy.resize((entry.end - entry.begin + 7) / 8);
+      if (entry.end > entry.begin) {
+        std::memcpy(mapping->copy.data(), source, entry.end - entry.begin);
+      }
+      tensor.data = mapping->copy.data();
+      mappings_.push_back(std::move(mapping));
+    }
+    tensor.shape = std::move(entry.shape);
+    const auto [it, inserted] = tensors_.emplace(std::move(entry.name), std::move(tensor));
+    if (!inserted) {
+      return InFile(path, absl::InvalidArgumentError(
+                              absl::StrCat("tensor ", it->first, ": another shard holds it too")));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace t2r

@@ -1,0 +1,167 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <limits>
+#include <new>
+#include <set>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/executor/model_executor.h"
+
+namespace t2r {
+namespace {
+
+// Passes requests on and remembers the names that were asked for.
+class RecordingSource : public WeightSource {
+ public:
+  explicit RecordingSource(const WeightSource& source) : source_(source) {}
+  const HostTensor* Find(std::string_view name) const override {
+    used_.emplace(name);
+    return source_.Find(name);
+  }
+  bool Used(const std::string& name) const { return used_.count(name) > 0; }
+
+ private:
+  const WeightSource& source_;
+  mutable std::set<std::string, std::less<>> used_;
+};
+
+// Buffers that old checkpoints hold beside their weights: masks and inverse frequencies.
+bool IsKnownBuffer(const std::string& name) {
+  return absl::EndsWith(name, ".attn.bias") || absl::EndsWith(name, ".attn.masked_bias") ||
+         absl::EndsWith(name, "rotary_emb.inv_freq");
+}
+
+absl::Status CheckOptions(const EngineOptions& options) {
+  const struct {
+    const char* name;
+    int64_t value, low, high;
+  } ranges[] = {
+      {"max_sessions", options.max_sessions, 0, kMaxSessions},
+      {"max_step_tokens", options.max_step_tokens, 0, kMaxStepTokens},
+      {"prompt_chunk", options.prompt_chunk, 1, kMaxStepTokens},
+  };
+  for (const auto& [name, value, low, high] : ranges) {
+    if (value >= low && value <= high) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, " is ", value, "; it must be ", low, " to ", high));
+  }
+  if (options.max_context < 0 || options.kv_cache_bytes < 0) {
+    return absl::InvalidArgumentError("max_context and kv_cache_bytes must not be negative");
+  }
+  if (options.dtype != "auto" && options.dtype != "float32" && options.dtype != "bfloat16") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("dtype is \"", options.dtype, "\"; it must be auto, float32 or bfloat16"));
+  }
+  return absl::OkStatus();
+}
+
+// auto: bfloat16 when every matrix of the files is; float32 otherwise, float16 files included
+// (bfloat16 would lose three of their bits). Feature maps ([G, k, d]) stay float32 in any case.
+DType ChooseDType(const std::string& name, const SafetensorsDirectory& files) {
+  if (name == "float32") return DType::kFloat32;
+  if (name == "bfloat16") return DType::kBFloat16;
+  bool any = false;
+  for (const auto& [tensor_name, tensor] : files.tensors()) {
+    if (tensor.shape.size() != 2 || absl::StrContains(tensor_name, ".feature_map.")) continue;
+    if (tensor.dtype != DType::kBFloat16) return DType::kFloat32;
+    any = true;
+  }
+  return any ? DType::kBFloat16 : DType::kFloat32;
+}
+
+// Positions of a session; 0: no limit.
+int64_t PositionLimit(const ModelConfig& config, int64_t max_context) {
+  int64_t limit = config.position_limit().value_or(0);
+  if (config.full_layers() > 0) {
+    const int64_t context = max_context > 0 ? max_context : config.max_position_embeddings;
+    limit = limit == 0 ? context : std::min(limit, context);
+  }
+  return limit;
+}
+
+std::vector<std::string> WarningsOf(const SafetensorsDirectory& files,
+                                    const RecordingSource& used) {
+  std::vector<std::string> warnings;
+  for (const auto& [name, tensor] : files.tensors()) {
+    if (!used.Used(name) && !IsKnownBuffer(name)) {
+      warnings.push_back(absl::StrCat("tensor ", name, " is not used"));
+    }
+  }
+  for (const std::string& name : files.unsupported()) {
+    if (!IsKnownBuffer(name)) {
+      warnings.push_back(absl::StrCat("tensor ", name, " is not used: it is not a float type"));
+    }
+  }
+  return warnings;
+}
+
+// Throws what building a model throws.
+std::unique_ptr<Engine> Build(ModelConfig config, std::shared_ptr<SafetensorsDirectory> files,
+                              std::unique_ptr<Backend> backend, const EngineOptions& options) {
+  PlanOptions plan;
+  plan.sessions = options.max_sessions;
+  plan.step_tokens = options.max_step_tokens;
+  plan.prompt_chunk = options.prompt_chunk;
+  plan.position_limit = PositionLimit(config, options.max_context);
+  plan.kv_cache_bytes = options.kv_cache_bytes;
+  const DType weight_dtype = ChooseDType(options.dtype, *files);
+  plan.kv_dtype = backend->activation_dtype(weight_dtype);
+
+  const RecordingSource source(*files);
+  std::unique_ptr<Model> model = MakeModel(config, source, *backend, {weight_dtype});
+
+  auto engine = std::make_unique<Engine>();
+  engine->memory = PlanMemory(*model, backend->Memory(), plan);
+  engine->backend_description = backend->Describe();
+  engine->weight_dtype = NameOf(weight_dtype);
+  engine->warnings = WarningsOf(*files, source);
+  ExecutorOptions executor;
+  executor.slots = engine->memory.slots;
+  executor.max_step_tokens = engine->memory.max_step_tokens;
+  executor.max_step_outputs = engine->memory.max_step_outputs;
+  executor.position_limit = plan.position_limit;
+  executor.kv_pages = engine->memory.pages;
+  executor.source_kv_pages = engine->memory.source_pages;
+  executor.weight_dtype = weight_dtype;
+  engine->executor = std::make_unique<ModelExecutor>(std::move(backend), std::move(files),
+                                                     std::move(model), executor);
+  engine->config = std::move(config);
+  return engine;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
+                                                   const EngineOptions& options) {
+  const absl::Status checked = CheckOptions(options);
+  if (!checked.ok()) return checked;
+  auto config = LoadModelConfig(directory);
+  if (!config.ok()) return config.status();
+  auto files = SafetensorsDirectory::Open(directory);
+  if (!files.ok()) return files.status();
+  std::unique_ptr<Backend> backend;
+  std::string note;
+  try {
+    backend = MakeBackend({options.backend, options.threads, &note, options.batch_invariant});
+  } catch (const DeviceError& error) {
+    return absl::InvalidArgumentError(error.what());
+  }
+  try {
+    auto engine = Build(*std::move(config), *std::move(files), std::move(backend), options);
+    if (!note.empty()) {
+      engine->warnings.push_back(absl::StrCat("the CPU computes, since no device can: ", note));
+    }
+    return engine;
+  } catch (const ModelError& error) {
+    return absl::InvalidArgumentError(absl::StrCat(directory, ": ", error.what()));
+  } catch (const DeviceError& error) {
+    return absl::ResourceExhaustedError(absl::StrCat(directory, ": ", error.what()));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat(directory, ": not enough memory to load it"));
+  }
+}
+
+}  // namespace t2r

@@ -1,0 +1,253 @@
+#include "engine/executor/model_executor.h"
+
+#include <algorithm>
+#include <cassert>
+#include <limits>
+#include <utility>
+
+#include "engine/executor/warm_up.h"
+
+namespace t2r {
+
+ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
+                             std::shared_ptr<const WeightSource> weights,
+                             std::unique_ptr<Model> model, const ExecutorOptions& options)
+    : backend_(std::move(backend)),
+      weights_(std::move(weights)),
+      model_(std::move(model)),
+      options_(options),
+      states_(*backend_, StateShapeOf(model_->config()), options.slots),
+      kv_(*backend_, KvShapeOf(model_->config(), backend_->activation_dtype(options.weight_dtype)),
+          options.kv_pages, options.slots),
+      source_kv_(
+          *backend_,
+          SourceKvShapeOf(model_->config(), backend_->activation_dtype(options.weight_dtype)),
+          options.source_kv_pages, options.slots),
+      sessions_(options.slots) {
+  model_->AllocateWorkspace(options.max_step_tokens, options.max_step_outputs);
+  const ModelConfig& config = model_->config();
+  limits_.slots = options.slots;
+  limits_.max_step_tokens = options.max_step_tokens;
+  limits_.vocab_size = config.vocab_size;
+  limits_.position_limit = options.position_limit;
+  limits_.kv_pages = kv_.pages();
+  limits_.state_bytes = states_.shape().bytes();
+  limits_.kv_bytes_per_position = kv_.shape().page_bytes() / kKvPageSize;
+  limits_.prompt_alignment = backend_->prompt_alignment();
+  if (config.encoder_decoder) {
+    const EncoderDecoderConfig& both = *config.encoder_decoder;
+    limits_.max_source = std::min(both.max_source_positions, options.max_step_tokens);
+    if (config.full_cross_layers() > 0) {
+      limits_.max_source = std::min(limits_.max_source, source_kv_.pages() * kKvPageSize);
+    }
+    limits_.source_vocab_size = both.source_vocab_size;
+    limits_.source_kv_bytes_per_position = source_kv_.shape().page_bytes() / kKvPageSize;
+  }
+  limits_.suppressed_token_ids = config.suppressed_token_ids;
+  step_limits_.max_rows = options.max_step_tokens;
+  step_limits_.max_outputs = options.max_step_outputs;
+  step_limits_.max_pages = std::max(kv_.pages(), source_kv_.pages());
+  step_limits_.max_adjustments =
+      options.slots *
+      std::max<int64_t>(1, static_cast<int64_t>(config.suppressed_token_ids.size()));
+  backend_->PrepareSteps(step_limits_);
+  if (backend_->asynchronous()) {
+    WarmUp(*model_, {states_, kv_, source_kv_}, step_limits_, options.slots);
+  }
+}
+
+ModelExecutor::~ModelExecutor() = default;
+
+bool ModelExecutor::CanOpen(const SessionSize& size, int count) const {
+  if (options_.position_limit > 0 && size.positions > options_.position_limit) return false;
+  return states_.free_slots() >= count && kv_.CanReserve(size.positions, count) &&
+         source_kv_.CanReserve(size.source, count);
+}
+
+int ModelExecutor::Open(const SessionSize& size, const SamplingParams& sampling) {
+  if (!CanOpen(size, 1)) return -1;
+  const int slot = states_.Acquire();
+  kv_.Reserve(slot, size.positions);
+  source_kv_.Reserve(slot, size.source);
+  Session& session = sessions_[slot];
+  session.sampling = sampling;
+  for (const int32_t token : limits_.suppressed_token_ids) {
+    session.sampling.logit_bias.emplace_back(token, -std::numeric_limits<float>::infinity());
+  }
+  session.history = TokenHistory(session.sampling);
+  return slot;
+}
+
+void ModelExecutor::Fork(int from, int to) {
+  const Session& source = sessions_[from];
+  assert(sessions_[to].positions <= source.positions);
+  states_.Copy(from, to);
+  kv_.Fork(from, to, source.positions);
+  // Written whole by the first work and never again: every page can be shared.
+  source_kv_.Fork(from, to, KvCache::PagesFor(source.source) * kKvPageSize);
+  sessions_[to].positions = source.positions;
+  sessions_[to].source = source.source;
+  sessions_[to].history = source.history;
+}
+
+void ModelExecutor::Close(int slot) {
+  kv_.Release(slot);
+  source_kv_.Release(slot);
+  states_.Release(slot);
+  sessions_[slot] = Session();
+}
+
+bool ModelExecutor::Wanted(const Work& work, int64_t token) {
+  return token < static_cast<int64_t>(work.targets.size()) ||
+         (work.sample && token + 1 == static_cast<int64_t>(work.tokens.size()));
+}
+
+void ModelExecutor::Launch(std::span<const Work> works) {
+  works_ = works;
+  // Where ops run on the calling thread, Wait runs them: the caller has other work first.
+  if (backend_->asynchronous()) Start();
+}
+
+void ModelExecutor::Wait(std::vector<WorkResult>* results) {
+  if (!backend_->asynchronous()) Start();
+  FinishBatch();
+  results->swap(results_);
+}
+
+void ModelExecutor::Start() {
+  const std::span<const Work> works = works_;
+  results_.assign(works.size(), WorkResult());
+  int64_t rows = 0;
+  for (size_t i = 0; i < works.size(); ++i) {
+    const Work& work = works[i];
+    rows += static_cast<int64_t>(work.tokens.size());
+    assert(!work.tokens.empty() && work.targets.size() <= work.tokens.size());
+    results_[i].scores.resize(work.targets.size());
+    Session& session = sessions_[work.slot];
+    session.history.See(work.tokens);
+    session.positions = work.position + static_cast<int64_t>(work.tokens.size());
+  }
+  assert(rows <= options_.max_step_tokens);
+  static_cast<void>(rows);
+  Encode(works);
+
+  // Normally all works make one batch. Where they want more logits than the workspace holds, the
+  // step is cut there: results do not depend on how a session's tokens are split.
+  for (size_t i = 0; i < works.size(); ++i) {
+    const auto count = static_cast<int64_t>(works[i].tokens.size());
+    int64_t first = 0;
+    for (int64_t token = 0; token < count; ++token) {
+      if (!Wanted(works[i], token)) continue;
+      if (static_cast<int64_t>(outputs_.size()) == options_.max_step_outputs) {
+        Append(works, i, first, token - first);
+        StartBatch();
+        FinishBatch();
+        first = token;
+      }
+      const bool last = token + 1 == count;
+      outputs_.push_back({i, token, token < static_cast<int64_t>(works[i].targets.size()),
+                          last && works[i].sample});
+      batch_.output_rows.push_back(static_cast<int32_t>(batch_.rows() + token - first));
+    }
+    Append(works, i, first, count - first);
+  }
+  StartBatch();
+}
+
+void ModelExecutor::Encode(std::span<const Work> works) {
+  const auto run = [this] {
+    if (batch_.rows() > 0) model_->Encode(batch_, {states_, kv_, source_kv_});
+    ClearBatch();
+  };
+  for (const Work& work : works) {
+    if (work.source.empty()) continue;
+    const auto count = static_cast<int64_t>(work.source.size());
+    assert(count <= limits_.max_source);
+    if (batch_.rows() + count > options_.max_step_tokens) run();
+    AppendSegment(work.slot, work.source, 0, source_kv_);
+    sessions_[work.slot].source = count;
+  }
+  run();
+}
+
+void ModelExecutor::AppendSegment(int slot, std::span<const int32_t> tokens, int64_t position,
+                                  const KvCache& kv) {
+  Segment segment;
+  segment.slot = slot;
+  segment.first_row = static_cast<int32_t>(batch_.rows());
+  segment.rows = static_cast<int32_t>(tokens.size());
+  segment.position = position;
+  segment.first_page = static_cast<int32_t>(batch_.pages.size());
+  batch_.segments.push_back(segment);
+  batch_.tokens.insert(batch_.tokens.end(), tokens.begin(), tokens.end());
+  for (int64_t i = 0; i < segment.rows; ++i) batch_.positions.push_back(position + i);
+  const std::span<const int32_t> table = kv.table(slot);
+  batch_.pages.insert(batch_.pages.end(), table.begin(), table.end());
+}
+
+void ModelExecutor::Append(std::span<const Work> works, size_t work, int64_t first, int64_t count) {
+  if (count == 0) return;
+  const int slot = works[work].slot;
+  AppendSegment(slot, works[work].tokens.subspan(first, count), works[work].position + first, kv_);
+  Segment& segment = batch_.segments.back();
+  segment.source_rows = static_cast<int32_t>(sessions_[slot].source);
+  segment.first_source_page = static_cast<int32_t>(batch_.source_pages.size());
+  const std::span<const int32_t> table = source_kv_.table(slot);
+  batch_.source_pages.insert(batch_.source_pages.end(), table.begin(), table.end());
+}
+
+void ModelExecutor::StartBatch() {
+  if (batch_.rows() == 0) return;
+  const Tensor logits = model_->Forward(batch_, {states_, kv_, source_kv_});
+  requests_.clear();
+  int64_t adjustments = 0;
+  for (const Output& output : outputs_) {
+    const Work& work = works_[output.work];
+    SampleRequest request;
+    request.row = static_cast<int32_t>(requests_.size());
+    if (output.score) request.target = work.targets[output.token];
+    if (output.sample) {
+      const Session& session = sessions_[work.slot];
+      request.sampling = &session.sampling;
+      request.position = static_cast<uint64_t>(work.position) + work.tokens.size();
+      request.adjustments = session.history.adjustments();
+      request.top = work.top_logprobs;
+      adjustments += static_cast<int64_t>(request.adjustments.size());
+    }
+    requests_.push_back(request);
+  }
+  if (requests_.empty()) return;
+  if (adjustments > step_limits_.max_adjustments) {
+    step_limits_.max_adjustments = 2 * adjustments;
+    backend_->PrepareSteps(step_limits_);
+  }
+  backend_->Sample(logits, requests_);
+}
+
+void ModelExecutor::FinishBatch() {
+  samples_.resize(outputs_.size());
+  if (!samples_.empty()) backend_->FetchSamples(samples_);
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    const Output& output = outputs_[i];
+    SampleResult& sample = samples_[i];
+    WorkResult& result = results_[output.work];
+    if (output.score) result.scores[output.token] = sample.target_logprob;
+    if (!output.sample) continue;
+    result.sampled = {sample.token, sample.logprob};
+    for (const auto& [token, logprob] : sample.top) result.top.push_back({token, logprob});
+    sessions_[works_[output.work].slot].history.Generate(sample.token);
+  }
+  ClearBatch();
+  outputs_.clear();
+}
+
+void ModelExecutor::ClearBatch() {
+  batch_.tokens.clear();
+  batch_.positions.clear();
+  batch_.segments.clear();
+  batch_.pages.clear();
+  batch_.source_pages.clear();
+  batch_.output_rows.clear();
+}
+
+}  // namespace t2r

@@ -1,0 +1,92 @@
+// Runs sessions through a model on a backend: slots, key/value pages, sampling, scoring.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/executor/executor.h"
+#include "engine/model/model.h"
+#include "engine/sampling/token_history.h"
+
+namespace t2r {
+
+struct ExecutorOptions {
+  int slots = 1;
+  int64_t max_step_tokens = 512;   // rows of the largest step: sizes the workspace
+  int64_t max_step_outputs = 512;  // rows whose logits are wanted; what wants more runs in parts
+  int64_t position_limit = 0;      // positions of a session; 0: no limit
+  int64_t kv_pages = 0;            // ignored by models without full layers
+  int64_t source_kv_pages = 0;     // the same for full cross attention
+  DType weight_dtype = DType::kFloat32;  // as in ModelOptions
+};
+
+// Owns everything below it. Called by one thread.
+class ModelExecutor : public Executor {
+ public:
+  // weights: kept alive as long as the model, which may look up embeddings in them. Allocates the
+  // model's workspace, states and pages; throws DeviceError when one of them cannot be had.
+  ModelExecutor(std::unique_ptr<Backend> backend, std::shared_ptr<const WeightSource> weights,
+                std::unique_ptr<Model> model, const ExecutorOptions& options);
+  ~ModelExecutor() override;
+
+  const ExecutorLimits& limits() const override { return limits_; }
+  bool CanOpen(const SessionSize& size, int count) const override;
+  int Open(const SessionSize& size, const SamplingParams& sampling) override;
+  void Fork(int from, int to) override;
+  void Close(int slot) override;
+  void Launch(std::span<const Work> works) override;
+  void Wait(std::vector<WorkResult>* results) override;
+
+ private:
+  struct Session {
+    SamplingParams sampling;
+    TokenHistory history;
+    int64_t positions = 0;  // that went through the model
+    int64_t source = 0;     // tokens of the source, once it is encoded
+  };
+  // A row whose logits are wanted.
+  struct Output {
+    size_t work = 0;
+    int64_t token = 0;  // index in Work::tokens
+    bool score = false;
+    bool sample = false;
+  };
+
+  // Runs the encoder over the works' sources, as many at a time as a batch holds.
+  void Encode(std::span<const Work> works);
+  // The outputs of a work's token, if any.
+  static bool Wanted(const Work& work, int64_t token);
+  void Append(std::span<const Work> works, size_t work, int64_t first, int64_t count);
+  // A segment of the batch whose pages are those of `kv`.
+  void AppendSegment(int slot, std::span<const int32_t> tokens, int64_t position,
+                     const KvCache& kv);
+  void ClearBatch();
+  // Runs works_; all but the last batch is waited for.
+  void Start();
+  // Runs what was appended; FinishBatch waits for it and fills results_.
+  void StartBatch();
+  void FinishBatch();
+
+  std::unique_ptr<Backend> backend_;  // first: everything else frees its memory through it
+  std::shared_ptr<const WeightSource> weights_;
+  std::unique_ptr<Model> model_;
+  ExecutorOptions options_;
+  ExecutorLimits limits_;
+  StatePool states_;
+  KvCache kv_;
+  KvCache source_kv_;
+  std::vector<Session> sessions_;  // [slots]
+
+  // Reused from step to step.
+  StepLimits step_limits_;
+  Batch batch_;
+  std::vector<Output> outputs_;
+  std::vector<SampleRequest> requests_;
+  std::vector<SampleResult> samples_;
+  std::span<const Work> works_;  // between Launch and Wait
+  std::vector<WorkResult> results_;
+};
+
+}  // namespace t2r

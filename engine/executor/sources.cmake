@@ -1,0 +1,5 @@
+# What drives the forward pass, relative to this file: what a GPU benchmark needs too.
+set(T2R_EXECUTOR_SOURCES
+  memory_plan.cc
+  model_executor.cc
+  warm_up.cc)

@@ -1,0 +1,147 @@
+#include "engine/io/json.h"
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace t2r {
+namespace {
+
+constexpr int kMaxDepth = 32;
+
+// The value as a message shows it: short, whatever a file holds.
+std::string Shown(const nlohmann::json& value) {
+  if (value.is_structured()) return value.is_array() ? "an array" : "an object";
+  std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  if (text.size() > 80) text = absl::StrCat(text.substr(0, 80), "…");
+  return text;
+}
+
+}  // namespace
+
+absl::StatusOr<nlohmann::json> ParseJsonObject(const std::string& text, size_t max_bytes,
+                                               const std::string& file) {
+  if (text.size() > max_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": ", text.size(), " bytes; at most ", max_bytes, " are read"));
+  }
+  bool too_deep = false;
+  // Refusing a value in the callback keeps the parser from storing it, so depth costs no memory.
+  const auto shallow = [&too_deep](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+    too_deep = too_deep || depth > kMaxDepth;
+    return depth <= kMaxDepth;
+  };
+  try {
+    nlohmann::json value = nlohmann::json::parse(text, shallow);
+    if (too_deep) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(file, ": nested deeper than ", kMaxDepth, " levels"));
+    }
+    if (!value.is_object()) {
+      return absl::InvalidArgumentError(absl::StrCat(file, ": not a JSON object"));
+    }
+    return value;
+  } catch (const nlohmann::json::exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat(file, ": not valid JSON: ", error.what()));
+  }
+}
+
+absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_bytes) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path));
+  std::string text;
+  char block[65536];
+  while (file.read(block, sizeof(block)) || file.gcount() > 0) {
+    text.append(block, static_cast<size_t>(file.gcount()));
+    if (text.size() > max_bytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": more than the ", max_bytes, " bytes that are read"));
+    }
+  }
+  if (file.bad()) return absl::NotFoundError(absl::StrCat("cannot read ", path));
+  return text;
+}
+
+JsonFields::JsonFields(const nlohmann::json& object, std::string prefix)
+    : object_(object), prefix_(std::move(prefix)) {}
+
+const nlohmann::json* JsonFields::Find(const char* key) const {
+  const auto it = object_.find(key);
+  return it == object_.end() || it->is_null() ? nullptr : &*it;
+}
+
+bool JsonFields::Has(const char* key) const { return Find(key) != nullptr; }
+
+int64_t JsonFields::Integer(const char* key, int64_t low, int64_t high,
+                            std::optional<int64_t> absent) {
+  const nlohmann::json* value = Find(key);
+  if (value == nullptr) {
+    if (!absent.has_value()) Invalid(key, "is missing");
+    return absent.value_or(low);
+  }
+  const bool fits =
+      value->is_number_integer() &&
+      (!value->is_number_unsigned() || value->get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX));
+  if (!fits || value->get<int64_t>() < low || value->get<int64_t>() > high) {
+    Invalid(key,
+            absl::StrCat("is ", Shown(*value), "; it must be an integer from ", low, " to ", high));
+    return low;
+  }
+  return value->get<int64_t>();
+}
+
+double JsonFields::Number(const char* key, double low, double high, std::optional<double> absent) {
+  const nlohmann::json* value = Find(key);
+  if (value == nullptr) {
+    if (!absent.has_value()) Invalid(key, "is missing");
+    return absent.value_or(low);
+  }
+  const double number = value->is_number() ? value->get<double>() : NAN;
+  if (!(number >= low && number <= high)) {
+    Invalid(key,
+            absl::StrCat("is ", Shown(*value), "; it must be a number from ", low, " to ", high));
+    return low;
+  }
+  return number;
+}
+
+bool JsonFields::Bool(const char* key, bool absent) {
+  const nlohmann::json* value = Find(key);
+  if (value == nullptr) return absent;
+  if (!value->is_boolean()) {
+    Invalid(key, absl::StrCat("is ", Shown(*value), "; it must be true or false"));
+    return absent;
+  }
+  return value->get<bool>();
+}
+
+std::string JsonFields::String(const char* key, const std::optional<std::string>& absent) {
+  const nlohmann::json* value = Find(key);
+  if (value == nullptr) {
+    if (!absent.has_value()) Invalid(key, "is missing");
+    return absent.value_or("");
+  }
+  if (!value->is_string()) {
+    Invalid(key, absl::StrCat("is ", Shown(*value), "; it must be a string"));
+    return absent.value_or("");
+  }
+  return value->get<std::string>();
+}
+
+void JsonFields::Invalid(const std::string& key, const std::string& problem) {
+  Record(absl::InvalidArgumentError(absl::StrCat(prefix_, key, " ", problem)));
+}
+
+void JsonFields::Unimplemented(const std::string& key, const std::string& problem) {
+  Record(absl::UnimplementedError(absl::StrCat(prefix_, key, " ", problem)));
+}
+
+void JsonFields::Record(absl::Status status) {
+  if (status_.ok()) status_ = std::move(status);
+}
+
+}  // namespace t2r

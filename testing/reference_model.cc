@@ -1,0 +1,266 @@
+#include "testing/reference_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+namespace t2r::testing {
+namespace {
+
+using Row = std::vector<double>;
+using Rows = std::vector<Row>;
+
+constexpr double kPi = 3.14159265358979323846;
+
+class Reference {
+ public:
+  Reference(const ModelSpec& spec, const Tensors& weights) : spec_(spec), weights_(weights) {
+    prefix_ = !spec.prefix ? "" : spec.gpt2 ? "transformer." : "model.";
+  }
+
+  Rows Run(const std::vector<int32_t>& ids) {
+    Rows x;
+    const std::string table = prefix_ + (spec_.gpt2 ? "wte.weight" : "embed_tokens.weight");
+    for (size_t t = 0; t < ids.size(); ++t) {
+      Row row(spec_.hidden);
+      for (int i = 0; i < spec_.hidden; ++i) {
+        row[i] = At(table, ids[t] * spec_.hidden + i);
+        if (spec_.gpt2) row[i] += At(prefix_ + "wpe.weight", t * spec_.hidden + i);
+      }
+      x.push_back(row);
+    }
+    for (int i = 0; i < spec_.layers; ++i) {
+      const std::string name = prefix_ + (spec_.gpt2 ? "h." : "layers.") + std::to_string(i) + ".";
+      Add(&x, AttentionBlock(name, i, x));
+      Add(&x, FeedForward(name, x));
+    }
+    Rows logits;
+    for (const Row& row : x) {
+      const Row last = Norm(prefix_ + (spec_.gpt2 ? "ln_f" : "norm"), row);
+      logits.push_back(
+          Apply(spec_.tied ? table : "lm_head.weight", last, spec_.vocab, /*conv=*/false));
+    }
+    return logits;
+  }
+
+ private:
+  double At(const std::string& name, size_t i) const { return weights_.at(name).values.at(i); }
+
+  static void Add(Rows* x, const Rows& y) {
+    for (size_t t = 0; t < x->size(); ++t) {
+      for (size_t i = 0; i < (*x)[t].size(); ++i) (*x)[t][i] += y[t][i];
+    }
+  }
+
+  // y = W x (W [n, |x|], or [|x|, n] when conv).
+  Row Apply(const std::string& name, const Row& x, int n, bool conv) const {
+    const std::vector<float>& w = weights_.at(name).values;
+    Row y(n, 0.0);
+    for (int o = 0; o < n; ++o) {
+      for (size_t i = 0; i < x.size(); ++i)
+        y[o] += w.at(conv ? i * n + o : o * x.size() + i) * x[i];
+    }
+    return y;
+  }
+  Row Affine(const std::string& name, const Row& x, int n) const {
+    Row y = Apply(name + ".weight", x, n, spec_.gpt2);
+    if (weights_.count(name + ".bias") > 0) {
+      for (int o = 0; o < n; ++o) y[o] += At(name + ".bias", o);
+    }
+    return y;
+  }
+
+  Row Norm(const std::string& name, const Row& x) const {
+    double mean = 0;
+    double square = 0;
+    for (const double v : x) mean += v / x.size();
+    if (!spec_.gpt2) mean = 0;
+    for (const double v : x) square += (v - mean) * (v - mean) / x.size();
+    Row y(x.size());
+    for (size_t i = 0; i < x.size(); ++i) {
+      y[i] = (x[i] - mean) / std::sqrt(square + spec_.norm_eps) * At(name + ".weight", i);
+      if (spec_.gpt2) y[i] += At(name + ".bias", i);
+    }
+    return y;
+  }
+
+  // Rotates one head as complex numbers x[i] + i·x[i + d/2].
+  void Rotate(double* head, size_t position) const {
+    const int n = spec_.head_dim / 2;
+    for (int i = 0; i < n; ++i) {
+      double frequency = 1.0 / std::pow(spec_.theta, 2.0 * i / spec_.head_dim);
+      if (spec_.linear_factor > 0) frequency /= spec_.linear_factor;
+      if (spec_.llama3_factor > 0) {
+        // low_freq_factor 1, high_freq_factor 4, original context 32: see ConfigOf.
+        const double wavelength = 2 * kPi / frequency;
+        if (wavelength > 32.0 / 1.0) {
+          frequency /= spec_.llama3_factor;
+        } else if (wavelength >= 32.0 / 4.0) {
+          const double smooth = (32.0 / wavelength - 1.0) / (4.0 - 1.0);
+          frequency = (1 - smooth) * frequency / spec_.llama3_factor + smooth * frequency;
+        }
+      }
+      const double angle = frequency * static_cast<double>(position);
+      const double a = head[i];
+      const double b = head[i + n];
+      head[i] = a * std::cos(angle) - b * std::sin(angle);
+      head[i + n] = b * std::cos(angle) + a * std::sin(angle);
+    }
+  }
+
+  static Row Softmax(const Row& x) {
+    const double high = *std::max_element(x.begin(), x.end());
+    double sum = 0;
+    Row y(x.size());
+    for (size_t i = 0; i < x.size(); ++i) sum += y[i] = std::exp(x[i] - high);
+    for (double& v : y) v /= sum;
+    return y;
+  }
+
+  Row Features(const std::string& name, int group, Row x, double scale) const {
+    for (double& v : x) v *= scale;
+    const int d = spec_.head_dim;
+    if (spec_.map == "elu") {
+      for (double& v : x) v = v > 0 ? v + 1 : std::exp(v);
+      return x;
+    }
+    if (spec_.map == "rfa") {
+      double norm = 0;
+      for (const double v : x) norm += v * v;
+      norm = std::max(std::sqrt(norm), 1e-12);
+      for (double& v : x) v /= norm;
+    }
+    const int rows = spec_.map == "t2r" ? spec_.features : spec_.features / 2;
+    const std::string weight =
+        name + "feature_map." + (spec_.map == "rfa" ? "projection" : "weight");
+    const std::vector<float>& w = weights_.at(weight).values;
+    Row u(rows, 0.0);
+    for (int i = 0; i < rows; ++i) {
+      for (int j = 0; j < d; ++j) u[i] += w.at((group * rows + i) * d + j) * x[j];
+      if (spec_.map == "t2r") {
+        u[i] = std::max(0.0, u[i] + At(name + "feature_map.bias", group * rows + i));
+      }
+    }
+    if (spec_.map == "t2r") return u;
+    Row phi;
+    if (spec_.map == "rfa") {
+      for (const double v : u) phi.push_back(std::sin(v) / std::sqrt(rows));
+      for (const double v : u) phi.push_back(std::cos(v) / std::sqrt(rows));
+      return phi;
+    }
+    phi = Softmax(u);
+    for (double& v : u) v = -v;
+    const Row negative = Softmax(u);
+    phi.insert(phi.end(), negative.begin(), negative.end());
+    return phi;
+  }
+
+  Rows AttentionBlock(const std::string& layer, int index, const Rows& x) const {
+    const int d = spec_.head_dim;
+    const int queries = spec_.heads * d;
+    const int keys = spec_.groups * d;
+    const std::string name = layer + (spec_.gpt2 ? "attn." : "self_attn.");
+    Rows q;
+    Rows k;
+    Rows v;
+    for (size_t t = 0; t < x.size(); ++t) {
+      const Row normed = Norm(layer + (spec_.gpt2 ? "ln_1" : "input_layernorm"), x[t]);
+      if (spec_.gpt2) {
+        const Row all = Affine(name + "c_attn", normed, 3 * queries);
+        q.emplace_back(all.begin(), all.begin() + queries);
+        k.emplace_back(all.begin() + queries, all.begin() + 2 * queries);
+        v.emplace_back(all.begin() + 2 * queries, all.end());
+        continue;
+      }
+      q.push_back(Affine(name + "q_proj", normed, queries));
+      k.push_back(Affine(name + "k_proj", normed, keys));
+      v.push_back(Affine(name + "v_proj", normed, keys));
+      for (int h = 0; h < spec_.heads; ++h) Rotate(&q[t][h * d], t);
+      for (int h = 0; h < spec_.groups; ++h) Rotate(&k[t][h * d], t);
+    }
+    const auto slice = [d](const Row& row, int i) {
+      return Row(row.begin() + i * d, row.begin() + (i + 1) * d);
+    };
+    std::vector<Rows> phi_k(x.size());  // [position][group]
+    for (size_t t = 0; spec_.is_linear(index) && t < x.size(); ++t) {
+      for (int g = 0; g < spec_.groups; ++g) {
+        phi_k[t].push_back(Features(name, g, slice(k[t], g), 1.0));
+      }
+    }
+    Rows out;
+    for (size_t t = 0; t < x.size(); ++t) {
+      Row mixed(queries, 0.0);
+      for (int h = 0; h < spec_.heads; ++h) {
+        const int g = h / (spec_.heads / spec_.groups);
+        Row weights;
+        double divisor = 1;
+        if (spec_.is_linear(index)) {
+          const Row phi_q = Features(name, g, slice(q[t], h), spec_.query_scale);
+          double sum = 0;
+          for (size_t j = 0; j <= t; ++j) {
+            double product = 0;
+            for (size_t i = 0; i < phi_q.size(); ++i) product += phi_q[i] * phi_k[j][g][i];
+            weights.push_back(product);
+            sum += product;
+          }
+          divisor = spec_.normalizer == "clamp" ? std::max(sum, spec_.eps) : sum + spec_.eps;
+        } else {
+          for (size_t j = 0; j <= t; ++j) {
+            double product = 0;
+            for (int i = 0; i < d; ++i) product += q[t][h * d + i] * k[j][g * d + i];
+            weights.push_back(product / std::sqrt(d));
+          }
+          weights = Softmax(weights);
+        }
+        for (size_t j = 0; j <= t; ++j) {
+          for (int i = 0; i < d; ++i) mixed[h * d + i] += weights[j] / divisor * v[j][g * d + i];
+        }
+      }
+      out.push_back(Affine(name + (spec_.gpt2 ? "c_proj" : "o_proj"), mixed, spec_.hidden));
+    }
+    return out;
+  }
+
+  Rows FeedForward(const std::string& layer, const Rows& x) const {
+    Rows out;
+    for (const Row& row : x) {
+      const Row normed = Norm(layer + (spec_.gpt2 ? "ln_2" : "post_attention_layernorm"), row);
+      Row inner;
+      if (spec_.gpt2) {
+        inner = Affine(layer + "mlp.c_fc", normed, spec_.inner);
+        for (double& v : inner) {
+          v = 0.5 * v * (1 + std::tanh(std::sqrt(2 / kPi) * (v + 0.044715 * v * v * v)));
+        }
+      } else {
+        inner = Affine(layer + "mlp.gate_proj", normed, spec_.inner);
+        const Row up = Affine(layer + "mlp.up_proj", normed, spec_.inner);
+        for (int i = 0; i < spec_.inner; ++i) inner[i] *= up[i] / (1 + std::exp(-inner[i]));
+      }
+      out.push_back(
+          Affine(layer + (spec_.gpt2 ? "mlp.c_proj" : "mlp.down_proj"), inner, spec_.hidden));
+    }
+    return out;
+  }
+
+  const ModelSpec& spec_;
+  const Tensors& weights_;
+  std::string prefix_;
+};
+
+}  // namespace
+
+std::vector<std::vector<double>> ReferenceLogits(const ModelSpec& spec, const Tensors& weights,
+                                                 const std::vector<int32_t>& ids) {
+  return Reference(spec, weights).Run(ids);
+}
+
+std::vector<double> LogSoftmax(const std::vector<double>& logits) {
+  const double high = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const double v : logits) sum += std::exp(v - high);
+  std::vector<double> result;
+  for (const double v : logits) result.push_back(v - high - std::log(sum));
+  return result;
+}
+
+}  // namespace t2r::testing

@@ -1,0 +1,117 @@
+// Configurations and random weights of the reference models.
+#include <cmath>
+#include <sstream>
+#include <utility>
+
+#include "testing/reference_model.h"
+#include "testing/weight_maker.h"
+
+namespace t2r::testing {
+namespace {
+
+void AddGpt2Layer(const ModelSpec& spec, const std::string& name, WeightMaker* maker) {
+  const double scale = 1.0 / std::sqrt(static_cast<double>(spec.hidden));
+  for (const char* norm : {"ln_1", "ln_2"}) {
+    maker->Add(name + norm + ".weight", {spec.hidden}, 0.1, 1.0);
+    maker->Add(name + norm + ".bias", {spec.hidden}, 0.1);
+  }
+  maker->Add(name + "attn.c_attn.weight", {spec.hidden, 3 * spec.hidden}, scale);
+  maker->Add(name + "attn.c_attn.bias", {3 * spec.hidden}, 0.1);
+  maker->Add(name + "attn.c_proj.weight", {spec.hidden, spec.hidden}, scale);
+  maker->Add(name + "attn.c_proj.bias", {spec.hidden}, 0.1);
+  maker->Add(name + "mlp.c_fc.weight", {spec.hidden, spec.inner}, scale);
+  maker->Add(name + "mlp.c_fc.bias", {spec.inner}, 0.1);
+  maker->Add(name + "mlp.c_proj.weight", {spec.inner, spec.hidden}, scale);
+  maker->Add(name + "mlp.c_proj.bias", {spec.hidden}, 0.1);
+}
+
+void AddLlamaLayer(const ModelSpec& spec, const std::string& name, WeightMaker* maker) {
+  const int queries = spec.heads * spec.head_dim;
+  const int keys = spec.groups * spec.head_dim;
+  const double scale = 1.0 / std::sqrt(static_cast<double>(spec.hidden));
+  const auto linear = [&](const std::string& part, int outputs, int inputs, bool bias) {
+    maker->Add(name + part + ".weight", {outputs, inputs}, scale);
+    if (bias) maker->Add(name + part + ".bias", {outputs}, 0.1);
+  };
+  const bool qkv_bias = spec.attention_bias || spec.qwen2;
+  maker->Add(name + "input_layernorm.weight", {spec.hidden}, 0.1, 1.0);
+  maker->Add(name + "post_attention_layernorm.weight", {spec.hidden}, 0.1, 1.0);
+  linear("self_attn.q_proj", queries, spec.hidden, qkv_bias);
+  linear("self_attn.k_proj", keys, spec.hidden, qkv_bias);
+  linear("self_attn.v_proj", keys, spec.hidden, qkv_bias);
+  linear("self_attn.o_proj", spec.hidden, queries, spec.attention_bias);
+  linear("mlp.gate_proj", spec.inner, spec.hidden, spec.mlp_bias);
+  linear("mlp.up_proj", spec.inner, spec.hidden, spec.mlp_bias);
+  linear("mlp.down_proj", spec.hidden, spec.inner, spec.mlp_bias);
+}
+
+}  // namespace
+
+Tensors RandomWeights(const ModelSpec& spec, uint64_t seed) {
+  WeightMaker maker(seed);
+  const std::string prefix = !spec.prefix ? "" : spec.gpt2 ? "transformer." : "model.";
+  maker.Add(prefix + (spec.gpt2 ? "wte.weight" : "embed_tokens.weight"), {spec.vocab, spec.hidden},
+            0.7);
+  if (spec.gpt2) maker.Add(prefix + "wpe.weight", {spec.positions, spec.hidden}, 0.3);
+  for (int i = 0; i < spec.layers; ++i) {
+    const std::string name = prefix + (spec.gpt2 ? "h." : "layers.") + std::to_string(i) + ".";
+    if (spec.gpt2) {
+      AddGpt2Layer(spec, name, &maker);
+    } else {
+      AddLlamaLayer(spec, name, &maker);
+    }
+    if (spec.is_linear(i)) {
+      AddFeatureMap(spec.map, spec.groups, spec.features, spec.head_dim,
+                    name + (spec.gpt2 ? "attn." : "self_attn.") + "feature_map.", &maker);
+    }
+  }
+  if (spec.gpt2) maker.Add(prefix + "ln_f.bias", {spec.hidden}, 0.1);
+  maker.Add(prefix + (spec.gpt2 ? "ln_f.weight" : "norm.weight"), {spec.hidden}, 0.1, 1.0);
+  if (!spec.tied) maker.Add("lm_head.weight", {spec.vocab, spec.hidden}, 0.3);
+  return maker.tensors;
+}
+
+std::string ConfigOf(const ModelSpec& spec) {
+  std::ostringstream json;
+  json.precision(17);
+  const char* const yes_no[] = {"false", "true"};
+  if (spec.gpt2) {
+    json << R"({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2")"
+         << ", \"n_embd\": " << spec.hidden << ", \"n_inner\": " << spec.inner
+         << ", \"n_layer\": " << spec.layers << ", \"n_head\": " << spec.heads
+         << ", \"n_positions\": " << spec.positions
+         << ", \"layer_norm_epsilon\": " << spec.norm_eps;
+  } else {
+    json << "{\"architectures\": [\"" << (spec.qwen2 ? "Qwen2ForCausalLM" : "LlamaForCausalLM")
+         << "\"], \"hidden_size\": " << spec.hidden << ", \"intermediate_size\": " << spec.inner
+         << ", \"num_hidden_layers\": " << spec.layers
+         << ", \"num_attention_heads\": " << spec.heads
+         << ", \"num_key_value_heads\": " << spec.groups << ", \"head_dim\": " << spec.head_dim
+         << ", \"max_position_embeddings\": " << spec.positions
+         << ", \"rope_theta\": " << spec.theta << ", \"rms_norm_eps\": " << spec.norm_eps;
+    if (!spec.qwen2) json << ", \"attention_bias\": " << yes_no[spec.attention_bias];
+    json << ", \"mlp_bias\": " << yes_no[spec.mlp_bias];
+    if (spec.llama3_factor > 0) {
+      json << R"(, "rope_scaling": {"rope_type": "llama3", "low_freq_factor": 1.0,)"
+           << R"( "high_freq_factor": 4.0, "original_max_position_embeddings": 32, "factor": )"
+           << spec.llama3_factor << "}";
+    } else if (spec.linear_factor > 0) {
+      json << R"(, "rope_scaling": {"type": "linear", "factor": )" << spec.linear_factor << "}";
+    }
+  }
+  json << ", \"vocab_size\": " << spec.vocab << ", \"tie_word_embeddings\": " << yes_no[spec.tied];
+  if (!spec.linear.empty()) {
+    json << ", \"layer_types\": [";
+    for (int i = 0; i < spec.layers; ++i) {
+      json << (i == 0 ? "" : ", ")
+           << (spec.is_linear(i) ? "\"linear_attention\"" : "\"full_attention\"");
+    }
+    json << "], \"linear_attention\": {\"feature_map\": \"" << spec.map
+         << "\", \"feature_size\": " << spec.features << ", \"normalizer\": \"" << spec.normalizer
+         << "\", \"eps\": " << spec.eps << ", \"query_scale\": " << spec.query_scale << "}";
+  }
+  json << "}";
+  return json.str();
+}
+
+}  // namespace t2r::testing

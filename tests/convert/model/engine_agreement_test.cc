@@ -1,0 +1,124 @@
+// The converter and the engine are two implementations of the same mathematics: a directory that
+// the converter writes gives the same log-probabilities in both.
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <string>
+#include <vector>
+
+#include "convert/model/model_dir.h"
+#include "engine/engine.h"
+#include "tests/convert/small_models.h"
+#include "tests/convert/temporary_directory.h"
+
+namespace t2r::convert {
+namespace {
+
+struct AgreementCase {
+  const char* name;
+  Architecture architecture;
+  FeatureMapKind map;
+  Normalizer normalizer;
+  int k;
+  std::vector<int> keep_full;
+};
+
+class EngineAgreementTest : public testing::TestWithParam<AgreementCase> {};
+
+std::vector<int32_t> Ids(int64_t count) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < count; ++i) ids.push_back(static_cast<int32_t>((i * i * 7 + i) % 37));
+  return ids;
+}
+
+std::vector<int32_t> Fed(const std::vector<int32_t>& ids) { return {ids.begin(), ids.end() - 1}; }
+std::vector<int32_t> Predicted(const std::vector<int32_t>& ids) {
+  return {ids.begin() + 1, ids.end()};
+}
+
+torch::Tensor ConverterScores(const TrainingModel& model, const std::vector<int32_t>& ids) {
+  const torch::NoGradGuard no_grad;
+  const torch::Tensor all =
+      torch::tensor(std::vector<int64_t>(ids.begin(), ids.end())).unsqueeze(0);
+  const int64_t n = all.size(1) - 1;
+  const torch::Tensor log_probabilities =
+      model.Logits(model.Hidden({all.narrow(1, 0, n), {}, {}})).log_softmax(-1);
+  return log_probabilities.gather(-1, all.narrow(1, 1, n).unsqueeze(-1))
+      .flatten()
+      .to(torch::kFloat64);
+}
+
+TEST_P(EngineAgreementTest, SameLogProbabilities) {
+  const AgreementCase& c = GetParam();
+  const std::string parent_json =
+      c.architecture == Architecture::kLlama ? SmallLlamaJson() : SmallGpt2Json();
+  ModelConfig config =
+      SwappedConfig(Unwrap(ParseModelConfig(parent_json, "")), {c.map, c.k, c.keep_full, {}});
+  config.linear_attention->normalizer = c.normalizer;
+  config.linear_attention->eps = c.normalizer == Normalizer::kClamp ? 1e-2F : 1e-6F;
+  TrainingModel model(config, torch::kCPU);
+  Randomize(&model, 5);
+
+  const TemporaryDirectory directory;
+  WriteModelDirectory(directory / "model", SwappedConfigJson(parent_json, config, "float32"), model,
+                      "float32", "");
+  const auto ids = Ids(73);
+  const torch::Tensor converter = ConverterScores(model, ids);
+  const torch::Tensor engine = EngineScores(directory / "model", Fed(ids), Predicted(ids));
+  ASSERT_EQ(converter.sizes(), engine.sizes());
+  EXPECT_GT(converter.std().item<double>(), 0.1) << "the model must not be trivial";
+  EXPECT_LE(((engine - converter).norm() / converter.norm()).item<double>(), 1e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    MapsAndArchitectures, EngineAgreementTest,
+    testing::Values(
+        AgreementCase{
+            "llama_t2r", Architecture::kLlama, FeatureMapKind::kT2r, Normalizer::kClamp, 10, {}},
+        AgreementCase{"llama_t2r_add_mixed",
+                      Architecture::kLlama,
+                      FeatureMapKind::kT2r,
+                      Normalizer::kAdd,
+                      32,
+                      {1}},
+        AgreementCase{
+            "llama_elu", Architecture::kLlama, FeatureMapKind::kElu, Normalizer::kAdd, 0, {}},
+        AgreementCase{
+            "llama_rfa", Architecture::kLlama, FeatureMapKind::kRfa, Normalizer::kClamp, 8, {}},
+        AgreementCase{"llama_hedgehog",
+                      Architecture::kLlama,
+                      FeatureMapKind::kHedgehog,
+                      Normalizer::kAdd,
+                      12,
+                      {0, 2}},
+        AgreementCase{
+            "gpt2_t2r", Architecture::kGpt2, FeatureMapKind::kT2r, Normalizer::kClamp, 4, {}},
+        AgreementCase{
+            "gpt2_t2r_wide", Architecture::kGpt2, FeatureMapKind::kT2r, Normalizer::kAdd, 40, {2}},
+        AgreementCase{
+            "gpt2_elu", Architecture::kGpt2, FeatureMapKind::kElu, Normalizer::kClamp, 0, {}},
+        AgreementCase{
+            "gpt2_rfa", Architecture::kGpt2, FeatureMapKind::kRfa, Normalizer::kClamp, 14, {}},
+        AgreementCase{"gpt2_hedgehog",
+                      Architecture::kGpt2,
+                      FeatureMapKind::kHedgehog,
+                      Normalizer::kAdd,
+                      6,
+                      {1}}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+TEST(EngineAgreement, SoftmaxModelsToo) {
+  for (const std::string& json : {SmallLlamaJson(), SmallGpt2Json()}) {
+    TrainingModel model(Unwrap(ParseModelConfig(json, "")), torch::kCPU);
+    Randomize(&model, 6);
+    const TemporaryDirectory directory;
+    WriteModelDirectory(directory / "model", json, model, "float32", "");
+    const auto ids = Ids(60);
+    const torch::Tensor converter = ConverterScores(model, ids);
+    const torch::Tensor engine = EngineScores(directory / "model", Fed(ids), Predicted(ids));
+    EXPECT_LE(((engine - converter).norm() / converter.norm()).item<double>(), 1e-4);
+  }
+}
+
+}  // namespace
+}  // namespace t2r::convert
