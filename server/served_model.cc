@@ -19,6 +19,10 @@ const char* FeatureMapName(FeatureMapKind kind) {
       return "rfa";
     case FeatureMapKind::kHedgehog:
       return "hedgehog";
+    case FeatureMapKind::kCodebook:
+      return "codebook";
+    case FeatureMapKind::kNone:
+      return "none";
   }
   return "";
 }

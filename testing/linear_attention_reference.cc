@@ -5,20 +5,14 @@
 #include "testing/ops_reference.h"
 
 namespace t2r::testing {
-namespace {
-
-// φ and, for each feature, a magnitude m: a float32 φ is within FeatureRoundings · u · m.
-struct Features {
-  std::vector<double> value;
-  std::vector<double> magnitude;
-};
 
 double FeatureRoundings(const LinearLayer& layer) {
   // d products and sums, the query's scale, the vector's norm (d/2), the function itself.
   return (layer.map.folded ? 0.0 : 1.5 * layer.head_dim) + 0.5 * layer.map.features + 8;
 }
 
-Features FeaturesOf(const LinearLayer& layer, int group, bool query, const double* input) {
+Features FeaturesOf(const LinearLayer& layer, int group, bool query, const double* input,
+                    const double* error) {
   const FeatureMap& map = layer.map;
   const int k = map.features;
   const int p = map.projected_features();
@@ -26,17 +20,29 @@ Features FeaturesOf(const LinearLayer& layer, int group, bool query, const doubl
   Features f{std::vector<double>(k), std::vector<double>(k)};
   std::vector<double> x(input, input + layer.width());
   for (double& value : x) value *= scale;
+  // An error of x counts as so many roundings of it.
+  std::vector<double> wide(x.size());
+  double squared_error = 0;
+  for (size_t j = 0; j < x.size(); ++j) {
+    const double off = error == nullptr ? 0 : std::abs(scale) * error[j];
+    wide[j] = std::abs(x[j]) + off / (kU * FeatureRoundings(layer));
+    squared_error += std::pow(wide[j] - std::abs(x[j]), 2);
+  }
   if (map.kind == FeatureMapKind::kElu) {
     for (int i = 0; i < k; ++i) {
       f.value[i] = x[i] > 0 ? x[i] + 1 : std::exp(x[i]);
-      f.magnitude[i] = f.value[i] * (1 + std::abs(x[i]));
+      f.magnitude[i] = f.value[i] * (1 + wide[i]);
     }
     return f;
   }
   if (map.kind == FeatureMapKind::kRfa) {
     double norm = 0;
     for (const double value : x) norm += value * value;
-    for (double& value : x) value /= std::max(std::sqrt(norm), 1e-12);
+    norm = std::max(std::sqrt(norm), 1e-12);
+    for (size_t j = 0; j < x.size(); ++j) {
+      wide[j] = (wide[j] + std::abs(x[j]) * std::sqrt(squared_error) / norm) / norm;
+      x[j] /= norm;
+    }
   }
   std::vector<double> u(p);
   std::vector<double> m(p);  // of the pre-activation
@@ -47,9 +53,9 @@ Features FeaturesOf(const LinearLayer& layer, int group, bool query, const doubl
       continue;
     }
     for (int j = 0; j < layer.head_dim; ++j) {
-      const double product = layer.weight.at(static_cast<int64_t>(group) * p + i, j) * x[j];
-      u[i] += product;
-      m[i] += std::abs(product);
+      const double weight = layer.weight.at(static_cast<int64_t>(group) * p + i, j);
+      u[i] += weight * x[j];
+      m[i] += std::abs(weight) * wide[j];
     }
     if (map.kind == FeatureMapKind::kT2r) {
       u[i] += layer.bias.at(group, i);
@@ -84,8 +90,6 @@ Features FeaturesOf(const LinearLayer& layer, int group, bool query, const doubl
   }
   return f;
 }
-
-}  // namespace
 
 Mat LinearState::Bound(const LinearLayer& layer) const {
   Mat bound = magnitude;

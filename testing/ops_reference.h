@@ -69,6 +69,17 @@ struct LinearLayer {
   }
 };
 
+// φ of one vector, and for each feature a magnitude m: a float32 φ is within
+// FeatureRoundings · kU · m.
+struct Features {
+  std::vector<double> value;
+  std::vector<double> magnitude;
+};
+double FeatureRoundings(const LinearLayer& layer);
+// x [width()]; error: how far a float32 form's x may be away, null: not at all.
+Features FeaturesOf(const LinearLayer& layer, int group, bool query, const double* x,
+                    const double* error = nullptr);
+
 // One session's state and its error bound, laid out as the backend lays it out: S [G, k, d], z.
 struct LinearState {
   explicit LinearState(const LinearLayer& layer)

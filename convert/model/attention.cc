@@ -91,6 +91,9 @@ Tensor ApplyFeatureMap(const LinearAttentionConfig& config, const FeatureMapTens
       const Tensor projected = Project(x, map.weight);
       return torch::cat({projected.softmax(-1), (-projected).softmax(-1)}, -1);
     }
+    case FeatureMapKind::kCodebook:
+    case FeatureMapKind::kNone:
+      break;
   }
   throw ConvertError("unknown feature map");
 }

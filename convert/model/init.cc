@@ -116,6 +116,9 @@ void InitializeFeatureMaps(TrainingModel* model, uint64_t seed) {
                           .narrow(0, 0, k / 2)
                           .expand({groups, k / 2, d}));
         break;
+      case FeatureMapKind::kCodebook:
+      case FeatureMapKind::kNone:
+        break;
     }
   }
 }

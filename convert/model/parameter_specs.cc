@@ -64,6 +64,14 @@ class SpecList {
       case FeatureMapKind::kHedgehog:
         add(prefix + "weight", {groups, k / 2, d});
         break;
+      case FeatureMapKind::kCodebook:
+        add(prefix + "key_weight", {groups, k, d});
+        add(prefix + "key_bias", {groups, k});
+        add(prefix + "query_weight", {groups, k, d});
+        add(prefix + "query_bias", {config_.heads, k});
+        break;
+      case FeatureMapKind::kNone:
+        break;
     }
   }
   std::vector<ParameterSpec> Take() { return std::move(specs_); }

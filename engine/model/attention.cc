@@ -35,6 +35,9 @@ FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const std::string& 
     case FeatureMapKind::kHedgehog:
       map.weight = loader.Floats(name + "weight", shape);
       break;
+    case FeatureMapKind::kCodebook:
+    case FeatureMapKind::kNone:
+      break;
   }
   return map;
 }
@@ -91,7 +94,7 @@ LinearAttentionArgs Attention::LinearArgs(LinearAttentionMode mode, const Caches
   args.map = map_;
   args.normalizer = normalizer_;
   args.eps = eps_;
-  args.state = caches.states.layer(index_);
+  args.state = caches.states.sums(index_);
   args.slot_stride = caches.states.stride();
   return args;
 }

@@ -22,9 +22,13 @@ void Model::Encode(const Batch& /*sources*/, const Caches& /*caches*/) {
 }
 
 StateShape StateShapeOf(const ModelConfig& config) {
+  StateShape shape;
   const int layers = config.linear_layers() + config.linear_cross_layers();
-  if (layers == 0) return {};
-  return {layers, config.kv_heads, config.linear_attention->feature_size, config.head_dim};
+  if (layers == 0) return shape;
+  shape.groups = config.kv_heads;
+  shape.head_dim = config.head_dim;
+  shape.layers.assign(layers, {config.linear_attention->feature_size, 0});
+  return shape;
 }
 
 KvShape KvShapeOf(const ModelConfig& config, DType dtype) {

@@ -26,6 +26,7 @@
 #include "engine/ops/linear_attention.h"
 #include "engine/ops/matmul.h"
 #include "engine/ops/tensor.h"
+#include "engine/ops/windowed_attention.h"
 #include "engine/sampling/sample.h"
 
 namespace t2r {
@@ -121,6 +122,7 @@ class Backend {
   // Rotates `heads` heads of width d in place: pairs (i, i + n), n = d/2 (Llama's half-split form).
   virtual void Rope(Tensor cos_sin, int heads, int head_dim, Tensor x) = 0;
   virtual void LinearAttention(const Batch& batch, const LinearAttentionArgs& args) = 0;
+  virtual void WindowedAttention(const Batch& batch, const WindowedAttentionArgs& args) = 0;
   virtual void FullAttention(const Batch& batch, const FullAttentionArgs& args) = 0;
   virtual void EncoderAttention(const Batch& batch, const EncoderAttentionArgs& args) = 0;
   // gate_up [T, 2F] holds gate then up; out [T, F] = silu(gate) · up.

@@ -1,10 +1,11 @@
 // Causal linear attention with a feature map φ, over the sessions' recurrent states.
 //
 // For each key/value head g and token t, in token order:
-//   S += φ(k_t) v_tᵀ   [k, d]        z += φ(k_t)   [k]
+//   S ← ρ_g S + φ(k_t) v_tᵀ   [k, d]        z ← ρ_g z + φ(k_t)   [k]
 // and for each query head h of the group g = h / (heads / groups):
 //   y = φ(s q)ᵀ S / den,  den = max(φ(s q)·z, eps) (clamp) or φ(s q)·z + eps (add)
-// with s = query_scale. Kasai et al. 2021 (arXiv 2103.13076), equations 3 to 6.
+// with s = query_scale and ρ_g = e^(log_decay[g]), 1 without a decay. Kasai et al. 2021 (arXiv
+// 2103.13076), equations 3 to 6.
 //
 // Linear cross attention is the same sum over the encoder's outputs, taken once (kAccumulate) and
 // read by every token of the target (kRead).
@@ -16,7 +17,8 @@
 
 namespace t2r {
 
-enum class FeatureMapKind : uint8_t { kT2r, kElu, kRfa, kHedgehog };
+// kCodebook and kNone belong to windowed_attention.h alone.
+enum class FeatureMapKind : uint8_t { kT2r, kElu, kRfa, kHedgehog, kCodebook, kNone };
 enum class Normalizer : uint8_t { kClamp, kAdd };
 
 // φ of one layer. Device pointers, not owned; null where the map has no such tensor.
@@ -24,22 +26,29 @@ enum class Normalizer : uint8_t { kClamp, kAdd };
 //   elu       elu(x) + 1                           k = d
 //   rfa       [sin(P x), cos(P x)] (k/2)^-½, x ← x / max(‖x‖, 1e-12)   weight = P [G, k/2, d]
 //   hedgehog  softmax(W x) ⊕ softmax(−W x)          weight [G, k/2, d]
+//   codebook  keys: weight = A [G, k, d], bias = a [G, k]; queries: query_weight = E [G, k, d],
+//             query_bias = b [H, k]
+//   none      k = 0
 struct FeatureMap {
   FeatureMapKind kind = FeatureMapKind::kT2r;
   int features = 0;          // k
   float query_scale = 1.0F;  // multiplies q before the map; k is not scaled
   const float* weight = nullptr;
   const float* bias = nullptr;
+  const float* query_weight = nullptr;
+  const float* query_bias = nullptr;
   // The projection (and query_scale, and bias) is folded into the q/k projections: q and k then
   // hold projected_features() pre-activations a head instead of d values. Only t2r and hedgehog.
   bool folded = false;
 
-  // Rows of the map's projection: k for t2r, k/2 for rfa and hedgehog, 0 for elu.
+  // Rows of the map's projection: k for t2r and codebook, k/2 for rfa and hedgehog, 0 for elu.
   int projected_features() const {
     switch (kind) {
       case FeatureMapKind::kT2r:
+      case FeatureMapKind::kCodebook:
         return features;
       case FeatureMapKind::kElu:
+      case FeatureMapKind::kNone:
         return 0;
       case FeatureMapKind::kRfa:
       case FeatureMapKind::kHedgehog:
@@ -63,10 +72,11 @@ struct LinearAttentionArgs {
   FeatureMap map;
   Normalizer normalizer = Normalizer::kClamp;
   float eps = 1e-2F;
-  Tensor q;    // [T, H·d], or [T, H·projected_features] when folded
-  Tensor k;    // [T, G·d], or [T, G·projected_features] when folded
-  Tensor v;    // [T, G·d]
-  Tensor out;  // [T, H·d]
+  const float* log_decay = nullptr;  // [G], ≤ 0, on the device; null: none
+  Tensor q;                          // [T, H·d], or [T, H·projected_features] when folded
+  Tensor k;                          // [T, G·d], or [T, G·projected_features] when folded
+  Tensor v;                          // [T, G·d]
+  Tensor out;                        // [T, H·d]
   // This layer's part of every slot: S [G, k, d] then z [G, k], float32, at
   // state + slot · slot_stride (in floats).
   float* state = nullptr;

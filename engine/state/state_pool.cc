@@ -10,6 +10,14 @@ constexpr int64_t kAlignment = 64;
 
 }  // namespace
 
+int64_t StateShape::bytes() const {
+  int64_t sum = 0;
+  for (const LayerState& layer : layers) {
+    if (__builtin_add_overflow(sum, layer_bytes(layer), &sum)) return INT64_MAX;
+  }
+  return sum;
+}
+
 int64_t StatePool::SlotBytes(const StateShape& shape) {
   const int64_t bytes = shape.bytes();
   if (bytes > INT64_MAX - kAlignment) return INT64_MAX;
@@ -19,6 +27,12 @@ int64_t StatePool::SlotBytes(const StateShape& shape) {
 StatePool::StatePool(Backend& backend, const StateShape& shape, int slots)
     : backend_(backend), shape_(shape), in_use_(slots, false) {
   const int64_t slot_bytes = SlotBytes(shape);
+  int64_t at = 0;
+  for (const LayerState& layer : shape.layers) {
+    layer_at_.push_back(at / 4);
+    sums_at_.push_back((at + shape.window_bytes(layer)) / 4);
+    at += shape.layer_bytes(layer);
+  }
   stride_ = slot_bytes / 4;
   int64_t bytes = 0;
   if (slot_bytes == INT64_MAX || __builtin_mul_overflow(slot_bytes, int64_t{slots}, &bytes)) {

@@ -1,8 +1,9 @@
 // The recurrent states of all sessions: fixed-size slots in one device buffer.
 //
-// A slot holds, for each linear layer in order, S [G, k, d] then z [G, k], float32, contiguous: its
-// size is known at start and never grows. Padded to 64 bytes. Owned and called by the engine
-// thread.
+// A slot holds, for each linear layer in order, the keys and values of its window
+// (windowed_attention.h) where it has one, then S [G, k, d] and z [G, k], float32, all contiguous:
+// its size is known at start and never grows. Layers may differ in size. Padded to 64 bytes. Owned
+// and called by the engine thread.
 #pragma once
 
 #include <cstdint>
@@ -12,18 +13,28 @@
 
 namespace t2r {
 
-struct StateShape {
-  int layers = 0;    // linear layers
-  int groups = 0;    // G
-  int features = 0;  // k
-  int head_dim = 0;  // d
+// What one linear layer keeps of a session.
+struct LayerState {
+  int features = 0;       // k; 0: neither S nor z
+  int64_t positions = 0;  // whose keys and values are kept one by one: w + C − 1 + n; 0: no window
+};
 
-  int64_t layer_floats() const { return static_cast<int64_t>(groups) * features * (head_dim + 1); }
-  // Linear layers · G · k · (d + 1) · 4; INT64_MAX where that is beyond 64 bits.
-  int64_t bytes() const {
-    int64_t bytes = 0;
-    return __builtin_mul_overflow(layer_floats() * 4, int64_t{layers}, &bytes) ? INT64_MAX : bytes;
+struct StateShape {
+  int groups = 0;                        // G
+  int head_dim = 0;                      // d
+  DType window_dtype = DType::kFloat32;  // of the windows' keys and values
+  std::vector<LayerState> layers;        // the linear ones
+
+  // Of one layer's window: 2 · G · d · positions elements.
+  int64_t window_bytes(const LayerState& layer) const {
+    return 2 * layer.positions * groups * head_dim * static_cast<int64_t>(SizeOf(window_dtype));
   }
+  // Of one layer: the window's, and G · k · (d + 1) · 4.
+  int64_t layer_bytes(const LayerState& layer) const {
+    return window_bytes(layer) + int64_t{groups} * layer.features * (head_dim + 1) * 4;
+  }
+  // Of all layers; INT64_MAX where that is beyond 64 bits.
+  int64_t bytes() const;
 };
 
 class StatePool {
@@ -42,16 +53,19 @@ class StatePool {
   // Copies the state of one slot onto another (fork).
   void Copy(int from, int to);
 
-  // Slot 0's part for a linear layer (counted among linear layers only); add slot · stride().
-  float* layer(int linear_layer) const {
-    return buffer_.f32() + linear_layer * shape_.layer_floats();
-  }
+  // Slot 0's part for a linear layer (counted among linear layers only): its window, and its sums S
+  // and z; add slot · stride() floats.
+  void* window(int linear_layer) const { return buffer_.f32() + layer_at_[linear_layer]; }
+  float* sums(int linear_layer) const { return buffer_.f32() + sums_at_[linear_layer]; }
   int64_t stride() const { return stride_; }  // floats between slots
   const StateShape& shape() const { return shape_; }
 
  private:
   Backend& backend_;
   StateShape shape_;
+  // Floats from a slot's start to each layer's window and sums.
+  std::vector<int64_t> layer_at_;
+  std::vector<int64_t> sums_at_;
   int64_t stride_ = 0;
   Buffer buffer_;
   std::vector<int> free_;

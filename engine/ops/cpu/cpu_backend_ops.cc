@@ -89,6 +89,10 @@ void CpuBackend::LinearAttention(const Batch& batch, const LinearAttentionArgs& 
   });
 }
 
+void CpuBackend::WindowedAttention(const Batch&, const WindowedAttentionArgs&) {
+  throw DeviceError("windowed attention is not supported");
+}
+
 void CpuBackend::AppendToPages(const Batch& batch, const FullAttentionArgs& args) {
   const int64_t d = args.head_dim;
   const int64_t page_floats = kKvPageSize * d;

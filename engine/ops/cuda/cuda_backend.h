@@ -72,6 +72,7 @@ class CudaBackend : public Backend, private Scratch {
                  Tensor cos_sin) override;
   void Rope(Tensor cos_sin, int heads, int head_dim, Tensor x) override;
   void LinearAttention(const Batch& batch, const LinearAttentionArgs& args) override;
+  void WindowedAttention(const Batch& batch, const WindowedAttentionArgs& args) override;
   void FullAttention(const Batch& batch, const FullAttentionArgs& args) override;
   void EncoderAttention(const Batch& batch, const EncoderAttentionArgs& args) override;
   void SwiGlu(Tensor gate_up, Tensor out) override;

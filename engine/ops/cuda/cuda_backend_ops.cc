@@ -97,7 +97,14 @@ void CudaBackend::Rope(Tensor cos_sin, int heads, int head_dim, Tensor x) {
 }
 
 void CudaBackend::LinearAttention(const Batch&, const LinearAttentionArgs& args) {
+  if (args.log_decay != nullptr) {
+    throw DeviceError("linear attention with a decay: use the CPU backend");
+  }
   cuda::LinearAttention(Context(), args);
+}
+
+void CudaBackend::WindowedAttention(const Batch&, const WindowedAttentionArgs&) {
+  throw DeviceError("windowed attention: use the CPU backend");
 }
 
 void CudaBackend::FullAttention(const Batch&, const FullAttentionArgs& args) {

@@ -150,6 +150,9 @@ __device__ __forceinline__ float Feature(const LinearParameters& p, int group, i
       return i < p.projected
                  ? expf(u[i] * facts.factor - facts.high) / facts.sum_positive
                  : expf(facts.low - u[i - p.projected] * facts.factor) / facts.sum_negative;
+    case FeatureMapKind::kCodebook:
+    case FeatureMapKind::kNone:
+      break;
   }
   return 0;
 }

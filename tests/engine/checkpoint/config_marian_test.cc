@@ -128,7 +128,7 @@ TEST(ConfigMarianTest, LayerTypesOfBothAttentions) {
   EXPECT_EQ(config.full_layers(), 1);
   EXPECT_EQ(config.linear_cross_layers(), 1);
   EXPECT_EQ(config.full_cross_layers(), 2);
-  EXPECT_EQ(StateShapeOf(config).layers, 3);
+  EXPECT_EQ(StateShapeOf(config).layers.size(), 3U);
   EXPECT_EQ(KvShapeOf(config).layers, 1);
   EXPECT_EQ(SourceKvShapeOf(config).layers, 2);
 
@@ -137,7 +137,7 @@ TEST(ConfigMarianTest, LayerTypesOfBothAttentions) {
   const ModelConfig only_cross = Parsed(Marian(cross + "," + linear));
   ASSERT_TRUE(only_cross.linear_attention.has_value());
   EXPECT_EQ(only_cross.linear_attention->feature_size, 8);
-  EXPECT_EQ(StateShapeOf(only_cross).layers, 3);
+  EXPECT_EQ(StateShapeOf(only_cross).layers.size(), 3U);
   ExpectInvalid(cross, "linear_attention is missing; cross_layer_types");
   ExpectInvalid(R"("cross_layer_types": ["full_attention"])", "cross_layer_types");
   ExpectRefused(R"("cross_layer_types": ["full_attention", "sliding_attention", "full_attention"])",

@@ -109,6 +109,10 @@ class CountingBackend : public Backend {
         static_cast<int64_t>(batch.segments.size()) * 2 * args.groups * k * (d + 1) * 4;
     inner_->LinearAttention(batch, args);
   }
+  void WindowedAttention(const Batch& batch, const WindowedAttentionArgs& args) override {
+    ++counts.calls;
+    inner_->WindowedAttention(batch, args);
+  }
   void FullAttention(const Batch& batch, const FullAttentionArgs& args) override {
     ++counts.calls;
     const int64_t d = args.head_dim;

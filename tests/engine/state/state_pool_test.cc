@@ -9,8 +9,15 @@
 namespace t2r {
 namespace {
 
+// `layers` layers of S and z alone.
+StateShape Plain(int layers, int groups, int features, int head_dim) {
+  StateShape shape{groups, head_dim, DType::kFloat32, {}};
+  shape.layers.assign(layers, {features, 0});
+  return shape;
+}
+
 std::span<float> Slot(const StatePool& pool, int slot) {
-  return {pool.layer(0) + slot * pool.stride(), static_cast<size_t>(pool.shape().bytes() / 4)};
+  return {pool.sums(0) + slot * pool.stride(), static_cast<size_t>(pool.shape().bytes() / 4)};
 }
 
 bool IsZero(std::span<const float> values) {
@@ -23,17 +30,40 @@ class StatePoolTest : public ::testing::Test {
 };
 
 TEST_F(StatePoolTest, BytesFollowTheFormula) {
-  const StateShape shape{5, 4, 32, 8};
-  EXPECT_EQ(shape.layer_floats(), 4 * 32 * 9);
+  const StateShape shape = Plain(5, 4, 32, 8);
+  EXPECT_EQ(shape.layer_bytes(shape.layers[0]), 4 * 32 * 9 * 4);
   EXPECT_EQ(shape.bytes(), 5 * 4 * 32 * 9 * 4);
+  // G · (2 d (w + C − 1 + n) + M (d + 1)) floats, layers of different sizes.
+  StateShape windows{2, 8, DType::kFloat32, {{16, 11}, {0, 5}, {24, 0}}};
+  EXPECT_EQ(windows.bytes(), 4 * 2 * ((16 * 11 + 16 * 9) + 16 * 5 + 24 * 9));
+  windows.window_dtype = DType::kBFloat16;
+  EXPECT_EQ(windows.bytes(), 4 * 2 * ((8 * 11 + 16 * 9) + 8 * 5 + 24 * 9));
+}
+
+TEST_F(StatePoolTest, LayersOfDifferentSizesFollowEachOther) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    const StateShape shape{2, 8, dtype, {{16, 11}, {0, 5}, {24, 0}}};
+    StatePool pool(*backend_, shape, 2);
+    const auto* start = static_cast<const std::byte*>(pool.window(0));
+    int64_t at = 0;
+    for (int i = 0; i < 3; ++i) {
+      const LayerState& layer = shape.layers[i];
+      EXPECT_EQ(static_cast<const std::byte*>(pool.window(i)) - start, at);
+      EXPECT_EQ(reinterpret_cast<const std::byte*>(pool.sums(i)) - start,
+                at + shape.window_bytes(layer));
+      at += shape.layer_bytes(layer);
+    }
+    EXPECT_EQ(at, shape.bytes());
+    EXPECT_GE(pool.stride() * 4, at);
+    EXPECT_LT(pool.stride() * 4, at + 64);
+  }
 }
 
 TEST_F(StatePoolTest, SlotsAreDistinctZeroAndAligned) {
-  StatePool pool(*backend_, {3, 2, 5, 7}, 6);
+  StatePool pool(*backend_, Plain(3, 2, 5, 7), 6);
   EXPECT_EQ(pool.slots(), 6);
   EXPECT_EQ(pool.stride() % 16, 0);
   EXPECT_GE(pool.stride() * 4, pool.shape().bytes());
-  EXPECT_EQ(pool.layer(1) - pool.layer(0), pool.shape().layer_floats());
   std::set<int> slots;
   for (int i = 0; i < 6; ++i) {
     const int slot = pool.Acquire();
@@ -47,7 +77,7 @@ TEST_F(StatePoolTest, SlotsAreDistinctZeroAndAligned) {
 }
 
 TEST_F(StatePoolTest, ReleaseZeroesThatSlotOnly) {
-  StatePool pool(*backend_, {2, 1, 3, 4}, 2);
+  StatePool pool(*backend_, Plain(2, 1, 3, 4), 2);
   const int a = pool.Acquire();
   const int b = pool.Acquire();
   std::fill(Slot(pool, a).begin(), Slot(pool, a).end(), 1.0F);
@@ -60,7 +90,7 @@ TEST_F(StatePoolTest, ReleaseZeroesThatSlotOnly) {
 }
 
 TEST_F(StatePoolTest, CopyForksAState) {
-  StatePool pool(*backend_, {2, 1, 3, 4}, 3);
+  StatePool pool(*backend_, Plain(2, 1, 3, 4), 3);
   const int a = pool.Acquire();
   const int b = pool.Acquire();
   const int c = pool.Acquire();
@@ -80,7 +110,7 @@ TEST_F(StatePoolTest, AModelWithoutLinearLayersNeedsNoState) {
 }
 
 TEST_F(StatePoolTest, ImpossibleSizesAreErrors) {
-  EXPECT_THROW(StatePool(*backend_, {INT_MAX, 1 << 14, 1 << 14, 64}, INT_MAX), DeviceError);
+  EXPECT_THROW(StatePool(*backend_, Plain(64, 1 << 14, INT_MAX, 64), INT_MAX), DeviceError);
 }
 
 }  // namespace
