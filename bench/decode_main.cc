@@ -67,11 +67,11 @@ class Bench {
     while (first.position < context) {
       tokens.resize(std::min(options_.chunk, context - first.position));
       for (int32_t& token : tokens) token = Random();
-      t2r::Work work;
-      work.slot = first.slot;
-      work.tokens = tokens;
-      work.position = first.position;
-      executor_.Step({&work, 1}, &results_);
+      t2r::ScheduledChunk chunk;
+      chunk.slot = first.slot;
+      chunk.tokens = tokens;
+      chunk.position = first.position;
+      executor_.Step({&chunk, 1}, &results_);
       first.position += static_cast<int64_t>(tokens.size());
     }
     const int64_t fed = first.position - before;
@@ -87,16 +87,16 @@ class Bench {
 
   // Decodes `steps` tokens with each of the first `count` sessions; seconds.
   double Decode(int count, int steps) {
-    std::vector<t2r::Work> works(count);
+    std::vector<t2r::ScheduledChunk> chunks(count);
     const Clock::time_point start = Clock::now();
     for (int step = 0; step < steps; ++step) {
       for (int i = 0; i < count; ++i) {
-        works[i].slot = sessions_[i].slot;
-        works[i].tokens = {&sessions_[i].last, 1};
-        works[i].position = sessions_[i].position;
-        works[i].sample = true;
+        chunks[i].slot = sessions_[i].slot;
+        chunks[i].tokens = {&sessions_[i].last, 1};
+        chunks[i].position = sessions_[i].position;
+        chunks[i].sample = true;
       }
-      executor_.Step(works, &results_);
+      executor_.Step(chunks, &results_);
       for (int i = 0; i < count; ++i) {
         sessions_[i].position += 1;
         sessions_[i].last = results_[i].sampled.token;
@@ -114,7 +114,7 @@ class Bench {
   t2r::Executor& executor_;
   const Options& options_;
   std::vector<Session> sessions_;
-  std::vector<t2r::WorkResult> results_;
+  std::vector<t2r::ChunkResult> results_;
   uint64_t random_ = 1;
 };
 

@@ -46,24 +46,24 @@ class TimedExecutor : public Executor {
   }
   void Fork(int /*from*/, int /*to*/) override {}
   void Close(int /*slot*/) override { --open_; }
-  void Launch(std::span<const Work> works) override {
+  void Launch(std::span<const ScheduledChunk> chunks) override {
     if (full_) idle_.push_back(absl::Now() - end_);
-    works_ = works;
+    chunks_ = chunks;
   }
-  void Wait(std::vector<WorkResult>* results) override {
+  void Wait(std::vector<ChunkResult>* results) override {
     if (full_) total_.push_back(absl::Now() - end_);
-    results->assign(works_.size(), WorkResult());
-    for (size_t i = 0; i < works_.size(); ++i) {
-      (*results)[i].sampled = {2 + static_cast<int32_t>((works_[i].position + i) % 90), -1.0F};
+    results->assign(chunks_.size(), ChunkResult());
+    for (size_t i = 0; i < chunks_.size(); ++i) {
+      (*results)[i].sampled = {2 + static_cast<int32_t>((chunks_[i].position + i) % 90), -1.0F};
     }
-    full_ = static_cast<int>(works_.size()) == limits_.slots && works_[0].position > 0;
+    full_ = static_cast<int>(chunks_.size()) == limits_.slots && chunks_[0].position > 0;
     end_ = absl::Now();
   }
   Gaps Medians() { return {Median(idle_), Median(total_)}; }
 
  private:
   ExecutorLimits limits_;
-  std::span<const Work> works_;
+  std::span<const ScheduledChunk> chunks_;
   int open_ = 0;
   bool full_ = false;
   absl::Time end_;

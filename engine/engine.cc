@@ -121,7 +121,7 @@ std::unique_ptr<Engine> Build(ModelConfig config, std::shared_ptr<SafetensorsDir
   ExecutorOptions executor;
   executor.slots = engine->memory.slots;
   executor.max_step_tokens = engine->memory.max_step_tokens;
-  executor.max_step_outputs = engine->memory.max_step_outputs;
+  executor.max_step_logit_rows = engine->memory.max_step_logit_rows;
   executor.position_limit = plan.position_limit;
   executor.kv_pages = engine->memory.pages;
   executor.source_kv_pages = engine->memory.source_pages;

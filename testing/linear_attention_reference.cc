@@ -104,7 +104,7 @@ Result LinearAttentionReference(const LinearLayer& layer, const Mat& q, const Ma
   const int d = layer.head_dim;
   const int features = layer.map.features;
   const int64_t width = layer.width();
-  const int ratio = layer.heads / layer.groups;
+  const int num_queries_per_kv = layer.heads / layer.groups;
   const int64_t z_offset = static_cast<int64_t>(layer.groups) * features * d;
   Result r{Mat(q.rows, static_cast<int64_t>(layer.heads) * d),
            Mat(q.rows, static_cast<int64_t>(layer.heads) * d)};
@@ -123,7 +123,7 @@ Result LinearAttentionReference(const LinearLayer& layer, const Mat& q, const Ma
           state->magnitude.v[s_at + i * d + j] += fk.magnitude[i] * std::abs(value);
         }
       }
-      for (int h = g * ratio; h < (g + 1) * ratio; ++h) {
+      for (int h = g * num_queries_per_kv; h < (g + 1) * num_queries_per_kv; ++h) {
         const Features fq = FeaturesOf(layer, g, true, q.row(t) + h * width);
         double den = 0;
         double den_magnitude = 0;

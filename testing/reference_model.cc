@@ -189,7 +189,7 @@ class Reference {
     }
     Rows out;
     for (size_t t = 0; t < x.size(); ++t) {
-      Row mixed(queries, 0.0);
+      Row attn_out(queries, 0.0);
       for (int h = 0; h < spec_.heads; ++h) {
         const int g = h / (spec_.heads / spec_.groups);
         Row weights;
@@ -213,10 +213,10 @@ class Reference {
           weights = Softmax(weights);
         }
         for (size_t j = 0; j <= t; ++j) {
-          for (int i = 0; i < d; ++i) mixed[h * d + i] += weights[j] / divisor * v[j][g * d + i];
+          for (int i = 0; i < d; ++i) attn_out[h * d + i] += weights[j] / divisor * v[j][g * d + i];
         }
       }
-      out.push_back(Affine(name + (spec_.gpt2 ? "c_proj" : "o_proj"), mixed, spec_.hidden));
+      out.push_back(Affine(name + (spec_.gpt2 ? "c_proj" : "o_proj"), attn_out, spec_.hidden));
     }
     return out;
   }

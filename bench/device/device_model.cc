@@ -115,7 +115,7 @@ DeviceModel MakeDeviceModel(const Shape& shape, int features, int most_sessions,
   ExecutorOptions executor;
   executor.slots = made.memory.slots;
   executor.max_step_tokens = made.memory.max_step_tokens;
-  executor.max_step_outputs = made.memory.max_step_outputs;
+  executor.max_step_logit_rows = made.memory.max_step_logit_rows;
   executor.kv_pages = made.memory.pages;
   executor.weight_dtype = DType::kBFloat16;
   made.executor = std::make_unique<ModelExecutor>(std::move(backend), std::move(source),

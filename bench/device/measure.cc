@@ -107,35 +107,35 @@ DevicePeaks MeasurePeaks(cuda::CudaBackend& backend, int64_t elements) {
 
 Timing TimeDecode(ModelExecutor& executor, int sessions, int64_t position, double budget_s) {
   const int32_t token = 1;
-  std::vector<Work> works(sessions);
+  std::vector<ScheduledChunk> chunks(sessions);
   SamplingParams sampling;
-  for (Work& work : works) {
+  for (ScheduledChunk& chunk : chunks) {
     sampling.sequence += 1;
     // A later position costs a linear model no page; a full one has its pages for all.
-    work.slot = executor.Open({position + 1}, sampling);
-    if (work.slot < 0) throw DeviceError("no room for " + std::to_string(sessions) + " sessions");
-    work.tokens = {&token, 1};
-    work.position = position;
-    work.sample = true;
+    chunk.slot = executor.Open({position + 1}, sampling);
+    if (chunk.slot < 0) throw DeviceError("no room for " + std::to_string(sessions) + " sessions");
+    chunk.tokens = {&token, 1};
+    chunk.position = position;
+    chunk.sample = true;
   }
-  std::vector<WorkResult> results;
-  const Timing timing = Repeat(budget_s, [&] { executor.Step(works, &results); });
-  for (const Work& work : works) executor.Close(work.slot);
+  std::vector<ChunkResult> results;
+  const Timing timing = Repeat(budget_s, [&] { executor.Step(chunks, &results); });
+  for (const ScheduledChunk& chunk : chunks) executor.Close(chunk.slot);
   return timing;
 }
 
-Timing TimePrefill(ModelExecutor& executor, int64_t tokens, int64_t chunk, double budget_s) {
+Timing TimePrefill(ModelExecutor& executor, int64_t tokens, int64_t chunk_size, double budget_s) {
   const std::vector<int32_t> prompt(tokens, 1);
-  std::vector<WorkResult> results;
+  std::vector<ChunkResult> results;
   return Repeat(budget_s, [&] {
     const int slot = executor.Open({tokens}, {});
-    for (int64_t at = 0; at < tokens; at += chunk) {
-      Work work;
-      work.slot = slot;
-      work.position = at;
-      work.tokens = std::span(prompt).subspan(at, std::min(chunk, tokens - at));
-      work.sample = at + chunk >= tokens;
-      executor.Step({&work, 1}, &results);
+    for (int64_t at = 0; at < tokens; at += chunk_size) {
+      ScheduledChunk chunk;
+      chunk.slot = slot;
+      chunk.position = at;
+      chunk.tokens = std::span(prompt).subspan(at, std::min(chunk_size, tokens - at));
+      chunk.sample = at + chunk_size >= tokens;
+      executor.Step({&chunk, 1}, &results);
     }
     executor.Close(slot);
   });

@@ -85,7 +85,7 @@ std::unique_ptr<ModelExecutor> SpecExecutor(const ModelSpec& spec, const Tensors
   ExecutorOptions options;
   options.slots = slots;
   options.max_step_tokens = 256;
-  options.max_step_outputs = 256;
+  options.max_step_logit_rows = 256;
   options.kv_pages = slots * KvCache::PagesFor(spec.positions);
   options.weight_dtype = dtype;
   return std::make_unique<ModelExecutor>(std::move(backend), std::move(source), std::move(model),
@@ -96,15 +96,15 @@ std::vector<double> Scores(Executor& executor, const std::vector<int32_t>& ids, 
   const auto count = static_cast<int64_t>(ids.size());
   const int slot = executor.Open({count}, {});
   std::vector<double> scores;
-  std::vector<WorkResult> results;
+  std::vector<ChunkResult> results;
   for (int64_t at = 0; at < count; at += piece) {
-    Work work;
-    work.slot = slot;
-    work.position = at;
-    work.tokens = std::span(ids).subspan(at, std::min(piece, count - at));
+    ScheduledChunk chunk;
+    chunk.slot = slot;
+    chunk.position = at;
+    chunk.tokens = std::span(ids).subspan(at, std::min(piece, count - at));
     const int64_t targets = std::min(piece, count - at - 1);
-    if (targets > 0) work.targets = std::span(ids).subspan(at + 1, targets);
-    executor.Step({&work, 1}, &results);
+    if (targets > 0) chunk.targets = std::span(ids).subspan(at + 1, targets);
+    executor.Step({&chunk, 1}, &results);
     scores.insert(scores.end(), results[0].scores.begin(), results[0].scores.end());
   }
   executor.Close(slot);
@@ -117,24 +117,24 @@ int DifferAmongNeighbours(Executor& executor, int sessions, int steps) {
   std::vector<std::vector<TokenLogprob>> found;
   for (const int count : {1, sessions}) {
     std::vector<int32_t> next(count);
-    std::vector<Work> works(count);
+    std::vector<ScheduledChunk> chunks(count);
     for (int i = 0; i < count; ++i) {
       next[i] = i % executor.limits().vocab_size;
-      works[i].slot = executor.Open({steps}, greedy);
-      works[i].sample = true;
+      chunks[i].slot = executor.Open({steps}, greedy);
+      chunks[i].sample = true;
     }
     found.emplace_back();
-    std::vector<WorkResult> results;
+    std::vector<ChunkResult> results;
     for (int step = 0; step < steps; ++step) {
       for (int i = 0; i < count; ++i) {
-        works[i].tokens = {&next[i], 1};
-        works[i].position = step;
+        chunks[i].tokens = {&next[i], 1};
+        chunks[i].position = step;
       }
-      executor.Step(works, &results);
+      executor.Step(chunks, &results);
       for (int i = 0; i < count; ++i) next[i] = results[i].sampled.token;
       found.back().push_back(results[0].sampled);
     }
-    for (const Work& work : works) executor.Close(work.slot);
+    for (const ScheduledChunk& chunk : chunks) executor.Close(chunk.slot);
   }
   int different = 0;
   for (int step = 0; step < steps; ++step) {

@@ -90,18 +90,18 @@ class Translator {
 
   // One token for every session; the last `opened` ones bring their sources.
   void Step(size_t opened) {
-    std::vector<Work> works(sessions_.size());
-    for (size_t i = 0; i < works.size(); ++i) {
-      works[i].slot = sessions_[i].slot;
-      works[i].tokens = {&sessions_[i].next, 1};
-      works[i].position = sessions_[i].position;
-      works[i].sample = true;
-      if (i + opened >= works.size()) works[i].source = sources_[sessions_[i].source];
+    std::vector<ScheduledChunk> chunks(sessions_.size());
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      chunks[i].slot = sessions_[i].slot;
+      chunks[i].tokens = {&sessions_[i].next, 1};
+      chunks[i].position = sessions_[i].position;
+      chunks[i].sample = true;
+      if (i + opened >= chunks.size()) chunks[i].source = sources_[sessions_[i].source];
     }
-    if (works.empty()) return;
-    executor_->Step(works, &results_);
-    for (size_t i = 0; i < works.size(); ++i) Take(results_[i].sampled.token, &sessions_[i]);
-    result_.tokens += static_cast<int64_t>(works.size());
+    if (chunks.empty()) return;
+    executor_->Step(chunks, &results_);
+    for (size_t i = 0; i < chunks.size(); ++i) Take(results_[i].sampled.token, &sessions_[i]);
+    result_.tokens += static_cast<int64_t>(chunks.size());
     std::erase_if(sessions_, [](const Session& session) { return session.slot < 0; });
   }
 
@@ -134,7 +134,7 @@ class Translator {
   int64_t max_tokens_;
   SamplingParams sampling_;
   std::vector<Session> sessions_;
-  std::vector<WorkResult> results_;
+  std::vector<ChunkResult> results_;
   Translations result_;
   size_t next_ = 0;      // the source to open next
   size_t finished_ = 0;  // sources

@@ -40,11 +40,11 @@ struct TokenLogprob {
   float logprob = 0;  // natural log of the raw (unpenalised, temperature 1) distribution
 };
 
-// Alternatives that a work may ask for.
+// Alternatives that a chunk may ask for.
 inline constexpr int kMaxAlternatives = 128;
 
 // Part of one session in one step.
-struct Work {
+struct ScheduledChunk {
   int slot = 0;
   std::span<const int32_t> tokens;  // ≥ 1, the session's next tokens in order
   int64_t position = 0;             // of tokens[0]; equals the tokens the slot has consumed so far
@@ -53,15 +53,15 @@ struct Work {
   // Alternatives to report beside the sampled token, at most kMaxAlternatives and the vocabulary
   // (0: none; its own logprob is always reported).
   int top_logprobs = 0;
-  // Encoder-decoders: the source, with the session's first work; else empty. The encoder runs over
+  // Encoder-decoders: the source, with the session's first chunk; else empty. The encoder runs over
   // it before the step.
   std::span<const int32_t> source;
   // Score: targets[i] is the token that follows tokens[i]; size 0 (no scoring) up to tokens.size().
   std::span<const int32_t> targets;
 };
 
-struct WorkResult {
-  TokenLogprob sampled;           // when Work::sample
+struct ChunkResult {
+  TokenLogprob sampled;           // when ScheduledChunk::sample
   std::vector<TokenLogprob> top;  // top_logprobs most likely tokens, best first
   std::vector<float> scores;      // log p(targets[i] | … tokens[i])
 };
@@ -83,15 +83,15 @@ class Executor {
   // Frees the slot and clears its state.
   virtual void Close(int slot) = 0;
 
-  // Starts the works through the model in one batch; a slot appears at most once, and the tokens
-  // add up to at most max_step_tokens; sources do not count. What the works point at must stay
+  // Starts the chunks through the model in one batch; a slot appears at most once, and the tokens
+  // add up to at most max_step_tokens; sources do not count. What the chunks point at must stay
   // until Wait, which comes before any other call. Throws DeviceError.
-  virtual void Launch(std::span<const Work> works) = 0;
-  // Waits for the step launched last; results is resized to its works. Throws DeviceError.
-  virtual void Wait(std::vector<WorkResult>* results) = 0;
+  virtual void Launch(std::span<const ScheduledChunk> chunks) = 0;
+  // Waits for the step launched last; results is resized to its chunks. Throws DeviceError.
+  virtual void Wait(std::vector<ChunkResult>* results) = 0;
 
-  void Step(std::span<const Work> works, std::vector<WorkResult>* results) {
-    Launch(works);
+  void Step(std::span<const ScheduledChunk> chunks, std::vector<ChunkResult>* results) {
+    Launch(chunks);
     Wait(results);
   }
 };

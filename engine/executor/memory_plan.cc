@@ -87,10 +87,10 @@ class Planner {
                                : std::max<int64_t>(options_.step_tokens, options_.sessions);
     // A source goes through the encoder in one piece.
     plan.max_step_tokens = std::max(plan.max_step_tokens, source_);
-    plan.max_step_outputs = std::clamp<int64_t>(
+    plan.max_step_logit_rows = std::clamp<int64_t>(
         kLogitBytes / (int64_t{4} * model_.config().vocab_size),
         std::min<int64_t>({sessions, kMaxDecodeRows, plan.max_step_tokens}), plan.max_step_tokens);
-    plan.workspace_bytes = model_.WorkspaceBytes(plan.max_step_tokens, plan.max_step_outputs);
+    plan.workspace_bytes = model_.WorkspaceBytes(plan.max_step_tokens, plan.max_step_logit_rows);
     plan.page_bytes = page_bytes_;
     if (fixed_pages_ > 0) {
       plan.pages = fixed_pages_;
@@ -191,7 +191,7 @@ std::string ToTable(const MemoryPlan& plan) {
   return Line("weights", plan.weight_bytes, "") + "\n" +
          Line("workspace", plan.workspace_bytes,
               "steps of " + Grouped(plan.max_step_tokens) + " rows, logits of " +
-                  Grouped(plan.max_step_outputs)) +
+                  Grouped(plan.max_step_logit_rows)) +
          "\n" +
          Line("states", plan.states_bytes(),
               Grouped(plan.slots) + " sessions of " + Grouped(plan.slot_bytes)) +

@@ -41,7 +41,7 @@ struct MemoryPlan {
   int64_t source_pages = 0;
   int64_t free_bytes = 0;  // left: on a device for scratch and recorded steps
   int64_t max_step_tokens = 0;
-  int64_t max_step_outputs = 0;  // rows of a step whose logits are wanted
+  int64_t max_step_logit_rows = 0;  // rows of a step whose logits are wanted
 
   int64_t states_bytes() const { return slots * slot_bytes; }
   int64_t kv_bytes() const { return pages * page_bytes + source_pages * source_page_bytes; }

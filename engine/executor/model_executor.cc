@@ -24,7 +24,7 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
           SourceKvShapeOf(model_->config(), backend_->activation_dtype(options.weight_dtype)),
           options.source_kv_pages, options.slots),
       sessions_(options.slots) {
-  model_->AllocateWorkspace(options.max_step_tokens, options.max_step_outputs);
+  model_->AllocateWorkspace(options.max_step_tokens, options.max_step_logit_rows);
   const ModelConfig& config = model_->config();
   limits_.slots = options.slots;
   limits_.max_step_tokens = options.max_step_tokens;
@@ -45,7 +45,7 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
   }
   limits_.suppressed_token_ids = config.suppressed_token_ids;
   step_limits_.max_rows = options.max_step_tokens;
-  step_limits_.max_outputs = options.max_step_outputs;
+  step_limits_.max_logit_rows = options.max_step_logit_rows;
   step_limits_.max_pages = std::max(kv_.pages(), source_kv_.pages());
   step_limits_.max_adjustments =
       options.slots *
@@ -83,7 +83,7 @@ void ModelExecutor::Fork(int from, int to) {
   assert(sessions_[to].positions <= source.positions);
   states_.Copy(from, to);
   kv_.Fork(from, to, source.positions);
-  // Written whole by the first work and never again: every page can be shared.
+  // Written whole by the first chunk and never again: every page can be shared.
   source_kv_.Fork(from, to, KvCache::PagesFor(source.source) * kKvPageSize);
   sessions_[to].positions = source.positions;
   sessions_[to].source = source.source;
@@ -97,75 +97,75 @@ void ModelExecutor::Close(int slot) {
   sessions_[slot] = Session();
 }
 
-bool ModelExecutor::Wanted(const Work& work, int64_t token) {
-  return token < static_cast<int64_t>(work.targets.size()) ||
-         (work.sample && token + 1 == static_cast<int64_t>(work.tokens.size()));
+bool ModelExecutor::Wanted(const ScheduledChunk& chunk, int64_t token) {
+  return token < static_cast<int64_t>(chunk.targets.size()) ||
+         (chunk.sample && token + 1 == static_cast<int64_t>(chunk.tokens.size()));
 }
 
-void ModelExecutor::Launch(std::span<const Work> works) {
-  works_ = works;
+void ModelExecutor::Launch(std::span<const ScheduledChunk> chunks) {
+  chunks_ = chunks;
   // Where ops run on the calling thread, Wait runs them: the caller has other work first.
   if (backend_->asynchronous()) Start();
 }
 
-void ModelExecutor::Wait(std::vector<WorkResult>* results) {
+void ModelExecutor::Wait(std::vector<ChunkResult>* results) {
   if (!backend_->asynchronous()) Start();
   FinishBatch();
   results->swap(results_);
 }
 
 void ModelExecutor::Start() {
-  const std::span<const Work> works = works_;
-  results_.assign(works.size(), WorkResult());
+  const std::span<const ScheduledChunk> chunks = chunks_;
+  results_.assign(chunks.size(), ChunkResult());
   int64_t rows = 0;
-  for (size_t i = 0; i < works.size(); ++i) {
-    const Work& work = works[i];
-    rows += static_cast<int64_t>(work.tokens.size());
-    assert(!work.tokens.empty() && work.targets.size() <= work.tokens.size());
-    results_[i].scores.resize(work.targets.size());
-    Session& session = sessions_[work.slot];
-    session.history.See(work.tokens);
-    session.positions = work.position + static_cast<int64_t>(work.tokens.size());
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    const ScheduledChunk& chunk = chunks[i];
+    rows += static_cast<int64_t>(chunk.tokens.size());
+    assert(!chunk.tokens.empty() && chunk.targets.size() <= chunk.tokens.size());
+    results_[i].scores.resize(chunk.targets.size());
+    Session& session = sessions_[chunk.slot];
+    session.history.See(chunk.tokens);
+    session.positions = chunk.position + static_cast<int64_t>(chunk.tokens.size());
   }
   assert(rows <= options_.max_step_tokens);
   static_cast<void>(rows);
-  Encode(works);
+  Encode(chunks);
 
-  // Normally all works make one batch. Where they want more logits than the workspace holds, the
+  // Normally all chunks make one batch. Where they want more logits than the workspace holds, the
   // step is cut there: results do not depend on how a session's tokens are split.
-  for (size_t i = 0; i < works.size(); ++i) {
-    const auto count = static_cast<int64_t>(works[i].tokens.size());
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    const auto count = static_cast<int64_t>(chunks[i].tokens.size());
     int64_t first = 0;
     for (int64_t token = 0; token < count; ++token) {
-      if (!Wanted(works[i], token)) continue;
-      if (static_cast<int64_t>(outputs_.size()) == options_.max_step_outputs) {
-        Append(works, i, first, token - first);
+      if (!Wanted(chunks[i], token)) continue;
+      if (static_cast<int64_t>(logit_rows_.size()) == options_.max_step_logit_rows) {
+        Append(chunks, i, first, token - first);
         StartBatch();
         FinishBatch();
         first = token;
       }
       const bool last = token + 1 == count;
-      outputs_.push_back({i, token, token < static_cast<int64_t>(works[i].targets.size()),
-                          last && works[i].sample});
-      batch_.output_rows.push_back(static_cast<int32_t>(batch_.rows() + token - first));
+      logit_rows_.push_back({i, token, token < static_cast<int64_t>(chunks[i].targets.size()),
+                             last && chunks[i].sample});
+      batch_.logit_rows.push_back(static_cast<int32_t>(batch_.rows() + token - first));
     }
-    Append(works, i, first, count - first);
+    Append(chunks, i, first, count - first);
   }
   StartBatch();
 }
 
-void ModelExecutor::Encode(std::span<const Work> works) {
+void ModelExecutor::Encode(std::span<const ScheduledChunk> chunks) {
   const auto run = [this] {
     if (batch_.rows() > 0) model_->Encode(batch_, {states_, kv_, source_kv_});
     ClearBatch();
   };
-  for (const Work& work : works) {
-    if (work.source.empty()) continue;
-    const auto count = static_cast<int64_t>(work.source.size());
+  for (const ScheduledChunk& chunk : chunks) {
+    if (chunk.source.empty()) continue;
+    const auto count = static_cast<int64_t>(chunk.source.size());
     assert(count <= limits_.max_source);
     if (batch_.rows() + count > options_.max_step_tokens) run();
-    AppendSegment(work.slot, work.source, 0, source_kv_);
-    sessions_[work.slot].source = count;
+    AppendSegment(chunk.slot, chunk.source, 0, source_kv_);
+    sessions_[chunk.slot].source = count;
   }
   run();
 }
@@ -185,10 +185,12 @@ void ModelExecutor::AppendSegment(int slot, std::span<const int32_t> tokens, int
   batch_.pages.insert(batch_.pages.end(), table.begin(), table.end());
 }
 
-void ModelExecutor::Append(std::span<const Work> works, size_t work, int64_t first, int64_t count) {
+void ModelExecutor::Append(std::span<const ScheduledChunk> chunks, size_t index, int64_t first,
+                           int64_t count) {
   if (count == 0) return;
-  const int slot = works[work].slot;
-  AppendSegment(slot, works[work].tokens.subspan(first, count), works[work].position + first, kv_);
+  const ScheduledChunk& chunk = chunks[index];
+  const int slot = chunk.slot;
+  AppendSegment(slot, chunk.tokens.subspan(first, count), chunk.position + first, kv_);
   Segment& segment = batch_.segments.back();
   segment.source_rows = static_cast<int32_t>(sessions_[slot].source);
   segment.first_source_page = static_cast<int32_t>(batch_.source_pages.size());
@@ -201,17 +203,17 @@ void ModelExecutor::StartBatch() {
   const Tensor logits = model_->Forward(batch_, {states_, kv_, source_kv_});
   requests_.clear();
   int64_t adjustments = 0;
-  for (const Output& output : outputs_) {
-    const Work& work = works_[output.work];
+  for (const LogitRow& row : logit_rows_) {
+    const ScheduledChunk& chunk = chunks_[row.chunk];
     SampleRequest request;
     request.row = static_cast<int32_t>(requests_.size());
-    if (output.score) request.target = work.targets[output.token];
-    if (output.sample) {
-      const Session& session = sessions_[work.slot];
+    if (row.score) request.target = chunk.targets[row.token];
+    if (row.sample) {
+      const Session& session = sessions_[chunk.slot];
       request.sampling = &session.sampling;
-      request.position = static_cast<uint64_t>(work.position) + work.tokens.size();
+      request.position = static_cast<uint64_t>(chunk.position) + chunk.tokens.size();
       request.adjustments = session.history.adjustments();
-      request.top = work.top_logprobs;
+      request.top = chunk.top_logprobs;
       adjustments += static_cast<int64_t>(request.adjustments.size());
     }
     requests_.push_back(request);
@@ -225,20 +227,20 @@ void ModelExecutor::StartBatch() {
 }
 
 void ModelExecutor::FinishBatch() {
-  samples_.resize(outputs_.size());
+  samples_.resize(logit_rows_.size());
   if (!samples_.empty()) backend_->FetchSamples(samples_);
-  for (size_t i = 0; i < outputs_.size(); ++i) {
-    const Output& output = outputs_[i];
+  for (size_t i = 0; i < logit_rows_.size(); ++i) {
+    const LogitRow& row = logit_rows_[i];
     SampleResult& sample = samples_[i];
-    WorkResult& result = results_[output.work];
-    if (output.score) result.scores[output.token] = sample.target_logprob;
-    if (!output.sample) continue;
+    ChunkResult& result = results_[row.chunk];
+    if (row.score) result.scores[row.token] = sample.target_logprob;
+    if (!row.sample) continue;
     result.sampled = {sample.token, sample.logprob};
     for (const auto& [token, logprob] : sample.top) result.top.push_back({token, logprob});
-    sessions_[works_[output.work].slot].history.Generate(sample.token);
+    sessions_[chunks_[row.chunk].slot].history.Generate(sample.token);
   }
   ClearBatch();
-  outputs_.clear();
+  logit_rows_.clear();
 }
 
 void ModelExecutor::ClearBatch() {
@@ -247,7 +249,7 @@ void ModelExecutor::ClearBatch() {
   batch_.segments.clear();
   batch_.pages.clear();
   batch_.source_pages.clear();
-  batch_.output_rows.clear();
+  batch_.logit_rows.clear();
 }
 
 }  // namespace t2r

@@ -14,11 +14,11 @@ namespace t2r {
 
 struct ExecutorOptions {
   int slots = 1;
-  int64_t max_step_tokens = 512;   // rows of the largest step: sizes the workspace
-  int64_t max_step_outputs = 512;  // rows whose logits are wanted; what wants more runs in parts
-  int64_t position_limit = 0;      // positions of a session; 0: no limit
-  int64_t kv_pages = 0;            // ignored by models without full layers
-  int64_t source_kv_pages = 0;     // the same for full cross attention
+  int64_t max_step_tokens = 512;      // rows of the largest step: sizes the workspace
+  int64_t max_step_logit_rows = 512;  // rows whose logits are wanted; what wants more runs in parts
+  int64_t position_limit = 0;         // positions of a session; 0: no limit
+  int64_t kv_pages = 0;               // ignored by models without full layers
+  int64_t source_kv_pages = 0;        // the same for full cross attention
   DType weight_dtype = DType::kFloat32;  // as in ModelOptions
 };
 
@@ -36,8 +36,8 @@ class ModelExecutor : public Executor {
   int Open(const SessionSize& size, const SamplingParams& sampling) override;
   void Fork(int from, int to) override;
   void Close(int slot) override;
-  void Launch(std::span<const Work> works) override;
-  void Wait(std::vector<WorkResult>* results) override;
+  void Launch(std::span<const ScheduledChunk> chunks) override;
+  void Wait(std::vector<ChunkResult>* results) override;
 
  private:
   struct Session {
@@ -47,23 +47,23 @@ class ModelExecutor : public Executor {
     int64_t source = 0;     // tokens of the source, once it is encoded
   };
   // A row whose logits are wanted.
-  struct Output {
-    size_t work = 0;
-    int64_t token = 0;  // index in Work::tokens
+  struct LogitRow {
+    size_t chunk = 0;   // index in chunks_
+    int64_t token = 0;  // index in ScheduledChunk::tokens
     bool score = false;
     bool sample = false;
   };
 
-  // Runs the encoder over the works' sources, as many at a time as a batch holds.
-  void Encode(std::span<const Work> works);
-  // The outputs of a work's token, if any.
-  static bool Wanted(const Work& work, int64_t token);
-  void Append(std::span<const Work> works, size_t work, int64_t first, int64_t count);
+  // Runs the encoder over the chunks' sources, as many at a time as a batch holds.
+  void Encode(std::span<const ScheduledChunk> chunks);
+  // Whether the logits of a chunk's token are wanted.
+  static bool Wanted(const ScheduledChunk& chunk, int64_t token);
+  void Append(std::span<const ScheduledChunk> chunks, size_t index, int64_t first, int64_t count);
   // A segment of the batch whose pages are those of `kv`.
   void AppendSegment(int slot, std::span<const int32_t> tokens, int64_t position,
                      const KvCache& kv);
   void ClearBatch();
-  // Runs works_; all but the last batch is waited for.
+  // Runs chunks_; all but the last batch is waited for.
   void Start();
   // Runs what was appended; FinishBatch waits for it and fills results_.
   void StartBatch();
@@ -82,11 +82,11 @@ class ModelExecutor : public Executor {
   // Reused from step to step.
   StepLimits step_limits_;
   Batch batch_;
-  std::vector<Output> outputs_;
+  std::vector<LogitRow> logit_rows_;
   std::vector<SampleRequest> requests_;
   std::vector<SampleResult> samples_;
-  std::span<const Work> works_;  // between Launch and Wait
-  std::vector<WorkResult> results_;
+  std::span<const ScheduledChunk> chunks_;  // between Launch and Wait
+  std::vector<ChunkResult> results_;
 };
 
 }  // namespace t2r

@@ -8,7 +8,7 @@ namespace {
 constexpr int kNobody = -1;  // the slot of padding
 
 // `segments` segments that share `rows` rows, as even as can be, the first rows wanting logits.
-Batch PaddingBatch(int64_t rows, int64_t segments, int64_t outputs) {
+Batch PaddingBatch(int64_t rows, int64_t segments, int64_t logit_rows) {
   Batch batch;
   for (int64_t i = 0; i < segments; ++i) {
     const int64_t first = rows * i / segments;
@@ -18,7 +18,7 @@ Batch PaddingBatch(int64_t rows, int64_t segments, int64_t outputs) {
   }
   batch.positions.assign(static_cast<size_t>(rows), 0);
   batch.tokens.assign(static_cast<size_t>(rows), 0);
-  for (int64_t i = 0; i < outputs; ++i) batch.output_rows.push_back(static_cast<int32_t>(i));
+  for (int64_t i = 0; i < logit_rows; ++i) batch.logit_rows.push_back(static_cast<int32_t>(i));
   return batch;
 }
 
@@ -31,10 +31,10 @@ void WarmUp(Model& model, const Caches& caches, const StepLimits& limits, int64_
   if (model.config().encoder_decoder) {
     model.Encode(PaddingBatch(limits.max_rows, pieces, 0), caches);
   }
-  model.Forward(PaddingBatch(limits.max_rows, pieces, limits.max_outputs), caches);
+  model.Forward(PaddingBatch(limits.max_rows, pieces, limits.max_logit_rows), caches);
   int64_t rows = 1;
   while (rows <= std::min(sessions, limits.max_rows)) {
-    const Batch batch = PaddingBatch(rows, rows, std::min(rows, limits.max_outputs));
+    const Batch batch = PaddingBatch(rows, rows, std::min(rows, limits.max_logit_rows));
     model.Forward(batch, caches);
     // The next number of rows that is not rounded up to this size.
     rows = std::max(model.Forward(batch, caches).rows, rows) + 1;

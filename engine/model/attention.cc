@@ -127,8 +127,8 @@ void Attention::Run(Backend& backend, const Batch& batch, const Caches& caches, 
   }
 }
 
-void Attention::Remember(Backend& backend, const Batch& sources, const Caches& caches,
-                         Tensor kv) const {
+void Attention::WriteCrossKv(Backend& backend, const Batch& sources, const Caches& caches,
+                             Tensor kv) const {
   const auto run = [&](auto args, auto op) {
     args.k = kv.Columns(0, key_columns());
     args.v = kv.Columns(key_columns(), value_columns());
@@ -141,8 +141,8 @@ void Attention::Remember(Backend& backend, const Batch& sources, const Caches& c
   }
 }
 
-void Attention::Recall(Backend& backend, const Batch& batch, const Caches& caches, Tensor q,
-                       Tensor out) const {
+void Attention::CrossAttend(Backend& backend, const Batch& batch, const Caches& caches, Tensor q,
+                            Tensor out) const {
   const auto run = [&](auto args, auto op) {
     args.q = q;
     args.out = out;

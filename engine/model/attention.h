@@ -51,11 +51,11 @@ class Attention {
 
   // Cross attention: takes in the encoder's outputs of sources (Model::Encode), projected to
   // kv [T, key_columns() + value_columns()].
-  void Remember(Backend& backend, const Batch& sources, const Caches& caches, Tensor kv) const;
+  void WriteCrossKv(Backend& backend, const Batch& sources, const Caches& caches, Tensor kv) const;
   // Cross attention: what the batch's rows read of their sources. q [T, query_columns()],
   // out [T, heads · head_dim].
-  void Recall(Backend& backend, const Batch& batch, const Caches& caches, Tensor q,
-              Tensor out) const;
+  void CrossAttend(Backend& backend, const Batch& batch, const Caches& caches, Tensor q,
+                   Tensor out) const;
 
  private:
   Attention(const ModelConfig& config, int index);

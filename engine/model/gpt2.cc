@@ -58,28 +58,29 @@ class Gpt2 : public BackendModel {
     const int64_t rows = shape.rows;
     const Tensor x = x_.Rows(rows);
     const Tensor normed = normed_.Rows(rows);
-    const Tensor mixed = mixed_.Rows(rows);
+    const Tensor attn_out = attn_out_.Rows(rows);
     const Tensor inner = inner_.Rows(rows);
     backend_.Embed(batch, *embedding_, positions_.get(), 1.0F, x);
     for (const Gpt2Layer& layer : layers_) {
       const Tensor qkv = qkv_.Packed(rows, layer.attention.columns());
       Normalize(x, layer.attention_norm, normed);
       backend_.MatMul(normed, *layer.qkv.weight, layer.qkv.bias.f32(), MatMulMode::kStore, qkv);
-      layer.attention.Run(backend_, batch, caches, qkv, mixed);
-      backend_.MatMul(mixed, *layer.out.weight, layer.out.bias.f32(), MatMulMode::kAccumulate, x);
+      layer.attention.Run(backend_, batch, caches, qkv, attn_out);
+      backend_.MatMul(attn_out, *layer.out.weight, layer.out.bias.f32(), MatMulMode::kAccumulate,
+                      x);
 
       Normalize(x, layer.mlp_norm, normed);
       backend_.MatMul(normed, *layer.up.weight, layer.up.bias.f32(), MatMulMode::kStore, inner);
       backend_.Activate(ActivationKind::kGeluTanh, inner);
       backend_.MatMul(inner, *layer.down.weight, layer.down.bias.f32(), MatMulMode::kAccumulate, x);
     }
-    const int64_t outputs = shape.outputs;
-    if (outputs == 0) return;
-    const Tensor last = last_.Rows(outputs);
-    const Tensor last_normed = last_normed_.Rows(outputs);
-    backend_.GatherOutputs(batch, x, last);
+    const int64_t logit_rows = shape.logit_rows;
+    if (logit_rows == 0) return;
+    const Tensor last = last_.Rows(logit_rows);
+    const Tensor last_normed = last_normed_.Rows(logit_rows);
+    backend_.GatherLogitRows(batch, x, last);
     Normalize(last, final_norm_, last_normed);
-    backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits_.Rows(outputs));
+    backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits_.Rows(logit_rows));
   }
 
   void Normalize(Tensor x, const Norm& norm, Tensor out) {
@@ -144,10 +145,10 @@ class Gpt2 : public BackendModel {
     workspace_.AddRows(&x_, hidden, DType::kFloat32);
     workspace_.AddRows(&normed_, hidden, dtype);
     workspace_.AddRows(&qkv_, columns, dtype);
-    workspace_.AddRows(&mixed_, hidden, dtype);
+    workspace_.AddRows(&attn_out_, hidden, dtype);
     workspace_.AddRows(&inner_, config_.intermediate_size, dtype);
-    workspace_.AddOutputs(&last_, hidden, DType::kFloat32);
-    workspace_.AddOutputs(&last_normed_, hidden, dtype);
+    workspace_.AddLogitRows(&last_, hidden, DType::kFloat32);
+    workspace_.AddLogitRows(&last_normed_, hidden, dtype);
   }
 
   std::unique_ptr<Matrix> embedding_;
@@ -156,7 +157,7 @@ class Gpt2 : public BackendModel {
   Norm final_norm_;
   std::unique_ptr<Matrix> head_;
 
-  Activation x_, normed_, qkv_, mixed_, inner_, last_, last_normed_;
+  Activation x_, normed_, qkv_, attn_out_, inner_, last_, last_normed_;
 };
 
 }  // namespace

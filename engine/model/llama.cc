@@ -71,7 +71,7 @@ class Llama : public BackendModel {
     const int64_t rows = shape.rows;
     const Tensor x = x_.Rows(rows);
     const Tensor normed = normed_.Rows(rows);
-    const Tensor mixed = mixed_.Rows(rows);
+    const Tensor attn_out = attn_out_.Rows(rows);
     const Tensor gate_up = gate_up_.Rows(rows);
     const Tensor gated = gated_.Rows(rows);
     const Tensor cos_sin = cos_sin_.Rows(rows);
@@ -85,8 +85,8 @@ class Llama : public BackendModel {
       const int turned = config_.heads + config_.kv_heads;
       backend_.Rope(cos_sin, turned, config_.head_dim,
                     qkv.Columns(0, int64_t{turned} * config_.head_dim));
-      layer.attention.Run(backend_, batch, caches, qkv, mixed);
-      backend_.MatMul(mixed, *layer.out, layer.out_bias.f32(), MatMulMode::kAccumulate, x);
+      layer.attention.Run(backend_, batch, caches, qkv, attn_out);
+      backend_.MatMul(attn_out, *layer.out, layer.out_bias.f32(), MatMulMode::kAccumulate, x);
 
       backend_.RmsNorm(x, layer.mlp_norm.f32(), config_.norm_eps, normed);
       backend_.MatMul(normed, *layer.gate_up, layer.gate_up_bias.f32(), MatMulMode::kStore,
@@ -94,13 +94,13 @@ class Llama : public BackendModel {
       backend_.SwiGlu(gate_up, gated);
       backend_.MatMul(gated, *layer.down, layer.down_bias.f32(), MatMulMode::kAccumulate, x);
     }
-    const int64_t outputs = shape.outputs;
-    if (outputs == 0) return;
-    const Tensor last = last_.Rows(outputs);
-    const Tensor last_normed = last_normed_.Rows(outputs);
-    backend_.GatherOutputs(batch, x, last);
+    const int64_t logit_rows = shape.logit_rows;
+    if (logit_rows == 0) return;
+    const Tensor last = last_.Rows(logit_rows);
+    const Tensor last_normed = last_normed_.Rows(logit_rows);
+    backend_.GatherLogitRows(batch, x, last);
     backend_.RmsNorm(last, final_norm_.f32(), config_.norm_eps, last_normed);
-    backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits_.Rows(outputs));
+    backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits_.Rows(logit_rows));
   }
 
   LlamaLayer LoadLayer(WeightLoader& loader, const std::string& name, bool linear, int index) {
@@ -152,12 +152,12 @@ class Llama : public BackendModel {
     workspace_.AddRows(&x_, hidden, DType::kFloat32);
     workspace_.AddRows(&normed_, hidden, dtype);
     workspace_.AddRows(&qkv_, layers_.front().attention.columns(), dtype);
-    workspace_.AddRows(&mixed_, int64_t{config_.heads} * config_.head_dim, dtype);
+    workspace_.AddRows(&attn_out_, int64_t{config_.heads} * config_.head_dim, dtype);
     workspace_.AddRows(&gate_up_, 2 * inner, dtype);
     workspace_.AddRows(&gated_, inner, dtype);
     workspace_.AddRows(&cos_sin_, config_.head_dim, DType::kFloat32);
-    workspace_.AddOutputs(&last_, hidden, DType::kFloat32);
-    workspace_.AddOutputs(&last_normed_, hidden, dtype);
+    workspace_.AddLogitRows(&last_, hidden, DType::kFloat32);
+    workspace_.AddLogitRows(&last_normed_, hidden, dtype);
   }
 
   std::vector<double> frequencies_;
@@ -166,7 +166,7 @@ class Llama : public BackendModel {
   Buffer final_norm_;
   std::unique_ptr<Matrix> head_;
 
-  Activation x_, normed_, qkv_, mixed_, gate_up_, gated_, cos_sin_, last_, last_normed_;
+  Activation x_, normed_, qkv_, attn_out_, gate_up_, gated_, cos_sin_, last_, last_normed_;
 };
 
 }  // namespace

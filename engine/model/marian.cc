@@ -80,7 +80,7 @@ class Marian : public BackendModel {
       for (const MarianLayer& layer : layers_) {
         const Tensor kv = stream.Projected(layer.cross.key_columns() + layer.cross.value_columns());
         Project(encoded, layer.cross_memory, kv);
-        layer.cross.Remember(backend_, sources, caches, kv);
+        layer.cross.WriteCrossKv(backend_, sources, caches, kv);
       }
     });
   }
@@ -92,27 +92,27 @@ class Marian : public BackendModel {
     for (const MarianLayer& layer : layers_) {
       const Tensor qkv = stream.Projected(layer.self.columns());
       Project(stream.Enter(layer.self_norm), layer.self_qkv, qkv);
-      layer.self.Run(backend_, batch, caches, qkv, stream.mixed());
+      layer.self.Run(backend_, batch, caches, qkv, stream.attn_out());
       Add(stream, layer.self_out, layer.self_norm);
 
       const Tensor q = stream.Projected(layer.cross.query_columns());
       Project(stream.Enter(layer.cross_norm), layer.cross_query, q);
-      layer.cross.Recall(backend_, batch, caches, q, stream.mixed());
+      layer.cross.CrossAttend(backend_, batch, caches, q, stream.attn_out());
       Add(stream, layer.cross_out, layer.cross_norm);
 
       stream.FeedForward(layer.feed_forward);
     }
-    if (shape.outputs == 0) return;
-    const Tensor last = last_normed_.Rows(shape.outputs);
+    if (shape.logit_rows == 0) return;
+    const Tensor last = last_normed_.Rows(shape.logit_rows);
     if (config_.encoder_decoder->final_norm) {
-      const Tensor gathered = last_.Rows(shape.outputs);
-      backend_.GatherOutputs(batch, stream.x(), gathered);
+      const Tensor gathered = last_.Rows(shape.logit_rows);
+      backend_.GatherLogitRows(batch, stream.x(), gathered);
       stream.Normalize(gathered, final_norm_, last);
     } else {
-      backend_.GatherOutputs(batch, stream.output(), last);
+      backend_.GatherLogitRows(batch, stream.output(), last);
     }
     backend_.MatMul(last, *head_, head_bias_.f32(), MatMulMode::kStore,
-                    logits_.Rows(shape.outputs));
+                    logits_.Rows(shape.logit_rows));
   }
 
   void Project(Tensor in, const Projection& projection, Tensor out) {
@@ -120,7 +120,7 @@ class Marian : public BackendModel {
   }
   // Ends a half: what attention gave, projected, goes onto the stream.
   void Add(MarianStream& stream, const Projection& projection, const Norm& norm) {
-    backend_.MatMul(stream.mixed(), *projection.weight, projection.bias.f32(),
+    backend_.MatMul(stream.attn_out(), *projection.weight, projection.bias.f32(),
                     MatMulMode::kAccumulate, stream.x());
     stream.Leave(norm);
   }
@@ -225,12 +225,12 @@ class Marian : public BackendModel {
     workspace_.AddRows(&workspace_parts_.x, hidden, DType::kFloat32);
     workspace_.AddRows(&workspace_parts_.normed, hidden, dtype);
     workspace_.AddRows(&workspace_parts_.projected, columns, dtype);
-    workspace_.AddRows(&workspace_parts_.mixed, hidden, dtype);
+    workspace_.AddRows(&workspace_parts_.attn_out, hidden, dtype);
     workspace_.AddRows(&workspace_parts_.inner, inner, dtype);
     if (config_.encoder_decoder->final_norm) {
-      workspace_.AddOutputs(&last_, hidden, DType::kFloat32);
+      workspace_.AddLogitRows(&last_, hidden, DType::kFloat32);
     }
-    workspace_.AddOutputs(&last_normed_, hidden, dtype);
+    workspace_.AddLogitRows(&last_normed_, hidden, dtype);
   }
 
   std::unique_ptr<MarianEncoder> encoder_;

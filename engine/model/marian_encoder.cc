@@ -45,15 +45,15 @@ Tensor MarianEncoder::Run(Backend& backend, const Batch& sources, MarianStream& 
   attention.q = qkv.Columns(0, hidden);
   attention.k = qkv.Columns(hidden, hidden);
   attention.v = qkv.Columns(2 * hidden, hidden);
-  attention.out = stream.mixed();
+  attention.out = stream.attn_out();
 
   stream.Embed(sources, embedding_);
   for (const Layer& layer : layers_) {
     const Tensor in = stream.Enter(layer.attention_norm);
     backend.MatMul(in, *layer.qkv.weight, layer.qkv.bias.f32(), MatMulMode::kStore, qkv);
     backend.EncoderAttention(sources, attention);
-    backend.MatMul(stream.mixed(), *layer.out.weight, layer.out.bias.f32(), MatMulMode::kAccumulate,
-                   stream.x());
+    backend.MatMul(stream.attn_out(), *layer.out.weight, layer.out.bias.f32(),
+                   MatMulMode::kAccumulate, stream.x());
     stream.Leave(layer.attention_norm);
     stream.FeedForward(layer.feed_forward);
   }

@@ -61,7 +61,7 @@ MarianStream::MarianStream(Backend& backend, const ModelConfig& config,
       workspace_(workspace),
       x_(workspace.x.Rows(rows)),
       normed_(workspace.normed.Rows(rows)),
-      mixed_(workspace.mixed.Rows(rows)),
+      attn_out_(workspace.attn_out.Rows(rows)),
       output_(normed_.dtype == x_.dtype ? x_ : normed_) {}
 
 void MarianStream::Embed(const Batch& batch, const MarianEmbedding& embedding) {

@@ -18,7 +18,7 @@ struct MarianWorkspace {
   Activation x;          // the residual stream, float32 [hidden]
   Activation normed;     // [hidden]
   Activation projected;  // queries, keys and values
-  Activation mixed;      // what attention gives [hidden]
+  Activation attn_out;   // what attention gives [hidden]
   Activation inner;      // of the feed-forward halves
 };
 
@@ -64,7 +64,7 @@ class MarianStream {
   // x in the activation type, where no norm comes before the halves or that type is float32.
   Tensor output() const { return output_; }
   Tensor normed() const { return normed_; }
-  Tensor mixed() const { return mixed_; }
+  Tensor attn_out() const { return attn_out_; }
   Tensor Projected(int64_t cols) const { return workspace_.projected.Packed(x_.rows, cols); }
   void Normalize(Tensor x, const Norm& norm, Tensor out);
 
@@ -72,7 +72,7 @@ class MarianStream {
   Backend& backend_;
   const ModelConfig& config_;
   const MarianWorkspace& workspace_;
-  Tensor x_, normed_, mixed_;
+  Tensor x_, normed_, attn_out_;
   Tensor output_;  // x_, or normed_ where that has another type
 };
 

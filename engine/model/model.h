@@ -30,13 +30,13 @@ class Model {
   virtual const ModelConfig& config() const = 0;
   // Bytes of weights on the backend.
   virtual size_t weight_bytes() const = 0;
-  // Bytes of activations for steps of up to `rows` rows, `outputs` of which have their logits
+  // Bytes of activations for steps of up to `rows` rows, `logit_rows` of which have their logits
   // wanted.
-  virtual int64_t WorkspaceBytes(int64_t rows, int64_t outputs) const = 0;
+  virtual int64_t WorkspaceBytes(int64_t rows, int64_t logit_rows) const = 0;
   // Takes that memory; once, before the first step. Throws DeviceError.
-  virtual void AllocateWorkspace(int64_t rows, int64_t outputs) = 0;
+  virtual void AllocateWorkspace(int64_t rows, int64_t logit_rows) = 0;
   // Runs the batch: advances the states of its slots (and their key/value pages) and returns the
-  // logits of batch.output_rows, [at least outputs, vocabulary], valid until the next call.
+  // logits of batch.logit_rows, [at least logit_rows, vocabulary], valid until the next call.
   virtual Tensor Forward(const Batch& batch, const Caches& caches) = 0;
   // Encoder-decoders: encodes sources, a segment each, into their slots' cross attention: states,
   // and keys and values in batch.pages, which are of caches.source_kv. Other models have none.

@@ -33,26 +33,29 @@ class Workspace {
   void AddRows(Activation* activation, int64_t cols, DType dtype) {
     Add(activation, false, cols, dtype);
   }
-  void AddOutputs(Activation* activation, int64_t cols, DType dtype) {
+  void AddLogitRows(Activation* activation, int64_t cols, DType dtype) {
     Add(activation, true, cols, dtype);
   }
 
   // What Allocate takes; every activation rounded up to 256 bytes.
-  int64_t Bytes(int64_t rows, int64_t outputs) const;
-  // Memory for steps of up to so many rows and outputs. Throws DeviceError.
-  void Allocate(Backend& backend, int64_t rows, int64_t outputs);
+  int64_t Bytes(int64_t rows, int64_t logit_rows) const;
+  // Memory for steps of up to so many rows, so many of which have their logits wanted. Throws
+  // DeviceError.
+  void Allocate(Backend& backend, int64_t rows, int64_t logit_rows);
 
  private:
   struct Declared {
     Activation* activation = nullptr;
-    bool outputs = false;
+    bool per_logit_row = false;
     int64_t cols = 0;
     DType dtype = DType::kFloat32;
 
-    int64_t Rows(int64_t rows, int64_t output_rows) const { return outputs ? output_rows : rows; }
+    int64_t Rows(int64_t rows, int64_t logit_rows) const {
+      return per_logit_row ? logit_rows : rows;
+    }
   };
-  void Add(Activation* activation, bool outputs, int64_t cols, DType dtype) {
-    declared_.push_back({activation, outputs, cols, dtype});
+  void Add(Activation* activation, bool per_logit_row, int64_t cols, DType dtype) {
+    declared_.push_back({activation, per_logit_row, cols, dtype});
   }
 
   std::vector<Declared> declared_;

@@ -35,14 +35,14 @@ namespace t2r {
 // step: rows from the batch's own on are padding, read and written by ops that work row by row, and
 // leave every state untouched.
 struct StepShape {
-  int64_t rows = 0;     // ≥ Batch::rows(), ≤ StepLimits::max_rows
-  int64_t outputs = 0;  // ≥ Batch::output_rows.size(), ≤ StepLimits::max_outputs
+  int64_t rows = 0;        // ≥ Batch::rows(), ≤ StepLimits::max_rows
+  int64_t logit_rows = 0;  // ≥ Batch::logit_rows.size(), ≤ StepLimits::max_logit_rows
 };
 
 // Bounds of every step of a model, told once before its first.
 struct StepLimits {
   int64_t max_rows = 0;
-  int64_t max_outputs = 0;
+  int64_t max_logit_rows = 0;
   int64_t max_pages = 0;        // Batch::pages and Batch::source_pages, each
   int64_t max_adjustments = 0;  // TokenAdjustments of one step
 };
@@ -129,12 +129,12 @@ class Backend {
   virtual void SwiGlu(Tensor gate_up, Tensor out) = 0;
   // In place.
   virtual void Activate(ActivationKind kind, Tensor x) = 0;
-  // out[i] = x[batch.output_rows[i]]. out [shape.outputs, hidden].
-  virtual void GatherOutputs(const Batch& batch, Tensor x, Tensor out) = 0;
+  // out[i] = x[batch.logit_rows[i]]. out [shape.logit_rows, hidden].
+  virtual void GatherLogitRows(const Batch& batch, Tensor x, Tensor out) = 0;
 
   // ---- Choosing tokens, after RunStep ----
-  // Samples and scores rows of logits [outputs, vocabulary], float32, which it leaves as they are.
-  // `requests` and what they point at must stay until FetchSamples.
+  // Samples and scores rows of logits [logit_rows, vocabulary], float32, which it leaves as they
+  // are. `requests` and what they point at must stay until FetchSamples.
   virtual void Sample(Tensor logits, std::span<const SampleRequest> requests) = 0;
   // Waits for the last Sample; results[i] belongs to its requests[i].
   virtual void FetchSamples(std::span<SampleResult> results) = 0;

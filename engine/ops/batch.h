@@ -31,7 +31,7 @@ struct Batch {
   std::vector<Segment> segments;      // rows in order, without gaps
   std::vector<int32_t> pages;         // the segments' page tables, one after another
   std::vector<int32_t> source_pages;  // page tables of the segments' sources, likewise
-  std::vector<int32_t> output_rows;   // rows whose logits are wanted, ascending
+  std::vector<int32_t> logit_rows;    // rows whose logits are wanted, ascending
 
   int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
 };

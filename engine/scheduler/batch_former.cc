@@ -6,7 +6,7 @@
 namespace t2r {
 
 void Step::Clear() {
-  works.clear();
+  chunks.clear();
   sessions.clear();
   rows.clear();
   decode_rows = 0;
@@ -19,7 +19,7 @@ void Step::Add(Session* session, int64_t count) {
   (prompt ? prompt_rows : decode_rows) += count;
   const int64_t each = prompt ? count : 1;
   for (int64_t row = 0; row < count; row += each) {
-    works.push_back(session->NextWork(each, row));
+    chunks.push_back(session->NextChunk(each, row));
     sessions.push_back(session);
     rows.push_back(each);
   }

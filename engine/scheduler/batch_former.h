@@ -11,10 +11,10 @@
 
 namespace t2r {
 
-// One step's work: works[i] is rows[i] rows of sessions[i]. A session with beams has a work for
-// each of those that take part, in their order.
+// What one step runs: chunks[i] is rows[i] rows of sessions[i]. A session with beams has a chunk
+// for each of those that take part, in their order.
 struct Step {
-  std::vector<Work> works;
+  std::vector<ScheduledChunk> chunks;
   std::vector<Session*> sessions;
   std::vector<int64_t> rows;
   int64_t decode_rows = 0;

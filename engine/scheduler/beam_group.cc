@@ -19,17 +19,17 @@ void BeamGroup::Open(std::vector<int> slots) {
   spare_.assign(slots_.rbegin(), slots_.rend() - 1);
 }
 
-Work BeamGroup::NextWork(int64_t i) const {
+ScheduledChunk BeamGroup::NextChunk(int64_t i) const {
   const size_t beam = taken_ + static_cast<size_t>(i);
-  Work work;
-  work.slot = running_[beam];
-  work.tokens = std::span(&search_.beams()[beam].token, 1);
-  work.sample = true;
-  work.top_logprobs = alternatives_;
-  return work;
+  ScheduledChunk chunk;
+  chunk.slot = running_[beam];
+  chunk.tokens = std::span(&search_.beams()[beam].token, 1);
+  chunk.sample = true;
+  chunk.top_logprobs = alternatives_;
+  return chunk;
 }
 
-bool BeamGroup::Accept(WorkResult&& result) {
+bool BeamGroup::Accept(ChunkResult&& result) {
   assert(!done() && due() > 0);
   tops_[taken_++] = std::move(result.top);
   if (due() > 0) return false;

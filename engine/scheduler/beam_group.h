@@ -38,10 +38,10 @@ class BeamGroup {
   int64_t due() const { return static_cast<int64_t>(running_.size() - taken_); }
   // Makes the row of the i-th beam that is due; only its position is the caller's. The prompt's
   // row asks for alternatives too, its tokens being the caller's. Valid until a round is complete.
-  Work NextWork(int64_t i) const;
-  // Takes the result of NextWork(0). True when it completes the round: the copies of TakeCopies
+  ScheduledChunk NextChunk(int64_t i) const;
+  // Takes the result of NextChunk(0). True when it completes the round: the copies of TakeCopies
   // must then be made before the next one, unless the search is done().
-  bool Accept(WorkResult&& result);
+  bool Accept(ChunkResult&& result);
   // The copies of the round completed last; none when asked again.
   std::vector<Copy> TakeCopies() { return std::exchange(copies_, {}); }
 

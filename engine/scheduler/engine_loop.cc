@@ -127,10 +127,10 @@ bool EngineLoop::OpenSlots(Session* session, const SessionSize& size) {
 }
 
 bool EngineLoop::LaunchStep() {
-  if (step_.works.empty()) return false;
+  if (step_.chunks.empty()) return false;
   step_start_ = options_.clock();
   try {
-    executor_.Launch(step_.works);
+    executor_.Launch(step_.chunks);
   } catch (const std::exception& error) {
     Fail(error.what());
     return false;
@@ -147,7 +147,7 @@ void EngineLoop::WaitForStep() {
     return;
   }
   now_ = options_.clock();
-  assert(results_.size() == step_.works.size());
+  assert(results_.size() == step_.chunks.size());
   if (observer_ != nullptr) {
     observer_->OnStep(step_.decode_rows, step_.prompt_rows, now_ - step_start_);
   }

@@ -97,7 +97,7 @@ class EngineLoop {
   int open_slots_ = 0;  // of theirs
   Step step_;
   absl::Time step_start_;
-  std::vector<WorkResult> results_;
+  std::vector<ChunkResult> results_;
 };
 
 }  // namespace t2r

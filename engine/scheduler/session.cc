@@ -40,27 +40,27 @@ bool Session::HasRoom(absl::Time now) {
   return false;
 }
 
-Work Session::NextWork(int64_t rows, int64_t beam) const {
-  Work work;
-  work.slot = slot_;
-  work.sample = Yields(rows);
-  if (work.sample) work.top_logprobs = request_.top_logprobs;
-  if (beams_ != nullptr && work.sample) work = beams_->NextWork(beam);
-  work.position = consumed_;
+ScheduledChunk Session::NextChunk(int64_t rows, int64_t beam) const {
+  ScheduledChunk chunk;
+  chunk.slot = slot_;
+  chunk.sample = Yields(rows);
+  if (chunk.sample) chunk.top_logprobs = request_.top_logprobs;
+  if (beams_ != nullptr && chunk.sample) chunk = beams_->NextChunk(beam);
+  chunk.position = consumed_;
   if (!prefilling()) {
-    if (beams_ == nullptr) work.tokens = std::span(&next_token_, 1);
-    return work;
+    if (beams_ == nullptr) chunk.tokens = std::span(&next_token_, 1);
+    return chunk;
   }
-  if (consumed_ == 0) work.source = request_.source;
+  if (consumed_ == 0) chunk.source = request_.source;
   const std::span<const int32_t> prompt(request_.prompt);
   const auto first = static_cast<size_t>(consumed_);
   const auto count = static_cast<size_t>(rows);
-  work.tokens = prompt.subspan(first, count);
-  if (request_.score) work.targets = prompt.subspan(first + 1, count);
-  return work;
+  chunk.tokens = prompt.subspan(first, count);
+  if (request_.score) chunk.targets = prompt.subspan(first + 1, count);
+  return chunk;
 }
 
-std::optional<FinishReason> Session::Accept(int64_t rows, WorkResult&& result, absl::Time now) {
+std::optional<FinishReason> Session::Accept(int64_t rows, ChunkResult&& result, absl::Time now) {
   const bool sampled = Yields(rows);
   if (sampled && beams_ != nullptr) return AcceptBeams(rows, std::move(result), now);
   consumed_ += rows;
@@ -73,7 +73,7 @@ std::optional<FinishReason> Session::Accept(int64_t rows, WorkResult&& result, a
   return AcceptToken(std::move(result), now);
 }
 
-std::optional<FinishReason> Session::AcceptBeams(int64_t rows, WorkResult&& result,
+std::optional<FinishReason> Session::AcceptBeams(int64_t rows, ChunkResult&& result,
                                                  absl::Time now) {
   if (!beams_->Accept(std::move(result))) return std::nullopt;
   consumed_ += rows;
@@ -83,7 +83,7 @@ std::optional<FinishReason> Session::AcceptBeams(int64_t rows, WorkResult&& resu
   return ReasonOf(beams_->hypotheses().front());
 }
 
-std::optional<FinishReason> Session::AcceptToken(WorkResult&& result, absl::Time now) {
+std::optional<FinishReason> Session::AcceptToken(ChunkResult&& result, absl::Time now) {
   assert(!undelivered_);
   ++generated_;
   if (generated_ == 1) first_token_ = now;

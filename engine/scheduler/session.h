@@ -46,7 +46,7 @@ class Session {
 
   // Whether rows of the prompt are still to run (for a Score, all but its last id).
   bool prefilling() const { return consumed_ < prompt_rows_; }
-  // Tokens of the source that the next work takes along.
+  // Tokens of the source that the next chunk takes along.
   int64_t source_rows() const {
     return consumed_ == 0 ? static_cast<int64_t>(request_.source.size()) : 0;
   }
@@ -63,11 +63,11 @@ class Session {
 
   // The next `rows` rows (prefilling: at most prompt_rows_left(); decoding: 1, of the beam-th beam
   // that is due). Valid until the next non-const call.
-  Work NextWork(int64_t rows, int64_t beam = 0) const;
-  // Takes the result of NextWork(rows): keeps the scores, or the token until Deliver. The reason
+  ScheduledChunk NextChunk(int64_t rows, int64_t beam = 0) const;
+  // Takes the result of NextChunk(rows): keeps the scores, or the token until Deliver. The reason
   // when this ends the request. This is all that must happen before the next step is formed: text
   // is made here only where a stop string may be in it.
-  std::optional<FinishReason> Accept(int64_t rows, WorkResult&& result, absl::Time now);
+  std::optional<FinishReason> Accept(int64_t rows, ChunkResult&& result, absl::Time now);
   // Whether a token waits for Deliver.
   bool undelivered() const { return undelivered_; }
   // Hands the token to the sink. observer may be null.
@@ -81,8 +81,8 @@ class Session {
   std::list<Session*>::iterator queue_place;
 
  private:
-  std::optional<FinishReason> AcceptToken(WorkResult&& result, absl::Time now);
-  std::optional<FinishReason> AcceptBeams(int64_t rows, WorkResult&& result, absl::Time now);
+  std::optional<FinishReason> AcceptToken(ChunkResult&& result, absl::Time now);
+  std::optional<FinishReason> AcceptBeams(int64_t rows, ChunkResult&& result, absl::Time now);
   FinishReason ReasonOf(const BeamSearch::Hypothesis& hypothesis) const;
   // The hypotheses to report, and their tokens' count in generated_.
   std::vector<Hypothesis> MakeHypotheses();

@@ -29,15 +29,15 @@ std::vector<OpCounts> CountedSteps(const ModelSpec& spec, int sessions,
   const std::vector<int32_t> token = {3};
   std::vector<OpCounts> counts;
   for (const int64_t position : positions) {
-    std::vector<Work> works;
+    std::vector<ScheduledChunk> chunks;
     for (int i = 0; i < sessions; ++i) {
-      works.push_back(MakeWork(executor.Open({position + 1}, Greedy()), token, position, true));
+      chunks.push_back(MakeChunk(executor.Open({position + 1}, Greedy()), token, position, true));
     }
     counting.counts = OpCounts();
-    std::vector<WorkResult> results;
-    executor.Step(works, &results);
+    std::vector<ChunkResult> results;
+    executor.Step(chunks, &results);
     counts.push_back(counting.counts);
-    for (const Work& work : works) executor.Close(work.slot);
+    for (const ScheduledChunk& chunk : chunks) executor.Close(chunk.slot);
   }
   return counts;
 }

@@ -135,15 +135,15 @@ inline torch::Tensor EngineScores(const std::string& directory, const std::vecto
   options.max_step_tokens = 128;
   const auto engine = Unwrap(LoadEngine(directory, options));
   const SessionSize size{static_cast<int64_t>(fed.size()), static_cast<int64_t>(source.size())};
-  Work work;
-  work.slot = engine->executor->Open(size, SamplingParams());
-  if (work.slot < 0) throw ConvertError("the engine has no room for the session");
-  work.tokens = fed;
-  work.targets = targets;
-  work.source = source;
-  std::vector<WorkResult> results;
-  engine->executor->Step(std::span(&work, 1), &results);
-  engine->executor->Close(work.slot);
+  ScheduledChunk chunk;
+  chunk.slot = engine->executor->Open(size, SamplingParams());
+  if (chunk.slot < 0) throw ConvertError("the engine has no room for the session");
+  chunk.tokens = fed;
+  chunk.targets = targets;
+  chunk.source = source;
+  std::vector<ChunkResult> results;
+  engine->executor->Step(std::span(&chunk, 1), &results);
+  engine->executor->Close(chunk.slot);
   return torch::tensor(results.at(0).scores).to(torch::kFloat64);
 }
 

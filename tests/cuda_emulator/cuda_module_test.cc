@@ -40,7 +40,7 @@ class CudaModuleTest : public ::testing::Test {
       batch.tokens.push_back(i);
       batch.positions.push_back(10 + i);
       batch.segments.push_back({i, i, 1, 10 + i, 0});
-      batch.output_rows.push_back(i);
+      batch.logit_rows.push_back(i);
     }
     return batch;
   }

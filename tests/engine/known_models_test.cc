@@ -54,13 +54,13 @@ TEST(KnownModelsTest, GptNanoSortSortsAllInputs) {
     for (int64_t step = 0; step < 6; ++step) {
       // The prompts take 6 rows each: they go in halves to fit the step's tokens.
       for (int part = 0; part < 2; ++part) {
-        std::vector<Work> works;
+        std::vector<ScheduledChunk> chunks;
         for (int i = part; i < count; i += 2) {
-          works.push_back(MakeWork(slots[i], next[i], step == 0 ? 0 : 5 + step, true));
+          chunks.push_back(MakeChunk(slots[i], next[i], step == 0 ? 0 : 5 + step, true));
         }
-        if (works.empty()) continue;
-        std::vector<WorkResult> results;
-        executor.Step(works, &results);
+        if (chunks.empty()) continue;
+        std::vector<ChunkResult> results;
+        executor.Step(chunks, &results);
         for (int i = part, w = 0; i < count; i += 2, ++w) {
           sorted[i].push_back(results[w].sampled.token);
           next[i] = {sorted[i].back()};
@@ -88,10 +88,10 @@ TEST(KnownModelsTest, ArenTransliterates) {
   std::vector<int32_t> next = {1};
   std::vector<int32_t> found;
   for (int64_t position = 0; position < 7; ++position) {
-    Work work = MakeWork(slot, next, position, true);
-    if (position == 0) work.source = source;
-    std::vector<WorkResult> results;
-    executor.Step({&work, 1}, &results);
+    ScheduledChunk chunk = MakeChunk(slot, next, position, true);
+    if (position == 0) chunk.source = source;
+    std::vector<ChunkResult> results;
+    executor.Step({&chunk, 1}, &results);
     found.push_back(results[0].sampled.token);
     next = {found.back()};
   }

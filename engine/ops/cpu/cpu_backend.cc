@@ -98,7 +98,7 @@ StepShape CpuBackend::RunStep(const void* /*model*/, const Batch& batch,
     blocks += (segment.rows + kAttentionRows - 1) / kAttentionRows;
   }
   first_block_.push_back(blocks);
-  const StepShape shape = {batch.rows(), static_cast<int64_t>(batch.output_rows.size())};
+  const StepShape shape = {batch.rows(), static_cast<int64_t>(batch.logit_rows.size())};
   ops(shape);
   return shape;
 }
@@ -162,9 +162,9 @@ void CpuBackend::Activate(ActivationKind kind, Tensor x) {
           [&](int64_t t) { row_.activate(kind, x.f32_row(t), x.cols); });
 }
 
-void CpuBackend::GatherOutputs(const Batch& batch, Tensor x, Tensor out) {
-  for (size_t i = 0; i < batch.output_rows.size(); ++i) {
-    std::copy_n(x.f32_row(batch.output_rows[i]), x.cols, out.f32_row(static_cast<int64_t>(i)));
+void CpuBackend::GatherLogitRows(const Batch& batch, Tensor x, Tensor out) {
+  for (size_t i = 0; i < batch.logit_rows.size(); ++i) {
+    std::copy_n(x.f32_row(batch.logit_rows[i]), x.cols, out.f32_row(static_cast<int64_t>(i)));
   }
 }
 

@@ -51,7 +51,7 @@ class CpuBackend : public Backend {
   void EncoderAttention(const Batch& batch, const EncoderAttentionArgs& args) override;
   void SwiGlu(Tensor gate_up, Tensor out) override;
   void Activate(ActivationKind kind, Tensor x) override;
-  void GatherOutputs(const Batch& batch, Tensor x, Tensor out) override;
+  void GatherLogitRows(const Batch& batch, Tensor x, Tensor out) override;
   void Sample(Tensor logits, std::span<const SampleRequest> requests) override;
   void FetchSamples(std::span<SampleResult> results) override;
 

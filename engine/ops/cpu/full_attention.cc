@@ -110,16 +110,18 @@ void Run(const FullAttentionArgs& args, const Segment& segment, const int32_t* p
          int32_t count, int group, float* scratch) {
   const DF d;
   const int64_t dim = args.head_dim;
-  const int ratio = args.heads / args.groups;
+  const int num_queries_per_kv = args.heads / args.groups;
   const int64_t page_floats = kKvPageSize * dim;
   const int64_t row_floats = RowFloats(args);
-  const auto row_of = [&](int32_t r, int h) { return scratch + (r * ratio + h) * row_floats; };
+  const auto row_of = [&](int32_t r, int h) {
+    return scratch + (r * num_queries_per_kv + h) * row_floats;
+  };
   const int64_t query_at = 16;
   const int64_t y_at = query_at + RoundUpToLanes(dim);
-  const int64_t first_head = static_cast<int64_t>(group) * ratio;
+  const int64_t first_head = static_cast<int64_t>(group) * num_queries_per_kv;
 
   for (int32_t r = 0; r < count; ++r) {
-    for (int h = 0; h < ratio; ++h) {
+    for (int h = 0; h < num_queries_per_kv; ++h) {
       float* row = row_of(r, h);
       const Running start = {-FLT_MAX, 0.0F};
       std::memcpy(row, &start, sizeof(start));
@@ -143,7 +145,7 @@ void Run(const FullAttentionArgs& args, const Segment& segment, const int32_t* p
       const int64_t end = cross ? first_end : first_end + r;
       const int64_t n = std::min<int64_t>(kKvPageSize, end - page * kKvPageSize);
       if (n <= 0) continue;
-      for (int h = 0; h < ratio; ++h) {
+      for (int h = 0; h < num_queries_per_kv; ++h) {
         float* row = row_of(r, h);
         Running running;
         std::memcpy(&running, row, sizeof(running));
@@ -153,7 +155,7 @@ void Run(const FullAttentionArgs& args, const Segment& segment, const int32_t* p
     }
   }
   for (int32_t r = 0; r < count; ++r) {
-    for (int h = 0; h < ratio; ++h) {
+    for (int h = 0; h < num_queries_per_kv; ++h) {
       const float* row = row_of(r, h);
       Running running;
       std::memcpy(&running, row, sizeof(running));

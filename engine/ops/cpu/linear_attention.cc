@@ -80,9 +80,9 @@ void UpdateAndReadHeads(int heads, const float* phi_k, const float* phi_q, int64
 }
 
 int64_t ScratchFloats(const LinearAttentionArgs& args) {
-  const int64_t ratio = args.heads / args.groups;
-  return (ratio + 1) * RoundUpToLanes(args.map.features) + ratio * RoundUpToLanes(args.head_dim) +
-         FeatureScratchFloats(args);
+  const int64_t num_queries_per_kv = args.heads / args.groups;
+  return (num_queries_per_kv + 1) * RoundUpToLanes(args.map.features) +
+         num_queries_per_kv * RoundUpToLanes(args.head_dim) + FeatureScratchFloats(args);
 }
 
 void Run(const LinearAttentionArgs& args, const Segment& segment, int group, float* scratch) {
@@ -90,13 +90,13 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
   const int64_t k = args.map.features;
   const int64_t n = args.head_dim;
   const int64_t width = args.map.folded ? args.map.projected_features() : n;
-  const int ratio = args.heads / args.groups;
+  const int num_queries_per_kv = args.heads / args.groups;
   const int64_t phi_stride = RoundUpToLanes(k);
   const int64_t y_stride = RoundUpToLanes(n);
   float* phi_k = scratch;
   float* phi_q = phi_k + phi_stride;
-  float* y = phi_q + ratio * phi_stride;
-  float* feature_scratch = y + ratio * y_stride;
+  float* y = phi_q + num_queries_per_kv * phi_stride;
+  float* feature_scratch = y + num_queries_per_kv * y_stride;
 
   const bool update = args.mode != LinearAttentionMode::kRead;
   const bool read = args.mode != LinearAttentionMode::kAccumulate;
@@ -107,7 +107,7 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
   // A decoding session's state lies in memory: it comes while the features are computed.
   for (int64_t i = 0; i < k * n; i += 16) hwy::Prefetch(s + i);
   for (int64_t t = segment.first_row; t < segment.first_row + segment.rows; ++t) {
-    const int64_t first_head = static_cast<int64_t>(group) * ratio;
+    const int64_t first_head = static_cast<int64_t>(group) * num_queries_per_kv;
     if (update) {
       ComputeFeatures(args, group, false, args.k.f32_row(t) + group * width, phi_k,
                       feature_scratch);
@@ -115,7 +115,7 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
                         HWY_ATTR { io.Store(hn::Add(io.Load(z + i), io.Load(phi_k + i)), z + i); });
     }
     if (read) {
-      for (int h = 0; h < ratio; ++h) {
+      for (int h = 0; h < num_queries_per_kv; ++h) {
         ComputeFeatures(args, group, true, args.q.f32_row(t) + (first_head + h) * width,
                         phi_q + h * phi_stride, feature_scratch);
       }
@@ -125,9 +125,10 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
       UpdateAndReadHeads<true>(0, phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride);
       continue;
     }
-    for (int64_t i = 0; i < ratio * y_stride; i += kLanes) hn::StoreU(hn::Zero(d), d, y + i);
-    for (int h = 0; h < ratio; h += 4) {
-      const int heads = ratio - h < 4 ? ratio - h : 4;
+    for (int64_t i = 0; i < num_queries_per_kv * y_stride; i += kLanes)
+      hn::StoreU(hn::Zero(d), d, y + i);
+    for (int h = 0; h < num_queries_per_kv; h += 4) {
+      const int heads = num_queries_per_kv - h < 4 ? num_queries_per_kv - h : 4;
       const float* some_phi = phi_q + h * phi_stride;
       float* some_y = y + h * y_stride;
       if (h == 0 && update) {
@@ -136,7 +137,7 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
         UpdateAndReadHeads<false>(heads, phi_k, some_phi, phi_stride, v, k, n, s, some_y, y_stride);
       }
     }
-    for (int h = 0; h < ratio; ++h) {
+    for (int h = 0; h < num_queries_per_kv; ++h) {
       VF products = hn::Zero(d);
       ForVectors(k, [&](int64_t i, auto io) HWY_ATTR {
         products = hn::MulAdd(io.Load(phi_q + h * phi_stride + i), io.Load(z + i), products);

@@ -22,7 +22,7 @@ template <typename T>
 struct AttendParameters {
   KeySource source;
   int groups;
-  int ratio;  // query heads a group
+  int num_queries_per_kv;  // query heads a group
   int d;
   float scale;
   const T* q;

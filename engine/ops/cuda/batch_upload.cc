@@ -75,11 +75,11 @@ DeviceBatch Pack(const Batch& batch, const StepShape& shape, Packer* packer) {
 
   DeviceBatch device;
   device.rows = shape.rows;
-  device.outputs = shape.outputs;
+  device.logit_row_count = shape.logit_rows;
   const auto rows = static_cast<size_t>(shape.rows);
   device.positions = packer->Add(batch.positions, rows);
   device.tokens = packer->Add(batch.tokens, rows);
-  device.output_rows = packer->Add(batch.output_rows, static_cast<size_t>(shape.outputs));
+  device.logit_rows = packer->Add(batch.logit_rows, static_cast<size_t>(shape.logit_rows));
   device.singles = packer->Add(tiling.singles, tiling.singles.size());
   device.single_count = static_cast<int32_t>(tiling.singles.size());
   // A padded row's segment is 0; a step of decodes has as many places as rows.
@@ -112,7 +112,7 @@ size_t UploadBytes(const StepLimits& limits) {
                           2 * sizeof(RowTile) + sizeof(TiledSegment);
   constexpr size_t kPadding = 16 * 8;
   return static_cast<size_t>(limits.max_rows) * kRow +
-         static_cast<size_t>(limits.max_outputs + 2 * limits.max_pages) * sizeof(int32_t) +
+         static_cast<size_t>(limits.max_logit_rows + 2 * limits.max_pages) * sizeof(int32_t) +
          kPadding;
 }
 

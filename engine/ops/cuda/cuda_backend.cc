@@ -97,12 +97,12 @@ std::unique_ptr<Matrix> CudaBackend::LoadTable(const HostMatrix& table) {
 void CudaBackend::PrepareSteps(const StepLimits& limits) {
   loader_ = nullptr;
   limits_.max_rows = std::max(limits_.max_rows, limits.max_rows);
-  limits_.max_outputs = std::max(limits_.max_outputs, limits.max_outputs);
+  limits_.max_logit_rows = std::max(limits_.max_logit_rows, limits.max_logit_rows);
   limits_.max_pages = std::max(limits_.max_pages, limits.max_pages);
   limits_.max_adjustments = std::max(limits_.max_adjustments, limits.max_adjustments);
   if (uploader_.Reserve(UploadBytes(limits_))) graphs_.Clear();
   // The vocabulary is known when the first logits come.
-  sampler_.Reserve({limits_.max_outputs, limits_.max_adjustments});
+  sampler_.Reserve({limits_.max_logit_rows, limits_.max_adjustments});
 }
 
 void* CudaBackend::Reserve(size_t bytes) {
@@ -117,11 +117,12 @@ void* CudaBackend::Reserve(size_t bytes) {
 
 StepShape CudaBackend::RunStep(const void* model, const Batch& batch,
                                const std::function<void(const StepShape&)>& ops) {
-  StepShape shape = {batch.rows(), static_cast<int64_t>(batch.output_rows.size())};
+  StepShape shape = {batch.rows(), static_cast<int64_t>(batch.logit_rows.size())};
   const bool recorded = model != nullptr && IsDecode(batch);
   if (recorded) {
     shape.rows = PaddedRows(shape.rows, limits_.max_rows);
-    if (shape.outputs > 0) shape.outputs = PaddedRows(shape.outputs, limits_.max_outputs);
+    if (shape.logit_rows > 0)
+      shape.logit_rows = PaddedRows(shape.logit_rows, limits_.max_logit_rows);
   }
   // Within the limits there is room already.
   if (uploader_.Reserve(BatchUploader::BytesOf(batch, shape))) graphs_.Clear();

@@ -124,9 +124,9 @@ void CudaBackend::Activate(ActivationKind kind, Tensor x) {
   cuda::Activate(stream_.get(), kind, x);
 }
 
-void CudaBackend::GatherOutputs(const Batch&, Tensor x, Tensor out) {
-  assert(out.rows == batch_.outputs);
-  CopyRows(stream_.get(), x, batch_.output_rows, nullptr, out);
+void CudaBackend::GatherLogitRows(const Batch&, Tensor x, Tensor out) {
+  assert(out.rows == batch_.logit_row_count);
+  CopyRows(stream_.get(), x, batch_.logit_rows, nullptr, out);
 }
 
 void CudaBackend::Sample(Tensor logits, std::span<const SampleRequest> requests) {

@@ -33,12 +33,12 @@ struct TiledSegment {
 // Pointers are device memory. Every row of the step is in exactly one of tiles and singles.
 struct DeviceBatch {
   int64_t rows = 0;                       // StepShape::rows: the batch's own and padding
-  int64_t outputs = 0;                    // StepShape::outputs
+  int64_t logit_row_count = 0;            // StepShape::logit_rows
   const int32_t* tokens = nullptr;        // [rows]; 0 for padding
   const int64_t* positions = nullptr;     // [rows]; 0 for padding
   const int32_t* pages = nullptr;         // as Batch
   const int32_t* source_pages = nullptr;  // as Batch
-  const int32_t* output_rows = nullptr;   // [outputs]; 0 for padding
+  const int32_t* logit_rows = nullptr;    // [logit_row_count]; 0 for padding
   const Segment* segments = nullptr;
 
   // Tiles of prompts and encoders' sources, in the order of the segments: two rows or more, or one
@@ -52,7 +52,7 @@ struct DeviceBatch {
   // tile. The latter follows the tiles of its segment, so kernels over singles run after those over
   // tiles. A step of decodes has `rows` of them, singles[i] being row i, and neither tiles nor
   // anything else that shapes a launch: such a step is recorded once and replayed for every batch
-  // of as many rows, so its launches may depend on nothing but rows and outputs.
+  // of as many rows, so its launches may depend on nothing but rows and logit_row_count.
   const RowTile* singles = nullptr;
   int32_t single_count = 0;
 };

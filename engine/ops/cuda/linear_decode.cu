@@ -30,15 +30,16 @@ __host__ __device__ inline int RowFloats(const LinearParameters& p) {
 }
 
 // Shared memory of a team, in floats, a multiple of 4: v [d], projections and inputs (features
-// later) [ratio + 1, RowFloats] each, z [k], denominators [ratio], partial outputs [row groups,
-// heads, d] (before them, VectorFacts [ratio + 1]).
+// later) [num_queries_per_kv + 1, RowFloats] each, z [k], denominators [num_queries_per_kv],
+// partial outputs [row groups, heads, d] (before them, VectorFacts [num_queries_per_kv + 1]).
 __host__ __device__ inline int TeamFloats(const LinearParameters& p, int threads, int heads,
                                           int columns) {
   const int row_groups = threads > columns ? threads / columns : 1;
-  const int facts = (p.ratio + 1) * static_cast<int>(sizeof(VectorFacts) / sizeof(float));
+  const int facts =
+      (p.num_queries_per_kv + 1) * static_cast<int>(sizeof(VectorFacts) / sizeof(float));
   const int partial = row_groups * heads * p.d;
-  const int floats =
-      p.d + 2 * (p.ratio + 1) * RowFloats(p) + p.k + p.ratio + (partial > facts ? partial : facts);
+  const int floats = p.d + 2 * (p.num_queries_per_kv + 1) * RowFloats(p) + p.k +
+                     p.num_queries_per_kv + (partial > facts ? partial : facts);
   return (floats + 3) / 4 * 4;
 }
 
@@ -179,15 +180,15 @@ __global__ void __launch_bounds__(kThreads)
   const int row_floats = RowFloats(p);
   float* const v = shared + member * TeamFloats(p, team.threads, kHeads, columns);  // aligned
   float* const u = v + p.d;
-  float* const x = u + (p.ratio + 1) * row_floats;
-  float* const z = x + (p.ratio + 1) * row_floats;
+  float* const x = u + (p.num_queries_per_kv + 1) * row_floats;
+  float* const z = x + (p.num_queries_per_kv + 1) * row_floats;
   float* const den = z + p.k;
-  float* const sums = den + p.ratio;
+  float* const sums = den + p.num_queries_per_kv;
   auto* const facts = reinterpret_cast<VectorFacts*>(sums);
 
-  // Vector 0 is the key, vectors 1 … ratio are the queries.
+  // Vector 0 is the key, vectors 1 … num_queries_per_kv are the queries.
   const int first = p.updates() ? 0 : 1;
-  const int vectors = p.reads() ? p.ratio + 1 : 1;
+  const int vectors = p.reads() ? p.num_queries_per_kv + 1 : 1;
   const int64_t row = single.first_row;
   const bool projects = p.weight != nullptr;
   if (active) {
@@ -198,7 +199,9 @@ __global__ void __launch_bounds__(kThreads)
       inputs[vector * row_floats + j] =
           vector == 0
               ? p.key.Get(row, static_cast<int64_t>(group) * p.width + j)
-              : p.q.Get(row, static_cast<int64_t>(group * p.ratio + vector - 1) * p.width + j);
+              : p.q.Get(
+                    row,
+                    static_cast<int64_t>(group * p.num_queries_per_kv + vector - 1) * p.width + j);
     }
     if (p.updates()) {
       for (int j = team.thread; j < p.d; j += team.threads) {
@@ -241,7 +244,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
   if (p.reads()) {
-    for (int h = team.warp; h < p.ratio; h += team.warps) {
+    for (int h = team.warp; h < p.num_queries_per_kv; h += team.warps) {
       float sum = 0;
       for (int i = team.lane; i < p.k; i += kWarpSize) {
         if (active) sum = fmaf(phi_q[h * row_floats + i], z[i], sum);
@@ -252,8 +255,9 @@ __global__ void __launch_bounds__(kThreads)
   }
   const int columns_at_once = columns < team.threads ? columns : team.threads;
   const int row_groups = team.threads / columns_at_once;
-  for (int h0 = 0; h0 == 0 || (p.reads() && h0 < p.ratio); h0 += kHeads) {
-    const int heads = p.reads() ? (p.ratio - h0 < kHeads ? p.ratio - h0 : kHeads) : 0;
+  for (int h0 = 0; h0 == 0 || (p.reads() && h0 < p.num_queries_per_kv); h0 += kHeads) {
+    const int heads =
+        p.reads() ? (p.num_queries_per_kv - h0 < kHeads ? p.num_queries_per_kv - h0 : kHeads) : 0;
     if (active) {
       UpdateAndRead<kHeads, kVector>(p, team, p.updates() && h0 == 0, phi_k,
                                      phi_q + h0 * row_floats, row_floats, heads, v,
@@ -266,7 +270,8 @@ __global__ void __launch_bounds__(kThreads)
         const int j = at % p.d;
         float sum = 0;
         for (int r = 0; r < row_groups; ++r) sum += sums[(r * kHeads + h) * p.d + j];
-        p.out.Set(row, static_cast<int64_t>(group * p.ratio + h0 + h) * p.d + j, sum / den[h0 + h]);
+        p.out.Set(row, static_cast<int64_t>(group * p.num_queries_per_kv + h0 + h) * p.d + j,
+                  sum / den[h0 + h]);
       }
     }
     __syncthreads();
@@ -289,13 +294,13 @@ void LaunchDecode(const OpContext& context, const LinearParameters& p) {
 
 template <int kVector>
 void ChooseHeads(const OpContext& context, const LinearParameters& p) {
-  if (p.ratio == 1) {
+  if (p.num_queries_per_kv == 1) {
     LaunchDecode<1, kVector>(context, p);
-  } else if (p.ratio == 2) {
+  } else if (p.num_queries_per_kv == 2) {
     LaunchDecode<2, kVector>(context, p);
   } else {
     if constexpr (kVector > 1) {
-      if (p.ratio > 4) return LaunchDecode<8, kVector>(context, p);
+      if (p.num_queries_per_kv > 4) return LaunchDecode<8, kVector>(context, p);
     }
     LaunchDecode<4, kVector>(context, p);
   }

@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kTileThreads)
 
   const int head = first_head + static_cast<int>(blockIdx.y);
   const bool query = head >= p.groups;
-  const int group = query ? (head - p.groups) / p.ratio : head;
+  const int group = query ? (head - p.groups) / p.num_queries_per_kv : head;
   const RowView source = query ? p.q : p.key;
   const int64_t first_column = static_cast<int64_t>(query ? head - p.groups : head) * p.width;
   if (p.weight != nullptr) {

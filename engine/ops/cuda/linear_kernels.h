@@ -39,13 +39,13 @@ struct LinearParameters {
   LinearAttentionMode mode;
   FeatureMapKind kind;
   bool folded;
-  bool clamp;     // the normaliser
-  int groups;     // G
-  int ratio;      // query heads a group
-  int d;          // head_dim
-  int k;          // features
-  int projected;  // rows of the map's projection: 0 for elu
-  int width;      // elements of a head's q and k: d, or projected when folded
+  bool clamp;              // the normaliser
+  int groups;              // G
+  int num_queries_per_kv;  // query heads a group
+  int d;                   // head_dim
+  int k;                   // features
+  int projected;           // rows of the map's projection: 0 for elu
+  int width;               // elements of a head's q and k: d, or projected when folded
   float query_scale;
   float eps;
   const float* weight;  // [G, projected, d]; null when folded or without
@@ -60,7 +60,7 @@ struct LinearParameters {
         folded(args.map.folded),
         clamp(args.normalizer == Normalizer::kClamp),
         groups(args.groups),
-        ratio(args.heads / args.groups),
+        num_queries_per_kv(args.heads / args.groups),
         d(args.head_dim),
         k(args.map.features),
         projected(args.map.projected_features()),

@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kTileThreads)
   const bool causal = p.mode == LinearAttentionMode::kCausal;
   const int tile_index = static_cast<int>(blockIdx.x);
   const int head = static_cast<int>(blockIdx.y);
-  const int group = head / p.ratio;
+  const int group = head / p.num_queries_per_kv;
   const T* phi_q = scratch.Features<T>(tile_index, p.groups + head);
   const T* phi_k = scratch.Features<T>(tile_index, group);
   const float* state = causal ? scratch.State(tile_index, group) : p.S(tile.slot, group);
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kTileThreads)
 template <typename T>
 void Run(const OpContext& context, const LinearParameters& p, const TileScratch& scratch,
          const RowTile* tiles, int count) {
-  Launch({"linear_outputs", dim3(count, p.groups * p.ratio), dim3(kTileThreads),
+  Launch({"linear_outputs", dim3(count, p.groups * p.num_queries_per_kv), dim3(kTileThreads),
           5 * kSquareElements * sizeof(T) + kStageBytes, context.stream},
          TileOutputsKernel<T>, p, scratch, tiles);
 }

@@ -124,7 +124,7 @@ void Prefill(const OpContext& context, const LinearParameters& p, bool narrow) {
   const int at_once = std::min(batch.tile_count, kTilesAtOnce);
   TileScratch scratch;
   scratch.groups = p.groups;
-  scratch.heads = p.groups + p.groups * p.ratio;
+  scratch.heads = p.groups + p.groups * p.num_queries_per_kv;
   scratch.wide_k = RoundUpToTile(p.k);
   scratch.wide_d = RoundUpToTile(p.d);
   const size_t feature_bytes =

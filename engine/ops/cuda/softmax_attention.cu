@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kAttendThreads, 1)
   const RowTile tile = tiles[blockIdx.x];
   const int group = static_cast<int>(blockIdx.y) / pair_blocks;
   const int first_pair = static_cast<int>(blockIdx.y) % pair_blocks * kAttendWarps * kPairs;
-  const int pairs = tile.rows * p.ratio;
+  const int pairs = tile.rows * p.num_queries_per_kv;
   if (tile.slot < 0 || first_pair >= pairs) return;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
@@ -45,12 +45,13 @@ __global__ void __launch_bounds__(kAttendThreads, 1)
   int64_t keys[kPairs];
   for (int i = 0; i < kPairs; ++i) {
     const int pair = first_pair + warp * kPairs + i;
-    keys[i] = pair < pairs ? KeysOf(p, segment, tile, pair / p.ratio) : 0;
+    keys[i] = pair < pairs ? KeysOf(p, segment, tile, pair / p.num_queries_per_kv) : 0;
     for (int c = lane; c < p.d; c += kWarpSize) {
       float value = 0.0F;
       if (pair < pairs) {
-        const int64_t row = tile.first_row + pair / p.ratio;
-        const int64_t head = static_cast<int64_t>(group) * p.ratio + pair % p.ratio;
+        const int64_t row = tile.first_row + pair / p.num_queries_per_kv;
+        const int64_t head =
+            static_cast<int64_t>(group) * p.num_queries_per_kv + pair % p.num_queries_per_kv;
         value = ToFloat(p.q[row * p.q_stride + head * p.d + c]) * p.scale;
       }
       queries[i * p.d + c] = value;
@@ -84,7 +85,8 @@ __global__ void __launch_bounds__(kAttendThreads, 1)
       if (partials == nullptr) {
         total[i].Merge(run[i]);
       } else if (pair < pairs) {
-        const int64_t head = (static_cast<int64_t>(blockIdx.x) * p.groups + group) * p.ratio + pair;
+        const int64_t head =
+            (static_cast<int64_t>(blockIdx.x) * p.groups + group) * p.num_queries_per_kv + pair;
         StorePartial(run[i], p.d, partials + (head * kSplits + split) * PartialFloats(p.d));
       }
     }
@@ -93,7 +95,8 @@ __global__ void __launch_bounds__(kAttendThreads, 1)
   for (int i = 0; i < kPairs; ++i) {
     const int pair = first_pair + warp * kPairs + i;
     if (pair < pairs) {
-      StoreOutput(p, total[i], tile.first_row + pair / p.ratio, group * p.ratio + pair % p.ratio);
+      StoreOutput(p, total[i], tile.first_row + pair / p.num_queries_per_kv,
+                  group * p.num_queries_per_kv + pair % p.num_queries_per_kv);
     }
   }
 }
@@ -106,7 +109,7 @@ __global__ void __launch_bounds__(kAttendThreads)
   const RowTile tile = singles[blockIdx.x];
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int head = static_cast<int>(blockIdx.y * kAttendWarps + threadIdx.x / kWarpSize);
-  const int heads = p.groups * p.ratio;
+  const int heads = p.groups * p.num_queries_per_kv;
   if (tile.slot < 0 || head >= heads) return;
   const int64_t keys = KeysOf(p, p.segments[tile.segment], tile, 0);
   const int64_t pages = (keys + kKvPageSize - 1) / kKvPageSize;
@@ -154,7 +157,7 @@ void Attend(const OpContext& context, const AttendParameters<T>& p) {
   const size_t shared = kAttendWarps * kPairs * (p.d + kKvPageSize) * sizeof(float) +
                         static_cast<size_t>(kKvPageSize) * PageStride<T>(p.d) * sizeof(T);
   const auto pair_blocks = [&](int rows) {
-    return (rows * p.ratio + kAttendWarps * kPairs - 1) / (kAttendWarps * kPairs);
+    return (rows * p.num_queries_per_kv + kAttendWarps * kPairs - 1) / (kAttendWarps * kPairs);
   };
   if (batch.tile_count > 0) {
     const int blocks = pair_blocks(kTileRows);
@@ -163,7 +166,7 @@ void Attend(const OpContext& context, const AttendParameters<T>& p) {
            AttendKernel<T, kColumns, kPairs>, p, batch.tiles, blocks, nullptr);
   }
   if (batch.single_count > 0) {
-    const int heads = p.groups * p.ratio;
+    const int heads = p.groups * p.num_queries_per_kv;
     const int blocks = pair_blocks(1);
     // Enough blocks to fill a card; which of them takes a run changes no bits. Where every row has
     // blocks enough, each goes through its runs itself.
@@ -208,7 +211,7 @@ AttendParameters<T> ParametersOf(const OpContext& context, const FullAttentionAr
   const bool cross = args.mode == FullAttentionMode::kCross;
   p.source = cross ? KeySource::kSourcePages : KeySource::kPages;
   p.groups = args.groups;
-  p.ratio = args.heads / args.groups;
+  p.num_queries_per_kv = args.heads / args.groups;
   p.d = args.head_dim;
   p.scale = args.scale;
   p.q = static_cast<const T*>(args.q.data);
@@ -242,7 +245,7 @@ void RunEncoderAttention(const OpContext& context, const EncoderAttentionArgs& a
   AttendParameters<T> p = {};
   p.source = KeySource::kSegment;
   p.groups = args.heads;
-  p.ratio = 1;
+  p.num_queries_per_kv = 1;
   p.d = args.head_dim;
   p.scale = args.scale;
   p.q = static_cast<const T*>(args.q.data);

@@ -19,7 +19,7 @@ int64_t PaddedRows(int64_t rows, int64_t limit) {
 }
 
 void StepGraphs::Run(const void* model, const StepShape& shape, const std::function<void()>& ops) {
-  const auto [entry, first] = graphs_.try_emplace(Key(model, shape.rows, shape.outputs));
+  const auto [entry, first] = graphs_.try_emplace(Key(model, shape.rows, shape.logit_rows));
   if (first) return ops();
   Recorded& recorded = entry->second;
   if (recorded.graph == nullptr) {

@@ -51,31 +51,31 @@ class EchoExecutor : public Executor {
   }
   void Fork(int, int) override { FAIL() << "nothing is forked here"; }
   void Close(int slot) override { EXPECT_EQ(open_.erase(slot), 1U); }
-  void Launch(std::span<const Work> works) override {
+  void Launch(std::span<const ScheduledChunk> chunks) override {
     size_t sources = 0;
     std::set<int> seen;
     results_.clear();
-    for (const Work& work : works) {
-      EXPECT_TRUE(seen.insert(work.slot).second);
-      Slot& slot = open_.at(work.slot);
-      EXPECT_EQ(work.position, slot.consumed);
-      EXPECT_LT(work.position, slot.positions);
-      EXPECT_EQ(work.source.empty(), work.position > 0);
-      sources += work.source.size();
-      if (work.position == 0) {
-        slot.source.assign(work.source.begin(), work.source.end());
-        EXPECT_THAT(work.tokens, ElementsAre(kStart));
+    for (const ScheduledChunk& chunk : chunks) {
+      EXPECT_TRUE(seen.insert(chunk.slot).second);
+      Slot& slot = open_.at(chunk.slot);
+      EXPECT_EQ(chunk.position, slot.consumed);
+      EXPECT_LT(chunk.position, slot.positions);
+      EXPECT_EQ(chunk.source.empty(), chunk.position > 0);
+      sources += chunk.source.size();
+      if (chunk.position == 0) {
+        slot.source.assign(chunk.source.begin(), chunk.source.end());
+        EXPECT_THAT(chunk.tokens, ElementsAre(kStart));
       }
       const auto at = static_cast<size_t>(slot.consumed++);
-      WorkResult& result = results_.emplace_back();
+      ChunkResult& result = results_.emplace_back();
       result.sampled.token = slot.source.front() == 99 ? 7
                              : at < slot.source.size() ? slot.source[at] + 10
                                                        : kEos;
     }
-    EXPECT_LE(works.size(), static_cast<size_t>(limits_.max_step_tokens));
+    EXPECT_LE(chunks.size(), static_cast<size_t>(limits_.max_step_tokens));
     EXPECT_LE(sources, static_cast<size_t>(limits_.max_step_tokens));
   }
-  void Wait(std::vector<WorkResult>* results) override { *results = results_; }
+  void Wait(std::vector<ChunkResult>* results) override { *results = results_; }
 
   size_t open() const { return open_.size(); }
   size_t most() const { return most_; }
@@ -87,7 +87,7 @@ class EchoExecutor : public Executor {
   };
   ExecutorLimits limits_;
   std::map<int, Slot> open_;
-  std::vector<WorkResult> results_;
+  std::vector<ChunkResult> results_;
   size_t most_ = 0;
 };
 

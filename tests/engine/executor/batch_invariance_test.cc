@@ -28,14 +28,14 @@ Trace Alone(Executor& executor, const std::vector<int32_t>& ids, const std::vect
   const int slot = executor.Open({kIds}, Greedy());
   EXPECT_GE(slot, 0);
   Trace trace(ids.size());
-  std::vector<WorkResult> results;
+  std::vector<ChunkResult> results;
   size_t first = 0;
   for (size_t i = 0; first < ids.size(); ++i) {
     const size_t count = std::min<size_t>(sizes[i % sizes.size()], ids.size() - first);
-    Work work =
-        MakeWork(slot, std::span(ids).subspan(first, count), static_cast<int64_t>(first), true);
-    work.top_logprobs = vocab;
-    executor.Step({&work, 1}, &results);
+    ScheduledChunk chunk =
+        MakeChunk(slot, std::span(ids).subspan(first, count), static_cast<int64_t>(first), true);
+    chunk.top_logprobs = vocab;
+    executor.Step({&chunk, 1}, &results);
     first += count;
     trace[first - 1] = BitsOf(results[0].top, vocab);
   }
@@ -119,7 +119,7 @@ TEST_P(BatchInvarianceTest, NeighboursDoNotChangeBits) {
   std::vector<size_t> done(sessions_count, 0);
   std::vector<Trace> found(sessions_count, Trace(kIds));
   for (int step = 0; step < 60; ++step) {
-    std::vector<Work> works;
+    std::vector<ScheduledChunk> chunks;
     std::vector<int> sessions;
     int64_t budget = executor.limits().max_step_tokens;
     for (int i = 0; i < sessions_count; ++i) {
@@ -130,16 +130,16 @@ TEST_P(BatchInvarianceTest, NeighboursDoNotChangeBits) {
       const size_t count = std::min({want, left, static_cast<size_t>(budget)});
       if (count == 0 || (aligned && count < want)) continue;
       budget -= static_cast<int64_t>(count);
-      works.push_back(MakeWork(slots[i], std::span(ids[i]).subspan(done[i], count),
-                               static_cast<int64_t>(done[i]), true));
-      works.back().top_logprobs = vocab_;
+      chunks.push_back(MakeChunk(slots[i], std::span(ids[i]).subspan(done[i], count),
+                                 static_cast<int64_t>(done[i]), true));
+      chunks.back().top_logprobs = vocab_;
       sessions.push_back(i);
       done[i] += count;
     }
-    if (works.empty()) continue;
-    std::vector<WorkResult> results;
-    executor.Step(works, &results);
-    for (size_t w = 0; w < works.size(); ++w) {
+    if (chunks.empty()) continue;
+    std::vector<ChunkResult> results;
+    executor.Step(chunks, &results);
+    for (size_t w = 0; w < chunks.size(); ++w) {
       found[sessions[w]][done[sessions[w]] - 1] = BitsOf(results[w].top, vocab_);
     }
   }

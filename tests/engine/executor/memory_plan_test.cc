@@ -32,10 +32,10 @@ class SizesOnly : public Model {
   }
   const ModelConfig& config() const override { return config_; }
   size_t weight_bytes() const override { return 7 * kMiB; }
-  int64_t WorkspaceBytes(int64_t rows, int64_t outputs) const override {
-    return rows * 1000 + outputs * config_.vocab_size * 4;
+  int64_t WorkspaceBytes(int64_t rows, int64_t logit_rows) const override {
+    return rows * 1000 + logit_rows * config_.vocab_size * 4;
   }
-  void AllocateWorkspace(int64_t /*rows*/, int64_t /*outputs*/) override {}
+  void AllocateWorkspace(int64_t /*rows*/, int64_t /*logit_rows*/) override {}
   Tensor Forward(const Batch& /*batch*/, const Caches& /*caches*/) override { return {}; }
 
  private:
@@ -66,9 +66,9 @@ TEST(MemoryPlanTest, ADevicesRestGoesToSessions) {
   EXPECT_EQ(plan.slot_bytes, 2 * 2 * 64 * 65 * 4);
   EXPECT_EQ(plan.weight_bytes, 7 * kMiB);
   EXPECT_EQ(plan.max_step_tokens, 8192 + 128);
-  EXPECT_EQ(plan.max_step_outputs, 8320);  // 64 MiB would be logits of 16,777 rows
+  EXPECT_EQ(plan.max_step_logit_rows, 8320);  // 64 MiB would be logits of 16,777 rows
   EXPECT_EQ(plan.workspace_bytes,
-            model.WorkspaceBytes(plan.max_step_tokens, plan.max_step_outputs));
+            model.WorkspaceBytes(plan.max_step_tokens, plan.max_step_logit_rows));
   EXPECT_EQ(plan.free_bytes, 3 * kGiB - Needs(plan));
   // A thirty-second of the device stays free, and less than one more session beside it.
   EXPECT_GE(plan.free_bytes, 256 * kMiB);
@@ -151,7 +151,7 @@ TEST(MemoryPlanTest, StepsOfAGivenSizeHoldAGivenNumberOfSessions) {
   PlanOptions options;
   options.step_tokens = 100;
   EXPECT_EQ(PlanMemory(model, Device(kGiB, kGiB), options).max_step_tokens, 100);
-  EXPECT_EQ(PlanMemory(model, Device(kGiB, kGiB), options).max_step_outputs, 100);
+  EXPECT_EQ(PlanMemory(model, Device(kGiB, kGiB), options).max_step_logit_rows, 100);
   options.sessions = 150;
   EXPECT_EQ(PlanMemory(model, Device(kGiB, kGiB), options).max_step_tokens, 150);
 }
@@ -167,7 +167,7 @@ TEST(MemoryPlanTest, TheTableAddsUp) {
   plan.pages = 5;
   plan.free_bytes = 7;
   plan.max_step_tokens = 192;
-  plan.max_step_outputs = 64;
+  plan.max_step_logit_rows = 64;
   EXPECT_EQ(ToTable(plan),
             "memory: weights                    1,000 bytes\n"
             "memory: workspace                    200 bytes  steps of 192 rows, logits of 64\n"
@@ -199,7 +199,7 @@ TEST(MemoryPlanTest, IsWhatIsAllocated) {
     counting.allocated = 0;
     ModelExecutor executor(
         std::move(backend), files, std::move(model),
-        {plan.slots, plan.max_step_tokens, plan.max_step_outputs, 256, plan.pages});
+        {plan.slots, plan.max_step_tokens, plan.max_step_logit_rows, 256, plan.pages});
     EXPECT_EQ(counting.allocated, Needs(plan));
   }
 }

@@ -102,11 +102,11 @@ TEST(ModelExecutorTest, ScoresAreTheLogProbabilitiesOfTheTargets) {
   Executor& executor = *engine->executor;
   const auto ids = SomeIds(20, 61);
   const int slot = executor.Open({20}, Greedy());
-  Work work = MakeWork(slot, ids, 0, true);
-  work.targets = std::span(ids).subspan(1);
-  work.top_logprobs = 61;
-  std::vector<WorkResult> results;
-  executor.Step({&work, 1}, &results);
+  ScheduledChunk chunk = MakeChunk(slot, ids, 0, true);
+  chunk.targets = std::span(ids).subspan(1);
+  chunk.top_logprobs = 61;
+  std::vector<ChunkResult> results;
+  executor.Step({&chunk, 1}, &results);
   EXPECT_THAT(results[0].scores, SizeIs(19));
   ASSERT_THAT(results[0].top, SizeIs(61));
   EXPECT_EQ(results[0].top[0].token, results[0].sampled.token);
@@ -132,18 +132,20 @@ TEST(ModelExecutorTest, AForkGoesOnFromTheSameBits) {
     constexpr int kTokens = 12;
     const int from = executor.Open({90}, params);
     const int to = executor.Open({90}, params);
-    std::vector<WorkResult> results;
-    const auto step = [&](std::span<const Work> works) { executor.Step(works, &results); };
+    std::vector<ChunkResult> results;
+    const auto step = [&](std::span<const ScheduledChunk> chunks) {
+      executor.Step(chunks, &results);
+    };
     // What `to` did before does not matter.
     const auto other = SomeIds(5, 61, 3);
-    const Work before[] = {MakeWork(to, other, 0)};
+    const ScheduledChunk before[] = {MakeChunk(to, other, 0)};
     step(before);
     int64_t position = 0;
     while (position < 70) {
       const auto count = std::min<int64_t>(20, 70 - position);
-      const Work work = MakeWork(from, std::span(prompt).subspan(position, count), position,
-                                 position + count == 70);
-      step({&work, 1});
+      const ScheduledChunk chunk = MakeChunk(from, std::span(prompt).subspan(position, count),
+                                             position, position + count == 70);
+      step({&chunk, 1});
       position += count;
     }
     std::vector<int32_t> origin = {results[0].sampled.token};
@@ -151,9 +153,9 @@ TEST(ModelExecutorTest, AForkGoesOnFromTheSameBits) {
     std::vector<int32_t> fork = origin;
     for (int i = 1; i < kTokens; ++i, ++position) {
       const int32_t tokens[] = {origin.back(), fork.back()};
-      const Work works[] = {MakeWork(from, {&tokens[0], 1}, position, true),
-                            MakeWork(to, {&tokens[1], 1}, position, true)};
-      step(works);
+      const ScheduledChunk chunks[] = {MakeChunk(from, {&tokens[0], 1}, position, true),
+                                       MakeChunk(to, {&tokens[1], 1}, position, true)};
+      step(chunks);
       origin.push_back(results[0].sampled.token);
       fork.push_back(results[1].sampled.token);
       EXPECT_EQ(results[0].sampled.logprob, results[1].sampled.logprob);
@@ -173,26 +175,26 @@ TEST(ModelExecutorTest, MoreOutputsThanTheWorkspaceHolds) {
     TemporaryDirectory directory;
     directory.Write("config.json", ConfigOf(spec));
     WriteWeights(directory, RandomWeights(spec, 17));
-    std::vector<std::vector<WorkResult>> found;
-    for (const int64_t outputs : {64, 5, 1}) {
+    std::vector<std::vector<ChunkResult>> found;
+    for (const int64_t logit_rows : {64, 5, 1}) {
       auto config = LoadModelConfig(directory.path());
       std::shared_ptr<SafetensorsDirectory> files = *SafetensorsDirectory::Open(directory.path());
       auto backend = MakeBackend({ChosenBackend(), 2});
       auto model = MakeModel(*config, *files, *backend, {DType::kFloat32});
       ModelExecutor executor(std::move(backend), files, std::move(model),
-                             {3, 64, outputs, 256, 12});
+                             {3, 64, logit_rows, 256, 12});
       const auto a = SomeIds(20, 61);
       const auto b = SomeIds(13, 61, 4);
       const auto c = SomeIds(9, 61, 8);
-      std::vector<Work> works = {MakeWork(executor.Open({21}, Greedy()), a, 0, true),
-                                 MakeWork(executor.Open({14}, Greedy()), b, 0, true),
-                                 MakeWork(executor.Open({10}, Greedy()), c, 0, false)};
-      works[0].targets = std::span(a).subspan(1);
-      works[2].targets = c;
-      works[0].top_logprobs = 61;
-      works[1].top_logprobs = 61;
+      std::vector<ScheduledChunk> chunks = {MakeChunk(executor.Open({21}, Greedy()), a, 0, true),
+                                            MakeChunk(executor.Open({14}, Greedy()), b, 0, true),
+                                            MakeChunk(executor.Open({10}, Greedy()), c, 0, false)};
+      chunks[0].targets = std::span(a).subspan(1);
+      chunks[2].targets = c;
+      chunks[0].top_logprobs = 61;
+      chunks[1].top_logprobs = 61;
       found.emplace_back();
-      executor.Step(works, &found.back());
+      executor.Step(chunks, &found.back());
     }
     for (size_t i = 1; i < found.size(); ++i) {
       for (size_t w = 0; w < 3; ++w) {
@@ -222,16 +224,16 @@ TEST(ModelExecutorTest, SampledTokensDoNotDependOnNeighboursOrChunks) {
   const int slot = executor.Open({30}, params);
   const int other = executor.Open({100}, params);
   const std::vector<int32_t> noise = SomeIds(3, 61, 9);
-  std::vector<WorkResult> results;
-  Work work = MakeWork(slot, std::span(prompt).subspan(0, 7), 0);
-  executor.Step({&work, 1}, &results);
+  std::vector<ChunkResult> results;
+  ScheduledChunk chunk = MakeChunk(slot, std::span(prompt).subspan(0, 7), 0);
+  executor.Step({&chunk, 1}, &results);
   std::vector<int32_t> generated;
   std::vector<int32_t> next(prompt.begin() + 7, prompt.end());
   int64_t position = 7;
   for (int64_t i = 0; i < 16; ++i) {
-    const std::vector<Work> works = {MakeWork(other, noise, i * 3, true),
-                                     MakeWork(slot, next, position, true)};
-    executor.Step(works, &results);
+    const std::vector<ScheduledChunk> chunks = {MakeChunk(other, noise, i * 3, true),
+                                                MakeChunk(slot, next, position, true)};
+    executor.Step(chunks, &results);
     position += static_cast<int64_t>(next.size());
     generated.push_back(results[1].sampled.token);
     next = {generated.back()};

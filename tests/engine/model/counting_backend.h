@@ -137,9 +137,9 @@ class CountingBackend : public Backend {
     Element(x);
     inner_->Activate(kind, x);
   }
-  void GatherOutputs(const Batch& batch, Tensor x, Tensor out) override {
+  void GatherLogitRows(const Batch& batch, Tensor x, Tensor out) override {
     Element(out);
-    inner_->GatherOutputs(batch, x, out);
+    inner_->GatherLogitRows(batch, x, out);
   }
   void Sample(Tensor logits, std::span<const SampleRequest> requests) override {
     inner_->Sample(logits, requests);

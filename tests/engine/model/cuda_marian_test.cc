@@ -71,19 +71,19 @@ class CudaMarianTest : public ::testing::TestWithParam<Case> {
       EXPECT_GE(slots[i], 0);
     }
     std::vector<double> scores;
-    std::vector<WorkResult> results;
-    const auto take = [&](size_t work) {
-      scores.insert(scores.end(), results[work].scores.begin(), results[work].scores.end());
+    std::vector<ChunkResult> results;
+    const auto take = [&](size_t chunk) {
+      scores.insert(scores.end(), results[chunk].scores.begin(), results[chunk].scores.end());
     };
-    Work first = MakeWork(slots[0], std::span(targets[0]).first(23), 0);
+    ScheduledChunk first = MakeChunk(slots[0], std::span(targets[0]).first(23), 0);
     first.targets = std::span(targets[0]).subspan(1);
     first.source = sources[0];
     for (int64_t i = 0; i < 8; ++i) {
-      Work second = MakeWork(slots[1], std::span(targets[1]).subspan(i, 1), i);
+      ScheduledChunk second = MakeChunk(slots[1], std::span(targets[1]).subspan(i, 1), i);
       second.targets = std::span(targets[1]).subspan(i + 1, 1);
       if (i == 0) second.source = sources[1];
-      const Work works[] = {second, first};
-      executor.Step(std::span(works).first(i == 0 ? 2 : 1), &results);
+      const ScheduledChunk chunks[] = {second, first};
+      executor.Step(std::span(chunks).first(i == 0 ? 2 : 1), &results);
       take(0);
       if (i == 0) take(1);
     }

@@ -33,12 +33,12 @@ class CudaModelTest : public ::testing::TestWithParam<DeviceCase> {
     const int slot = executor.Open({count}, Greedy());
     EXPECT_GE(slot, 0);
     std::vector<double> scores;
-    std::vector<WorkResult> results;
+    std::vector<ChunkResult> results;
     int64_t first = 0;
     for (const int64_t size : sizes) {
-      Work work = MakeWork(slot, std::span(ids).subspan(first, size), first);
-      work.targets = std::span(ids).subspan(first + 1, std::min(size, count - first - 1));
-      executor.Step({&work, 1}, &results);
+      ScheduledChunk chunk = MakeChunk(slot, std::span(ids).subspan(first, size), first);
+      chunk.targets = std::span(ids).subspan(first + 1, std::min(size, count - first - 1));
+      executor.Step({&chunk, 1}, &results);
       scores.insert(scores.end(), results[0].scores.begin(), results[0].scores.end());
       first += size;
     }

@@ -39,14 +39,14 @@ inline SamplingParams Greedy() {
   return params;
 }
 
-inline Work MakeWork(int slot, std::span<const int32_t> tokens, int64_t position,
-                     bool sample = false) {
-  Work work;
-  work.slot = slot;
-  work.tokens = tokens;
-  work.position = position;
-  work.sample = sample;
-  return work;
+inline ScheduledChunk MakeChunk(int slot, std::span<const int32_t> tokens, int64_t position,
+                                bool sample = false) {
+  ScheduledChunk chunk;
+  chunk.slot = slot;
+  chunk.tokens = tokens;
+  chunk.position = position;
+  chunk.sample = sample;
+  return chunk;
 }
 
 // Feeds the prompt at once and generates `count` tokens, one a step.
@@ -56,12 +56,12 @@ inline std::vector<int32_t> Generate(Executor& executor, std::vector<int32_t> pr
   const int slot = executor.Open({total}, params);
   EXPECT_GE(slot, 0);
   std::vector<int32_t> generated;
-  std::vector<WorkResult> results;
+  std::vector<ChunkResult> results;
   std::vector<int32_t> next = std::move(prompt);
   int64_t position = 0;
   while (static_cast<int>(generated.size()) < count) {
-    const Work work = MakeWork(slot, next, position, true);
-    executor.Step({&work, 1}, &results);
+    const ScheduledChunk chunk = MakeChunk(slot, next, position, true);
+    executor.Step({&chunk, 1}, &results);
     position += static_cast<int64_t>(next.size());
     generated.push_back(results[0].sampled.token);
     next = {generated.back()};

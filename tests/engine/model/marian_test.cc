@@ -38,10 +38,10 @@ Sentence SomeSentence(int source, int target, const Executor& executor, int salt
   return sentence;
 }
 
-Work FirstWork(int slot, const Sentence& sentence, size_t count) {
-  Work work = MakeWork(slot, std::span(sentence.target).subspan(0, count), 0, true);
-  work.source = sentence.source;
-  return work;
+ScheduledChunk FirstChunk(int slot, const Sentence& sentence, size_t count) {
+  ScheduledChunk chunk = MakeChunk(slot, std::span(sentence.target).subspan(0, count), 0, true);
+  chunk.source = sentence.source;
+  return chunk;
 }
 
 SessionSize SizeOf(const Sentence& sentence) {
@@ -56,14 +56,14 @@ std::vector<Distribution> Alone(Executor& executor, const Sentence& sentence, si
   const int slot = executor.Open(SizeOf(sentence), Greedy());
   EXPECT_GE(slot, 0);
   std::vector<Distribution> found(sentence.target.size());
-  std::vector<WorkResult> results;
+  std::vector<ChunkResult> results;
   for (size_t first = 0; first < sentence.target.size(); first += size) {
     const size_t count = std::min(size, sentence.target.size() - first);
-    Work work = MakeWork(slot, std::span(sentence.target).subspan(first, count),
-                         static_cast<int64_t>(first), true);
-    if (first == 0) work.source = sentence.source;
-    work.top_logprobs = vocab;
-    executor.Step({&work, 1}, &results);
+    ScheduledChunk chunk = MakeChunk(slot, std::span(sentence.target).subspan(first, count),
+                                     static_cast<int64_t>(first), true);
+    if (first == 0) chunk.source = sentence.source;
+    chunk.top_logprobs = vocab;
+    executor.Step({&chunk, 1}, &results);
     found[first + count - 1] = BitsOf(results[0].top, vocab);
   }
   executor.Close(slot);
@@ -76,11 +76,11 @@ std::vector<int32_t> Translate(Executor& executor, const std::vector<int32_t>& s
   EXPECT_GE(slot, 0);
   std::vector<int32_t> next = {kStart};
   std::vector<int32_t> generated;
-  std::vector<WorkResult> results;
+  std::vector<ChunkResult> results;
   for (int i = 0; i < count; ++i) {
-    Work work = MakeWork(slot, next, i, true);
-    if (i == 0) work.source = source;
-    executor.Step({&work, 1}, &results);
+    ScheduledChunk chunk = MakeChunk(slot, next, i, true);
+    if (i == 0) chunk.source = source;
+    executor.Step({&chunk, 1}, &results);
     generated.push_back(results[0].sampled.token);
     next = {generated.back()};
   }
@@ -171,35 +171,35 @@ TEST_P(MarianTest, NeighboursDoNotChangeBits) {
     expected.push_back(Alone(executor(), sentences.back(), 1));
   }
   std::vector<int> slots;
-  std::vector<Work> works;
+  std::vector<ScheduledChunk> chunks;
   for (const Sentence& sentence : sentences) {
     slots.push_back(executor().Open(SizeOf(sentence), Greedy()));
-    works.push_back(FirstWork(slots.back(), sentence, 1));
-    works.back().top_logprobs = vocab;
+    chunks.push_back(FirstChunk(slots.back(), sentence, 1));
+    chunks.back().top_logprobs = vocab;
   }
-  std::vector<WorkResult> results;
-  executor().Step(works, &results);
+  std::vector<ChunkResult> results;
+  executor().Step(chunks, &results);
   std::vector<size_t> done(sentences.size(), 1);
   for (size_t i = 0; i < sentences.size(); ++i) {
     EXPECT_EQ(BitsOf(results[i].top, vocab), expected[i][0]) << "source of " << lengths[i];
   }
   std::mt19937 random(5);
   for (int step = 0; step < 60; ++step) {
-    works.clear();
+    chunks.clear();
     std::vector<size_t> sessions;
     for (size_t i = 0; i < sentences.size(); ++i) {
       const size_t left = sentences[i].target.size() - done[i];
       if (left == 0 || random() % 3 == 0) continue;
       const size_t count = std::min<size_t>(left, random() % 4 == 0 ? 3 : 1);
-      works.push_back(MakeWork(slots[i], std::span(sentences[i].target).subspan(done[i], count),
-                               static_cast<int64_t>(done[i]), true));
-      works.back().top_logprobs = vocab;
+      chunks.push_back(MakeChunk(slots[i], std::span(sentences[i].target).subspan(done[i], count),
+                                 static_cast<int64_t>(done[i]), true));
+      chunks.back().top_logprobs = vocab;
       sessions.push_back(i);
       done[i] += count;
     }
-    if (works.empty()) continue;
-    executor().Step(works, &results);
-    for (size_t w = 0; w < works.size(); ++w) {
+    if (chunks.empty()) continue;
+    executor().Step(chunks, &results);
+    for (size_t w = 0; w < chunks.size(); ++w) {
       const size_t i = sessions[w];
       EXPECT_EQ(BitsOf(results[w].top, vocab), expected[i][done[i] - 1]) << "session " << i;
     }
@@ -214,16 +214,16 @@ TEST_P(MarianTest, AForkGoesOnFromTheSameBits) {
   const Sentence sentence = SomeSentence(70, 66, executor(), 8);
   const int from = executor().Open({80, 70}, Greedy());
   const int to = executor().Open({80, 70}, Greedy());
-  std::vector<WorkResult> results;
+  std::vector<ChunkResult> results;
   // What `to` read before does not matter.
   const Sentence other = SomeSentence(60, 4, executor(), 2);
-  const Work works[] = {FirstWork(from, sentence, 66), FirstWork(to, other, 4)};
-  executor().Step(works, &results);
+  const ScheduledChunk chunks[] = {FirstChunk(from, sentence, 66), FirstChunk(to, other, 4)};
+  executor().Step(chunks, &results);
   executor().Fork(from, to);
   int32_t token = results[0].sampled.token;
   for (int64_t position = 66; position < 80; ++position) {
-    const Work both[] = {MakeWork(from, {&token, 1}, position, true),
-                         MakeWork(to, {&token, 1}, position, true)};
+    const ScheduledChunk both[] = {MakeChunk(from, {&token, 1}, position, true),
+                                   MakeChunk(to, {&token, 1}, position, true)};
     executor().Step(both, &results);
     EXPECT_EQ(results[0].sampled.token, results[1].sampled.token) << position;
     EXPECT_EQ(results[0].sampled.logprob, results[1].sampled.logprob) << position;
@@ -289,7 +289,7 @@ TEST(MarianLimitsTest, SourcesOfFullCrossAttentionAreBoundedByAdmission) {
   ExecutorOptions options;
   options.slots = 4;
   options.max_step_tokens = 160;
-  options.max_step_outputs = 8;
+  options.max_step_logit_rows = 8;
   options.kv_pages = 12;
   options.source_kv_pages = 2;
   ModelExecutor executor(std::move(backend), files, std::move(model), options);

@@ -20,25 +20,26 @@ std::unique_ptr<Engine> Load(const TemporaryDirectory& directory, const EngineOp
   return engine.ok() ? *std::move(engine) : nullptr;
 }
 
-// Log probabilities [ids][vocab] by the engine, the ids fed in chunks of `chunk`, each chunk's
+// Log probabilities [ids][vocab] by the engine, the ids fed in chunks of `chunk_size`, each chunk's
 // tokens scored and the whole distribution read at its end.
-std::vector<float> EngineScores(Executor& executor, const std::vector<int32_t>& ids, int chunk) {
+std::vector<float> EngineScores(Executor& executor, const std::vector<int32_t>& ids,
+                                int chunk_size) {
   SamplingParams greedy;
   greedy.temperature = 0;
   const auto count = static_cast<int64_t>(ids.size());
   const int slot = executor.Open({count}, greedy);
   EXPECT_GE(slot, 0);
   std::vector<float> scores;
-  std::vector<WorkResult> results;
+  std::vector<ChunkResult> results;
   const std::span<const int32_t> all(ids);
-  for (int64_t first = 0; first < count; first += chunk) {
-    const int64_t size = std::min<int64_t>(chunk, count - first);
-    Work work;
-    work.slot = slot;
-    work.tokens = all.subspan(first, size);
-    work.position = first;
-    work.targets = all.subspan(first + 1, std::min(size, count - first - 1));
-    executor.Step({&work, 1}, &results);
+  for (int64_t first = 0; first < count; first += chunk_size) {
+    const int64_t size = std::min<int64_t>(chunk_size, count - first);
+    ScheduledChunk chunk;
+    chunk.slot = slot;
+    chunk.tokens = all.subspan(first, size);
+    chunk.position = first;
+    chunk.targets = all.subspan(first + 1, std::min(size, count - first - 1));
+    executor.Step({&chunk, 1}, &results);
     scores.insert(scores.end(), results[0].scores.begin(), results[0].scores.end());
   }
   executor.Close(slot);
@@ -47,9 +48,9 @@ std::vector<float> EngineScores(Executor& executor, const std::vector<int32_t>& 
 
 // ‖engine − reference‖ / ‖reference‖ over the log probabilities of all ids after the first.
 double RelativeError(Executor& executor, const ModelSpec& spec, const Tensors& weights,
-                     const std::vector<int32_t>& ids, int chunk) {
+                     const std::vector<int32_t>& ids, int chunk_size) {
   const auto logits = ReferenceLogits(spec, weights, ids);
-  const std::vector<float> scores = EngineScores(executor, ids, chunk);
+  const std::vector<float> scores = EngineScores(executor, ids, chunk_size);
   EXPECT_EQ(scores.size(), ids.size() - 1);
   double difference = 0;
   double norm = 0;

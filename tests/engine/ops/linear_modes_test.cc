@@ -150,9 +150,9 @@ TEST_P(LinearModesTest, BFloat16) {
         for (int64_t t = 0; t < rows; ++t) {
           for (int64_t c = 0; c < sums.cols; ++c) sums.v[c] += magnitudes.at(at + t, c);
           for (int64_t c = 0; c < bound.cols; ++c) {
-            const int64_t ratio = layer.heads / layer.groups;
+            const int64_t num_queries_per_kv = layer.heads / layer.groups;
             const int64_t group_column =
-                c / layer.head_dim / ratio * layer.head_dim + c % layer.head_dim;
+                c / layer.head_dim / num_queries_per_kv * layer.head_dim + c % layer.head_dim;
             const double y = std::abs(want.out.at(t, c));
             const double numerator =
                 rfa ? sums.v[group_column] / (layer.eps - kN) : wide.out.at(t, c);

@@ -257,7 +257,7 @@ TEST_P(RowwiseTest, RopesAngleIsAFloat64Product) {
   EXPECT_NEAR(got.v[1], std::sin(858993459.2), 1e-6);
 }
 
-TEST_P(RowwiseTest, GatherOutputs) {
+TEST_P(RowwiseTest, GatherLogitRows) {
   const Mat x = Random(9, 21);
   const DeviceTensor in = Device(x, 2);
   const DeviceTensor out = Device(Mat(4, 21), 5);
@@ -265,8 +265,8 @@ TEST_P(RowwiseTest, GatherOutputs) {
   Batch batch;
   batch.tokens.assign(9, 0);
   batch.positions.assign(9, 0);
-  batch.output_rows = rows;
-  RunOps(*backend_, batch, [&] { backend_->GatherOutputs(batch, in.view(), out.view()); });
+  batch.logit_rows = rows;
+  RunOps(*backend_, batch, [&] { backend_->GatherLogitRows(batch, in.view(), out.view()); });
   const Mat got = out.Read();
   for (int i = 0; i < 4; ++i) ExpectSameBits(got.Rows(i, 1), x.Rows(rows[i], 1), "row");
 }

@@ -42,15 +42,15 @@ class BatchFormerTest : public ::testing::Test {
     return session;
   }
   void Accept(Session* session, int64_t rows) {
-    session->Accept(rows, WorkResult(), absl::UnixEpoch());
+    session->Accept(rows, ChunkResult(), absl::UnixEpoch());
     if (session->undelivered()) session->Deliver(nullptr);
   }
   // Forms a step and takes its (empty) results.
   void Run(BatchFormer& former) {
     former.Form(active_, absl::UnixEpoch(), &step_);
     rows_.clear();
-    for (size_t i = 0; i < step_.works.size(); ++i) {
-      EXPECT_EQ(static_cast<int64_t>(step_.works[i].tokens.size()), step_.rows[i]);
+    for (size_t i = 0; i < step_.chunks.size(); ++i) {
+      EXPECT_EQ(static_cast<int64_t>(step_.chunks[i].tokens.size()), step_.rows[i]);
       rows_[step_.sessions[i]] += step_.rows[i];
       Accept(step_.sessions[i], step_.rows[i]);
     }
@@ -67,7 +67,7 @@ class BatchFormerTest : public ::testing::Test {
 TEST_F(BatchFormerTest, NothingToDo) {
   BatchFormer former(16, 4);
   Run(former);
-  EXPECT_TRUE(step_.works.empty());
+  EXPECT_TRUE(step_.chunks.empty());
 }
 
 TEST_F(BatchFormerTest, AllDecodingAndOneChunkInOrderOfArrival) {
@@ -92,8 +92,8 @@ TEST_F(BatchFormerTest, ShortPromptsShareAChunk) {
   Run(former);
   EXPECT_EQ(step_.prompt_rows, 7);
   EXPECT_EQ(rows_.size(), 4U);
-  EXPECT_TRUE(step_.works[0].sample);
-  EXPECT_FALSE(step_.works[3].sample);
+  EXPECT_TRUE(step_.chunks[0].sample);
+  EXPECT_FALSE(step_.chunks[3].sample);
 }
 
 TEST_F(BatchFormerTest, PromptsGetWhatDecodingLeaves) {
@@ -188,10 +188,10 @@ TEST_F(BatchFormerTest, ScoreRunsAllButTheLastIdWithTargets) {
   EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{session, 1}, {&score, 3}}));
   Run(former);
   EXPECT_EQ(rows_[&score], 2);
-  const Work& work = step_.works[1];
-  EXPECT_FALSE(work.sample);
-  EXPECT_EQ(work.position, 3);
-  EXPECT_EQ(std::vector<int32_t>(work.targets.begin(), work.targets.end()),
+  const ScheduledChunk& chunk = step_.chunks[1];
+  EXPECT_FALSE(chunk.sample);
+  EXPECT_EQ(chunk.position, 3);
+  EXPECT_EQ(std::vector<int32_t>(chunk.targets.begin(), chunk.targets.end()),
             std::vector<int32_t>(request.prompt.begin() + 4, request.prompt.end()));
   EXPECT_FALSE(score.prefilling());
 }
@@ -252,11 +252,11 @@ TEST_F(BatchFormerTest, SourcesShareTheChunkAndGoWhole) {
   BatchFormer former(64, 8);
   Run(former);
   EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{large, 1}}));
-  EXPECT_EQ(step_.works[0].source.size(), 50U);
+  EXPECT_EQ(step_.chunks[0].source.size(), 50U);
   Run(former);
   EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{large, 1}, {small, 1}, {other, 1}}));
-  EXPECT_TRUE(step_.works[0].source.empty());
-  EXPECT_EQ(step_.works[1].source.size(), 3U);
+  EXPECT_TRUE(step_.chunks[0].source.empty());
+  EXPECT_EQ(step_.chunks[1].source.size(), 3U);
   Run(former);
   EXPECT_EQ(rows_[last], 1);
 }

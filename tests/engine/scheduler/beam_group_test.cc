@@ -20,8 +20,8 @@ BeamParams Params(int count) {
   return params;
 }
 
-WorkResult Result(std::vector<TokenLogprob> top) {
-  WorkResult result;
+ChunkResult Result(std::vector<TokenLogprob> top) {
+  ChunkResult result;
   result.top = std::move(top);
   return result;
 }
@@ -35,12 +35,12 @@ class Slots {
   template <typename Top>
   void Round(Top top) {
     std::set<int> seen;
-    std::vector<WorkResult> results;
+    std::vector<ChunkResult> results;
     for (int64_t i = 0; i < group_->due(); ++i) {
-      const Work work = group_->NextWork(i);
-      EXPECT_TRUE(seen.insert(work.slot).second) << "two beams in slot " << work.slot;
-      if (begun_) consumed_[work.slot].push_back(work.tokens[0]);
-      results.push_back(Result(top(consumed_[work.slot])));
+      const ScheduledChunk chunk = group_->NextChunk(i);
+      EXPECT_TRUE(seen.insert(chunk.slot).second) << "two beams in slot " << chunk.slot;
+      if (begun_) consumed_[chunk.slot].push_back(chunk.tokens[0]);
+      results.push_back(Result(top(consumed_[chunk.slot])));
     }
     begun_ = true;
     for (size_t i = 0; i < results.size(); ++i) {
@@ -58,7 +58,7 @@ class Slots {
     EXPECT_THAT(group_->TakeCopies(), IsEmpty());
   }
 
-  std::vector<int32_t> consumed(int64_t beam) { return consumed_[group_->NextWork(beam).slot]; }
+  std::vector<int32_t> consumed(int64_t beam) { return consumed_[group_->NextChunk(beam).slot]; }
   size_t last_copies() const { return last_copies_; }
 
  private:
@@ -77,9 +77,9 @@ TEST(BeamGroupTest, ThePromptRunsInOneSlotThenForks) {
   group.Open({7, 2, 5});
   EXPECT_THAT(group.slots(), ElementsAre(7, 2, 5));
   ASSERT_EQ(group.due(), 1);
-  EXPECT_EQ(group.NextWork(0).slot, 7);
-  EXPECT_TRUE(group.NextWork(0).sample);
-  EXPECT_EQ(group.NextWork(0).top_logprobs, 3);
+  EXPECT_EQ(group.NextChunk(0).slot, 7);
+  EXPECT_TRUE(group.NextChunk(0).sample);
+  EXPECT_EQ(group.NextChunk(0).top_logprobs, 3);
   EXPECT_TRUE(group.Accept(Result({{10, -1}, {11, -2}, {12, -3}})));
   const auto copies = group.TakeCopies();
   ASSERT_THAT(copies, SizeIs(2));
@@ -87,10 +87,10 @@ TEST(BeamGroupTest, ThePromptRunsInOneSlotThenForks) {
   EXPECT_EQ(copies[0].to, 2);
   EXPECT_EQ(copies[1].to, 5);
   ASSERT_EQ(group.due(), 3);
-  EXPECT_EQ(group.NextWork(0).tokens[0], 10);
-  EXPECT_EQ(group.NextWork(0).slot, 7);
-  EXPECT_EQ(group.NextWork(2).tokens[0], 12);
-  EXPECT_EQ(group.NextWork(2).slot, 5);
+  EXPECT_EQ(group.NextChunk(0).tokens[0], 10);
+  EXPECT_EQ(group.NextChunk(0).slot, 7);
+  EXPECT_EQ(group.NextChunk(2).tokens[0], 12);
+  EXPECT_EQ(group.NextChunk(2).slot, 5);
 }
 
 // Beams that only change places are not copied at all, cycles included.
@@ -152,7 +152,7 @@ TEST(BeamGroupTest, SlotsHoldWhatTheirBeamsGenerated) {
     });
     ASSERT_EQ(group.due(), kBeams);
     for (int64_t beam = 0; beam < kBeams; ++beam) {
-      const int32_t token = group.NextWork(beam).tokens[0];
+      const int32_t token = group.NextChunk(beam).tokens[0];
       auto expected = paths.at(token);
       expected.pop_back();
       EXPECT_EQ(slots.consumed(beam), expected) << round;
@@ -173,7 +173,7 @@ TEST(BeamGroupTest, ARoundMayComeInParts) {
   EXPECT_EQ(group.due(), 2);
   EXPECT_FALSE(group.Accept(Result({{7, -1}, {8, -1.5F}})));
   EXPECT_EQ(group.due(), 1);
-  EXPECT_EQ(group.NextWork(0).tokens[0], 6);
+  EXPECT_EQ(group.NextChunk(0).tokens[0], 6);
   EXPECT_THAT(group.TakeCopies(), IsEmpty());
   EXPECT_TRUE(group.Accept(Result({{9, -9}, {8, -9}})));
   EXPECT_EQ(group.due(), 2);
@@ -188,7 +188,7 @@ TEST(BeamGroupTest, ARoundMayComeInParts) {
 TEST(BeamGroupTest, AsksForNoMoreThanTheVocabulary) {
   BeamGroup group = Group(4, 3, 3);
   group.Open({0, 1, 2, 3});
-  EXPECT_EQ(group.NextWork(0).top_logprobs, 3);
+  EXPECT_EQ(group.NextChunk(0).top_logprobs, 3);
   EXPECT_TRUE(group.Accept(Result({{0, -1}, {1, -1}, {2, -1}})));
   EXPECT_EQ(group.due(), 3) << "the fourth slot waits";
   EXPECT_THAT(group.TakeCopies(), SizeIs(2));

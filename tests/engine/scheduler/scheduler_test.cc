@@ -144,11 +144,11 @@ TEST(SchedulerTest, ALongPromptDelaysOthersByAtMostOneChunkAStep) {
   for (size_t step = 0; step < 39; ++step) {  // while the first request runs
     int64_t prompt_rows = 0;
     bool decodes = false;
-    for (const FakeExecutor::WorkRecord& work : records[step]) {
-      if (work.slot == 0) {
+    for (const FakeExecutor::ChunkRecord& chunk : records[step]) {
+      if (chunk.slot == 0) {
         decodes = true;
-      } else if (work.rows > 1) {
-        prompt_rows += work.rows;
+      } else if (chunk.rows > 1) {
+        prompt_rows += chunk.rows;
       }
     }
     EXPECT_TRUE(decodes) << "step " << step;

@@ -38,7 +38,7 @@ Outcome Play(Request request, const std::vector<int32_t>& tokens, bool tokenizer
   std::optional<FinishReason> reason;
   for (const int32_t token : tokens) {
     const int64_t rows = session.prefilling() ? session.prompt_rows_left() : 1;
-    WorkResult result;
+    ChunkResult result;
     result.sampled = {token, -0.5F};
     reason = session.Accept(rows, std::move(result), absl::UnixEpoch());
     session.Deliver(nullptr);

@@ -210,18 +210,18 @@ void FakeExecutor::Fork(int from, int to) {
   ++forks_;
 }
 
-void FakeExecutor::Launch(std::span<const Work> works) {
+void FakeExecutor::Launch(std::span<const ScheduledChunk> chunks) {
   const std::lock_guard lock(mu_);
   CheckCall();
-  EXPECT_FALSE(works.empty());
+  EXPECT_FALSE(chunks.empty());
   if (fail_launches_) throw DeviceError("the fake device takes no work");
-  launched_ = works;
+  launched_ = chunks;
 }
 
-void FakeExecutor::Wait(std::vector<WorkResult>* results) {
+void FakeExecutor::Wait(std::vector<ChunkResult>* results) {
   std::unique_lock lock(mu_);
   EXPECT_FALSE(launched_.empty()) << "Wait without Launch";
-  const std::span<const Work> works = launched_;
+  const std::span<const ScheduledChunk> chunks = launched_;
   launched_ = {};
   CheckCall();
   if (hold_ && allowed_ == 0) {
@@ -234,44 +234,44 @@ void FakeExecutor::Wait(std::vector<WorkResult>* results) {
   if (fail_) throw DeviceError("the fake device is broken");
   ++steps_;
 
-  results->assign(works.size(), WorkResult());
+  results->assign(chunks.size(), ChunkResult());
   std::set<int> seen;
   int64_t rows = 0;
   StepRecord record;
-  for (size_t i = 0; i < works.size(); ++i) {
-    const Work& work = works[i];
-    EXPECT_TRUE(seen.insert(work.slot).second) << "slot " << work.slot << " twice in a step";
-    rows += static_cast<int64_t>(work.tokens.size());
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    const ScheduledChunk& chunk = chunks[i];
+    EXPECT_TRUE(seen.insert(chunk.slot).second) << "slot " << chunk.slot << " twice in a step";
+    rows += static_cast<int64_t>(chunk.tokens.size());
     if (keep_records_) {
-      record.push_back({work.slot, work.position, static_cast<int64_t>(work.tokens.size()),
-                        work.sample, static_cast<int64_t>(work.targets.size())});
+      record.push_back({chunk.slot, chunk.position, static_cast<int64_t>(chunk.tokens.size()),
+                        chunk.sample, static_cast<int64_t>(chunk.targets.size())});
     }
-    Run(work, &(*results)[i]);
+    Run(chunk, &(*results)[i]);
   }
   EXPECT_LE(rows, limits_.max_step_tokens);
   if (keep_records_) records_.push_back(std::move(record));
 }
 
-void FakeExecutor::Run(const Work& work, WorkResult* result) {
-  Slot& slot = slots_.at(static_cast<size_t>(work.slot));
+void FakeExecutor::Run(const ScheduledChunk& chunk, ChunkResult* result) {
+  Slot& slot = slots_.at(static_cast<size_t>(chunk.slot));
   EXPECT_TRUE(slot.open);
-  EXPECT_EQ(work.position, static_cast<int64_t>(slot.history.size()));
-  EXPECT_FALSE(work.tokens.empty());
-  EXPECT_LE(work.targets.size(), work.tokens.size());
-  for (size_t i = 0; i < work.tokens.size(); ++i) {
-    slot.history.push_back(work.tokens[i]);
-    if (i < work.targets.size()) {
-      result->scores.push_back(MixScore(slot.history, work.targets[i]));
+  EXPECT_EQ(chunk.position, static_cast<int64_t>(slot.history.size()));
+  EXPECT_FALSE(chunk.tokens.empty());
+  EXPECT_LE(chunk.targets.size(), chunk.tokens.size());
+  for (size_t i = 0; i < chunk.tokens.size(); ++i) {
+    slot.history.push_back(chunk.tokens[i]);
+    if (i < chunk.targets.size()) {
+      result->scores.push_back(MixScore(slot.history, chunk.targets[i]));
     }
   }
   EXPECT_LE(static_cast<int64_t>(slot.history.size()), slot.positions);
-  if (!work.sample) return;
+  if (!chunk.sample) return;
   result->sampled = {next_(slot.history), -1.0F};
   if (alternatives_) {
-    result->top = alternatives_(slot.history, work.top_logprobs);
+    result->top = alternatives_(slot.history, chunk.top_logprobs);
     return;
   }
-  for (int i = 0; i < work.top_logprobs; ++i) {
+  for (int i = 0; i < chunk.top_logprobs; ++i) {
     result->top.push_back({i, -1.0F - static_cast<float>(i)});
   }
 }

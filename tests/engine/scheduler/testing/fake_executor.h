@@ -27,14 +27,14 @@ std::vector<int32_t> ExpectedTokens(std::vector<int32_t> prompt, int64_t n, int 
 // twice in a batch, more rows than allowed, a closed slot, calls from several threads).
 class FakeExecutor : public Executor {
  public:
-  struct WorkRecord {
+  struct ChunkRecord {
     int slot = 0;
     int64_t position = 0;
     int64_t rows = 0;
     bool sample = false;
     int64_t targets = 0;
   };
-  using StepRecord = std::vector<WorkRecord>;
+  using StepRecord = std::vector<ChunkRecord>;
   using NextToken = std::function<int32_t(std::span<const int32_t> history)>;
   using Alternatives =
       std::function<std::vector<TokenLogprob>(std::span<const int32_t> history, int64_t n)>;
@@ -75,8 +75,8 @@ class FakeExecutor : public Executor {
   int Open(const SessionSize& size, const SamplingParams& sampling) override;
   void Fork(int from, int to) override;
   void Close(int slot) override;
-  void Launch(std::span<const Work> works) override;
-  void Wait(std::vector<WorkResult>* results) override;
+  void Launch(std::span<const ScheduledChunk> chunks) override;
+  void Wait(std::vector<ChunkResult>* results) override;
 
  private:
   struct Slot {
@@ -89,7 +89,7 @@ class FakeExecutor : public Executor {
   // The rules for every call but Wait.
   void CheckCall() const;
   int64_t PagesFor(int64_t positions) const;
-  void Run(const Work& work, WorkResult* result);
+  void Run(const ScheduledChunk& chunk, ChunkResult* result);
 
   const ExecutorLimits limits_;
   NextToken next_;
@@ -111,7 +111,7 @@ class FakeExecutor : public Executor {
   bool fail_closes_ = false;
   bool fail_forks_ = false;
   int64_t forks_ = 0;
-  std::span<const Work> launched_;  // empty: no step is under way
+  std::span<const ScheduledChunk> launched_;  // empty: no step is under way
   int64_t steps_ = 0;
   std::vector<StepRecord> records_;
 };
