@@ -140,6 +140,15 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
   if (!checked.ok()) return checked;
   auto config = LoadModelConfig(directory);
   if (!config.ok()) return config.status();
+  if (const auto& linear = config->linear_attention;
+      linear.has_value() &&
+      (linear->window > 0 || linear->feature_map == FeatureMapKind::kCodebook ||
+       !linear->layers.empty() || !linear->rope_features)) {
+    return absl::UnimplementedError(
+        absl::StrCat(directory,
+                     "/config.json: linear_attention has a window, a codebook, rope_features false "
+                     "or sizes by layer, which the engine does not compute yet"));
+  }
   auto files = SafetensorsDirectory::Open(directory);
   if (!files.ok()) return files.status();
   std::unique_ptr<Backend> backend;

@@ -13,6 +13,7 @@ namespace {
 constexpr size_t kMaxConfigBytes = size_t{4} << 20;
 constexpr size_t kMaxTokenIds = 1024;
 constexpr int64_t kMaxFeatures = 1 << 16;
+constexpr int64_t kMaxWindow = 1 << 20;
 // Floats of one layer's state of one session.
 constexpr int64_t kMaxStateFloats = int64_t{1} << 30;
 
@@ -42,11 +43,95 @@ std::vector<LayerType> ReadLayerTypes(JsonFields& fields, const char* name, int 
   return read;
 }
 
+// A number for every layer, or a list with one for each: [layers], in [low, high]. Entries of
+// layers that are not linear do not count, whatever they are.
+std::vector<int> ReadSizes(JsonFields& fields, const char* key, int64_t low, int64_t high,
+                           std::optional<int64_t> absent, const std::vector<bool>& linear) {
+  const int layers = static_cast<int>(linear.size());
+  const nlohmann::json* value = fields.Find(key);
+  if (value == nullptr || !value->is_array()) {
+    return std::vector<int>(layers, static_cast<int>(fields.Integer(key, low, high, absent)));
+  }
+  std::vector<int> sizes(layers, static_cast<int>(low));
+  if (value->size() != static_cast<size_t>(layers)) {
+    fields.Invalid(key, absl::StrCat("must be a number, or an array with one entry for each of ",
+                                     "the ", layers, " layers"));
+    return sizes;
+  }
+  for (int i = 0; i < layers; ++i) {
+    if (!linear[i]) continue;
+    const nlohmann::json& size = (*value)[i];
+    const bool inside = size.is_number_unsigned() &&
+                        size.get<uint64_t>() >= static_cast<uint64_t>(low) &&
+                        size.get<uint64_t>() <= static_cast<uint64_t>(high);
+    if (inside) {
+      sizes[i] = size.get<int>();
+    } else {
+      fields.Invalid(absl::StrCat(key, "[", i, "]"),
+                     absl::StrCat("must be an integer from ", low, " to ", high));
+    }
+  }
+  return sizes;
+}
+
+// Sizes of every linear layer.
+void ReadLayerSizes(JsonFields& fields, const ModelConfig& config, LinearAttentionConfig* linear) {
+  const bool elu = linear->feature_map == FeatureMapKind::kElu;
+  const bool none = linear->feature_map == FeatureMapKind::kNone;
+  std::vector<bool> causal(config.layers), cross(config.layers), either(config.layers);
+  for (int i = 0; i < config.layers; ++i) {
+    causal[i] = config.layer_types[i] == LayerType::kLinearAttention;
+    cross[i] = config.encoder_decoder.has_value() &&
+               config.encoder_decoder->cross_layer_types[i] == LayerType::kLinearAttention;
+    either[i] = causal[i] || cross[i];
+  }
+  std::optional<int64_t> features_absent;
+  if (elu) features_absent = config.head_dim;
+  if (none) features_absent = 0;
+  const auto features = ReadSizes(fields, "feature_size", none ? 0 : 1, none ? 0 : kMaxFeatures,
+                                  features_absent, either);
+  const auto windows = ReadSizes(fields, "window", 0, kMaxWindow, 0, causal);
+  const auto sinks = ReadSizes(fields, "sinks", 0, kMaxWindow, 0, causal);
+  const auto folds = ReadSizes(fields, "fold", 1, kMaxWindow, 1, causal);
+  bool differ = false;
+  std::optional<LinearSizes> first;
+  std::vector<LinearSizes> layers(config.layers);
+  for (int i = 0; i < config.layers; ++i) {
+    if (!either[i]) continue;
+    LinearSizes& layer = layers[i];
+    layer.features = features[i];
+    if (causal[i]) layer = {features[i], windows[i], sinks[i], folds[i]};
+    if (layer.window == 0 && (layer.sinks > 0 || layer.fold > 1)) {
+      fields.Invalid(layer.sinks > 0 ? "sinks" : "fold", "needs a window");
+    }
+    if (none && (layer.window == 0 || cross[i])) {
+      fields.Invalid("feature_map", "is \"none\", which needs a window in every linear layer");
+    }
+    if (!first.has_value()) first = layer;
+    differ |= layer != *first;
+    linear->feature_size = std::max(linear->feature_size, layer.features);
+    linear->window = std::max(linear->window, layer.window);
+    linear->sinks = std::max(linear->sinks, layer.sinks);
+    linear->fold = std::max(linear->fold, layer.fold);
+    const int64_t kept = layer.window == 0 ? 0 : int64_t{layer.window} + layer.fold - 1;
+    const int64_t floats = (int64_t{layer.features} * (config.head_dim + 1) +
+                            2 * config.head_dim * (kept + layer.sinks)) *
+                           config.kv_heads;
+    if (floats > kMaxStateFloats) {
+      fields.Invalid("feature_size", absl::StrCat("makes a layer's state larger than ",
+                                                  kMaxStateFloats, " floats a session"));
+    }
+  }
+  if (differ) linear->layers = std::move(layers);
+}
+
 LinearAttentionConfig ReadLinearAttention(JsonFields& fields, const ModelConfig& config) {
   LinearAttentionConfig linear;
+  constexpr std::string_view kKeys[] = {"feature_map",   "feature_size", "normalizer", "eps",
+                                        "query_scale",   "window",       "sinks",      "fold",
+                                        "rope_features", "sink_position"};
   for (const auto& [key, value] : fields.object().items()) {
-    if (key != "feature_map" && key != "feature_size" && key != "normalizer" && key != "eps" &&
-        key != "query_scale") {
+    if (std::find(std::begin(kKeys), std::end(kKeys), key) == std::end(kKeys)) {
       fields.Unimplemented(key, "is not a key this version knows");
     }
   }
@@ -62,22 +147,40 @@ LinearAttentionConfig ReadLinearAttention(JsonFields& fields, const ModelConfig&
   } else if (map == "hedgehog") {
     linear.feature_map = FeatureMapKind::kHedgehog;
     even = true;
+  } else if (map == "codebook") {
+    linear.feature_map = FeatureMapKind::kCodebook;
+  } else if (map == "none") {
+    linear.feature_map = FeatureMapKind::kNone;
   } else {
     fields.Unimplemented("feature_map", absl::StrCat("is \"", map,
-                                                     "\"; supported are t2r, elu, rfa and "
-                                                     "hedgehog"));
+                                                     "\"; supported are t2r, elu, rfa, "
+                                                     "hedgehog, codebook and none"));
   }
-  const bool elu = linear.feature_map == FeatureMapKind::kElu;
-  linear.feature_size = static_cast<int>(
-      fields.Integer("feature_size", 1, kMaxFeatures,
-                     elu ? std::optional<int64_t>(config.head_dim) : std::nullopt));
-  if (even && linear.feature_size % 2 != 0) {
-    fields.Invalid("feature_size", absl::StrCat("is ", linear.feature_size, "; ", map,
-                                                " needs an even one (two halves)"));
+  ReadLayerSizes(fields, config, &linear);
+  for (int i = 0; i < config.layers; ++i) {
+    const int features = linear.sizes(i).features;
+    if (even && features % 2 != 0) {
+      fields.Invalid("feature_size",
+                     absl::StrCat("is ", features, "; ", map, " needs an even one (two halves)"));
+    }
+    if (linear.feature_map == FeatureMapKind::kElu && features > 0 && features != config.head_dim) {
+      fields.Invalid("feature_size",
+                     absl::StrCat("is ", features, "; elu needs the head_dim, ", config.head_dim));
+    }
   }
-  if (elu && linear.feature_size != config.head_dim) {
-    fields.Invalid("feature_size", absl::StrCat("is ", linear.feature_size,
-                                                "; elu needs the head_dim, ", config.head_dim));
+  const bool codebook = linear.feature_map == FeatureMapKind::kCodebook;
+  linear.rope_features = fields.Bool("rope_features", !codebook);
+  if (fields.Has("sink_position")) {
+    linear.sink_position = fields.Integer("sink_position", 0, int64_t{1} << 40);
+  }
+  // Neither applies where the window's softmax is the denominator, nor to the codebook.
+  bool windows = config.linear_cross_layers() == 0;
+  for (int i = 0; i < config.layers; ++i) {
+    if (config.layer_types[i] == LayerType::kLinearAttention) windows &= linear.sizes(i).window > 0;
+  }
+  if (codebook || windows) {
+    linear.query_scale = static_cast<float>(fields.Number("query_scale", -1e6, 1e6));
+    return linear;
   }
   const std::string normalizer = fields.String("normalizer");
   if (normalizer == "add") {
@@ -88,10 +191,6 @@ LinearAttentionConfig ReadLinearAttention(JsonFields& fields, const ModelConfig&
   }
   linear.eps = static_cast<float>(fields.Number("eps", 1e-30, 1e6));
   linear.query_scale = static_cast<float>(fields.Number("query_scale", -1e6, 1e6));
-  if (int64_t{config.kv_heads} * linear.feature_size * (config.head_dim + 1) > kMaxStateFloats) {
-    fields.Invalid("feature_size", absl::StrCat("makes a layer's state larger than ",
-                                                kMaxStateFloats, " floats a session"));
-  }
   return linear;
 }
 

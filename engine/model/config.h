@@ -15,12 +15,34 @@ namespace t2r {
 enum class Architecture : uint8_t { kLlama, kGpt2, kMarian };
 enum class LayerType : uint8_t { kLinearAttention, kFullAttention };
 
+// Sizes of one linear layer (engine/ops/windowed_attention.h).
+struct LinearSizes {
+  int features = 0;  // M
+  int window = 0;    // w; 0: none
+  int sinks = 0;     // n
+  int fold = 1;      // C
+
+  friend bool operator==(const LinearSizes&, const LinearSizes&) = default;
+};
+
 struct LinearAttentionConfig {
   FeatureMapKind feature_map = FeatureMapKind::kT2r;
-  int feature_size = 0;  // k
+  int feature_size = 0;  // k; where layers differ, the largest
+  // Of causal attention; where layers differ, the largest.
+  int window = 0, sinks = 0, fold = 1;
+  std::vector<LinearSizes> layers;       // where layers differ: of each, else empty
+  bool rope_features = true;             // the map sees q and k after their rotation
+  std::optional<int64_t> sink_position;  // P
   Normalizer normalizer = Normalizer::kClamp;
   float eps = 1e-2F;
   float query_scale = 1.0F;
+
+  // Of a decoder layer's causal attention, or of its cross attention, which has no window.
+  LinearSizes sizes(int layer, bool cross = false) const {
+    LinearSizes of{feature_size, window, sinks, fold};
+    if (!layers.empty()) of = layers[static_cast<size_t>(layer)];
+    return cross ? LinearSizes{of.features, 0, 0, 1} : of;
+  }
 };
 
 // Llama 3's frequency-dependent RoPE scaling (`rope_type: llama3`), or linear scaling (factor

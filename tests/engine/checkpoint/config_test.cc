@@ -163,6 +163,71 @@ TEST(ConfigTest, LinearAttentionKeys) {
                 "query_scale is missing");
 }
 
+TEST(ConfigTest, WindowsAndCodebooks) {
+  const ModelConfig config = Parsed(Linear(
+      R"("feature_map": "codebook", "feature_size": 64, "window": 32, "sinks": 1, "fold": 4,)"
+      R"("query_scale": 0.5, "sink_position": 40)"));
+  const LinearAttentionConfig& linear = *config.linear_attention;
+  EXPECT_EQ(linear.feature_map, FeatureMapKind::kCodebook);
+  EXPECT_FALSE(linear.rope_features);  // the codebook's own way
+  EXPECT_EQ(linear.sink_position, 40);
+  EXPECT_TRUE(linear.layers.empty());
+  const LinearSizes sizes = linear.sizes(0);
+  EXPECT_EQ(sizes.features, 64);
+  EXPECT_EQ(sizes.window, 32);
+  EXPECT_EQ(sizes.sinks, 1);
+  EXPECT_EQ(sizes.fold, 4);
+  EXPECT_EQ(linear.sizes(0, /*cross=*/true).window, 0);
+  EXPECT_EQ(linear.sizes(0, /*cross=*/true).features, 64);
+
+  // The window alone needs no features, and a window makes normalizer and eps needless.
+  const ModelConfig none =
+      Parsed(Linear(R"("feature_map": "none", "window": 8, "query_scale": 1)"));
+  EXPECT_EQ(none.linear_attention->feature_size, 0);
+  EXPECT_TRUE(none.linear_attention->rope_features);
+  EXPECT_FALSE(none.linear_attention->sink_position.has_value());
+  Parsed(Linear(R"("feature_map": "t2r", "feature_size": 4, "window": 8, "query_scale": 1)"));
+  ExpectInvalid(Linear(R"("feature_map": "t2r", "feature_size": 4, "query_scale": 1)"),
+                "normalizer is missing");
+  ExpectInvalid(Linear(R"("feature_map": "none", "query_scale": 1)"), "needs a window");
+  ExpectInvalid(Linear(R"("feature_map": "codebook", "feature_size": 4, "sinks": 1,)"
+                       R"("query_scale": 1)"),
+                "sinks needs a window");
+  ExpectInvalid(Linear(R"("feature_map": "codebook", "window": 8, "query_scale": 1)"),
+                "feature_size is missing");
+  ExpectInvalid(Linear(R"("feature_map": "none", "window": 8, "fold": 0, "query_scale": 1)"),
+                "fold is 0");
+  ExpectInvalid(Linear(R"("feature_map": "none", "window": 8, "query_scale": 1,)"
+                       R"("sink_position": -1)"),
+                "sink_position");
+}
+
+TEST(ConfigTest, SizesByLayer) {
+  const auto three = [](const std::string& sizes) {
+    return Llama(R"("num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention",)"
+                 R"("linear_attention"], "linear_attention": {"feature_map": "codebook",)"
+                 R"("query_scale": 1, )" +
+                 sizes + "}");
+  };
+  const ModelConfig config =
+      Parsed(three(R"("feature_size": [16, 0, 64], "window": [8, 0, 4], "sinks": 2)"));
+  const LinearAttentionConfig& linear = *config.linear_attention;
+  ASSERT_EQ(linear.layers.size(), 3U);
+  EXPECT_EQ(linear.sizes(0).features, 16);
+  EXPECT_EQ(linear.sizes(2).features, 64);
+  EXPECT_EQ(linear.sizes(2).window, 4);
+  EXPECT_EQ(linear.sizes(2).sinks, 2);
+  EXPECT_EQ(linear.feature_size, 64);
+  EXPECT_EQ(linear.window, 8);
+  // Full layers' entries do not make layers differ.
+  EXPECT_TRUE(Parsed(three(R"("feature_size": [16, 8, 16], "window": 8)"))
+                  .linear_attention->layers.empty());
+  ExpectInvalid(three(R"("feature_size": [16, 16], "window": 8)"), "each of the 3 layers");
+  ExpectInvalid(three(R"("feature_size": [16, 16, -1], "window": 8)"), "feature_size[2]");
+  ExpectInvalid(three(R"("feature_size": [16, 16, 1.5], "window": 8)"), "feature_size[2]");
+  ExpectInvalid(three(R"("feature_size": 16, "window": [8, 8, 0], "sinks": 1)"), "needs a window");
+}
+
 TEST(ConfigTest, EndTokensAndTemperatureOfBothFiles) {
   ModelConfig config = Parsed(Llama(R"("eos_token_id": 2, "bos_token_id": 1)"),
                               R"({"eos_token_id": [2, 7, 99], "temperature": 0.6})");
