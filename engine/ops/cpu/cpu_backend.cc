@@ -26,6 +26,7 @@ CpuBackend::CpuBackend(int threads)
       gemm_(ChooseGemmKernels()),
       row_(ChooseRowKernels()),
       linear_attention_(ChooseLinearAttentionKernels()),
+      windowed_attention_(ChooseWindowedAttentionKernels()),
       full_attention_(ChooseFullAttentionKernels()),
       scratch_(threads) {
   ReserveScratch(kGemmScratchFloats);

@@ -68,6 +68,10 @@ class CpuBackend : public Backend {
   // fn(row) for every row, in chunks worth a thread's while; row_cost in nanoseconds, roughly.
   template <typename Fn>
   void ForRows(int64_t rows, double row_cost, const Fn& fn);
+  // fn(segment, group, worker) for every segment of the batch and group, row_cost nanoseconds a
+  // row.
+  template <typename Fn>
+  void ForSegmentGroups(const Batch& batch, int groups, double row_cost, const Fn& fn);
   // The new rows' keys and values into the segments' pages.
   void AppendToPages(const Batch& batch, const FullAttentionArgs& args);
   // The rows' outputs from what is in the pages.
@@ -80,6 +84,7 @@ class CpuBackend : public Backend {
   const GemmKernels& gemm_;
   const RowKernels& row_;
   const LinearAttentionKernels& linear_attention_;
+  const WindowedAttentionKernels& windowed_attention_;
   const FullAttentionKernels& full_attention_;
   std::vector<Buffer> scratch_;  // one a worker
   // Of this step's batch: for each segment, the row blocks of full attention before it; and in all.

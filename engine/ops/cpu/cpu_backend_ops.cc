@@ -61,20 +61,14 @@ void CpuBackend::MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMode
   });
 }
 
-void CpuBackend::LinearAttention(const Batch& batch, const LinearAttentionArgs& args) {
-  assert(args.heads % args.groups == 0);
-  ReserveScratch(linear_attention_.scratch_floats(args));
-  const auto segments = static_cast<int64_t>(batch.segments.size());
+template <typename Fn>
+void CpuBackend::ForSegmentGroups(const Batch& batch, int groups, double row_cost, const Fn& fn) {
   int64_t longest = 0;
   for (const Segment& segment : batch.segments) {
     longest = std::max<int64_t>(longest, segment.rows);
   }
-  const double floats = static_cast<double>(args.map.features) * args.head_dim;
-  // Each float of S takes two operations to update and two a head to read; features cost the like.
-  const int uses = 1 + args.heads / args.groups;
-  const double row_cost = 100 + floats * 4 * uses / kFlopsPerNanosecond;
-  const int64_t pairs = segments * args.groups;
-  const double cost = row_cost * static_cast<double>(batch.rows() * args.groups);
+  const int64_t pairs = static_cast<int64_t>(batch.segments.size()) * groups;
+  const double cost = row_cost * static_cast<double>(batch.rows() * groups);
   // Short segments are gathered into tasks worth claiming; a long one is a task of its own.
   int64_t chunk = 1;
   if (longest <= 4) {
@@ -83,14 +77,38 @@ void CpuBackend::LinearAttention(const Batch& batch, const LinearAttentionArgs& 
   }
   ForTasks(DivideUp(pairs, chunk), cost, [&](int64_t task, int worker) {
     for (int64_t i = task * chunk; i < std::min((task + 1) * chunk, pairs); ++i) {
-      linear_attention_.run(args, batch.segments[i / args.groups],
-                            static_cast<int>(i % args.groups), Scratch(worker));
+      fn(batch.segments[i / groups], static_cast<int>(i % groups), worker);
     }
   });
 }
 
-void CpuBackend::WindowedAttention(const Batch&, const WindowedAttentionArgs&) {
-  throw DeviceError("windowed attention is not supported");
+void CpuBackend::LinearAttention(const Batch& batch, const LinearAttentionArgs& args) {
+  assert(args.heads % args.groups == 0);
+  ReserveScratch(linear_attention_.scratch_floats(args));
+  const double floats = static_cast<double>(args.map.features) * args.head_dim;
+  // Each float of S takes two operations to update and two a head to read; features cost the like.
+  const int uses = 1 + args.heads / args.groups;
+  ForSegmentGroups(batch, args.groups, 100 + floats * 4 * uses / kFlopsPerNanosecond,
+                   [&](const Segment& segment, int group, int worker) {
+                     linear_attention_.run(args, segment, group, Scratch(worker));
+                   });
+}
+
+void CpuBackend::WindowedAttention(const Batch& batch, const WindowedAttentionArgs& args) {
+  assert(args.heads % args.groups == 0 && args.fold >= 1);
+  assert(args.window > 0 || args.map.kind == FeatureMapKind::kCodebook);
+  assert(args.window == 0 || args.mode == LinearAttentionMode::kCausal);
+  ReserveScratch(windowed_attention_.scratch_floats(args));
+  const int num_queries_per_kv = args.heads / args.groups;
+  const double dim = args.head_dim;
+  // A key near by and a centroid take 4 d operations a head, a folded key 4 M d a group.
+  const double flops = 4 * dim *
+                       (static_cast<double>(args.ring() + args.sinks) * num_queries_per_kv +
+                        static_cast<double>(args.map.features) * (num_queries_per_kv + 1));
+  ForSegmentGroups(batch, args.groups, 100 + flops / kFlopsPerNanosecond,
+                   [&](const Segment& segment, int group, int worker) {
+                     windowed_attention_.run(args, segment, group, Scratch(worker));
+                   });
 }
 
 void CpuBackend::AppendToPages(const Batch& batch, const FullAttentionArgs& args) {

@@ -90,18 +90,17 @@ HWY_INLINE void Softmax(const float* u, float sign, int64_t n, float* out) {
 }
 
 // Floats of scratch that ComputeFeatures needs.
-inline int64_t FeatureScratchFloats(const LinearAttentionArgs& args) {
-  return RoundUpToLanes(args.head_dim) + RoundUpToLanes(args.map.projected_features()) + 16;
+inline int64_t FeatureScratchFloats(const FeatureMap& map, int head_dim) {
+  return RoundUpToLanes(head_dim) + RoundUpToLanes(map.projected_features()) + 16;
 }
 
-// φ of one vector x of head_dim values (projected_features when folded) into phi [features].
-HWY_INLINE void ComputeFeatures(const LinearAttentionArgs& args, int group, bool query,
+// φ of one vector x of n = head_dim values (projected_features when folded) into phi [features],
+// with a map of linear_attention.h.
+HWY_INLINE void ComputeFeatures(const FeatureMap& map, int64_t n, int group, bool query,
                                 const float* x, float* phi, float* scratch) {
   const DF d;
-  const FeatureMap& map = args.map;
   const int64_t k = map.features;
   const int64_t p = map.projected_features();
-  const int64_t n = args.head_dim;
   const VF scale = hn::Set(d, query && !map.folded ? map.query_scale : 1.0F);
   if (map.kind == FeatureMapKind::kElu) {
     ForVectors(k, [&](int64_t i, auto io) HWY_ATTR {

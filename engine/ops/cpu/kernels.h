@@ -8,6 +8,7 @@
 #include "engine/ops/batch.h"
 #include "engine/ops/full_attention.h"
 #include "engine/ops/linear_attention.h"
+#include "engine/ops/windowed_attention.h"
 
 namespace t2r {
 
@@ -76,6 +77,16 @@ struct LinearAttentionKernels {
 };
 
 const LinearAttentionKernels& ChooseLinearAttentionKernels();
+
+struct WindowedAttentionKernels {
+  // Floats of scratch one task needs.
+  int64_t (*scratch_floats)(const WindowedAttentionArgs& args) = nullptr;
+  // All rows of one segment, in order, for one group.
+  void (*run)(const WindowedAttentionArgs& args, const Segment& segment, int group,
+              float* scratch) = nullptr;
+};
+
+const WindowedAttentionKernels& ChooseWindowedAttentionKernels();
 
 // Rows of a segment that one attention task takes, so that a page is read once for all of them.
 inline constexpr int kAttentionRows = 16;

@@ -82,7 +82,8 @@ void UpdateAndReadHeads(int heads, const float* phi_k, const float* phi_q, int64
 int64_t ScratchFloats(const LinearAttentionArgs& args) {
   const int64_t num_queries_per_kv = args.heads / args.groups;
   return (num_queries_per_kv + 1) * RoundUpToLanes(args.map.features) +
-         num_queries_per_kv * RoundUpToLanes(args.head_dim) + FeatureScratchFloats(args);
+         num_queries_per_kv * RoundUpToLanes(args.head_dim) +
+         FeatureScratchFloats(args.map, args.head_dim);
 }
 
 void Run(const LinearAttentionArgs& args, const Segment& segment, int group, float* scratch) {
@@ -104,19 +105,29 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
   float* s = slot + group * k * n;
   float* z = slot + (args.groups * n + group) * k;
 
+  const float keep = args.log_decay == nullptr ? 1.0F : std::exp(args.log_decay[group]);
+  const auto decay = [&](float* x, int64_t count) {
+    ForVectors(count, [&](int64_t i, auto io)
+                          HWY_ATTR { io.Store(hn::Mul(io.Load(x + i), hn::Set(d, keep)), x + i); });
+  };
+
   // A decoding session's state lies in memory: it comes while the features are computed.
   for (int64_t i = 0; i < k * n; i += 16) hwy::Prefetch(s + i);
   for (int64_t t = segment.first_row; t < segment.first_row + segment.rows; ++t) {
     const int64_t first_head = static_cast<int64_t>(group) * num_queries_per_kv;
     if (update) {
-      ComputeFeatures(args, group, false, args.k.f32_row(t) + group * width, phi_k,
+      if (keep != 1) {
+        decay(s, k * n);
+        decay(z, k);
+      }
+      ComputeFeatures(args.map, n, group, false, args.k.f32_row(t) + group * width, phi_k,
                       feature_scratch);
       ForVectors(k, [&](int64_t i, auto io)
                         HWY_ATTR { io.Store(hn::Add(io.Load(z + i), io.Load(phi_k + i)), z + i); });
     }
     if (read) {
       for (int h = 0; h < num_queries_per_kv; ++h) {
-        ComputeFeatures(args, group, true, args.q.f32_row(t) + (first_head + h) * width,
+        ComputeFeatures(args.map, n, group, true, args.q.f32_row(t) + (first_head + h) * width,
                         phi_q + h * phi_stride, feature_scratch);
       }
     }

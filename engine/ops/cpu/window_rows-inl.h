@@ -1,0 +1,198 @@
+// Scores and weighted sums over the rows of a window or of S, for one to four heads at once. Rows
+// are float32 or bfloat16. Included once an instruction set.
+#if defined(T2R_ENGINE_OPS_CPU_WINDOW_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef T2R_ENGINE_OPS_CPU_WINDOW_ROWS_INL_H_
+#undef T2R_ENGINE_OPS_CPU_WINDOW_ROWS_INL_H_
+#else
+#define T2R_ENGINE_OPS_CPU_WINDOW_ROWS_INL_H_
+#endif
+
+#include <cstdint>
+
+#include "engine/ops/cpu/simd-inl.h"
+#include "engine/ops/dtype.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace t2r {
+namespace HWY_NAMESPACE {
+
+// Heads that share a pass over keys, values and centroids.
+inline constexpr int kHeads = 4;
+// Vectors of scores of each head that are summed side by side: as many as the registers hold.
+inline constexpr int kScoreVectors = kLanes >= 16 ? 5 : 2;
+
+// ---- Elements: float, or bfloat16 as uint16_t ----
+
+template <class D>
+HWY_INLINE hn::Vec<D> LoadElements(D d, const float* p) {
+  return hn::LoadU(d, p);
+}
+template <class D>
+HWY_INLINE hn::Vec<D> LoadElements(D d, const uint16_t* p) {
+  const hn::Rebind<uint16_t, D> narrow;
+  const hn::Rebind<uint32_t, D> wide;
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(wide, hn::LoadU(narrow, p))));
+}
+inline float FromElement(float x) { return x; }
+inline float FromElement(uint16_t x) { return BFloat16ToFloat(x); }
+template <typename Element>
+Element ToElement(float x) {
+  if constexpr (sizeof(Element) == sizeof(float)) {
+    return x;
+  } else {
+    return FloatToBFloat16(x);
+  }
+}
+
+// Calls fn.template operator()<H>() for H = heads, 1 to kHeads.
+template <typename Fn>
+HWY_INLINE void ForHeads(int heads, const Fn& fn) {
+  switch (heads) {
+    case 1:
+      return fn.template operator()<1>();
+    case 2:
+      return fn.template operator()<2>();
+    case 3:
+      return fn.template operator()<3>();
+    default:
+      return fn.template operator()<4>();
+  }
+}
+
+// ---- Scores ----
+
+// scores[h][c] = q_h · k_c for V vectors of columns of a block [dim, width] of keys.
+template <typename Element, int H, int V>
+HWY_INLINE void ScoreVectors(const float* HWY_RESTRICT q, int64_t q_stride,
+                             const Element* HWY_RESTRICT keys, int64_t width, int64_t dim,
+                             float* HWY_RESTRICT scores, int64_t score_stride) {
+  const DF d;
+  VF sum[H * V];
+#pragma GCC unroll 32
+  for (int i = 0; i < H * V; ++i) sum[i] = hn::Zero(d);
+  for (int64_t i = 0; i < dim; ++i) {
+    VF key[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) key[v] = LoadElements(d, keys + i * width + v * kLanes);
+#pragma GCC unroll 8
+    for (int h = 0; h < H; ++h) {
+      const VF value = hn::Set(d, q[h * q_stride + i]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[h * V + v] = hn::MulAdd(value, key[v], sum[h * V + v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int h = 0; h < H; ++h) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      hn::StoreU(sum[h * V + v], d, scores + h * score_stride + v * kLanes);
+    }
+  }
+}
+
+// The scores of all columns of a block, in whole vectors: reads and writes up to a vector, less one
+// element, beyond it.
+template <typename Element, int H>
+HWY_INLINE void ScoreBlock(const float* q, int64_t q_stride, const Element* keys, int64_t width,
+                           int64_t dim, float* scores, int64_t score_stride) {
+  const int64_t end = RoundUpToLanes(width);
+  for (int64_t c = 0; c < end;) {
+    const int64_t rest = (end - c) / kLanes;
+    const auto run = [&]<int V>() HWY_ATTR {
+      ScoreVectors<Element, H, V>(q, q_stride, keys + c, width, dim, scores + c, score_stride);
+      c += V * kLanes;
+    };
+    if (rest >= kScoreVectors) {
+      run.template operator()<kScoreVectors>();
+    } else if (rest >= 3) {
+      run.template operator()<std::min(3, kScoreVectors)>();
+    } else if (rest == 2) {
+      run.template operator()<2>();
+    } else {
+      run.template operator()<1>();
+    }
+  }
+}
+
+// ---- Weighted sums ----
+
+// y_h += Σ_r weights[h][r] rows[r] for V vectors of a row. Where there are few sums, rows go to
+// several in turn, so that one does not wait for the other.
+template <class D, int V, int H, typename Element>
+HWY_INLINE void WeightedVectors(D d, const float* HWY_RESTRICT weights, int64_t weight_stride,
+                                const Element* HWY_RESTRICT rows, int64_t count, int64_t stride,
+                                float* HWY_RESTRICT y, int64_t y_stride) {
+  constexpr int kLanesOfD = static_cast<int>(hn::MaxLanes(D()));
+  constexpr int kTurns = H * V >= 8 ? 1 : H * V >= 4 ? 2 : 4;
+  hn::Vec<D> sum[kTurns * H * V];
+#pragma GCC unroll 32
+  for (int i = 0; i < kTurns * H * V; ++i) sum[i] = hn::Zero(d);
+  const auto take = [&](int64_t r, int turn) HWY_ATTR {
+    hn::Vec<D> row[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) row[v] = LoadElements(d, rows + r * stride + v * kLanesOfD);
+#pragma GCC unroll 8
+    for (int h = 0; h < H; ++h) {
+      const auto weight = hn::Set(d, weights[h * weight_stride + r]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        auto& s = sum[(turn * H + h) * V + v];
+        s = hn::MulAdd(weight, row[v], s);
+      }
+    }
+  };
+  int64_t r = 0;
+  for (; r + kTurns <= count; r += kTurns) {
+#pragma GCC unroll 4
+    for (int turn = 0; turn < kTurns; ++turn) take(r + turn, turn);
+  }
+  for (; r < count; ++r) take(r, 0);
+#pragma GCC unroll 8
+  for (int h = 0; h < H; ++h) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      auto total = hn::LoadU(d, y + h * y_stride + v * kLanesOfD);
+#pragma GCC unroll 4
+      for (int turn = 0; turn < kTurns; ++turn) {
+        total = hn::Add(total, sum[(turn * H + h) * V + v]);
+      }
+      hn::StoreU(total, d, y + h * y_stride + v * kLanesOfD);
+    }
+  }
+}
+
+// The same for whole rows of `dim` elements; reads nothing beyond them.
+template <typename Element>
+HWY_INLINE void WeightedRows(int heads, const float* weights, int64_t weight_stride,
+                             const Element* rows, int64_t count, int64_t dim, float* y,
+                             int64_t y_stride) {
+  constexpr int kVectors = kLanes >= 16 ? 4 : 2;
+  ForHeads(heads, [&]<int H>() HWY_ATTR {
+    for (int64_t j = 0; j < dim;) {
+      const int64_t rest = dim - j;
+      const auto run = [&]<class D, int V>(D d) HWY_ATTR {
+        WeightedVectors<D, V, H>(d, weights, weight_stride, rows + j, count, dim, y + j, y_stride);
+        j += V * static_cast<int64_t>(hn::MaxLanes(D()));
+      };
+      if (rest >= kVectors * kLanes) {
+        run.template operator()<DF, kVectors>(DF());
+      } else if (rest >= kLanes) {
+        run.template operator()<DF, 1>(DF());
+      } else if (rest >= 8) {
+        using Eight = hn::CappedTag<float, 8>;
+        run.template operator()<Eight, 1>(Eight());
+      } else if (rest >= 4) {
+        using Four = hn::CappedTag<float, 4>;
+        run.template operator()<Four, 1>(Four());
+      } else {
+        using One = hn::CappedTag<float, 1>;
+        run.template operator()<One, 1>(One());
+      }
+    }
+  });
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace t2r
+HWY_AFTER_NAMESPACE();
+#endif
