@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "engine/engine.h"
 #include "engine/ops/tensor.h"
+#include "flags/help.h"
 
 namespace {
 
@@ -22,8 +22,7 @@ using Clock = std::chrono::steady_clock;
 
 struct Options {
   std::string model;
-  std::string dtype = "auto";
-  int threads = 0;
+  t2r::EngineOptions engine;  // backend, dtype and threads
   std::vector<int> sessions = {1, 8, 32, 64};
   std::vector<int64_t> contexts = {128};
   int steps = 32;
@@ -127,9 +126,7 @@ void Run(const Options& options) {
       options.contexts.back() + static_cast<int64_t>(options.sessions.size()) *
                                     static_cast<int64_t>(options.contexts.size()) *
                                     (options.steps + kWarmUpSteps);
-  t2r::EngineOptions engine_options;
-  engine_options.threads = options.threads;
-  engine_options.dtype = options.dtype;
+  t2r::EngineOptions engine_options = options.engine;
   engine_options.max_sessions = most;
   engine_options.max_step_tokens = std::max<int64_t>(options.chunk, most);
   const auto config = t2r::LoadModelConfig(options.model);
@@ -168,20 +165,28 @@ int main(int argc, char** argv) {
   Options options;
   CLI::App app("Decode speed of the engine alone, at several contexts and numbers of sessions.",
                "t2r-bench-decode");
-  app.option_defaults()->always_capture_default();
-  app.add_option("--model", options.model, "Model directory")->required();
+  t2r::flags::Describe(&app);
+  app.add_option("--model", options.model, "Model directory")->type_name("DIR")->required();
   app.add_option("--sessions", options.sessions, "Sessions that decode together; a row each")
       ->delimiter(',')
-      ->check(CLI::Range(1, 1 << 16));
+      ->type_name("N,N,...")
+      ->check(t2r::flags::Range(1, t2r::kMaxSessions));
   app.add_option("--context", options.contexts, "Tokens a session holds before; ascending")
       ->delimiter(',')
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 32));
-  app.add_option("--steps", options.steps, "Steps a row")->check(CLI::Range(1, 1 << 20));
-  app.add_option("--threads", options.threads, "0: one a core")->check(CLI::Range(0, 1024));
-  app.add_option("--dtype", options.dtype, "auto, float32 or bfloat16");
-  app.add_option("--temperature", options.temperature, "0: greedy")->check(CLI::Range(0.0, 100.0));
+      ->type_name("N,N,...")
+      ->check(t2r::flags::Range(int64_t{1}, int64_t{1} << 32));
+  app.add_option("--steps", options.steps, "Steps a row")->check(t2r::flags::Range(1, 1 << 20));
+  app.add_option("--threads", options.engine.threads, "Engine threads; 0: one a core")
+      ->check(t2r::flags::Range(0, 1024));
+  t2r::flags::OneOf(app.add_option("--dtype", options.engine.dtype, "Weights; auto: as the files"),
+                    {"auto", "float32", "bfloat16"});
+  t2r::flags::OneOf(
+      app.add_option("--backend", options.engine.backend, "auto: cuda where a device can start"),
+      {"auto", "cpu", "cuda"});
+  app.add_option("--temperature", options.temperature, "0: greedy")
+      ->check(t2r::flags::Range(0.0, 100.0));
   app.add_option("--chunk", options.chunk, "Prompt tokens a step")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 16));
+      ->check(t2r::flags::Range(int64_t{1}, t2r::kMaxStepTokens));
   CLI11_PARSE(app, argc, argv);
   if (!std::is_sorted(options.contexts.begin(), options.contexts.end())) {
     std::cerr << "t2r-bench-decode: --context must ascend\n";

@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "bench/cost.h"
 #include "bench/peaks.h"
 #include "engine/engine.h"
+#include "flags/help.h"
 
 namespace {
 
@@ -47,15 +47,18 @@ int main(int argc, char** argv) {
   CLI::App app(
       "Measures the machine's peaks; with --model, the fastest decoding they allow, in tokens/s.",
       "t2r-bench-peaks");
-  app.option_defaults()->always_capture_default();
-  app.add_option("--threads", threads, "0: one a core")->check(CLI::Range(0, 1024));
-  app.add_option("--model", model, "Model directory (only its config.json is read)");
+  t2r::flags::Describe(&app);
+  app.add_option("--threads", threads, "0: one a core")->check(t2r::flags::Range(0, 1024));
+  app.add_option("--model", model, "Model directory (only its config.json is read)")
+      ->type_name("DIR");
   app.add_option("--sessions", sessions, "With --model: sessions that decode together")
       ->delimiter(',')
-      ->check(CLI::Range(1, 1 << 20));
+      ->type_name("N,N,...")
+      ->check(t2r::flags::Range(1, 1 << 20));
   app.add_option("--context", contexts, "With --model: positions before the token")
       ->delimiter(',')
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+      ->type_name("N,N,...")
+      ->check(t2r::flags::Range(int64_t{0}, int64_t{1} << 40));
   app.add_flag("--json", json, "One JSON object instead of a table");
   CLI11_PARSE(app, argc, argv);
 

@@ -2,8 +2,7 @@
 #include <iostream>
 #include <string>
 
-#include "CLI/CLI.hpp"
-#include "absl/strings/str_join.h"
+#include "flags/help.h"
 #include "testing/random_model.h"
 
 int main(int argc, char** argv) {
@@ -12,17 +11,20 @@ int main(int argc, char** argv) {
   std::string dtype = "bfloat16";
   CLI::App app("Writes a model directory of a well-known shape with random weights.",
                "t2r-random-model");
-  app.option_defaults()->always_capture_default();
-  app.add_option("--shape", options.shape, absl::StrJoin(t2r::bench::ShapeNames(), ", "));
-  app.add_option("--feature-map", options.feature_map,
-                 "t2r, elu, rfa, hedgehog, or none (softmax)");
-  app.add_option("--feature-size", options.feature_size, "Features a head (k)");
+  t2r::flags::Describe(&app);
+  t2r::flags::OneOf(app.add_option("--shape", options.shape, "Of which model"),
+                    t2r::bench::ShapeNames());
+  app.add_option("--feature-map", options.feature_map, "none: softmax attention")
+      ->type_name("t2r|elu|rfa|hedgehog|none");
+  app.add_option("--feature-size", options.feature_size, "Features a head (k)")
+      ->check(t2r::flags::AtLeast(1));
   app.add_option("--keep-full", options.keep_full, "Layers that stay softmax, counted from 0")
-      ->delimiter(',');
-  app.add_option("--dtype", dtype, "Of the file's tensors")
-      ->check(CLI::IsMember({"float32", "bfloat16"}));
+      ->delimiter(',')
+      ->type_name("N,N,...");
+  t2r::flags::OneOf(app.add_option("--dtype", dtype, "Of the file's tensors"),
+                    {"float32", "bfloat16"});
   app.add_option("--seed", options.seed, "The same options give the same bytes");
-  app.add_option("--out", out, "The directory to write")->required();
+  app.add_option("--out", out, "The directory to write")->type_name("DIR")->required();
   CLI11_PARSE(app, argc, argv);
   options.dtype = dtype == "float32" ? t2r::DType::kFloat32 : t2r::DType::kBFloat16;
   if (const absl::Status status = t2r::bench::WriteRandomModel(options, out); !status.ok()) {

@@ -29,7 +29,7 @@ def server(build_dir, model, *flags):
     with tempfile.TemporaryDirectory() as directory:
         log = pathlib.Path(directory) / "server.log"
         command = [build_dir / "t2r-server", "--model", model, "--listen", "127.0.0.1:0",
-                   "--admin", "127.0.0.1:0", *flags]
+                   "--admin", "127.0.0.1:0", "--backend", "cpu", *flags]
         with open(log, "w", encoding="utf-8") as file:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
         try:

@@ -160,9 +160,7 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
   }
   try {
     auto engine = Build(*std::move(config), *std::move(files), std::move(backend), options);
-    if (!note.empty()) {
-      engine->warnings.push_back(absl::StrCat("the CPU computes, since no device can: ", note));
-    }
+    engine->backend_note = std::move(note);
     return engine;
   } catch (const ModelError& error) {
     return absl::InvalidArgumentError(absl::StrCat(directory, ": ", error.what()));

@@ -23,13 +23,13 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& config_json,
                                              const std::string& generation_config_json);
 
 struct EngineOptions {
-  std::string backend = "cpu";    // auto, cpu or cuda
-  int threads = 0;                // 0: one a core
-  bool batch_invariant = true;    // as in BackendOptions
-  std::string dtype = "auto";     // auto (as the files), float32, bfloat16
-  int max_sessions = 64;          // slots; 0: as many as PlanMemory finds room for
-  int64_t max_step_tokens = 256;  // rows of one step; 0 as in PlanOptions
-  int64_t prompt_chunk = 128;     // prompt tokens of one step
+  std::string backend = BackendOptions().name;
+  int threads = 0;                             // 0: one a core
+  bool batch_invariant = true;                 // as in BackendOptions
+  std::string dtype = "auto";                  // auto (as the files), float32, bfloat16
+  int max_sessions = 0;                        // slots; 0: as many as PlanMemory finds room for
+  int64_t max_step_tokens = 0;                 // rows of one step; 0 as in PlanOptions
+  int64_t prompt_chunk = kDefaultPromptChunk;  // prompt tokens of one step
   int64_t max_context = 0;     // positions of a session in models with full layers; 0: the model's
   int64_t kv_cache_bytes = 0;  // as in PlanOptions
 };
@@ -39,6 +39,7 @@ struct Engine {
   ModelConfig config;
   std::unique_ptr<Executor> executor;
   std::string backend_description;
+  std::string backend_note;  // what the backend auto took and why; empty where one was named
   std::string weight_dtype;
   MemoryPlan memory;
   std::vector<std::string> warnings;  // unused tensors and the like, a line each

@@ -98,10 +98,7 @@ int RunServer(const ServerOptions& options) {
   StartSignalThread(events);
 
   Metrics metrics;
-  GrpcServerOptions grpc_options;
-  grpc_options.address = options.listen;
-  grpc_options.max_request_bytes = options.max_request_bytes;
-  absl::StatusOr<std::unique_ptr<GrpcServer>> grpc = GrpcServer::Start(grpc_options, metrics);
+  absl::StatusOr<std::unique_ptr<GrpcServer>> grpc = GrpcServer::Start(options.grpc, metrics);
   if (!grpc.ok()) {
     PrintError(absl::UnavailableError(absl::StrCat("--listen: ", grpc.status().message())));
     return 1;
@@ -140,6 +137,9 @@ int RunServer(const ServerOptions& options) {
   for (const std::string& warning : model->engine->warnings) {
     std::fprintf(stderr, "t2r-server: warning: %s\n", warning.c_str());
   }
+  if (!model->engine->backend_note.empty()) {
+    Print(absl::StrCat("backend: ", model->engine->backend_note));
+  }
   server.SetModel(model.get());
   Print(ToTable(model->engine->memory));
   Print(ReadyLine(model->info));
@@ -147,7 +147,7 @@ int RunServer(const ServerOptions& options) {
   events->WaitForSignal();
   Print("server: draining");
   server.StopTaking();
-  model->scheduler->Drain(absl::Now() + absl::Seconds(options.drain_seconds));
+  model->scheduler->Drain(absl::Now() + options.drain_timeout);
   server.Shutdown(kLastWrites);
   model->scheduler.reset();  // its last events go to the server's context
   Print("server: stopped");

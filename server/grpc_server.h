@@ -8,19 +8,10 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/metrics.h"
-#include "server/outbox.h"
+#include "server/options.h"
 #include "server/served_model.h"
 
 namespace t2r::server {
-
-struct GrpcServerOptions {
-  std::string address = "127.0.0.1:0";  // HOST:PORT; port 0 takes a free one
-  int64_t max_request_bytes = 4 << 20;  // larger messages get RESOURCE_EXHAUSTED from gRPC
-  int worker_threads = 2;               // tokenising
-  size_t max_waiting_texts = 256;       // Tokenize and Detokenize calls that may wait for them
-  OutboxLimits outbox;                  // of each Generate stream
-  absl::Duration stall_grace = absl::Seconds(10);  // see CallContext
-};
 
 // Listens from Start on, answering UNAVAILABLE until SetModel.
 //

@@ -4,7 +4,9 @@
 #include <limits>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
 #include "engine/executor/memory_plan.h"
+#include "flags/help.h"
 
 namespace t2r::server {
 namespace {
@@ -32,59 +34,82 @@ std::string AutoOrCount(std::string& text) {
   }
   int count = 0;
   if (CLI::detail::lexical_cast(text, count) && count >= 1 && count <= kMaxSessions) return "";
-  return "'" + text + "' is neither auto nor a number from 1 to " + std::to_string(kMaxSessions);
+  return "'" + text + "' is neither auto nor a number from 1 to " + flags::Grouped(kMaxSessions);
 }
 
-void AddFlags(CLI::App& app, ServerOptions* o) {
-  const int64_t big = std::numeric_limits<int64_t>::max() / 2;
-  app.add_option("--model", o->model, "Model directory (Hugging Face layout)")->required();
-  app.add_option("--listen", o->listen, "gRPC address HOST:PORT; port 0 takes a free one");
-  app.add_option("--admin", o->admin, "HTTP address HOST:PORT of /metrics and /healthz");
-  app.add_option("--max-sessions", o->max_sessions,
+// A time that is given in seconds.
+CLI::Option* AddSeconds(CLI::App& app, const std::string& name, absl::Duration* value,
+                        const std::string& help) {
+  return app
+      .add_option_function<double>(
+          name, [value](const double& seconds) { *value = absl::Seconds(seconds); }, help)
+      ->default_str(absl::StrCat(absl::ToDoubleSeconds(*value)))
+      ->type_name("SECONDS")
+      ->check(flags::Range(0.0, 86400.0));
+}
+
+void AddEngineFlags(CLI::App& app, EngineOptions* engine) {
+  app.add_option("--max-sessions", engine->max_sessions,
                  "Requests that run at once; auto: what fits a device's memory, up to 64 on a CPU")
       ->type_name("N|auto")
       ->default_str("auto")
-      ->transform(CLI::Validator(AutoOrCount, ""));
-  app.add_option("--threads", o->threads, "Engine threads; 0: one a core")
-      ->check(CLI::Range(0, 4096));
-  app.add_option("--dtype", o->dtype, "Weights: auto (as the files), float32 or bfloat16")
-      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));
-  app.add_option("--backend", o->backend,
-                 "What runs the model: auto (cuda where it can), cpu or cuda")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  app.add_option(
-         "--batch-invariant", o->batch_invariant,
-         "On a device: a request's results do not depend on the others; false may be faster")
-      ->type_name("BOOL");
-  app.add_option("--max-queue-requests", o->max_queue_requests, "Requests waiting for a session")
-      ->check(CLI::Range(int64_t{1}, big));
-  app.add_option("--max-queue-tokens", o->max_queue_tokens, "Prompt tokens waiting")
-      ->check(CLI::Range(int64_t{1}, big));
-  app.add_option("--max-tokens", o->max_tokens, "Generated tokens a request may ask for")
-      ->check(CLI::Range(int64_t{1}, int64_t{std::numeric_limits<uint32_t>::max()}));
-  app.add_option("--max-beams", o->max_beams,
-                 "Beams a request may ask for; each takes one of the sessions")
-      ->check(CLI::Range(1, 100));
-  app.add_option("--max-context", o->max_context,
+      ->transform(
+          flags::SaidAs(CLI::Validator(AutoOrCount, ""), "1 to " + flags::Grouped(kMaxSessions)));
+  app.add_option("--threads", engine->threads, "Engine threads; 0: one a core")
+      ->check(flags::Range(0, 4096));
+  flags::OneOf(app.add_option("--dtype", engine->dtype, "Weights: auto: as the files"),
+               {"auto", "float32", "bfloat16"});
+  flags::OneOf(app.add_option("--backend", engine->backend,
+                              "What runs the model; auto: cuda where a device can start, else cpu"),
+               {"auto", "cpu", "cuda"});
+  app.add_option("--batch-invariant", engine->batch_invariant,
+                 "On a device: a request's results do not depend on the others; false may be "
+                 "faster");
+  app.add_option("--max-context", engine->max_context,
                  "Positions of a session in models with full attention; 0: the model's own")
-      ->check(CLI::Range(int64_t{0}, big));
-  app.add_option("--kv-cache-mib", o->kv_cache_mib,
-                 "Memory for full attention's keys and values; 0: 2,048 positions a session")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
-  app.add_option("--max-step-tokens", o->max_step_tokens,
-                 "Tokens of one engine step; 0: one a session (up to 8192) + prompt chunk")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
-  app.add_option("--prompt-chunk", o->prompt_chunk,
+      ->check(flags::AtLeast(int64_t{0}));
+  app.add_option_function<int64_t>(
+         "--kv-cache-mib", [engine](const int64_t& mib) { engine->kv_cache_bytes = mib << 20; },
+         "Memory for full attention's keys and values, in MiB; 0: 2,048 positions a session")
+      ->default_str(std::to_string(engine->kv_cache_bytes >> 20))
+      ->check(flags::Range(int64_t{0}, int64_t{1} << 30));
+  app.add_option("--max-step-tokens", engine->max_step_tokens,
+                 "Tokens of one engine step; 0: one a session (up to 8,192) + prompt chunk")
+      ->check(flags::Range(int64_t{0}, kMaxStepTokens));
+  app.add_option("--prompt-chunk", engine->prompt_chunk,
                  "Prompt tokens of one engine step: what a long prompt delays others by")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
-  app.add_option("--drain-seconds", o->drain_seconds, "Time for running streams after SIGTERM")
-      ->check(CLI::Range(0.0, 86400.0));
-  app.add_option("--stall-seconds", o->stall_seconds,
-                 "Ends a stream whose client takes no token for so long; 0: never")
-      ->check(CLI::Range(0.0, 86400.0));
-  app.add_option("--max-request-bytes", o->max_request_bytes, "Size of a request message")
-      ->check(CLI::Range(int64_t{1024}, int64_t{1} << 30));
-  app.option_defaults()->always_capture_default(false);
+      ->check(flags::Range(int64_t{1}, kMaxStepTokens));
+}
+
+void AddSchedulerFlags(CLI::App& app, SchedulerOptions* scheduler) {
+  app.add_option("--max-queue-requests", scheduler->max_queue_requests,
+                 "Requests waiting for a session")
+      ->check(flags::AtLeast(int64_t{1}));
+  app.add_option("--max-queue-tokens", scheduler->max_queue_tokens, "Prompt tokens waiting")
+      ->check(flags::AtLeast(int64_t{1}));
+  app.add_option("--max-beams", scheduler->max_beams,
+                 "Beams a request may ask for; each takes one of the sessions")
+      ->check(flags::Range(1, 100));
+  AddSeconds(app, "--stall-seconds", &scheduler->stall_timeout,
+             "Ends a stream whose client takes no token for so long; 0: never");
+}
+
+void AddFlags(CLI::App& app, ServerOptions* o) {
+  app.add_option("--model", o->model, "Model directory (Hugging Face layout)")
+      ->type_name("DIR")
+      ->required();
+  app.add_option("--listen", o->grpc.address, "gRPC address; port 0 takes a free one")
+      ->type_name("HOST:PORT");
+  app.add_option("--admin", o->admin,
+                 "HTTP address of /metrics and /healthz; port 0 takes a free one")
+      ->type_name("HOST:PORT");
+  AddEngineFlags(app, &o->engine);
+  AddSchedulerFlags(app, &o->scheduler);
+  app.add_option("--max-tokens", o->max_tokens, "Generated tokens a request may ask for")
+      ->check(flags::Range(int64_t{1}, int64_t{std::numeric_limits<uint32_t>::max()}));
+  app.add_option("--max-request-bytes", o->grpc.max_request_bytes, "Size of a request message")
+      ->check(flags::Range(int64_t{1024}, int64_t{1} << 30));
+  AddSeconds(app, "--drain-seconds", &o->drain_timeout, "Time for running streams after SIGTERM");
 }
 
 // HOST:PORT with a number that fits a port; HOST may be [::1].
@@ -101,19 +126,22 @@ bool IsHostPort(const std::string& text) {
   return std::stoi(port) <= 65535 && (brackets || !more_colons);
 }
 
+// What is wrong with the options together, or "".
 std::string Check(ServerOptions* o) {
-  for (const auto& [flag, value] : {std::pair{"--listen", o->listen}, {"--admin", o->admin}}) {
+  for (const auto& [flag, value] :
+       {std::pair{"--listen", o->grpc.address}, {"--admin", o->admin}}) {
     if (!IsHostPort(value)) {
       return std::string(flag) + ": '" + value + "' is not HOST:PORT";
     }
   }
-  if (o->max_step_tokens == 0) return "";
-  if (o->max_step_tokens <= o->max_sessions) {
-    return "--max-step-tokens: " + std::to_string(o->max_step_tokens) +
-           " leaves no room for prompts beside " + std::to_string(o->max_sessions) +
+  EngineOptions& engine = o->engine;
+  if (engine.max_step_tokens == 0) return "";
+  if (engine.max_step_tokens <= engine.max_sessions) {
+    return "--max-step-tokens: " + std::to_string(engine.max_step_tokens) +
+           " leaves no room for prompts beside " + std::to_string(engine.max_sessions) +
            " decoding sessions; give at least --max-sessions + 1";
   }
-  o->prompt_chunk = std::min(o->prompt_chunk, o->max_step_tokens);
+  engine.prompt_chunk = std::min(engine.prompt_chunk, engine.max_step_tokens);
   return "";
 }
 
@@ -123,7 +151,7 @@ std::optional<int> ParseOptions(int argc, const char* const* argv, ServerOptions
                                 std::ostream& out, std::ostream& err) {
   CLI::App app(kDescription, "t2r-server");
   app.footer(kExamples);
-  app.option_defaults()->always_capture_default();
+  flags::Describe(&app);
   app.set_version_flag("--version", "t2r-server " T2R_VERSION);
   AddFlags(app, options);
   try {

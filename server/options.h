@@ -1,33 +1,39 @@
-// The command line of t2r-server.
+// The command line of t2r-server. Its flags write into the options of the parts they are meant for,
+// whose defaults stand there.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <ostream>
 #include <string>
 
+#include "absl/time/time.h"
+#include "engine/engine.h"
+#include "engine/scheduler/options.h"
+#include "server/outbox.h"
+
 namespace t2r::server {
 
+struct GrpcServerOptions {
+  std::string address = "127.0.0.1:50051";  // HOST:PORT; port 0 takes a free one
+  int64_t max_request_bytes = 4 << 20;      // larger messages get RESOURCE_EXHAUSTED from gRPC
+  int worker_threads = 2;                   // tokenising
+  size_t max_waiting_texts = 256;           // Tokenize and Detokenize calls that may wait for them
+  OutboxLimits outbox;                      // of each Generate stream
+  absl::Duration stall_grace = absl::Seconds(10);  // see CallContext
+};
+
 struct ServerOptions {
-  std::string model;                       // model directory
-  std::string listen = "127.0.0.1:50051";  // gRPC; port 0 takes a free one
-  std::string admin = "127.0.0.1:9100";    // HTTP: /metrics, /healthz; port 0 takes a free one
-  int max_sessions = 0;                    // slots: requests that run at once; 0: what fits
-  int threads = 0;                         // engine threads; 0: one a core
-  std::string dtype = "auto";              // weights: auto (as the files), float32, bfloat16
-  std::string backend = "cpu";             // what runs the model: auto, cpu or cuda
-  bool batch_invariant = true;             // of a device's matrix products
-  int64_t max_queue_requests = 1024;       // waiting for a slot
-  int64_t max_queue_tokens = 1 << 20;      // their prompt tokens
-  int max_beams = 16;                      // of a request with beam search
-  int64_t max_tokens = 1 << 17;            // generated tokens a request may ask for
-  int64_t max_context = 0;                 // positions of a session; 0: the model's own limit
-  int64_t kv_cache_mib = 0;                // full layers' cache; 0: 2,048 positions a session
-  int64_t max_step_tokens = 0;             // rows of a step; 0: as sessions and prompt chunk ask
-  int64_t prompt_chunk = 128;              // prompt tokens a step
-  double drain_seconds = 30;               // what running streams get after SIGTERM
-  double stall_seconds = 60;               // how long a client may leave a token untaken; 0: ever
-  int64_t max_request_bytes = 4 << 20;     // a request message
+  std::string model;                     // model directory
+  std::string admin = "127.0.0.1:9100";  // HTTP: /metrics, /healthz; port 0 takes a free one
+  GrpcServerOptions grpc;
+  EngineOptions engine;
+  // LoadServedModel fills in what the model says: its end tokens, and the prompt chunk, which is
+  // the engine's.
+  SchedulerOptions scheduler;
+  int64_t max_tokens = 1 << 17;                      // generated tokens a request may ask for
+  absl::Duration drain_timeout = absl::Seconds(30);  // what running streams get after SIGTERM
 };
 
 // Reads the command line. Returns the exit code when the process should end now: 0 after --help or

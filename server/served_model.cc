@@ -108,13 +108,13 @@ v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimi
   limits.set_max_sessions(executor.slots);
   limits.set_max_positions(MaxPositions(executor));
   limits.set_max_tokens(options.max_tokens);
-  limits.set_max_queue_requests(options.max_queue_requests);
-  limits.set_max_queue_tokens(options.max_queue_tokens);
-  limits.set_max_stop_strings(kMaxStopStrings);
-  limits.set_max_logprobs(kMaxLogprobs);
-  limits.set_max_request_bytes(options.max_request_bytes);
+  limits.set_max_queue_requests(options.scheduler.max_queue_requests);
+  limits.set_max_queue_tokens(options.scheduler.max_queue_tokens);
+  limits.set_max_stop_strings(options.scheduler.max_stop_strings);
+  limits.set_max_logprobs(options.scheduler.max_top_logprobs);
+  limits.set_max_request_bytes(options.grpc.max_request_bytes);
   limits.set_max_source_tokens(executor.max_source);
-  limits.set_max_beams(std::min(options.max_beams, executor.slots));
+  limits.set_max_beams(std::min(options.scheduler.max_beams, executor.slots));
   return info;
 }
 

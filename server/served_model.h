@@ -29,9 +29,6 @@ struct ModelLimits {
   bool encoder_decoder() const { return source_vocab_size > 0; }
 };
 
-inline constexpr int kMaxStopStrings = 16;
-inline constexpr int kMaxLogprobs = 20;
-
 // Immutable once made, except for the scheduler, which is thread-safe.
 struct ServedModel {
   std::unique_ptr<Engine> engine;        // null where a test brings its own executor

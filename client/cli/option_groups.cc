@@ -1,21 +1,13 @@
 #include "client/cli/option_groups.h"
 
 #include <cmath>
-#include <limits>
 #include <sstream>
+
+#include "flags/help.h"
 
 namespace t2r::client {
 
 // List options take one argument each: what follows may be the prompt.
-
-const CLI::Validator kAtLeastZero(
-    [](std::string& value) {
-      double number = 0;
-      return CLI::detail::lexical_cast(value, number) && number >= 0
-                 ? std::string()
-                 : "'" + value + "' is not a number of at least 0";
-    },
-    "");
 
 void AddCall(CLI::App* app, CommandLine* out) {
   app->add_option("--server", out->server, "Address of t2r-server")
@@ -23,14 +15,14 @@ void AddCall(CLI::App* app, CommandLine* out) {
       ->capture_default_str();
   app->add_option("--timeout", out->timeout_seconds, "Give up after this time; 0: never")
       ->type_name("SECONDS")
-      ->check(kAtLeastZero);
+      ->check(flags::AtLeast(0.0));
 }
 
 void AddRetriesAndJson(CLI::App* app, CommandLine* out, const std::string& json_help) {
   app->add_option("--retries", out->retries,
                   "Send a request again, up to N times, when the server says it is too busy")
       ->type_name("N")
-      ->check(kAtLeastZero);
+      ->check(flags::AtLeast(0));
   app->add_flag("--json", out->json, json_help);
 }
 
@@ -39,25 +31,29 @@ void AddSampling(CLI::App* app, CommandLine* out, RawOptions* raw) {
   const std::string group = "Sampling";
   app->add_option("--temperature", raw->temperature, "0: greedy (default: the model's own, else 1)")
       ->group(group)
-      ->check(kAtLeastZero);
-  app->add_option("--top-k", s.top_k, "Keep the K most likely tokens; 0: off")->group(group);
+      ->check(flags::AtLeast(0.0));
+  app->add_option("--top-k", s.top_k, "Keep the K most likely tokens; 0: off")
+      ->group(group)
+      ->type_name("K");
   app->add_option("--top-p", s.top_p, "Keep the most likely tokens that reach this probability")
       ->group(group)
-      ->check(Range(0.0, 1.0));
+      ->type_name("P")
+      ->check(flags::Range(0.0, 1.0));
   app->add_option("--min-p", s.min_p, "Keep tokens with this share of the best one's probability")
       ->group(group)
-      ->check(Range(0.0, 1.0));
+      ->type_name("P")
+      ->check(flags::Range(0.0, 1.0));
   app->add_option("--repetition-penalty", s.repetition_penalty,
                   "Divides the logits of tokens in prompt and output; 0 or 1: off")
       ->group(group)
-      ->check(kAtLeastZero);
+      ->check(flags::AtLeast(0.0));
   app->add_option("--frequency-penalty", s.frequency_penalty,
                   "Subtracted for each time a token was generated")
       ->group(group)
-      ->check(Range(-2.0, 2.0));
+      ->check(flags::Range(-2.0, 2.0));
   app->add_option("--presence-penalty", s.presence_penalty, "Subtracted once a token was generated")
       ->group(group)
-      ->check(Range(-2.0, 2.0));
+      ->check(flags::Range(-2.0, 2.0));
   app->add_option("--logit-bias", raw->logit_bias, "Added to a token's logit; may be repeated")
       ->group(group)
       ->type_name("ID=VALUE")
@@ -72,7 +68,7 @@ void AddBeams(CLI::App* app, RawOptions* raw, bool several) {
       app->add_option("--beams", raw->beams.count, "Search with N beams; results come at the end")
           ->group(group)
           ->type_name("N")
-          ->check(Range(1u, std::numeric_limits<uint32_t>::max()));
+          ->check(flags::AtLeast(1u));
   app->add_option("--length-penalty", raw->beams.length_penalty,
                   "Scores are divided by length to this power: above 0 favours long results")
       ->group(group)
@@ -83,7 +79,7 @@ void AddBeams(CLI::App* app, RawOptions* raw, bool several) {
         ->group(group)
         ->needs(beams)
         ->type_name("N")
-        ->check(Range(1u, std::numeric_limits<uint32_t>::max()))
+        ->check(flags::AtLeast(1u))
         ->capture_default_str();
   }
   const std::map<std::string, EarlyStopping> stopping = {{"false", EarlyStopping::kFalse},

@@ -10,14 +10,6 @@
 
 namespace t2r::client {
 
-template <typename T>
-CLI::Validator Range(T low, T high) {
-  return CLI::Range(low, high).description("");
-}
-
-// Numbers of at least 0.
-extern const CLI::Validator kAtLeastZero;
-
 // What the parser fills and CommandLine states in other types.
 struct RawOptions {
   std::string text;

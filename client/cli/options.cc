@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <sstream>
 
 #include "client/cli/option_groups.h"
+#include "flags/help.h"
 
 namespace t2r::client {
 namespace {
@@ -69,10 +71,10 @@ void AddTranslate(CLI::App* app, CommandLine* out, RawOptions* raw) {
       ->capture_default_str();
   app->add_option("--column", t.column, "The tab-separated column that holds the source, from 1")
       ->type_name("N")
-      ->check(Range(1u, 1u << 20));
+      ->check(flags::Range(1u, 1u << 20));
   app->add_option("--streams", t.streams, "Translate so many at once")
       ->type_name("N")
-      ->check(Range(1u, 100'000u))
+      ->check(flags::Range(1u, 100'000u))
       ->capture_default_str();
   app->add_option("--target-prefix", t.target_prefix, "Every translation begins with this")
       ->type_name("TEXT");
@@ -96,31 +98,32 @@ void AddBench(CLI::App* app, CommandLine* out) {
           ->delimiter(',')
           ->allow_extra_args(false)
           ->type_name("N,N,...")
-          ->check(Range(1u, 100'000u))
+          ->check(flags::Range(1u, 100'000u))
           ->capture_default_str();
   app->add_option("--prompt-tokens", b.prompt_tokens, "Random tokens in each prompt")
-      ->check(Range(1u, 1u << 30))
+      ->check(flags::Range(1u, 1u << 30))
       ->capture_default_str();
   app->add_option("--output-tokens", b.output_tokens, "Tokens each request generates")
-      ->check(Range(1u, 1u << 30))
+      ->check(flags::Range(1u, 1u << 30))
       ->excludes(
           app->add_option("--at-positions", b.at_positions,
                           "Instead: decode time a token around these positions of one session")
               ->delimiter(',')
               ->allow_extra_args(false)
               ->type_name("P,P,...")
-              ->check(Range(uint64_t{1}, uint64_t{1} << 40))
+              ->check(flags::Range(int64_t{1}, int64_t{1} << 40))
               ->excludes(sessions))
       ->capture_default_str();
   app->add_option("--requests", b.requests,
                   "Requests a row, over all its sessions; 0: twice the sessions, at least 8")
       ->capture_default_str();
   app->add_option("--window", b.window, "With --at-positions: tokens measured around each")
-      ->check(Range(2u, 1u << 20))
+      ->check(flags::Range(2u, 1u << 20))
       ->capture_default_str();
   app->add_option("--max-seconds", b.max_seconds,
                   "End a row after this time (default: 60; 600 with --at-positions)")
-      ->check(Range(1e-3, 1e9));
+      ->type_name("SECONDS")
+      ->check(flags::Range(1e-3, 1e9));
   app->add_option("--seed", b.seed, "Of the random prompts and of sampling")->capture_default_str();
   AddCall(app, out);
   AddRetriesAndJson(app, out, "Print one JSON object a row");
@@ -179,6 +182,7 @@ ParseResult ParseCommandLine(int argc, const char* const* argv, const std::strin
   if (!default_server.empty()) out.server = default_server;
 
   CLI::App app("Client of t2r-server: generate, score and measure.", "t2r");
+  app.formatter(std::make_shared<flags::HelpFormatter>());
   app.set_version_flag("--version", std::string("t2r ") + T2R_VERSION);
   app.require_subcommand(1);
   app.footer(std::string(kFooter) + "\n\n" +

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/sampling/params.h"
+#include "engine/sampling/sample.h"
 
 namespace t2r {
 
@@ -40,8 +41,8 @@ struct TokenLogprob {
   float logprob = 0;  // natural log of the raw (unpenalised, temperature 1) distribution
 };
 
-// Alternatives that a chunk may ask for.
-inline constexpr int kMaxAlternatives = 128;
+// Prompt tokens of one step, unless an engine is told otherwise.
+inline constexpr int64_t kDefaultPromptChunk = 128;
 
 // Part of one session in one step.
 struct ScheduledChunk {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "engine/executor/executor.h"
 #include "engine/model/model.h"
 
 namespace t2r {
@@ -22,7 +23,7 @@ struct PlanOptions {
   // session, up to kMaxDecodeRows, and a prompt chunk. At least a row a session where both are
   // given.
   int64_t step_tokens = 0;
-  int64_t prompt_chunk = 128;
+  int64_t prompt_chunk = kDefaultPromptChunk;
   int64_t position_limit = 0;        // positions of a session; 0: no limit
   int64_t kv_cache_bytes = 0;        // for full layers; 0: 2,048 positions (or the limit) a session
   DType kv_dtype = DType::kFloat32;  // of keys and values

@@ -13,12 +13,13 @@
 namespace t2r {
 
 struct ExecutorOptions {
-  int slots = 1;
-  int64_t max_step_tokens = 512;      // rows of the largest step: sizes the workspace
-  int64_t max_step_logit_rows = 512;  // rows whose logits are wanted; what wants more runs in parts
-  int64_t position_limit = 0;         // positions of a session; 0: no limit
-  int64_t kv_pages = 0;               // ignored by models without full layers
-  int64_t source_kv_pages = 0;        // the same for full cross attention
+  // The first three must be given: at least 1.
+  int slots = 0;
+  int64_t max_step_tokens = 0;      // rows of the largest step: sizes the workspace
+  int64_t max_step_logit_rows = 0;  // rows whose logits are wanted; what wants more runs in parts
+  int64_t position_limit = 0;       // positions of a session; 0: no limit
+  int64_t kv_pages = 0;             // ignored by models without full layers
+  int64_t source_kv_pages = 0;      // the same for full cross attention
   DType weight_dtype = DType::kFloat32;  // as in ModelOptions
 };
 

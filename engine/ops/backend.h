@@ -141,9 +141,9 @@ class Backend {
 };
 
 struct BackendOptions {
-  std::string name = "cpu";     // auto (cuda where it can start, else cpu), cpu, cuda
+  std::string name = "auto";    // auto (cuda where it can start, else cpu), cpu, cuda
   int threads = 0;              // CPU: computing threads; 0 = one a core
-  std::string* note = nullptr;  // set to why auto took the CPU, or to nothing
+  std::string* note = nullptr;  // set to a line: what auto took and why; else to ""
   // A row's results have the same bits whatever the rows beside it. The CPU's always do; without
   // it CUDA's matrix products may be faster for very few or very many rows.
   bool batch_invariant = true;

@@ -12,10 +12,15 @@ std::unique_ptr<Backend> MakeBackend(const BackendOptions& options) {
   if (options.name == "cpu") return MakeCpuBackend(options.threads);
   if (options.name == "cuda") return MakeCudaBackend(options);
   if (options.name == "auto") {
+    const auto note = [&options](const std::string& text) {
+      if (options.note != nullptr) *options.note = text;
+    };
     try {
-      return MakeCudaBackend(options);
+      std::unique_ptr<Backend> backend = MakeCudaBackend(options);
+      note("auto took cuda, since a device can start");
+      return backend;
     } catch (const DeviceError& error) {
-      if (options.note != nullptr) *options.note = error.what();
+      note(std::string("auto took cpu, since no device can start: ") + error.what());
       return MakeCpuBackend(options.threads);
     }
   }

@@ -19,6 +19,9 @@ struct TokenAdjustment {
   bool seen = false;      // in the prompt or generated; only kept with a repetition penalty
 };
 
+// Alternatives that a request may ask for.
+inline constexpr int kMaxAlternatives = 128;
+
 // One row of the logits.
 struct SampleRequest {
   int32_t row = 0;  // of the logits
@@ -26,7 +29,7 @@ struct SampleRequest {
   const SamplingParams* sampling = nullptr;
   uint64_t position = 0;                         // the sampled token's, for the random draw
   std::span<const TokenAdjustment> adjustments;  // ascending tokens, no duplicates
-  int32_t top = 0;                               // alternatives to report
+  int32_t top = 0;                               // alternatives to report, at most kMaxAlternatives
   int32_t target = -1;  // a token whose log probability is wanted; -1: none
 };
 

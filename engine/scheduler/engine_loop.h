@@ -16,7 +16,7 @@
 #include "engine/scheduler/batch_former.h"
 #include "engine/scheduler/command_queue.h"
 #include "engine/scheduler/observer.h"
-#include "engine/scheduler/scheduler.h"
+#include "engine/scheduler/options.h"
 #include "engine/scheduler/session.h"
 
 namespace t2r {

@@ -15,7 +15,9 @@
 namespace t2r {
 namespace {
 
-SchedulerOptions WithClock(SchedulerOptions options) {
+// The options with a clock, and no more alternatives than an executor reports.
+SchedulerOptions Complete(SchedulerOptions options) {
+  options.max_top_logprobs = std::min(options.max_top_logprobs, kMaxAlternatives);
   if (!options.clock) options.clock = [] { return absl::Now(); };
   return options;
 }
@@ -25,7 +27,7 @@ SchedulerOptions WithClock(SchedulerOptions options) {
 struct Scheduler::Impl {
   Impl(Executor& executor, const Tokenizer* tokenizer_or_null, SchedulerObserver* observer,
        SchedulerOptions given)
-      : options(WithClock(std::move(given))),
+      : options(Complete(std::move(given))),
         limits(executor.limits()),
         tokenizer(tokenizer_or_null),
         admission(options.max_queue_requests, options.max_queue_tokens, observer),

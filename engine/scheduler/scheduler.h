@@ -9,41 +9,18 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/executor/executor.h"
 #include "engine/scheduler/observer.h"
+#include "engine/scheduler/options.h"
 #include "engine/scheduler/request.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace t2r {
-
-struct SchedulerOptions {
-  int64_t max_queue_requests = 1024;                 // waiting for a slot, reservations included
-  int64_t max_queue_tokens = 1 << 20;                // their prompts' and sources' tokens
-  int64_t max_prompt_chunk = 128;                    // prompt tokens a step
-  absl::Duration stall_timeout = absl::Seconds(60);  // see FinishReason::kStalled; zero: never
-  std::vector<int32_t> eos_token_ids;
-  int max_top_logprobs = 20;
-  // Bounds of one request's lists.
-  int max_stop_strings = 16;
-  int max_stop_string_bytes = 256;  // of each
-  int max_stop_token_ids = 128;
-  int max_logit_bias = 1024;  // entries
-  int max_beams = 16;         // of a request; never more than there are slots
-  // Told once, on the engine thread, that the device has failed (health() as it is from then on),
-  // before any request ends for it; null: nobody.
-  std::function<void(const absl::Status& health)> on_failure;
-  // Time for deadlines, stalls and durations; null: absl::Now. Called from any thread. After moving
-  // a clock of their own, tests call Wake.
-  std::function<absl::Time()> clock;
-};
 
 class Scheduler {
  public:

@@ -3,8 +3,8 @@
 
 #include "absl/status/status.h"
 #include "engine/executor/executor.h"
+#include "engine/scheduler/options.h"
 #include "engine/scheduler/request.h"
-#include "engine/scheduler/scheduler.h"
 
 namespace t2r {
 

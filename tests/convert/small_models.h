@@ -130,6 +130,7 @@ inline torch::Tensor EngineScores(const std::string& directory, const std::vecto
                                   const std::vector<int32_t>& targets,
                                   const std::vector<int32_t>& source = {}) {
   EngineOptions options;
+  options.backend = "cpu";
   options.threads = 1;
   options.max_sessions = 1;
   options.max_step_tokens = 128;

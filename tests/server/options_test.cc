@@ -10,6 +10,7 @@ namespace t2r::server {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 struct Parsed {
   std::optional<int> code;
@@ -68,29 +69,28 @@ TEST(OptionsTest, ReadsEveryFlag) {
   ASSERT_FALSE(parsed.code) << parsed.err;
   const ServerOptions& o = parsed.options;
   EXPECT_EQ(o.model, "DIR");
-  EXPECT_EQ(o.listen, "0.0.0.0:1");
+  EXPECT_EQ(o.grpc.address, "0.0.0.0:1");
   EXPECT_EQ(o.admin, "[::1]:2");
-  EXPECT_EQ(o.max_sessions, 3);
-  EXPECT_EQ(o.threads, 4);
-  EXPECT_EQ(o.dtype, "bfloat16");
-  EXPECT_EQ(o.max_queue_requests, 5);
-  EXPECT_EQ(o.max_queue_tokens, 6);
+  EXPECT_EQ(o.engine.max_sessions, 3);
+  EXPECT_EQ(o.engine.threads, 4);
+  EXPECT_EQ(o.engine.dtype, "bfloat16");
+  EXPECT_EQ(o.scheduler.max_queue_requests, 5);
+  EXPECT_EQ(o.scheduler.max_queue_tokens, 6);
   EXPECT_EQ(o.max_tokens, 7);
-  EXPECT_EQ(o.max_beams, 2);
-  EXPECT_EQ(o.max_context, 8);
-  EXPECT_EQ(o.kv_cache_mib, 9);
-  EXPECT_EQ(o.max_step_tokens, 10);
-  EXPECT_EQ(o.prompt_chunk, 5);
-  EXPECT_EQ(o.drain_seconds, 1.5);
-  EXPECT_EQ(o.stall_seconds, 0);
-  EXPECT_EQ(o.max_request_bytes, 4096);
+  EXPECT_EQ(o.scheduler.max_beams, 2);
+  EXPECT_EQ(o.engine.max_context, 8);
+  EXPECT_EQ(o.engine.kv_cache_bytes, 9 << 20);
+  EXPECT_EQ(o.engine.max_step_tokens, 10);
+  EXPECT_EQ(o.engine.prompt_chunk, 5);
+  EXPECT_EQ(o.drain_timeout, absl::Seconds(1.5));
+  EXPECT_EQ(o.scheduler.stall_timeout, absl::ZeroDuration());
+  EXPECT_EQ(o.grpc.max_request_bytes, 4096);
 }
 
 TEST(OptionsTest, SessionsAreANumberOrAuto) {
-  EXPECT_EQ(Parse({"--model", "DIR"}).options.max_sessions, 0);
-  EXPECT_EQ(Parse({"--model", "DIR", "--max-sessions", "auto"}).options.max_sessions, 0);
-  EXPECT_EQ(Parse({"--model", "DIR", "--max-sessions", "1000"}).options.max_sessions, 1000);
-  EXPECT_THAT(Parse({"--help"}).out, HasSubstr("--max-sessions N|auto=auto"));
+  EXPECT_EQ(Parse({"--model", "DIR"}).options.engine.max_sessions, 0);
+  EXPECT_EQ(Parse({"--model", "DIR", "--max-sessions", "auto"}).options.engine.max_sessions, 0);
+  EXPECT_EQ(Parse({"--model", "DIR", "--max-sessions", "1000"}).options.engine.max_sessions, 1000);
 }
 
 TEST(OptionsTest, HelpAndVersionEndWellWithExamples) {
@@ -103,6 +103,30 @@ TEST(OptionsTest, HelpAndVersionEndWellWithExamples) {
   const Parsed version = Parse({"--version"});
   EXPECT_EQ(version.code, 0);
   EXPECT_THAT(version.out, HasSubstr("t2r-server 0."));
+}
+
+TEST(OptionsTest, HelpSaysTypesRangesAndDefaultsForPeople) {
+  const std::string help = Parse({"--help"}).out;
+  for (const char* part :
+       {"--model DIR ", "required]", "--max-sessions N|auto ", "[1 to 65,536; default auto]",
+        "--threads N ", "[0 to 4,096; default 0]", "--max-queue-tokens N ",
+        "[at least 1; default 1,048,576]", "--stall-seconds SECONDS ", "[0 to 86,400; default 60]",
+        "--backend auto|cpu|cuda ", "[default auto]", "--batch-invariant true|false", "[default true]"}) {
+    EXPECT_THAT(help, HasSubstr(part));
+  }
+  for (const char* part : {" INT", " FLOAT", " TEXT", " in [", "4611686018427387903"}) {
+    EXPECT_THAT(help, Not(HasSubstr(part)));
+  }
+}
+
+TEST(OptionsTest, DefaultsAreThoseOfTheParts) {
+  const ServerOptions options = Parse({"--model", "DIR"}).options;
+  EXPECT_EQ(options.engine.backend, "auto");
+  EXPECT_EQ(options.engine.prompt_chunk, EngineOptions().prompt_chunk);
+  EXPECT_EQ(options.engine.kv_cache_bytes, 0);
+  EXPECT_EQ(options.scheduler.stall_timeout, SchedulerOptions().stall_timeout);
+  EXPECT_EQ(options.scheduler.max_prompt_chunk, options.engine.prompt_chunk);
+  EXPECT_EQ(options.drain_timeout, ServerOptions().drain_timeout);
 }
 
 TEST(OptionsTest, WrongOnesGiveOneLineThatNamesThem) {

@@ -55,7 +55,7 @@ class Server:
     def __init__(self, model, *flags, threads=2):
         self.command = [
             os.environ["T2R_SERVER"], "--model", str(model), "--listen", "127.0.0.1:0",
-            "--admin", "127.0.0.1:0", "--threads", str(threads), *flags,
+            "--admin", "127.0.0.1:0", "--backend", "cpu", "--threads", str(threads), *flags,
         ]
         self.process = None
         self.address = None

@@ -55,7 +55,7 @@ void Sampler::Grow(size_t upload_bytes, size_t result_bytes) {
 
 void Sampler::Reserve(const SamplerLimits& limits) {
   Grow(limits.requests * sizeof(DeviceRequest) + limits.adjustments * sizeof(TokenAdjustment),
-       limits.requests * (sizeof(DeviceResult) + kMaxTop * sizeof(DeviceAlternative)));
+       limits.requests * (sizeof(DeviceResult) + kMaxAlternatives * sizeof(DeviceAlternative)));
 }
 
 void Sampler::Sample(Tensor logits, std::span<const SampleRequest> requests) {
@@ -65,10 +65,10 @@ void Sampler::Sample(Tensor logits, std::span<const SampleRequest> requests) {
   size_t alternatives = 0;
   for (const SampleRequest& request : requests) {
     assert(request.row >= 0 && request.row < logits.rows && request.target < logits.cols);
-    if (request.top > kMaxTop) {
+    if (request.top > kMaxAlternatives) {
       throw DeviceError("top = " + std::to_string(request.top) +
-                        " alternatives: the CUDA backend reports " + std::to_string(kMaxTop) +
-                        " at most; ask for fewer");
+                        " alternatives: the CUDA backend reports " +
+                        std::to_string(kMaxAlternatives) + " at most; ask for fewer");
     }
     if (request.sampling != nullptr) adjustments += request.adjustments.size();
     alternatives += request.top;

@@ -13,9 +13,6 @@
 
 namespace t2r::cuda {
 
-// Most alternatives that a request may ask for; more throws DeviceError.
-inline constexpr int kMaxTop = 128;
-
 // What one sampler's calls may come to need.
 struct SamplerLimits {
   int64_t requests = 0;     // of one call

@@ -20,8 +20,8 @@ constexpr int kMaxMapBytes = 64 * 1024;
 struct SampleMemory {
   SelectMemory select;
   DeviceRequest request;
-  float top_values[kMaxTop];
-  int top_tokens[kMaxTop];
+  float top_values[kMaxAlternatives];
+  int top_tokens[kMaxAlternatives];
   int top_count;
 };
 

@@ -29,6 +29,7 @@ TEST(NoCudaTest, AModuleThatIsNotThereIsNamed) {
   std::string note;
   const auto backend = MakeBackend({"auto", 1, &note});
   EXPECT_THAT(backend->Describe(), HasSubstr("cpu"));
+  EXPECT_THAT(note, HasSubstr("auto took cpu"));
   EXPECT_THAT(note, HasSubstr("/nonexistent/libt2r_cuda.so"));
 }
 

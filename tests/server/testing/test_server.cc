@@ -64,6 +64,7 @@ std::string Stream::text() const {
 
 TestServer::TestServer(TestServerOptions given)
     : options(std::move(given)), executor(options.executor) {
+  options.grpc.address = "127.0.0.1:0";
   if (options.next_token) executor.set_next_token(options.next_token);
   if (options.alternatives) executor.set_alternatives(options.alternatives);
   executor.set_keep_records(false);
@@ -109,6 +110,8 @@ void TestServer::Load() {
   ServerOptions flags;
   flags.model = "/some/where/tiny";
   flags.max_tokens = options.max_tokens;
+  flags.grpc = options.grpc;
+  flags.scheduler = options.scheduler;
   model->limits = LimitsOf(config, options.executor, flags);
   model->info = DescribeModel(config, options.executor, flags);
   metrics.SetModel(options.executor.slots, options.executor.state_bytes);
