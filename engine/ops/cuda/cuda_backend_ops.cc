@@ -103,8 +103,8 @@ void CudaBackend::LinearAttention(const Batch&, const LinearAttentionArgs& args)
   cuda::LinearAttention(Context(), args);
 }
 
-void CudaBackend::WindowedAttention(const Batch&, const WindowedAttentionArgs&) {
-  throw DeviceError("windowed attention: use the CPU backend");
+void CudaBackend::WindowedAttention(const Batch&, const WindowedAttentionArgs& args) {
+  cuda::WindowedAttention(Context(), args);
 }
 
 void CudaBackend::FullAttention(const Batch&, const FullAttentionArgs& args) {

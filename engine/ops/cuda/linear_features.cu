@@ -6,65 +6,10 @@
 // that in float32.
 #include "engine/ops/cuda/cuda_compat.h"
 #include "engine/ops/cuda/linear_tiles.h"
+#include "engine/ops/cuda/tile_projection.h"
 
 namespace t2r::cuda {
 namespace {
-
-// u = X Wᵀ of a tile's rows of one head, and where rfa wants them the squares of X's rows.
-// x, high, low: tiles. All threads call it.
-template <typename T>
-__device__ __forceinline__ void ProjectTile(const LinearParameters& p, const RowTile& tile,
-                                            const RowView& source, int64_t first_column, int group,
-                                            T* x, T* high, T* low, float* stage, float* u,
-                                            int u_stride, float* squares) {
-  const float* weight = p.weight + static_cast<int64_t>(group) * p.projected * p.d;
-  const int row = static_cast<int>(threadIdx.x);
-  float sum_of_squares = 0;
-  for (int n0 = 0; n0 < p.projected; n0 += kSquare) {
-    const int wide = Smaller(kSquare, RoundUpToTile(p.projected - n0));
-    Accumulator<T> sums[kSquare / kTile];
-    for (Accumulator<T>& sum : sums) Clear<T>(sum);
-    for (int j0 = 0; j0 < p.d; j0 += kSquare) {
-      const int depth = Smaller(kSquare, RoundUpToTile(p.d - j0));
-      __syncthreads();
-      FillSquare(x, tile.rows, p.d - j0, depth, [&](int r, int j) {
-        return FromFloat<T>(source.Get(tile.first_row + r, first_column + j0 + j));
-      });
-      FillSquare(high, p.projected - n0, p.d - j0, depth,
-                 [&](int r, int j) { return HighPart<T>(weight[(n0 + r) * p.d + j0 + j]); });
-      if constexpr (sizeof(T) == 2) {
-        FillSquare(low, p.projected - n0, p.d - j0, depth,
-                   [&](int r, int j) { return LowPart<T>(weight[(n0 + r) * p.d + j0 + j]); });
-      }
-      __syncthreads();
-      if (n0 == 0 && row < kSquare && p.kind == FeatureMapKind::kRfa) {
-        for (int j = 0; j < depth; ++j) {
-          const float value = ToFloat(x[row * kSquareStride + j]);
-          sum_of_squares = fmaf(value, value, sum_of_squares);
-        }
-      }
-      const T* rows = x + Warp() * kTile * kSquareStride;
-      MultiplySquare<T, TileOrder::kRows, TileOrder::kColumns>(rows, high, depth, wide / kTile,
-                                                               sums);
-      if constexpr (sizeof(T) == 2) {
-        MultiplySquare<T, TileOrder::kRows, TileOrder::kColumns>(rows, low, depth, wide / kTile,
-                                                                 sums);
-      }
-    }
-#pragma unroll
-    for (int n = 0; n < kSquare / kTile; ++n) {
-      if (n * kTile < wide) {
-        float values[kLaneColumns];
-        ReadTile<T>(sums[n], stage, values);
-        float* to = u + (Warp() * kTile + Lane() / 2) * u_stride + n0 + n * kTile +
-                    Lane() % 2 * kLaneColumns;
-#pragma unroll
-        for (int j = 0; j < kLaneColumns; ++j) to[j] = values[j];
-      }
-    }
-  }
-  if (row < kSquare) squares[row] = sum_of_squares;
-}
 
 // Φ of one tile and one head: blockIdx (tile, head − first_head), keys' heads before queries'.
 // Shared: X, W high, W low, a stage a warp, u [64, u_stride], squares [64], facts [64].
@@ -88,8 +33,11 @@ __global__ void __launch_bounds__(kTileThreads)
   const RowView source = query ? p.q : p.key;
   const int64_t first_column = static_cast<int64_t>(query ? head - p.groups : head) * p.width;
   if (p.weight != nullptr) {
-    ProjectTile<T>(p, tile, source, first_column, group, x, high, low,
-                   stages + Warp() * kStageFloats, u, u_stride, squares);
+    ProjectTile<T>(
+        p.weight + static_cast<int64_t>(group) * p.projected * p.d, p.projected, p.d, tile.rows,
+        [&](int r, int j) { return source.Get(tile.first_row + r, first_column + j); }, x, high,
+        low, stages + Warp() * kStageFloats, u, u_stride,
+        p.kind == FeatureMapKind::kRfa ? squares : nullptr);
   } else {
     for (int at = static_cast<int>(threadIdx.x); at < kSquare * p.width; at += kTileThreads) {
       const int r = at / p.width;

@@ -10,7 +10,13 @@ set(T2R_CUDA_KERNELS
   engine/ops/cuda/norms.cu
   engine/ops/cuda/positions.cu
   engine/ops/cuda/sampling_kernels.cu
-  engine/ops/cuda/softmax_attention.cu)
+  engine/ops/cuda/softmax_attention.cu
+  engine/ops/cuda/windowed_attention.cu
+  engine/ops/cuda/windowed_decode.cu
+  engine/ops/cuda/windowed_features.cu
+  engine/ops/cuda/windowed_outputs.cu
+  engine/ops/cuda/windowed_prefill.cu
+  engine/ops/cuda/windowed_weights.cu)
 set(T2R_CUDA_SOURCES
   ${T2R_CUDA_KERNELS}
   engine/ops/cuda/batch_upload.cc

@@ -114,6 +114,60 @@ TEST_P(WindowedAttentionTest, KeysAndValuesAsBFloat16) {
   }
 }
 
+// With bfloat16 activations a prompt's products take rounded factors: q̂ and k̂ move a logit by up to
+// 2⁻⁸ of s Σ |q̂| |k̂|, q a codebook's exponent by 2⁻⁹ of s Σ |E| |q|, k the logarithm of a feature
+// by twice 2⁻⁹ of Σ |A| |k|; features, weights and their products round three times more, by 2⁻⁹
+// each. So a weight is off by a share e at most, its sum over values, and its sum, likewise, and
+// their quotient by 2 e / (1 − e) of the largest value; then it rounds once more.
+TEST_P(WindowedAttentionTest, SixteenBitActivations) {
+  if (backend_->activation_dtype(DType::kBFloat16) != DType::kBFloat16) {
+    GTEST_SKIP() << "this backend's activations are float32";
+  }
+  const auto rounded = [&](Mat m) {
+    for (double& v : m.v) v = BFloat16ToFloat(FloatToBFloat16(static_cast<float>(v / 2)));
+    return m;
+  };
+  const auto largest_norm = [](const Mat& m, int64_t width) {
+    double largest = 0;
+    for (size_t at = 0; at < m.v.size(); at += static_cast<size_t>(width)) {
+      double squares = 0;
+      for (int64_t i = 0; i < width; ++i) squares += m.v[at + i] * m.v[at + i];
+      largest = std::max(largest, std::sqrt(squares));
+    }
+    return largest;
+  };
+  for (const int fold : {1, 6, 70}) {
+    const WindowedCase c{
+        .features = 20, .d = 16, .heads = 4, .groups = 2, .window = 9, .sinks = 2, .fold = fold};
+    SCOPED_TRACE(::testing::Message() << c);
+    const WindowedLayer layer = MakeLayer(c);
+    WindowedSessions sessions(*backend_, layer, 1);
+    sessions.dtype = DType::kBFloat16;
+    WindowedReference reference(layer);
+    int64_t at = 0;
+    for (const int64_t rows : {100, 1, 64, 1}) {
+      WindowedSessions::Part part = MakePart(layer, 0, rows, at);
+      part.q = rounded(part.q);
+      part.k = rounded(part.k);
+      part.v = rounded(part.v);
+      const Result want = reference.Run(part.q, part.k, part.v);
+      // |x · y| ≤ ‖x‖ ‖y‖ bounds the sums of magnitudes too.
+      const double q = largest_norm(part.q, 16) * layer.linear.map.query_scale;
+      const double k = largest_norm(part.k, 16);
+      const double near = 0x1p-8 * q * std::max(k, 4.0);  // keys before this part: below 4
+      const double far = 0x1p-9 * q * largest_norm(layer.query_weight, 16) +
+                         0x1p-8 * std::max(k, 4.0) * largest_norm(layer.linear.weight, 16);
+      const double e = std::expm1(std::max(near, far)) + 3 * 0x1p-9;
+      double value = 0;
+      for (const double v : part.v.v) value = std::max(value, std::abs(v));
+      Mat bound = want.bound;
+      for (double& b : bound.v) b += 2 * e / (1 - e) * std::max(value, 2.0) + 0x1p-8 * value;
+      ExpectWithin(sessions.Run({part})[0], want.out, bound);
+      at += rows;
+    }
+  }
+}
+
 // e^λ times a sum far above and far below what is near by: neither runs over nor is lost.
 TEST_P(WindowedAttentionTest, FarBiasOfAnySize) {
   for (const double bias : {-200.0, -60.0, 60.0, 200.0}) {
