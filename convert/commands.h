@@ -73,9 +73,16 @@ struct MetricsFlags {
   std::string hypotheses, references;  // files, a line each
 };
 
+struct ImportGgufFlags {
+  std::string file, directory;
+  std::string dtype = "float32";  // or bfloat16 or float16
+  std::string pre_tokenizer;      // empty: what the file says
+};
+
 void Finetune(const FinetuneFlags& flags);
 void Pretrain(const PretrainFlags& flags);
 void Eval(const EvalFlags& flags);
 void PrintMetrics(const MetricsFlags& flags);
+void ImportGguf(const ImportGgufFlags& flags);
 
 }  // namespace t2r::convert

@@ -3,6 +3,7 @@
 
 #include "convert/commands.h"
 #include "convert/data/files.h"
+#include "convert/data/staged_directory.h"
 #include "convert/device.h"
 #include "convert/error.h"
 #include "convert/eval/keep_full.h"

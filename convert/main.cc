@@ -1,8 +1,9 @@
-// t2r-convert: pretrain, finetune (swap attention, then train), eval and metrics.
+// t2r-convert: import-gguf, pretrain, finetune (swap attention, then train), eval and metrics.
 #include <cstdio>
 #include <exception>
 
 #include "convert/commands.h"
+#include "convert/gguf/pre_tokenizer.h"
 #include "convert/runtime.h"
 #include "convert/train/train_options.h"
 #include "flags/help.h"
@@ -27,7 +28,9 @@ constexpr const char* kExamples = R"(Examples:
         --train train.tsv --valid eval.tsv --label-smoothing 0.1 --steps 20000
   What came out:
     t2r-convert eval --model DIR-t2r --text valid.txt --separator '<|endoftext|>'
-    t2r-convert eval --model DIR-t2r --text test.tsv --output test.out)";
+    t2r-convert eval --model DIR-t2r --text test.tsv --output test.out
+  A GGUF file, llama.cpp's format, as a model directory:
+    t2r-convert import-gguf model.gguf --out DIR)";
 
 void AddCorpusFlags(CLI::App* app, CorpusOptions* corpus) {
   app->add_option("--separator", corpus->separator,
@@ -211,6 +214,22 @@ CLI::App* AddMetrics(CLI::App* app, MetricsFlags* flags) {
   return on;
 }
 
+CLI::App* AddImportGguf(CLI::App* app, ImportGgufFlags* flags) {
+  CLI::App* on = app->add_subcommand(
+      "import-gguf", "Write a GGUF file (llama, qwen2, qwen3) as a model directory, dequantised");
+  on->add_option("file", flags->file, "GGUF file")->type_name("FILE")->required();
+  on->add_option("--out", flags->directory, "Model directory to write")
+      ->type_name("DIR")
+      ->required();
+  OneOf(on->add_option("--dtype", flags->dtype, "Of the tensors that are written"),
+        {"float32", "bfloat16", "float16"});
+  on->add_option(
+        "--pre-tokenizer", flags->pre_tokenizer,
+        "How texts are cut, in place of the file's tokenizer.ggml.pre: " + GgufPreTokenizerNames())
+      ->type_name("NAME");
+  return on;
+}
+
 int Run(int argc, char** argv) {
   CLI::App app("Turns pretrained transformers into RNNs (T2R, arXiv 2103.13076).", "t2r-convert");
   t2r::flags::Describe(&app);
@@ -220,10 +239,12 @@ int Run(int argc, char** argv) {
   FinetuneFlags finetune;
   EvalFlags eval;
   MetricsFlags metrics;
+  ImportGgufFlags import_gguf;
   const CLI::App* on_pretrain = AddPretrain(&app, &pretrain);
   const CLI::App* on_finetune = AddFinetune(&app, &finetune);
   const CLI::App* on_eval = AddEval(&app, &eval);
   const CLI::App* on_metrics = AddMetrics(&app, &metrics);
+  const CLI::App* on_import_gguf = AddImportGguf(&app, &import_gguf);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -235,6 +256,7 @@ int Run(int argc, char** argv) {
   if (on_finetune->parsed()) Finetune(finetune);
   if (on_eval->parsed()) Eval(eval);
   if (on_metrics->parsed()) PrintMetrics(metrics);
+  if (on_import_gguf->parsed()) ImportGguf(import_gguf);
   return 0;
 }
 

@@ -4,6 +4,7 @@
 
 #include "convert/commands.h"
 #include "convert/data/files.h"
+#include "convert/data/staged_directory.h"
 #include "convert/data/tokenizer_training.h"
 #include "convert/device.h"
 #include "convert/error.h"

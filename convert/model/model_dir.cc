@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "convert/data/files.h"
+#include "convert/data/staged_directory.h"
 #include "convert/model/init.h"
 #include "convert/status.h"
 #include "engine/checkpoint/safetensors.h"
@@ -133,22 +134,11 @@ std::string SwappedConfigJson(const std::string& parent_json, const ModelConfig&
   return json.dump(2) + "\n";
 }
 
-void CheckOutputDirectory(const std::string& directory) {
-  if (fs::exists(directory) && !fs::exists(fs::path(directory) / "config.json")) {
-    throw ConvertError(directory +
-                       " exists and is not a model directory (it has no config.json): name another "
-                       "--out, or remove it");
-  }
-}
-
 void WriteModelDirectory(const std::string& directory, const std::string& config_json,
                          const TrainingModel& model, const std::string& dtype,
                          const std::string& side_files) {
-  fs::path target(directory);
-  if (!target.has_filename()) target = target.parent_path();
-  const fs::path staging = target.string() + ".writing";
-  fs::remove_all(staging);
-  fs::create_directories(staging);
+  StagedDirectory staged(directory);
+  const fs::path staging = staged.path();
 
   const torch::NoGradGuard no_grad;
   const bool narrow = dtype == "bfloat16";
@@ -173,16 +163,7 @@ void WriteModelDirectory(const std::string& directory, const std::string& config
       }
     }
   }
-  if (fs::exists(target)) {
-    CheckOutputDirectory(directory);
-    const fs::path old = target.string() + ".replaced";
-    fs::remove_all(old);
-    fs::rename(target, old);
-    fs::rename(staging, target);
-    fs::remove_all(old);
-  } else {
-    fs::rename(staging, target);
-  }
+  staged.Commit();
 }
 
 }  // namespace t2r::convert

@@ -20,14 +20,10 @@ void LoadParameters(const std::string& directory, TrainingModel* model, bool all
 std::string SwappedConfigJson(const std::string& parent_json, const ModelConfig& swapped,
                               const std::string& dtype);
 
-// Throws ConvertError where `directory` exists and is not a model directory: writing would destroy
-// what is in it.
-void CheckOutputDirectory(const std::string& directory);
-
 // Writes a model directory: config.json, model.safetensors in `dtype` ("float32" or "bfloat16"),
 // and the files of `side_files` (a directory; empty: none) that belong to a model: tokenizer,
-// generation_config.json; LoRA's updates are added into the weights. All or nothing: written beside
-// `directory` and renamed into place; an existing directory of that name is replaced.
+// generation_config.json; LoRA's updates are added into the weights. All or nothing, as
+// StagedDirectory has it.
 void WriteModelDirectory(const std::string& directory, const std::string& config_json,
                          const TrainingModel& model, const std::string& dtype,
                          const std::string& side_files);

@@ -1,28 +1,22 @@
 #include "engine/checkpoint/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/safetensors_header.h"
 #include "engine/io/json.h"
+#include "engine/io/mapped_file.h"
 
 namespace t2r {
 namespace {
 
 constexpr uint64_t kMaxHeaderBytes = uint64_t{100} << 20;
 constexpr size_t kMaxIndexBytes = size_t{64} << 20;
-
-std::string Why(int error) { return std::generic_category().message(error); }
 
 absl::Status InFile(const std::string& path, const absl::Status& status) {
   return path.empty() ? status
@@ -42,16 +36,8 @@ bool ReadDType(const std::string& name, DType* dtype) {
 
 // Bytes that tensors point into: a mapped file, or a copy of a tensor that lies unaligned in one.
 struct SafetensorsDirectory::Mapping {
-  void* mapped = nullptr;
-  size_t size = 0;
+  std::unique_ptr<MappedFile> file;
   std::vector<uint64_t> copy;
-
-  Mapping() = default;
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-  ~Mapping() {
-    if (mapped != nullptr) munmap(mapped, size);
-  }
 };
 
 SafetensorsDirectory::SafetensorsDirectory() = default;
@@ -121,26 +107,11 @@ const HostTensor* SafetensorsDirectory::Find(std::string_view name) const {
 }
 
 absl::Status SafetensorsDirectory::AddFile(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return absl::NotFoundError(absl::StrCat("cannot open ", path, ": ", Why(errno)));
-  struct stat info = {};
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-    close(fd);
-    return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file"));
-  }
+  auto file = MappedFile::Open(path);
+  if (!file.ok()) return file.status();
+  const std::string_view bytes = (*file)->bytes();
   auto mapping = std::make_unique<Mapping>();
-  mapping->size = static_cast<size_t>(info.st_size);
-  if (mapping->size > 0) {
-    void* data = mmap(nullptr, mapping->size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (data == MAP_FAILED) {
-      const int error = errno;
-      close(fd);
-      return absl::ResourceExhaustedError(absl::StrCat("cannot map ", path, ": ", Why(error)));
-    }
-    mapping->mapped = data;
-  }
-  close(fd);
-  const std::string_view bytes(static_cast<const char*>(mapping->mapped), mapping->size);
+  mapping->file = *std::move(file);
   mappings_.push_back(std::move(mapping));
   return AddBytes(bytes, path);
 }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "convert/data/files.h"
+#include "convert/data/staged_directory.h"
 #include "convert/error.h"
 #include "convert/model/init.h"
 #include "convert/model/model_dir.h"

@@ -5,7 +5,9 @@
 #include <sys/stat.h>
 
 #include <cstring>
+#include <filesystem>
 
+#include "engine/checkpoint/safetensors_writer.h"
 #include "testing/model_directory.h"
 
 namespace t2r::testing {
@@ -64,6 +66,43 @@ TEST(SafetensorsTest, WritingNowhereIsAnError) {
   const absl::Status status = WriteSafetensors("/nonexistent/x.safetensors", {});
   EXPECT_FALSE(status.ok());
   EXPECT_THAT(std::string(status.message()), HasSubstr("/nonexistent/x.safetensors"));
+}
+
+TEST(SafetensorsWriterTest, WritesPiecesWhereverTensorsEnd) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path() + "/out.safetensors";
+  const std::vector<float> values = {1, -2, 3.5F, 4};
+  {
+    auto writer = SafetensorsWriter::Create(
+        path, {{"a", DType::kFloat32, {3}}, {"b", DType::kFloat32, {1, 1}}});
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    const auto* const bytes = reinterpret_cast<const char*>(values.data());
+    EXPECT_TRUE((*writer)->Write(bytes, 5).ok());
+    EXPECT_TRUE((*writer)->Write(bytes + 5, 11).ok());
+    EXPECT_THAT(std::string((*writer)->Write(bytes, 1).message()), HasSubstr("more data than"));
+    struct stat info = {};
+    EXPECT_NE(stat(path.c_str(), &info), 0);
+    const absl::Status finished = (*writer)->Finish();
+    EXPECT_TRUE(finished.ok()) << finished;
+  }
+  const auto files = SafetensorsDirectory::OpenFile(path);
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ(std::memcmp((*files)->Find("a")->data, values.data(), 12), 0);
+  EXPECT_EQ(std::memcmp((*files)->Find("b")->data, values.data() + 3, 4), 0);
+}
+
+TEST(SafetensorsWriterTest, LeavesNothingUnlessWhole) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path() + "/out.safetensors";
+  {
+    auto writer = SafetensorsWriter::Create(path, {{"a", DType::kBFloat16, {2}}});
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    EXPECT_TRUE((*writer)->Write("abc", 3).ok());
+    const absl::Status finished = (*writer)->Finish();
+    EXPECT_EQ(finished.code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(std::string(finished.message()), HasSubstr("1 bytes of data are missing"));
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(directory.path()));
 }
 
 TEST(SafetensorsTest, UnalignedDataAndUnknownTypes) {
