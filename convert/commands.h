@@ -24,8 +24,36 @@ struct OutputFlags {
   std::string dtype = "float32";  // or bfloat16
 };
 
-struct FinetuneFlags {
+// Swaps attention and calibrates what is new: no training.
+struct SwapFlags {
   std::string model;
+  OutputFlags output;
+  std::string text, target;  // calibration text; encoder-decoders: of the pairs, as in DataFlags
+  CorpusOptions corpus;
+  std::string feature_map = "codebook";
+  int feature_size = 64;
+  std::string window = "64";  // or auto:BYTES
+  int sinks = 4, fold = 1;
+  bool rope_features = false;
+  int64_t sink_position = -1;  // negative: none
+  std::string keep_full, keep_full_cross;
+  int64_t documents = 48;  // excerpts of the text that calibrate
+  int64_t held_out = 24;   // and others that losses are measured on
+  int64_t tokens = 512;    // of an excerpt
+  uint64_t seed = 1;
+  int threads = 2;
+  std::string device = "cpu";
+};
+
+struct FinetuneFlags {
+  FinetuneFlags() {
+    training.learning_rate = 7e-4;
+    training.new_learning_rate = 5e-3;
+    training.warmup_share = 0.05;
+  }
+
+  std::string model;
+  std::string parent;  // the distillation's teacher; empty: the model as it is before the run
   OutputFlags output;
   DataFlags data;
   std::string feature_map;  // empty: no swap, finetune the model as it is
@@ -35,6 +63,9 @@ struct FinetuneFlags {
   double transfer_share = 0.12;    // of the budget, with stage transfer,finetune
   bool random_weights = false;     // the parent's shape and tokenizer only
   TrainableOptions trainable;
+  std::string train_only = "all";  // or attention or new
+  double half_life = 0;            // tokens, of a decay that learns; 0: none is added
+  std::string products = "auto";   // matrix products' factors: float32, bfloat16 or auto
   TrainOptions training;
   std::string device = "cpu";
 };
@@ -79,6 +110,7 @@ struct ImportGgufFlags {
   std::string pre_tokenizer;      // empty: what the file says
 };
 
+void Swap(const SwapFlags& flags);
 void Finetune(const FinetuneFlags& flags);
 void Pretrain(const PretrainFlags& flags);
 void Eval(const EvalFlags& flags);

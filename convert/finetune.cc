@@ -1,4 +1,5 @@
 #include <cstdio>
+#include <numbers>
 #include <string>
 
 #include "convert/commands.h"
@@ -9,6 +10,7 @@
 #include "convert/eval/keep_full.h"
 #include "convert/model/init.h"
 #include "convert/model/model_dir.h"
+#include "convert/runtime.h"
 #include "convert/status.h"
 #include "convert/train/loss.h"
 #include "convert/train/training_run.h"
@@ -17,14 +19,6 @@
 
 namespace t2r::convert {
 namespace {
-
-FeatureMapKind ParseFeatureMap(const std::string& name) {
-  if (name == "t2r") return FeatureMapKind::kT2r;
-  if (name == "elu") return FeatureMapKind::kElu;
-  if (name == "rfa") return FeatureMapKind::kRfa;
-  if (name == "hedgehog") return FeatureMapKind::kHedgehog;
-  throw ConvertError("--feature-map must be t2r, elu, rfa or hedgehog, not '" + name + "'");
-}
 
 // The share of the budget that goes into attention transfer; `config` is the swapped model's.
 double TransferShare(const FinetuneFlags& flags, const ModelConfig& config) {
@@ -38,8 +32,12 @@ double TransferShare(const FinetuneFlags& flags, const ModelConfig& config) {
         "--stage transfer trains feature maps, and the model has none: give "
         "--feature-map");
   }
-  if (config.linear_attention->feature_map == FeatureMapKind::kElu) {
+  const FeatureMapKind map = config.linear_attention->feature_map;
+  if (map == FeatureMapKind::kElu && config.linear_attention->window == 0) {
     throw ConvertError("--stage transfer trains feature maps, and elu has nothing to train");
+  }
+  if (map == FeatureMapKind::kNone) {
+    throw ConvertError("--stage transfer trains feature maps, and a window alone has none");
   }
   if (flags.stage == "transfer") return 1;
   if (flags.transfer_share <= 0 || flags.transfer_share >= 1) {
@@ -79,6 +77,11 @@ ModelConfig Swapped(const FinetuneFlags& flags, const TrainingModel& parent, con
                     Progress* progress) {
   const ModelConfig& config = parent.config();
   SwapOptions swap{ParseFeatureMap(flags.feature_map), flags.feature_size, {}, {}};
+  if (swap.feature_map == FeatureMapKind::kCodebook || swap.feature_map == FeatureMapKind::kNone) {
+    throw ConvertError("--feature-map " + flags.feature_map +
+                       " is calibrated: make the model by t2r-convert swap, and give the result "
+                       "to finetune");
+  }
   SwappedConfig(config, swap);  // refuses what cannot be before anything is measured
   if (!config.encoder_decoder.has_value() && !flags.keep_full_cross.empty()) {
     throw ConvertError("--keep-full-cross is given, but the model has no cross attention");
@@ -102,6 +105,17 @@ void CheckFlags(const FinetuneFlags& flags, const ModelConfig& parent) {
   if (flags.feature_map.empty() && (!flags.keep_full.empty() || !flags.keep_full_cross.empty())) {
     throw ConvertError("--keep-full says which layers a swap leaves: give --feature-map too");
   }
+  if (flags.half_life < 0) throw ConvertError("--decay must be at least 0");
+  if (flags.half_life > 0) {
+    const auto& linear = parent.linear_attention;
+    if (!linear.has_value() || !flags.feature_map.empty() ||
+        (linear->window == 0 && linear->feature_map != FeatureMapKind::kCodebook) ||
+        linear->feature_map == FeatureMapKind::kNone) {
+      throw ConvertError(
+          "--decay lets the far part of windowed attention forget, and the model "
+          "has none: make it by t2r-convert swap");
+    }
+  }
   if (flags.trainable.lora_rank < 0) throw ConvertError("--lora-rank must be at least 0");
   if (flags.trainable.lora_rank > 0 && flags.random_weights) {
     throw ConvertError("--lora-rank updates pretrained weights: it excludes --random-weights");
@@ -111,15 +125,41 @@ void CheckFlags(const FinetuneFlags& flags, const ModelConfig& parent) {
   }
 }
 
+TrainOnly ParseTrainOnly(const std::string& name) {
+  if (name == "all") return TrainOnly::kAll;
+  if (name == "attention") return TrainOnly::kAttention;
+  if (name == "new") return TrainOnly::kNew;
+  throw ConvertError("--train-only must be all, attention or new, not '" + name + "'");
+}
+
+// bfloat16 pays where the processor multiplies it, and the matrices are not small.
+torch::Dtype ParseProducts(const std::string& name, const ModelConfig& config) {
+  if (name == "float32") return torch::kFloat32;
+  if (name == "bfloat16") return torch::kBFloat16;
+  if (name != "auto") {
+    throw ConvertError("--products must be auto, float32 or bfloat16, not '" + name + "'");
+  }
+  return config.hidden_size >= 256 && HasBfloat16Products() ? torch::kBFloat16 : torch::kFloat32;
+}
+
 // The first weights of the model that is trained.
 void Initialize(const FinetuneFlags& flags, TrainingModel* model) {
   if (flags.random_weights) {
     InitializeFromScratch(model, flags.training.seed);
     return;
   }
-  LoadParameters(flags.model, model, /*allow_missing_maps=*/true);
+  LoadParameters(flags.model, model, /*allow_missing_maps=*/!flags.feature_map.empty());
   if (!flags.feature_map.empty()) InitializeFeatureMaps(model, flags.training.seed);
   InitializeLora(model, flags.training.seed);
+  if (flags.half_life == 0) return;
+  const torch::NoGradGuard no_grad;
+  for (const auto& spec : model->parameters().specs()) {
+    torch::Tensor value = model->parameters().Get(spec.name).detach();
+    // One that the model brings along goes on from where it is.
+    if (IsLogDecay(spec) && !value.any().item<bool>()) {
+      value.fill_(-std::numbers::ln2 / flags.half_life);
+    }
+  }
 }
 
 }  // namespace
@@ -135,15 +175,27 @@ void Finetune(const FinetuneFlags& flags) {
   const Corpora corpora =
       LoadCorpora(flags.data, flags.training.window, parent_config, tokenizer.get(), &progress);
 
-  TrainingModel parent(parent_config, device);
-  LoadParameters(flags.model, &parent, /*allow_missing_maps=*/false);
+  const std::string teacher = flags.parent.empty() ? flags.model : flags.parent;
+  const ModelConfig teacher_config = Unwrap(LoadModelConfig(teacher));
+  if (teacher_config.vocab_size != parent_config.vocab_size) {
+    throw ConvertError("--parent has a vocabulary of " + std::to_string(teacher_config.vocab_size) +
+                       " tokens, the model one of " + std::to_string(parent_config.vocab_size));
+  }
+  TrainingModel parent(teacher_config, device);
+  LoadParameters(teacher, &parent, /*allow_missing_maps=*/false);
   const Evaluation before = Evaluate(parent, corpora.valid, flags.training.threads);
   progress.Line("parent: " + Describe(before));
   const ModelConfig config =
       flags.feature_map.empty() ? parent_config : Swapped(flags, parent, corpora.valid, &progress);
 
-  TrainingModel model(config, device, flags.trainable);
+  TrainableOptions trainable = flags.trainable;
+  trainable.only = ParseTrainOnly(flags.train_only);
+  trainable.decay = flags.half_life > 0;
+  TrainingModel model(config, device, trainable);
   Initialize(flags, &model);
+  const torch::Dtype products = ParseProducts(flags.products, config);
+  model.SetProducts(products);
+  parent.SetProducts(products);
   TrainingRun run;
   run.model = &model;
   run.teacher = flags.training.distill > 0 ? &parent : nullptr;
@@ -155,7 +207,9 @@ void Finetune(const FinetuneFlags& flags) {
   run.fingerprint = "lora " + std::to_string(flags.trainable.lora_rank) + " " +
                     std::to_string(flags.trainable.lora_alpha) +
                     (flags.trainable.freeze_encoder ? " frozen encoder" : "") +
-                    (flags.random_weights ? " random weights" : "");
+                    (flags.random_weights ? " random weights" : "") + " " + flags.train_only + " " +
+                    std::to_string(flags.half_life) + " " +
+                    (products == torch::kBFloat16 ? "bfloat16" : "float32") + " " + flags.parent;
   run.side_files = flags.model;
   run.parent_nats = before.nats_per_token();
   TrainAndWrite(std::move(run), corpora, &progress);

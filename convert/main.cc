@@ -16,6 +16,12 @@ using t2r::flags::OneOf;
 using t2r::flags::Range;
 
 constexpr const char* kExamples = R"(Examples:
+  A language model with windows, sinks and a codebook: calibrated in seconds to minutes,
+  then only what is new learns, then everything, by the parent's distribution:
+    t2r-convert swap --model DIR --out DIR-w --window 64 --sinks 4 --feature-size 64 \
+        --calibrate train.txt --separator '<|endoftext|>'
+    t2r-convert finetune --model DIR-w --parent DIR --out DIR-rnn --distill 0.5 \
+        --stage transfer,finetune --train train.txt --valid valid.txt --tokens 1000000
   A language model, every layer linear, 30 minutes:
     t2r-convert finetune --model DIR --out DIR-t2r --feature-map t2r --feature-size 32 \
         --train train.txt --valid valid.txt --separator '<|endoftext|>' --minutes 30
@@ -127,6 +133,56 @@ CLI::App* AddPretrain(CLI::App* app, PretrainFlags* flags) {
   return on;
 }
 
+CLI::App* AddSwap(CLI::App* app, SwapFlags* flags) {
+  CLI::App* on = app->add_subcommand(
+      "swap", "Swap attention for windows, sinks and a recurrent state, calibrated; no training");
+  on->add_option("--model", flags->model, "Model directory")->type_name("DIR")->required();
+  on->add_option("--out", flags->output.directory, "Model directory to write")
+      ->type_name("DIR")
+      ->required();
+  OneOf(on->add_option("--save-dtype", flags->output.dtype, "Of the tensors that are written"),
+        {"float32", "bfloat16"});
+  on->add_option("--calibrate", flags->text,
+                 "Text like what the model will read; encoder-decoders: pairs")
+      ->type_name("FILE")
+      ->required();
+  on->add_option("--calibrate-target", flags->target, "Targets, where it holds the sources only")
+      ->type_name("FILE");
+  AddCorpusFlags(on, &flags->corpus);
+  on->add_option("--window", flags->window,
+                 "Nearest keys that are kept as they are; auto:BYTES: sizes by layer, within so "
+                 "many bytes of state, where they save the most")
+      ->type_name("KEYS");
+  on->add_option("--sinks", flags->sinks, "First keys of a sequence that are kept too")
+      ->check(AtLeast(0));
+  on->add_option("--fold", flags->fold, "Keys that leave the window at once")->check(AtLeast(1));
+  OneOf(on->add_option("--feature-map", flags->feature_map,
+                       "What stands for all older keys; none: nothing does"),
+        {"codebook", "t2r", "elu", "rfa", "hedgehog", "none"});
+  on->add_option("--feature-size", flags->feature_size, "Centroids or features a head")
+      ->check(AtLeast(1));
+  on->add_flag("--rope-features", flags->rope_features,
+               "Features see q and k after their rotation");
+  on->add_option("--sink-position", flags->sink_position,
+                 "Queries behind this position see the sinks as from it; -1: from their own")
+      ->check(AtLeast(-1));
+  on->add_option("--keep-full", flags->keep_full,
+                 "Layers that keep softmax: 0,3, every:4, or auto:2, the two whose calibrated swap "
+                 "alone costs the most")
+      ->type_name("LAYERS");
+  on->add_option("--keep-full-cross", flags->keep_full_cross, "The same for cross attention")
+      ->type_name("LAYERS");
+  on->add_option("--calibration-documents", flags->documents, "Excerpts that calibrate")
+      ->check(AtLeast(1));
+  on->add_option("--valid-documents", flags->held_out, "Other excerpts, for the losses printed")
+      ->check(AtLeast(1));
+  on->add_option("--tokens-per-document", flags->tokens, "Of an excerpt")->check(AtLeast(2));
+  on->add_option("--seed", flags->seed, "Of the codebooks");
+  on->add_option("--threads", flags->threads, "That read and calibrate")->check(Range(1, 1024));
+  OneOf(on->add_option("--device", flags->device, "Where LibTorch computes"), {"cpu", "cuda"});
+  return on;
+}
+
 CLI::App* AddFinetune(CLI::App* app, FinetuneFlags* flags) {
   CLI::App* on = app->add_subcommand("finetune", "Swap attention for linear attention, then train");
   on->add_option("--model", flags->model, "Model directory")->type_name("DIR")->required();
@@ -142,6 +198,23 @@ CLI::App* AddFinetune(CLI::App* app, FinetuneFlags* flags) {
   on->add_option("--keep-full-cross", flags->keep_full_cross,
                  "The same for cross attention; an encoder always keeps it")
       ->type_name("LAYERS");
+  on->add_option("--parent", flags->parent,
+                 "The softmax model that --model was swapped from: the teacher of --distill")
+      ->type_name("DIR");
+  on->add_option("--new-learning-rate", flags->training.new_learning_rate,
+                 "Peak of what a swap added; 0: as of the others")
+      ->check(AtLeast(0.0));
+  OneOf(on->add_option("--train-only", flags->train_only, "What learns; new: feature maps"),
+        {"all", "attention", "new"});
+  on->add_option("--decay", flags->half_life,
+                 "Lets the state forget, at first by half in so many tokens, and learns how fast; "
+                 "0: as the model has it")
+      ->type_name("TOKENS")
+      ->check(AtLeast(0.0));
+  OneOf(on->add_option("--products", flags->products,
+                       "Factors of matrix products; auto: bfloat16 where the processor multiplies "
+                       "it and the model is not small"),
+        {"auto", "float32", "bfloat16"});
   on->add_option("--stage", flags->stage,
                  "finetune; transfer,finetune: first only feature maps learn, each layer's to give "
                  "the softmax attention's output; or transfer alone")
@@ -237,11 +310,13 @@ int Run(int argc, char** argv) {
   app.footer(kExamples);
   PretrainFlags pretrain;
   FinetuneFlags finetune;
+  SwapFlags swap;
   EvalFlags eval;
   MetricsFlags metrics;
   ImportGgufFlags import_gguf;
   const CLI::App* on_pretrain = AddPretrain(&app, &pretrain);
   const CLI::App* on_finetune = AddFinetune(&app, &finetune);
+  const CLI::App* on_swap = AddSwap(&app, &swap);
   const CLI::App* on_eval = AddEval(&app, &eval);
   const CLI::App* on_metrics = AddMetrics(&app, &metrics);
   const CLI::App* on_import_gguf = AddImportGguf(&app, &import_gguf);
@@ -254,6 +329,7 @@ int Run(int argc, char** argv) {
   if (!warning.empty()) std::fprintf(stderr, "t2r-convert: %s\n", warning.c_str());
   if (on_pretrain->parsed()) Pretrain(pretrain);
   if (on_finetune->parsed()) Finetune(finetune);
+  if (on_swap->parsed()) Swap(swap);
   if (on_eval->parsed()) Eval(eval);
   if (on_metrics->parsed()) PrintMetrics(metrics);
   if (on_import_gguf->parsed()) ImportGguf(import_gguf);

@@ -24,4 +24,12 @@ std::string PrepareRuntime(int operator_threads) {
          "libopenblas0";
 }
 
+bool HasBfloat16Products() {
+#if defined(__x86_64__)
+  return at::hasMKLDNN() && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 }  // namespace t2r::convert

@@ -11,4 +11,7 @@ namespace t2r::convert {
 // nothing: the reference BLAS is many times slower than OpenBLAS.
 std::string PrepareRuntime(int operator_threads);
 
+// Whether the processor multiplies bfloat16 itself, and LibTorch uses it.
+bool HasBfloat16Products();
+
 }  // namespace t2r::convert

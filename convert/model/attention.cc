@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "convert/error.h"
 #include "convert/model/recurrent_kernel.h"
@@ -84,7 +85,7 @@ Tensor ApplyFeatureMap(const LinearAttentionConfig& config, const FeatureMapTens
     case FeatureMapKind::kRfa: {
       const Tensor norm = x.norm(2, {-1}, /*keepdim=*/true).clamp_min(1e-12);
       const Tensor projected = Project(x / norm, map.weight);
-      const double scale = 1.0 / std::sqrt(config.feature_size / 2.0);
+      const double scale = 1.0 / std::sqrt(static_cast<double>(map.weight.size(1)));
       return torch::cat({projected.sin(), projected.cos()}, -1) * scale;
     }
     case FeatureMapKind::kHedgehog: {
@@ -92,6 +93,7 @@ Tensor ApplyFeatureMap(const LinearAttentionConfig& config, const FeatureMapTens
       return torch::cat({projected.softmax(-1), (-projected).softmax(-1)}, -1);
     }
     case FeatureMapKind::kCodebook:
+      return torch::baddbmm(map.bias.unsqueeze(1), x, map.weight.transpose(1, 2)).softmax(-1);
     case FeatureMapKind::kNone:
       break;
   }
@@ -178,19 +180,28 @@ Tensor SoftmaxAttention(const Tensor& q, const Tensor& k, const Tensor& v) {
   const int64_t batch = q.size(0), length = q.size(1), groups = q.size(2), share = q.size(3),
                 d = q.size(4);
   const double scale = 1.0 / std::sqrt(static_cast<double>(d));
-  const Tensor queries =
-      (q * scale).permute({0, 2, 3, 1, 4}).reshape({batch * groups, share * length, d});
   const Tensor keys = k.permute({0, 2, 3, 1}).reshape({batch * groups, d, length});
   const Tensor values = v.permute({0, 2, 1, 3}).reshape({batch * groups, length, d});
-  const Tensor mask = torch::full({length, length}, -std::numeric_limits<float>::infinity(),
-                                  q.options().requires_grad(false))
-                          .triu(1)
-                          .repeat({share, 1});
-  const Tensor weights = torch::baddbmm(mask, queries, keys).softmax(-1);
-  return torch::bmm(weights, values)
-      .view({batch, groups, share, length, d})
-      .permute({0, 3, 1, 2, 4})
-      .reshape({batch, length, groups * share * d});
+  // In blocks of queries, each over the keys up to its end: half of the products, and no matrix
+  // over all pairs of tokens.
+  constexpr int64_t kBlock = 256;
+  std::vector<Tensor> blocks;
+  for (int64_t begin = 0; begin < length; begin += kBlock) {
+    const int64_t rows = std::min(kBlock, length - begin), end = begin + rows;
+    const Tensor queries = (q.narrow(1, begin, rows) * scale)
+                               .permute({0, 2, 3, 1, 4})
+                               .reshape({batch * groups, share * rows, d});
+    const Tensor mask = torch::full({rows, end}, -std::numeric_limits<float>::infinity(),
+                                    q.options().requires_grad(false))
+                            .triu(begin + 1)
+                            .repeat({share, 1});
+    const Tensor weights = torch::baddbmm(mask, queries, keys.narrow(2, 0, end)).softmax(-1);
+    blocks.push_back(torch::bmm(weights, values.narrow(1, 0, end))
+                         .view({batch, groups, share, rows, d})
+                         .permute({0, 3, 1, 2, 4})
+                         .reshape({batch, rows, groups * share * d}));
+  }
+  return blocks.size() == 1 ? blocks[0] : torch::cat(blocks, 1);
 }
 
 }  // namespace t2r::convert

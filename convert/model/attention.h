@@ -11,11 +11,23 @@ namespace t2r::convert {
 
 // The feature map's tensors of one layer (engine/ops/linear_attention.h); undefined where the map
 // has none. For rfa, weight is the projection.
+// For the codebook, weight and bias are the keys'.
 struct FeatureMapTensors {
   torch::Tensor weight, bias;
+  torch::Tensor query_weight, query_bias;  // codebook: [G, M, d] and [H, M]
+  torch::Tensor far_bias;                  // [H]: other maps beside a window
+  torch::Tensor log_decay;                 // [G]; undefined: none
 };
 
-// φ(x): x [G, N, d] to [G, N, k]. The query's scale is not applied here.
+// What one attention of a decoder reads: q [B, T, G, R, d], k and v [B, T, G, d].
+struct AttentionInput {
+  torch::Tensor q, k, v;           // q and k rotated, where the model rotates them
+  torch::Tensor plain_q, plain_k;  // and before that
+  torch::Tensor sink_q;  // rotated as the sinks see it: at most at sink_position; undefined: q
+};
+
+// φ(x): x [G, N, d] to [G, N, k]; of the codebook, what keys are assigned to. The query's scale is
+// not applied here.
 torch::Tensor ApplyFeatureMap(const LinearAttentionConfig& config, const FeatureMapTensors& map,
                               const torch::Tensor& x);
 

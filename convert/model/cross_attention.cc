@@ -35,7 +35,12 @@ Tensor LinearAttentionOver(const LinearAttentionConfig& config, const FeatureMap
   const Tensor queries = (q * config.query_scale)
                              .permute({2, 0, 1, 3, 4})
                              .reshape({groups, batch * length * share, d});
-  const Tensor phi_q = ApplyFeatureMap(config, map, queries)
+  // Of the codebook, log φ.
+  const Tensor phi_q = (config.feature_map == FeatureMapKind::kCodebook
+                            ? torch::bmm(queries, map.query_weight.transpose(1, 2))
+                                      .view({groups, batch * length, share, config.feature_size}) +
+                                  map.query_bias.view({groups, 1, share, config.feature_size})
+                            : ApplyFeatureMap(config, map, queries))
                            .reshape({groups * batch, length * share, config.feature_size});
   const Tensor phi_k =
       ApplyFeatureMap(config, map, k.permute({2, 0, 1, 3}).reshape({groups, batch * keys, d}))
@@ -47,6 +52,16 @@ Tensor LinearAttentionOver(const LinearAttentionConfig& config, const FeatureMap
                             .reshape({groups * batch, keys, d + 1});
   const Tensor state = torch::bmm(
       phi_k.reshape({groups * batch, keys, config.feature_size}).transpose(1, 2), values);
+  if (config.feature_map == FeatureMapKind::kCodebook) {
+    // Centroids of mass z and mean value S / z, in the log domain
+    // (engine/ops/windowed_attention.h).
+    const Tensor mass = state.narrow(-1, d, 1).clamp_min(std::numeric_limits<float>::min());
+    const Tensor weights = (phi_q + mass.log().transpose(1, 2)).softmax(-1);
+    return torch::bmm(weights, state.narrow(-1, 0, d) / mass)
+        .view({groups, batch, length, share, d})
+        .permute({1, 2, 0, 3, 4})
+        .reshape({batch, length, groups * share * d});
+  }
   const Tensor sums = torch::bmm(phi_q, state);
   const Tensor weight = sums.narrow(-1, d, 1);
   const Tensor den =

@@ -91,10 +91,10 @@ void InitializeFeatureMaps(TrainingModel* model, uint64_t seed) {
   const ModelConfig& config = model->config();
   if (!config.linear_attention.has_value()) return;
   Random random(seed ^ 0x5eedf3a7U);
-  const int64_t groups = config.kv_heads, d = config.head_dim,
-                k = config.linear_attention->feature_size;
+  const int64_t groups = config.kv_heads, d = config.head_dim;
   for (const AttentionSite& site : AttentionSites(config)) {
     if (!IsLinear(config, site)) continue;
+    const int64_t k = config.linear_attention->sizes(site.layer, site.cross).features;
     const std::string prefix = AttentionPrefix(config, site) + "feature_map.";
     const auto set = [&](const char* name, const Tensor& values) {
       Tensor parameter = model->parameters().Get(prefix + name);
@@ -116,7 +116,15 @@ void InitializeFeatureMaps(TrainingModel* model, uint64_t seed) {
                           .narrow(0, 0, k / 2)
                           .expand({groups, k / 2, d}));
         break;
-      case FeatureMapKind::kCodebook:
+      case FeatureMapKind::kCodebook: {
+        // Centroids of the same random directions for keys and queries, all of one bias.
+        const Tensor rows = OrthogonalRows(groups, k, d, /*unit=*/false, &random);
+        set("key_weight", rows);
+        set("key_bias", torch::zeros({groups, k}));
+        set("query_weight", rows);
+        set("query_bias", torch::zeros({config.heads, k}));
+        break;
+      }
       case FeatureMapKind::kNone:
         break;
     }
@@ -131,6 +139,23 @@ ModelConfig SwappedConfig(const ModelConfig& parent, const SwapOptions& options)
   LinearAttentionConfig linear;
   linear.feature_map = options.feature_map;
   linear.feature_size = options.feature_size;
+  linear.window = options.window;
+  linear.sinks = options.sinks;
+  linear.fold = options.fold;
+  linear.rope_features = options.rope_features;
+  linear.sink_position = options.sink_position;
+  if (options.window < 0 || options.sinks < 0 || options.fold < 1) {
+    throw ConvertError("--window and --sinks must be at least 0, --fold at least 1");
+  }
+  if (options.window == 0 && (options.sinks > 0 || options.fold > 1)) {
+    throw ConvertError("--sinks and --fold need a --window");
+  }
+  const bool none = options.feature_map == FeatureMapKind::kNone;
+  if (none && (options.window == 0 || parent.encoder_decoder.has_value())) {
+    throw ConvertError(
+        "--feature-map none is a window alone: it needs --window, and cannot stand "
+        "in cross attention");
+  }
   linear.query_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(parent.head_dim)));
   if (options.feature_map != FeatureMapKind::kT2r) {
     linear.normalizer = Normalizer::kAdd;
@@ -144,6 +169,8 @@ ModelConfig SwappedConfig(const ModelConfig& parent, const SwapOptions& options)
                          ", for elu (or be left out)");
     }
     linear.feature_size = parent.head_dim;
+  } else if (none) {
+    linear.feature_size = 0;
   } else if (options.feature_size < 1) {
     throw ConvertError("--feature-size must be at least 1 for this feature map");
   } else if (halves && options.feature_size % 2 != 0) {

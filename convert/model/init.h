@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "convert/model/model.h"
@@ -19,6 +20,7 @@ void InitializeFromScratch(TrainingModel* model, uint64_t seed);
 //             active for small inputs, so no unit is dead
 //   rfa       rows normal N(0, 1), orthogonal in blocks of d: the lower-variance random features
 //   hedgehog  identity rows, repeated to k/2
+//   codebook  centroids in random orthogonal directions: calibration.h has better ones
 void InitializeFeatureMaps(TrainingModel* model, uint64_t seed);
 
 // LoRA factors: A normal with deviation columns^-½, B zero, so that the update starts at zero.
@@ -34,6 +36,10 @@ struct SwapOptions {
   int feature_size = 0;              // k; elu: 0 or head_dim
   std::vector<int> keep_full;        // layers whose causal attention keeps softmax
   std::vector<int> keep_full_cross;  // and whose cross attention does
+  // Of causal attention (engine/ops/windowed_attention.h); window 0: none.
+  int window = 0, sinks = 0, fold = 1;
+  bool rope_features = true;
+  std::optional<int64_t> sink_position = std::nullopt;
 };
 
 // The parent's configuration with its layers swapped: t2r clamps denominators at 1e-2, the other

@@ -3,11 +3,13 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "convert/error.h"
 #include "convert/model/cross_attention.h"
+#include "convert/model/windowed_attention.h"
 
 namespace t2r::convert {
 namespace {
@@ -29,8 +31,10 @@ TrainingModel::TrainingModel(ModelConfig config, torch::Device device,
                     trainable.lora_rank == 0 ? 0 : trainable.lora_alpha / trainable.lora_rank) {}
 
 std::unique_ptr<TrainingModel> TrainingModel::Replica(const TrainingModel& other) {
-  return std::unique_ptr<TrainingModel>(
+  std::unique_ptr<TrainingModel> replica(
       new TrainingModel(other.config_, Parameters::Replica(other.parameters_), other.lora_scale_));
+  replica->products_ = other.products_;
+  return replica;
 }
 
 TrainingModel::TrainingModel(ModelConfig config, Parameters parameters, double lora_scale)
@@ -41,28 +45,37 @@ TrainingModel::TrainingModel(ModelConfig config, Parameters parameters, double l
 }
 
 Tensor TrainingModel::Hidden(const ModelInput& input) const {
-  return HiddenWith(
-      input, [&](const AttentionSite& site, const Tensor& q, const Tensor& k, const Tensor& v) {
-        return IsLinear(config_, site) ? LinearSite(input, site, q, k, v)
-                                       : SoftmaxSite(input, site, q, k, v);
-      });
+  return HiddenWith(input, [&](const AttentionSite& site, const AttentionInput& in) {
+    return IsLinear(config_, site) ? LinearSite(input, site, in) : SoftmaxSite(input, site, in);
+  });
 }
 
-Tensor TrainingModel::TransferLoss(const ModelInput& input, const Tensor& counted) const {
-  const Tensor rows = counted.unsqueeze(-1);
-  Tensor loss = torch::zeros({}, counted.options());
+void TrainingModel::VisitAttention(
+    const ModelInput& input,
+    const std::function<void(const AttentionSite&, const AttentionInput&, const Tensor&)>& visit)
+    const {
   const torch::NoGradGuard no_grad;
-  HiddenWith(input,
-             [&](const AttentionSite& site, const Tensor& q, const Tensor& k, const Tensor& v) {
-               const Tensor softmax = SoftmaxSite(input, site, q, k, v);
-               if (IsLinear(config_, site)) {
-                 const torch::AutoGradMode with_grad(true);
-                 const Tensor error = (LinearSite(input, site, q, k, v) - softmax) * rows;
-                 loss = loss + error.square().sum() / (softmax * rows).square().sum();
-               }
-               return softmax;
-             });
-  return loss;
+  HiddenWith(input, [&](const AttentionSite& site, const AttentionInput& in) {
+    const Tensor out = SoftmaxSite(input, site, in);
+    visit(site, in, out);
+    return out;
+  });
+}
+
+double TrainingModel::TransferLoss(const ModelInput& input, const Tensor& counted,
+                                   const std::function<void(const Tensor&)>& each) const {
+  const Tensor rows = counted.unsqueeze(-1);
+  double sum = 0;
+  VisitAttention(input,
+                 [&](const AttentionSite& site, const AttentionInput& in, const Tensor& softmax) {
+                   if (!IsLinear(config_, site)) return;
+                   const torch::AutoGradMode with_grad(true);
+                   const Tensor error = (LinearSite(input, site, in) - softmax) * rows;
+                   const Tensor loss = error.square().sum() / (softmax * rows).square().sum();
+                   sum += loss.item<double>();
+                   if (each) each(loss);
+                 });
+  return sum;
 }
 
 Tensor TrainingModel::HiddenWith(const ModelInput& input,
@@ -85,23 +98,36 @@ Tensor TrainingModel::HiddenWith(const ModelInput& input,
   throw ConvertError("unknown architecture");
 }
 
+const Tensor& TrainingModel::OutputTable() const {
+  if (!config_.tie_word_embeddings) return parameters_.Get("lm_head.weight");
+  switch (config_.architecture) {
+    case Architecture::kLlama:
+      return parameters_.Get("model.embed_tokens.weight");
+    case Architecture::kGpt2:
+      return parameters_.Get("transformer.wte.weight");
+    case Architecture::kMarian:
+      return parameters_.Get(config_.encoder_decoder->share_embeddings
+                                 ? "model.shared.weight"
+                                 : "model.decoder.embed_tokens.weight");
+  }
+  throw ConvertError("unknown architecture");
+}
+
 Tensor TrainingModel::Logits(const Tensor& hidden) const {
-  const auto table = [this]() -> std::string {
-    if (!config_.tie_word_embeddings) return "lm_head.weight";
-    switch (config_.architecture) {
-      case Architecture::kLlama:
-        return "model.embed_tokens.weight";
-      case Architecture::kGpt2:
-        return "transformer.wte.weight";
-      case Architecture::kMarian:
-        return config_.encoder_decoder->share_embeddings ? "model.shared.weight"
-                                                         : "model.decoder.embed_tokens.weight";
-    }
-    throw ConvertError("unknown architecture");
-  };
-  const Tensor logits = torch::linear(hidden, parameters_.Get(table()));
+  return LogitsBy(Narrow(OutputTable()), hidden);
+}
+
+Tensor TrainingModel::LogitsBy(const Tensor& narrow_table, const Tensor& hidden) const {
+  const Tensor logits = torch::linear(Narrow(hidden), narrow_table).to(torch::kFloat32);
   return parameters_.Has("final_logits_bias") ? logits + parameters_.Get("final_logits_bias")
                                               : logits;
+}
+
+void TrainingModel::SetLayerTypes(const ModelConfig& types) {
+  config_.layer_types = types.layer_types;
+  if (config_.encoder_decoder.has_value()) {
+    config_.encoder_decoder->cross_layer_types = types.encoder_decoder->cross_layer_types;
+  }
 }
 
 Tensor TrainingModel::Value(const std::string& name) const {
@@ -113,8 +139,12 @@ Tensor TrainingModel::Value(const std::string& name) const {
 
 Tensor TrainingModel::Linear(const std::string& name, const Tensor& x) const {
   const std::string bias = name + ".bias";
-  return torch::linear(x, Value(name + ".weight"),
-                       parameters_.Has(bias) ? parameters_.Get(bias) : Tensor());
+  const Tensor weight = Value(name + ".weight");
+  if (products_ != torch::kFloat32) {
+    const Tensor out = torch::linear(Narrow(x), Narrow(weight)).to(torch::kFloat32);
+    return parameters_.Has(bias) ? out + parameters_.Get(bias) : out;
+  }
+  return torch::linear(x, weight, parameters_.Has(bias) ? parameters_.Get(bias) : Tensor());
 }
 
 Tensor TrainingModel::RmsNorm(const std::string& name, const Tensor& x) const {
@@ -133,8 +163,8 @@ Tensor TrainingModel::Conv1d(const std::string& name, const Tensor& x) const {
       .view({x.size(0), x.size(1), weight.size(1)});
 }
 
-std::pair<Tensor, Tensor> TrainingModel::RopeTable(int64_t length) const {
-  const Tensor positions = torch::arange(length, torch::kFloat64);
+std::pair<Tensor, Tensor> TrainingModel::RopeTable(int64_t length, int64_t last) const {
+  const Tensor positions = torch::arange(length, torch::kFloat64).clamp_max(last);
   const Tensor angles =
       torch::outer(positions, inverse_frequencies_).view({length, 1, 1, config_.head_dim / 2});
   const auto to = [this](const Tensor& x) {
@@ -144,40 +174,65 @@ std::pair<Tensor, Tensor> TrainingModel::RopeTable(int64_t length) const {
 }
 
 Tensor TrainingModel::SoftmaxSite(const ModelInput& input, const AttentionSite& site,
-                                  const Tensor& q, const Tensor& k, const Tensor& v) const {
-  return site.cross ? SoftmaxAttentionOver(q, k, v, input.source_counted)
-                    : SoftmaxAttention(q, k, v);
+                                  const AttentionInput& in) const {
+  return site.cross ? SoftmaxAttentionOver(in.q, in.k, in.v, input.source_counted)
+                    : SoftmaxAttention(in.q, in.k, in.v);
 }
 
 Tensor TrainingModel::LinearSite(const ModelInput& input, const AttentionSite& site,
-                                 const Tensor& q, const Tensor& k, const Tensor& v) const {
+                                 const AttentionInput& in) const {
   const std::string prefix = AttentionPrefix(config_, site) + "feature_map.";
+  const auto tensor = [&](const char* name) {
+    return parameters_.Has(prefix + name) ? parameters_.Get(prefix + name) : Tensor();
+  };
+  LinearAttentionConfig linear = *config_.linear_attention;
+  const LinearSizes sizes = linear.sizes(site.layer, site.cross);
+  linear.feature_size = sizes.features;
   FeatureMapTensors map;
-  for (const char* name : {"weight", "projection"}) {
-    if (parameters_.Has(prefix + name)) map.weight = parameters_.Get(prefix + name);
+  if (linear.feature_map == FeatureMapKind::kCodebook) {
+    map = {tensor("key_weight"),
+           tensor("key_bias"),
+           tensor("query_weight"),
+           tensor("query_bias"),
+           {},
+           {}};
+  } else {
+    map.weight = tensor(linear.feature_map == FeatureMapKind::kRfa ? "projection" : "weight");
+    map.bias = tensor("bias");
   }
-  if (parameters_.Has(prefix + "bias")) map.bias = parameters_.Get(prefix + "bias");
-  const auto& linear = *config_.linear_attention;
-  return site.cross ? LinearAttentionOver(linear, map, q, k, v, input.source_counted)
-                    : LinearAttention(linear, map, q, k, v);
+  if (site.cross) return LinearAttentionOver(linear, map, in.q, in.k, in.v, input.source_counted);
+  if (!IsWindowed(linear, sizes)) return LinearAttention(linear, map, in.q, in.k, in.v);
+  map.far_bias = tensor("far_bias");
+  const Tensor decay = tensor("log_decay");
+  if (decay.defined() && (decay.requires_grad() || decay.any().item<bool>())) {
+    map.log_decay = decay;
+  }
+  return WindowedAttention(linear, sizes, map, in);
 }
 
 Tensor TrainingModel::LlamaHidden(const Tensor& ids, const AttentionFunction& attention) const {
   const int64_t batch = ids.size(0), length = ids.size(1);
   const int64_t groups = config_.kv_heads, share = config_.heads / config_.kv_heads,
                 d = config_.head_dim;
-  const auto rope = RopeTable(length);
+  const auto rope = RopeTable(length, length);
+  std::optional<std::pair<Tensor, Tensor>> sink_rope;
+  if (config_.linear_attention.has_value() && config_.linear_attention->sink_position.has_value()) {
+    sink_rope = RopeTable(length, *config_.linear_attention->sink_position);
+  }
   Tensor x = torch::embedding(parameters_.Get("model.embed_tokens.weight"), ids);
   for (int i = 0; i < config_.layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
     const std::string self = layer + "self_attn.", mlp = layer + "mlp.";
     const Tensor in = RmsNorm(layer + "input_layernorm", x);
-    const Tensor q =
-        Rope(Linear(self + "q_proj", in).view({batch, length, groups, share, d}), rope);
-    const Tensor k =
-        Rope(Linear(self + "k_proj", in).view({batch, length, groups, 1, d}), rope).squeeze(3);
-    const Tensor v = Linear(self + "v_proj", in).view({batch, length, groups, d});
-    x = x + Linear(self + "o_proj", attention({i, false}, q, k, v));
+    const Tensor q = Linear(self + "q_proj", in).view({batch, length, groups, share, d});
+    const Tensor k = Linear(self + "k_proj", in).view({batch, length, groups, 1, d});
+    const AttentionInput read{Rope(q, rope),
+                              Rope(k, rope).squeeze(3),
+                              Linear(self + "v_proj", in).view({batch, length, groups, d}),
+                              q,
+                              k.squeeze(3),
+                              sink_rope.has_value() ? Rope(q, *sink_rope) : Tensor()};
+    x = x + Linear(self + "o_proj", attention({i, false}, read));
     const Tensor mid = RmsNorm(layer + "post_attention_layernorm", x);
     const Tensor gated = torch::silu(Linear(mlp + "gate_proj", mid)) * Linear(mlp + "up_proj", mid);
     x = x + Linear(mlp + "down_proj", gated);
@@ -193,10 +248,10 @@ Tensor TrainingModel::Gpt2Hidden(const Tensor& ids, const AttentionFunction& att
   for (int i = 0; i < config_.layers; ++i) {
     const std::string layer = "transformer.h." + std::to_string(i) + ".";
     const auto qkv = Conv1d(layer + "attn.c_attn", LayerNorm(layer + "ln_1", x)).chunk(3, -1);
-    const Tensor attended = attention({i, false}, qkv[0].reshape({batch, length, heads, 1, d}),
-                                      qkv[1].reshape({batch, length, heads, d}),
-                                      qkv[2].reshape({batch, length, heads, d}));
-    x = x + Conv1d(layer + "attn.c_proj", attended);
+    const Tensor q = qkv[0].reshape({batch, length, heads, 1, d});
+    const Tensor k = qkv[1].reshape({batch, length, heads, d});
+    const Tensor v = qkv[2].reshape({batch, length, heads, d});
+    x = x + Conv1d(layer + "attn.c_proj", attention({i, false}, {q, k, v, q, k, {}}));
     const Tensor inner = Conv1d(layer + "mlp.c_fc", LayerNorm(layer + "ln_2", x));
     x = x + Conv1d(layer + "mlp.c_proj", torch::gelu(inner, "tanh"));
   }

@@ -41,20 +41,39 @@ class TrainingModel {
   // S exceeds stored positions.
   torch::Tensor Hidden(const ModelInput& input) const;
   // How far linear attention is from the softmax attention that it replaces: for each linear
-  // attention the squared error of its output over the softmax output's square, summed over the
-  // attentions, over the positions where `counted` [B, T] is 1. Every layer gets what the softmax
-  // model would give it, so only feature maps have gradients. [].
-  torch::Tensor TransferLoss(const ModelInput& input, const torch::Tensor& counted) const;
+  // attention the squared error of its output over the softmax output's square, over the positions
+  // where `counted` [B, T] is 1, handed to `each` as [], and their sum. Every layer gets what the
+  // softmax model would give it, so only feature maps have gradients; one that `each` takes
+  // at once leaves nothing of its layer in memory.
+  double TransferLoss(const ModelInput& input, const torch::Tensor& counted,
+                      const std::function<void(const torch::Tensor&)>& each = nullptr) const;
+  // One forward pass of the softmax model, without gradients: what every attention of the decoder
+  // reads and gives [B, T, G·R·d].
+  void VisitAttention(const ModelInput& input,
+                      const std::function<void(const AttentionSite&, const AttentionInput&,
+                                               const torch::Tensor&)>& visit) const;
+  // The output of the linear attention at `site`, whatever the config says of its layer type: its
+  // tensors must be there.
+  torch::Tensor LinearSite(const ModelInput& input, const AttentionSite& site,
+                           const AttentionInput& in) const;
   // Hidden states [..., hidden] to logits [..., vocabulary].
   torch::Tensor Logits(const torch::Tensor& hidden) const;
+  // The output matrix [vocabulary, hidden], and logits by it as Narrow gives it.
+  const torch::Tensor& OutputTable() const;
+  torch::Tensor LogitsBy(const torch::Tensor& narrow_table, const torch::Tensor& hidden) const;
+  // What factors of matrix products are: float32, or rounded to bfloat16, with float32 sums.
+  void SetProducts(torch::Dtype dtype) { products_ = dtype; }
+  torch::Tensor Narrow(const torch::Tensor& x) const { return x.to(products_); }
+  // Takes which attentions are linear from `types`: of those that have maps, any may be softmax.
+  void SetLayerTypes(const ModelConfig& types);
   // The value of a parameter, the update that LoRA adds to it included.
   torch::Tensor Value(const std::string& name) const;
 
  private:
   TrainingModel(ModelConfig config, Parameters parameters, double lora_scale);
-  // One attention of the decoder: (site, q, k, v), shapes as in attention.h and cross_attention.h.
-  using AttentionFunction = std::function<torch::Tensor(
-      const AttentionSite&, const torch::Tensor&, const torch::Tensor&, const torch::Tensor&)>;
+  // One attention of the decoder, shapes as in attention.h and cross_attention.h.
+  using AttentionFunction =
+      std::function<torch::Tensor(const AttentionSite&, const AttentionInput&)>;
   torch::Tensor HiddenWith(const ModelInput& input, const AttentionFunction& attention) const;
   torch::Tensor LlamaHidden(const torch::Tensor& ids, const AttentionFunction& attention) const;
   torch::Tensor Gpt2Hidden(const torch::Tensor& ids, const AttentionFunction& attention) const;
@@ -67,21 +86,18 @@ class TrainingModel {
       const std::function<torch::Tensor(const torch::Tensor&)>& part) const;
   torch::Tensor MarianFeedForward(const std::string& layer, const torch::Tensor& x) const;
   torch::Tensor SoftmaxSite(const ModelInput& input, const AttentionSite& site,
-                            const torch::Tensor& q, const torch::Tensor& k,
-                            const torch::Tensor& v) const;
-  torch::Tensor LinearSite(const ModelInput& input, const AttentionSite& site,
-                           const torch::Tensor& q, const torch::Tensor& k,
-                           const torch::Tensor& v) const;
+                            const AttentionInput& in) const;
   torch::Tensor Linear(const std::string& name, const torch::Tensor& x) const;
   torch::Tensor RmsNorm(const std::string& name, const torch::Tensor& x) const;
   torch::Tensor LayerNorm(const std::string& name, const torch::Tensor& x) const;
   torch::Tensor Conv1d(const std::string& name, const torch::Tensor& x) const;
-  // cos and sin of positions 0…T−1, [T, 1, 1, d/2] each.
-  std::pair<torch::Tensor, torch::Tensor> RopeTable(int64_t length) const;
+  // cos and sin of positions 0…T−1, none above `last`, [T, 1, 1, d/2] each.
+  std::pair<torch::Tensor, torch::Tensor> RopeTable(int64_t length, int64_t last) const;
 
   ModelConfig config_;
   Parameters parameters_;
-  double lora_scale_ = 0;              // lora_alpha / lora_rank; 0: no LoRA
+  double lora_scale_ = 0;  // lora_alpha / lora_rank; 0: no LoRA
+  torch::Dtype products_ = torch::kFloat32;
   torch::Tensor inverse_frequencies_;  // float64 [d/2]; Llama only
 };
 

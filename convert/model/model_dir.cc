@@ -101,6 +101,14 @@ void LoadParameters(const std::string& directory, TrainingModel* model, bool all
     torch::Tensor parameter = model->parameters().Get(spec.name);
     parameter.copy_(values);
   }
+  for (const AttentionSite& site : AttentionSites(model->config())) {
+    const std::string decay = AttentionPrefix(model->config(), site) + "feature_map.log_decay";
+    if (Find(*files, decay) != nullptr && !model->parameters().Has(decay)) {
+      throw ConvertError(directory + ": tensor " + decay +
+                         " is a decay without a window or a codebook, which only the engine "
+                         "computes");
+    }
+  }
 }
 
 std::string SwappedConfigJson(const std::string& parent_json, const ModelConfig& swapped,
@@ -119,13 +127,36 @@ std::string SwappedConfigJson(const std::string& parent_json, const ModelConfig&
   }
   if (swapped.linear_attention.has_value()) {
     const auto& linear = *swapped.linear_attention;
-    constexpr const char* kMaps[] = {"t2r", "elu", "rfa", "hedgehog"};
-    json["linear_attention"] = {
-        {"feature_map", kMaps[static_cast<size_t>(linear.feature_map)]},
-        {"feature_size", linear.feature_size},
-        {"normalizer", linear.normalizer == Normalizer::kClamp ? "clamp" : "add"},
-        {"eps", Decimal(linear.eps)},
-        {"query_scale", Decimal(linear.query_scale)}};
+    constexpr const char* kMaps[] = {"t2r", "elu", "rfa", "hedgehog", "codebook", "none"};
+    const bool windowed = linear.window > 0;
+    nlohmann::ordered_json keys = {{"feature_map", kMaps[static_cast<size_t>(linear.feature_map)]}};
+    // A number, or a list where layers differ.
+    const auto size = [&](const char* name, int LinearSizes::*member) {
+      if (linear.layers.empty()) {
+        keys[name] = linear.sizes(0).*member;
+        return;
+      }
+      auto list = nlohmann::ordered_json::array();
+      for (const LinearSizes& layer : linear.layers) list.push_back(layer.*member);
+      keys[name] = list;
+    };
+    size("feature_size", &LinearSizes::features);
+    if (windowed) {
+      size("window", &LinearSizes::window);
+      size("sinks", &LinearSizes::sinks);
+      size("fold", &LinearSizes::fold);
+    }
+    if (windowed || linear.feature_map == FeatureMapKind::kCodebook) {
+      keys["rope_features"] = linear.rope_features;
+    }
+    if (linear.sink_position.has_value()) keys["sink_position"] = *linear.sink_position;
+    if (linear.feature_map != FeatureMapKind::kCodebook &&
+        linear.feature_map != FeatureMapKind::kNone) {
+      keys["normalizer"] = linear.normalizer == Normalizer::kClamp ? "clamp" : "add";
+      keys["eps"] = Decimal(linear.eps);
+    }
+    keys["query_scale"] = Decimal(linear.query_scale);
+    json["linear_attention"] = keys;
   }
   if (!dtype.empty()) {
     json.erase("dtype");
@@ -146,11 +177,12 @@ void WriteModelDirectory(const std::string& directory, const std::string& config
   std::map<std::string, HostTensor, std::less<>> tensors;
   for (const auto& spec : model.parameters().specs()) {
     if (spec.lora) continue;
-    kept.push_back(model.Value(spec.name)
-                       .detach()
-                       .to(torch::kCPU, narrow ? torch::kBFloat16 : torch::kFloat32)
-                       .contiguous());
-    tensors[spec.name] = {kept.back().data_ptr(), narrow ? DType::kBFloat16 : DType::kFloat32,
+    const torch::Tensor value = model.Value(spec.name).detach().to(torch::kCPU);
+    if (IsLogDecay(spec) && !value.any().item<bool>()) continue;
+    // A codebook's biases are squared lengths: 8 bits of them would move keys between cells.
+    const bool half = narrow && !spec.feature_map;
+    kept.push_back(value.to(half ? torch::kBFloat16 : torch::kFloat32).contiguous());
+    tensors[spec.name] = {kept.back().data_ptr(), half ? DType::kBFloat16 : DType::kFloat32,
                           spec.shape};
   }
   ThrowIfError(WriteSafetensors((staging / "model.safetensors").string(), tensors));

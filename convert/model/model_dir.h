@@ -20,10 +20,10 @@ void LoadParameters(const std::string& directory, TrainingModel* model, bool all
 std::string SwappedConfigJson(const std::string& parent_json, const ModelConfig& swapped,
                               const std::string& dtype);
 
-// Writes a model directory: config.json, model.safetensors in `dtype` ("float32" or "bfloat16"),
-// and the files of `side_files` (a directory; empty: none) that belong to a model: tokenizer,
-// generation_config.json; LoRA's updates are added into the weights. All or nothing, as
-// StagedDirectory has it.
+// Writes a model directory: config.json, model.safetensors in `dtype` ("float32" or "bfloat16";
+// feature maps are float32 always), and the files of `side_files` (a directory; empty: none) that
+// belong to a model: tokenizer, generation_config.json; LoRA's updates are added into the weights.
+// All or nothing, as StagedDirectory has it.
 void WriteModelDirectory(const std::string& directory, const std::string& config_json,
                          const TrainingModel& model, const std::string& dtype,
                          const std::string& side_files);

@@ -39,18 +39,16 @@ Tensor TrainingModel::MarianHidden(const ModelInput& input,
     const std::string layer = "model.decoder.layers." + std::to_string(i) + ".";
     const std::string self = layer + "self_attn.", cross = layer + "encoder_attn.";
     x = MarianResidual(layer + "self_attn_layer_norm", x, [&](const Tensor& h) {
-      return Linear(
-          self + "out_proj",
-          attention({i, false}, Linear(self + "q_proj", h).view({batch, length, heads, 1, d}),
-                    Linear(self + "k_proj", h).view({batch, length, heads, d}),
-                    Linear(self + "v_proj", h).view({batch, length, heads, d})));
+      const Tensor q = Linear(self + "q_proj", h).view({batch, length, heads, 1, d});
+      const Tensor k = Linear(self + "k_proj", h).view({batch, length, heads, d});
+      const Tensor v = Linear(self + "v_proj", h).view({batch, length, heads, d});
+      return Linear(self + "out_proj", attention({i, false}, {q, k, v, q, k, {}}));
     });
     x = MarianResidual(layer + "encoder_attn_layer_norm", x, [&](const Tensor& h) {
-      return Linear(
-          cross + "out_proj",
-          attention({i, true}, Linear(cross + "q_proj", h).view({batch, length, heads, 1, d}),
-                    Linear(cross + "k_proj", encoded).view({batch, keys, heads, d}),
-                    Linear(cross + "v_proj", encoded).view({batch, keys, heads, d})));
+      const Tensor q = Linear(cross + "q_proj", h).view({batch, length, heads, 1, d});
+      const Tensor k = Linear(cross + "k_proj", encoded).view({batch, keys, heads, d});
+      const Tensor v = Linear(cross + "v_proj", encoded).view({batch, keys, heads, d});
+      return Linear(cross + "out_proj", attention({i, true}, {q, k, v, q, k, {}}));
     });
     x = MarianFeedForward(layer, x);
   }

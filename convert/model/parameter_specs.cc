@@ -46,7 +46,8 @@ class SpecList {
     if (!IsLinear(config_, site)) return;
     const auto& linear = config_.linear_attention.value();
     const std::string prefix = AttentionPrefix(config_, site) + "feature_map.";
-    const int64_t groups = config_.kv_heads, d = config_.head_dim, k = linear.feature_size;
+    const LinearSizes sizes = linear.sizes(site.layer, site.cross);
+    const int64_t groups = config_.kv_heads, d = config_.head_dim, k = sizes.features;
     const auto add = [this](std::string name, std::vector<int64_t> shape) {
       Add(std::move(name), std::move(shape));
       specs_.back().feature_map = true;
@@ -72,6 +73,13 @@ class SpecList {
         break;
       case FeatureMapKind::kNone:
         break;
+    }
+    const bool codebook = linear.feature_map == FeatureMapKind::kCodebook;
+    const bool map = linear.feature_map != FeatureMapKind::kNone;
+    if (sizes.window > 0 && map && !codebook) add(prefix + "far_bias", {config_.heads});
+    if (!site.cross && map && (sizes.window > 0 || codebook)) {
+      add(prefix + "log_decay", {groups});
+      specs_.back().computed = specs_.back().frozen = true;
     }
   }
   std::vector<ParameterSpec> Take() { return std::move(specs_); }
@@ -221,12 +229,19 @@ std::vector<ParameterSpec> ParameterSpecs(const ModelConfig& config) {
   throw ConvertError("unknown architecture");
 }
 
+bool IsLogDecay(const ParameterSpec& spec) { return spec.name.ends_with(".log_decay"); }
+
 std::vector<ParameterSpec> Trainable(std::vector<ParameterSpec> specs,
                                      const TrainableOptions& options) {
   const size_t given = specs.size();
   for (size_t i = 0; i < given; ++i) {
     const bool encoder = specs[i].name.starts_with("model.encoder.");
     specs[i].frozen |= options.freeze_encoder && encoder;
+    if (IsLogDecay(specs[i])) specs[i].frozen = !options.decay;
+    if (!specs[i].feature_map && options.only != TrainOnly::kAll) {
+      const bool attention = specs[i].name.find("attn.") != std::string::npos;
+      specs[i].frozen |= options.only == TrainOnly::kNew || !attention;
+    }
     if (options.lora_rank == 0) continue;
     if (specs[i].decay && !specs[i].frozen) {
       for (const bool second : {false, true}) {

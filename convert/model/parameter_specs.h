@@ -14,7 +14,8 @@ struct ParameterSpec {
   std::vector<int64_t> shape;
   bool decay = false;        // a matrix of a layer: weight decay and LoRA apply
   bool feature_map = false;  // belongs to a feature map: absent in the softmax parent
-  // Never trained, and given a value where the file has none: sinusoidal positions, logit bias (0).
+  // Given a value where the file has none, and not trained unless asked for: sinusoidal positions,
+  // logit bias (0), log_decay (0).
   bool computed = false;
   bool lora = false;    // a factor of a LoRA update: never in a file
   bool frozen = false;  // has no gradient
@@ -38,8 +39,15 @@ std::string AttentionPrefix(const ModelConfig& config, const AttentionSite& site
 // Every tensor of a model of this configuration, in a fixed order (docs/model-format.md).
 std::vector<ParameterSpec> ParameterSpecs(const ModelConfig& config);
 
+// Whether it is log_decay: never above 0, and 0 where the file has none.
+bool IsLogDecay(const ParameterSpec& spec);
+
+enum class TrainOnly : uint8_t { kAll, kAttention, kNew };  // kNew: feature maps
+
 // What of a model learns.
 struct TrainableOptions {
+  TrainOnly only = TrainOnly::kAll;
+  bool decay = false;  // log_decay too
   // Rank of the updates that LoRA adds to every matrix of the layers (Hu et al. 2021): weight +
   // (lora_alpha / rank) · B A. Then only they and feature maps learn. 0: everything learns.
   int lora_rank = 0;

@@ -49,15 +49,4 @@ const torch::Tensor& Parameters::Get(std::string_view name) const {
   return it->second;
 }
 
-torch::Tensor Parameters::DecayMask() const {
-  torch::Tensor mask = torch::zeros_like(flat_);
-  int64_t offset = 0;
-  for (const auto& spec : specs_) {
-    const int64_t n = Elements(spec);
-    if (spec.decay && !spec.frozen) mask.narrow(0, offset, n).fill_(1.0);
-    offset += n;
-  }
-  return mask;
-}
-
 }  // namespace t2r::convert

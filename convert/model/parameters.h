@@ -33,8 +33,6 @@ class Parameters {
   const torch::Tensor& flat() const { return flat_; }
   // [count()], the gradients that backward() adds to.
   const torch::Tensor& flat_grad() const { return flat_grad_; }
-  // [count()], 1 where weight decay applies (matrices that are trained), else 0.
-  torch::Tensor DecayMask() const;
   int64_t count() const { return flat_.numel(); }
   torch::Device device() const { return flat_.device(); }
 

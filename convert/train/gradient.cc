@@ -6,6 +6,7 @@
 
 #include "convert/train/loss.h"
 #include "convert/train/shards.h"
+#include "convert/train/vocabulary_loss.h"
 
 namespace t2r::convert {
 namespace {
@@ -18,31 +19,20 @@ double Backward(const TrainingModel& model, const BatchObjective& objective, con
   const TokenBatch batch = MakeBatch(corpus, plan, model.parameters().device());
   if (objective.objective == Objective::kTransfer) {
     const double share = static_cast<double>(batch.predictions) * scale;
-    const Tensor loss = model.TransferLoss(batch.input, batch.counted) * share;
-    loss.backward();
-    return loss.item<double>();
+    return share * model.TransferLoss(batch.input, batch.counted,
+                                      [share](const Tensor& loss) { (loss * share).backward(); });
   }
-  const Tensor student = model.Logits(model.Hidden(batch.input)).log_softmax(-1);
-  const Tensor cross_entropy = CrossEntropySum(student, batch) * scale;
-  Tensor loss = cross_entropy;
-  if (objective.label_smoothing > 0) {
-    loss = cross_entropy * (1.0 - objective.label_smoothing) +
-           UniformCrossEntropySum(student, batch) * (scale * objective.label_smoothing);
-  }
+  const Tensor hidden = model.Hidden(batch.input);
+  Tensor teacher_hidden;
   if (objective.distill > 0) {
-    Tensor reference;
-    {
-      const torch::NoGradGuard no_grad;
-      const TrainingModel& teacher = *objective.teacher;
-      reference = teacher.Logits(teacher.Hidden(batch.input));
-    }
-    const double t = objective.temperature;
-    const Tensor divergence =
-        DivergenceSum((reference / t).log_softmax(-1), (student / t).log_softmax(-1), batch);
-    loss = loss * (1.0 - objective.distill) + divergence * (scale * objective.distill * t * t);
+    const torch::NoGradGuard no_grad;
+    teacher_hidden = objective.teacher->Hidden(batch.input);
   }
-  loss.backward();
-  return cross_entropy.item<double>();
+  Tensor gradient;
+  const double nats =
+      VocabularyLoss(model, objective, batch, hidden, teacher_hidden, scale, &gradient);
+  hidden.backward(gradient);
+  return nats * scale;
 }
 
 }  // namespace

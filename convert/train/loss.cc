@@ -48,20 +48,6 @@ TokenBatch MakeBatch(const Corpus& corpus, const BatchPlan& plan, torch::Device 
   return batch;
 }
 
-Tensor CrossEntropySum(const Tensor& log_probabilities, const TokenBatch& batch) {
-  const Tensor chosen = log_probabilities.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1);
-  return -(chosen * batch.counted).sum();
-}
-
-Tensor UniformCrossEntropySum(const Tensor& log_probabilities, const TokenBatch& batch) {
-  return -(log_probabilities.mean(-1) * batch.counted).sum();
-}
-
-Tensor DivergenceSum(const Tensor& teacher, const Tensor& student, const TokenBatch& batch) {
-  const Tensor divergence = (teacher.exp() * (teacher - student)).sum(-1);
-  return (divergence * batch.counted).sum();
-}
-
 double Evaluation::perplexity() const { return std::exp(nats_per_token()); }
 
 std::string Describe(const Evaluation& evaluation) {

@@ -22,17 +22,6 @@ struct TokenBatch {
 // Padding holds id 0 and target 0. No window and no source is longer than the plan's lengths.
 TokenBatch MakeBatch(const Corpus& corpus, const BatchPlan& plan, torch::Device device);
 
-// Sum over the counted targets of −log p(target), in nats. [].
-torch::Tensor CrossEntropySum(const torch::Tensor& log_probabilities, const TokenBatch& batch);
-
-// Sum over the counted targets of the mean over the vocabulary of −log p. [].
-torch::Tensor UniformCrossEntropySum(const torch::Tensor& log_probabilities,
-                                     const TokenBatch& batch);
-
-// Sum over the counted positions of KL(teacher ‖ student); both [B, T, V] log-probabilities. [].
-torch::Tensor DivergenceSum(const torch::Tensor& teacher, const torch::Tensor& student,
-                            const TokenBatch& batch);
-
 struct Evaluation {
   double nats = 0;          // sum of −log p over predicted tokens
   int64_t predictions = 0;  // predicted tokens: every one but each document's first

@@ -14,6 +14,7 @@ struct TrainOptions {
   double minutes = 0;  // of training, evaluations left out
 
   double learning_rate = 2e-3;      // peak
+  double new_learning_rate = 0;     // of what a swap added; 0: the same
   double final_share = 0.02;        // of the peak, at the end of the cosine
   std::string schedule = "cosine";  // after the warm-up; or inverse-sqrt: peak · √(warm-up / budget
                                     // spent), so warmup_share must be positive

@@ -9,6 +9,7 @@
 #include <numbers>
 
 #include "convert/error.h"
+#include "convert/train/adamw.h"
 #include "convert/train/checkpoint.h"
 #include "convert/train/gradient.h"
 
@@ -18,7 +19,9 @@ namespace {
 using torch::Tensor;
 using Clock = std::chrono::steady_clock;
 
-constexpr double kBeta1 = 0.9, kBeta2 = 0.98, kAdamEps = 1e-8;
+constexpr double kBeta1 = 0.9, kBeta2 = 0.98;
+// log_decay's share of its rate: its values are some 1e-3, of steps that are the rate's size.
+constexpr double kLogDecayRate = 0.01;
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -66,7 +69,22 @@ Trainer::Trainer(TrainingModel* model, const TrainingModel* teacher, const Corpu
   }
   moment1_ = torch::zeros_like(model_->parameters().flat());
   moment2_ = torch::zeros_like(model_->parameters().flat());
-  decay_ = model_->parameters().DecayMask() * options_.weight_decay;
+  int64_t at = 0;
+  for (const auto& spec : model_->parameters().specs()) {
+    const int64_t count = model_->parameters().Get(spec.name).numel();
+    const Segment segment{at, count, spec.decay, spec.feature_map, IsLogDecay(spec)};
+    at += count;
+    if (spec.frozen) continue;
+    if (!segments_.empty()) {
+      Segment& last = segments_.back();
+      if (last.begin + last.count == segment.begin && last.decay == segment.decay &&
+          last.feature_map == segment.feature_map && last.log_decay == segment.log_decay) {
+        last.count += count;
+        continue;
+      }
+    }
+    segments_.push_back(segment);
+  }
 }
 
 bool Trainer::Resume() {
@@ -92,23 +110,22 @@ double Trainer::Fraction() const {
   return state_.seconds / (60.0 * options_.minutes);
 }
 
-double Trainer::LearningRate() const {
+double Trainer::Schedule() const {
   const double fraction = std::min(1.0, Fraction());
   const double share = options_.transfer_share;
-  const double peak = transferring() ? options_.transfer_rate : options_.learning_rate;
   // Through the present phase, 0 to 1.
   const double through = transferring()
                              ? fraction / share
                              : std::max(0.0, (fraction - share) / std::max(1e-9, 1.0 - share));
   if (through < options_.warmup_share) {
     // A first step has a rate above zero, whatever the budget.
-    return peak * std::max(0.05, through / options_.warmup_share);
+    return std::max(0.05, through / options_.warmup_share);
   }
-  if (options_.schedule == "inverse-sqrt") return peak * std::sqrt(options_.warmup_share / through);
+  if (options_.schedule == "inverse-sqrt") return std::sqrt(options_.warmup_share / through);
   const double after =
       (through - options_.warmup_share) / std::max(1e-9, 1.0 - options_.warmup_share);
   const double cosine = 0.5 * (1.0 + std::cos(std::numbers::pi * after));
-  return peak * (options_.final_share + (1.0 - options_.final_share) * cosine);
+  return options_.final_share + (1.0 - options_.final_share) * cosine;
 }
 
 double Trainer::Step() {
@@ -129,7 +146,7 @@ double Trainer::Step() {
                                     {objective, teacher_, options_.distill,
                                      options_.distill_temperature, options_.label_smoothing},
                                     train_, plan);
-  Update(LearningRate());
+  Update();
   for (const Window& window : plan.windows) state_.tokens += window.length;
   ++state_.step;
   if (++state_.batch == static_cast<int64_t>(epoch_.size())) {
@@ -139,27 +156,45 @@ double Trainer::Step() {
   return loss;
 }
 
-// AdamW (Loshchilov and Hutter 2019) over the flat buffers.
-void Trainer::Update(double learning_rate) {
+void Trainer::Update() {
   const torch::NoGradGuard no_grad;
-  Tensor gradient = replicas_[0]->parameters().flat_grad();
-  const double norm = gradient.norm().item<double>();
+  const Tensor gradient = replicas_[0]->parameters().flat_grad();
+  const auto learns = [this](const Segment& s) { return s.feature_map || !transferring(); };
+  double square = 0;
+  for (const Segment& s : segments_) {
+    if (!learns(s)) continue;
+    square += std::pow(gradient.narrow(0, s.begin, s.count).norm().item<double>(), 2);
+  }
+  const double norm = std::sqrt(square);
   if (!std::isfinite(norm)) {
     throw ConvertError("the gradient is not finite at step " + std::to_string(state_.step) +
                        ": try a lower --learning-rate");
   }
-  if (options_.clip_norm > 0 && norm > options_.clip_norm) gradient.mul_(options_.clip_norm / norm);
-  moment1_.mul_(kBeta1).add_(gradient, 1.0 - kBeta1);
-  moment2_.mul_(kBeta2).addcmul_(gradient, gradient, 1.0 - kBeta2);
+  const double schedule = Schedule();
+  const double old_rate = options_.learning_rate;
+  const double new_rate = options_.new_learning_rate > 0 ? options_.new_learning_rate : old_rate;
   const int64_t first = std::max<int64_t>(0, state_.language_step);
   const double steps = static_cast<double>(state_.step - first) + 1.0;
-  const double correction1 = 1.0 - std::pow(kBeta1, steps);
-  const double correction2 = 1.0 - std::pow(kBeta2, steps);
-  Tensor values = model_->parameters().flat();
-  if (!transferring()) values.sub_(values * decay_, learning_rate);
-  values.addcdiv_(moment1_, (moment2_ / correction2).sqrt_().add_(kAdamEps),
-                  -learning_rate / correction1);
-  gradient.zero_();
+  AdamwStep step;
+  step.beta1 = static_cast<float>(kBeta1);
+  step.beta2 = static_cast<float>(kBeta2);
+  step.correction1 = static_cast<float>(1.0 - std::pow(kBeta1, steps));
+  step.correction2 = static_cast<float>(1.0 - std::pow(kBeta2, steps));
+  step.scale = options_.clip_norm > 0 && norm > options_.clip_norm
+                   ? static_cast<float>(options_.clip_norm / norm)
+                   : 1.0F;
+  for (const Segment& s : segments_) {
+    if (!learns(s)) continue;
+    const double peak = transferring()  ? options_.transfer_rate
+                        : s.feature_map ? new_rate
+                                        : old_rate;
+    step.rate = static_cast<float>(peak * schedule * (s.log_decay ? kLogDecayRate : 1.0));
+    step.decay = s.decay && !transferring() ? static_cast<float>(options_.weight_decay) : 0.0F;
+    step.bounded = s.log_decay;
+    const auto part = [&s](const Tensor& flat) { return flat.data_ptr<float>() + s.begin; };
+    AdamwUpdate(step, s.count, part(model_->parameters().flat()), part(gradient), part(moment1_),
+                part(moment2_));
+  }
 }
 
 void Trainer::Run(Progress* progress, const std::function<void(const std::string&)>& evaluate) {

@@ -52,11 +52,12 @@ class Trainer {
 
  private:
   double Fraction() const;  // of the budget that is spent
-  double LearningRate() const;
+  // Share of the peak.
+  double Schedule() const;
   bool transferring() const { return state_.language_step < 0; }
   // One optimizer step over the next batch; returns its mean loss.
   double Step();
-  void Update(double learning_rate);
+  void Update();
 
   TrainingModel* model_;
   const TrainingModel* teacher_;
@@ -64,7 +65,15 @@ class Trainer {
   TrainOptions options_;
   TrainState state_;
   std::vector<std::unique_ptr<TrainingModel>> replicas_;  // share the model's values
-  torch::Tensor moment1_, moment2_, decay_;
+  // Neighbours in the flat buffers that are updated alike.
+  struct Segment {
+    int64_t begin = 0, count = 0;
+    bool decay = false;        // weight decay applies
+    bool feature_map = false;  // learns at the new parameters' rate, and in the transfer
+    bool log_decay = false;
+  };
+  torch::Tensor moment1_, moment2_;
+  std::vector<Segment> segments_;  // of all that learns
   std::vector<Window> windows_;
   std::vector<BatchPlan> epoch_;
   int64_t planned_epoch_ = -1;

@@ -34,6 +34,7 @@ std::string Fingerprint(const TrainingRun& run, const Corpus& train) {
                                {"tokens", options.tokens},
                                {"minutes", options.minutes},
                                {"learning_rate", options.learning_rate},
+                               {"new_learning_rate", options.new_learning_rate},
                                {"schedule", options.schedule},
                                {"warmup", options.warmup_share},
                                {"weight_decay", options.weight_decay},
@@ -58,6 +59,15 @@ std::string WorkDirectory(const std::string& out) {
   fs::path path(out);
   if (!path.has_filename()) path = path.parent_path();
   return path.string() + ".work";
+}
+
+FeatureMapKind ParseFeatureMap(const std::string& name) {
+  constexpr const char* kNames[] = {"t2r", "elu", "rfa", "hedgehog", "codebook", "none"};
+  for (size_t i = 0; i < std::size(kNames); ++i) {
+    if (name == kNames[i]) return static_cast<FeatureMapKind>(i);
+  }
+  throw ConvertError("--feature-map must be t2r, elu, rfa, hedgehog, codebook or none, not '" +
+                     name + "'");
 }
 
 void CheckDtype(const std::string& dtype) {

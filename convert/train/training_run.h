@@ -16,6 +16,9 @@ std::string WorkDirectory(const std::string& out);
 // Throws ConvertError where --save-dtype is unknown.
 void CheckDtype(const std::string& dtype);
 
+// What --feature-map names. Throws ConvertError.
+FeatureMapKind ParseFeatureMap(const std::string& name);
+
 struct Corpora {
   Corpus train, valid;
 };

@@ -83,7 +83,6 @@ TEST_P(LoraTest, UpdatesStartAtZeroAndOnlyTheyAndTheMapsLearn) {
   }
   EXPECT_GT(matrices, 0);
   EXPECT_EQ(factors, 2 * matrices);
-  EXPECT_EQ(model.parameters().DecayMask().sum().item<float>(), 0.0F);
 
   std::vector<std::unique_ptr<TrainingModel>> replicas;
   replicas.push_back(TrainingModel::Replica(model));

@@ -1,0 +1,90 @@
+#include "convert/calibrate/sizes.h"
+
+#include <charconv>
+#include <string_view>
+
+#include "convert/error.h"
+
+namespace t2r::convert {
+
+int64_t StateBytes(const ModelConfig& config, const LinearSizes& sizes) {
+  const int64_t d = config.head_dim;
+  const int64_t kept = sizes.window == 0 ? 0 : int64_t{sizes.window} + sizes.fold - 1 + sizes.sinks;
+  return 4 * config.kv_heads * (2 * d * kept + sizes.features * (d + 1));
+}
+
+int64_t StateBytes(const ModelConfig& config) {
+  if (!config.linear_attention.has_value()) return 0;
+  int64_t bytes = 0;
+  for (int i = 0; i < config.layers; ++i) {
+    if (config.layer_types[static_cast<size_t>(i)] == LayerType::kLinearAttention) {
+      bytes += StateBytes(config, config.linear_attention->sizes(i));
+    }
+    if (config.encoder_decoder.has_value() &&
+        config.encoder_decoder->cross_layer_types[static_cast<size_t>(i)] ==
+            LayerType::kLinearAttention) {
+      bytes += StateBytes(config, config.linear_attention->sizes(i, /*cross=*/true));
+    }
+  }
+  return bytes;
+}
+
+int64_t CacheBytes(const ModelConfig& config, int64_t tokens) {
+  return 4 * 2 * int64_t{config.kv_heads} * config.head_dim * tokens;
+}
+
+std::vector<LinearSizes> SpendBytes(const ModelConfig& config,
+                                    const std::vector<LinearSizes>& rungs,
+                                    const std::vector<std::vector<double>>& nats, int64_t budget) {
+  const size_t layers = nats.at(0).size();
+  std::vector<size_t> at(layers, 0);
+  int64_t spent = static_cast<int64_t>(layers) * StateBytes(config, rungs[0]);
+  if (spent > budget) {
+    throw ConvertError("--window auto:" + std::to_string(budget) + " is less than the smallest " +
+                       std::to_string(spent) + " bytes");
+  }
+  while (true) {
+    double best = 0;
+    size_t best_layer = 0, best_rung = 0;
+    for (size_t layer = 0; layer < layers; ++layer) {
+      const int64_t bytes = StateBytes(config, rungs[at[layer]]);
+      for (size_t rung = at[layer] + 1; rung < rungs.size(); ++rung) {
+        const int64_t more = StateBytes(config, rungs[rung]) - bytes;
+        const double rate =
+            (nats[at[layer]][layer] - nats[rung][layer]) / static_cast<double>(more);
+        if (spent + more > budget || rate <= best) continue;
+        best = rate;
+        best_layer = layer;
+        best_rung = rung;
+      }
+    }
+    if (best == 0) break;
+    spent += StateBytes(config, rungs[best_rung]) - StateBytes(config, rungs[at[best_layer]]);
+    at[best_layer] = best_rung;
+  }
+  std::vector<LinearSizes> sizes;
+  for (const size_t rung : at) sizes.push_back(rungs[rung]);
+  return sizes;
+}
+
+WindowFlag ParseWindow(const std::string& text) {
+  WindowFlag flag;
+  constexpr std::string_view kAuto = "auto:";
+  const bool automatic = text.starts_with(kAuto);
+  const std::string_view digits = std::string_view(text).substr(automatic ? kAuto.size() : 0);
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+  const int64_t most = automatic ? int64_t{1} << 40 : 1 << 20;
+  if (error != std::errc() || end != digits.data() + digits.size() || value < 1 || value > most) {
+    throw ConvertError("--window '" + text + "': give a number of keys such as 64 (at most " +
+                       std::to_string(1 << 20) + "), or auto:BYTES");
+  }
+  if (automatic) {
+    flag.budget = value;
+  } else {
+    flag.window = static_cast<int>(value);
+  }
+  return flag;
+}
+
+}  // namespace t2r::convert

@@ -1,0 +1,33 @@
+// Sizes of a swap's layers: what a state takes, and where bytes save the most loss.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/model/config.h"
+
+namespace t2r::convert {
+
+// float32 bytes of a session's state: one causal linear attention, and all of a model's.
+int64_t StateBytes(const ModelConfig& config, const LinearSizes& sizes);
+int64_t StateBytes(const ModelConfig& config);
+// float32 bytes of the key/value cache of one full attention over so many tokens.
+int64_t CacheBytes(const ModelConfig& config, int64_t tokens);
+
+// Sizes for every layer within `budget` bytes, from what each of `rungs` (smallest first) costs
+// each layer alone: nats[rung][layer]. Greedy: every layer starts on the first rung, and the step
+// up that saves the most nats a byte is taken while one fits. Throws ConvertError naming the least
+// budget.
+std::vector<LinearSizes> SpendBytes(const ModelConfig& config,
+                                    const std::vector<LinearSizes>& rungs,
+                                    const std::vector<std::vector<double>>& nats, int64_t budget);
+
+// What --window says: a number, or auto:BYTES.
+struct WindowFlag {
+  int window = 0;
+  int64_t budget = 0;  // above 0: sizes by layer within so many bytes
+};
+WindowFlag ParseWindow(const std::string& text);
+
+}  // namespace t2r::convert

@@ -1,0 +1,173 @@
+// swap, then finetune of what it wrote, from end to end on tiny models.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <string>
+
+#include "convert/commands.h"
+#include "convert/error.h"
+#include "convert/runtime.h"
+#include "convert/train/loss.h"
+#include "tests/convert/small_models.h"
+#include "tests/convert/temporary_directory.h"
+
+namespace t2r::convert {
+namespace {
+
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+class SwapCommandTest : public testing::Test {
+ protected:
+  SwapCommandTest() {
+    PrepareRuntime(/*operator_threads=*/1);
+    WriteSmallModel(directory_ / "parent", SmallLlamaJson(), 3);
+    std::string text;
+    for (int i = 0; i < 16; ++i) {
+      for (int t = 0; t < 60; ++t) text += std::to_string((i * 5 + t * t + t) % 37) + " ";
+      text += "\n--\n";
+    }
+    text_ = directory_.Write("text", text);
+  }
+
+  SwapFlags Flags(const std::string& window, int features) const {
+    SwapFlags flags;
+    flags.model = directory_ / "parent";
+    flags.output.directory = directory_ / "swapped";
+    flags.text = text_;
+    flags.corpus.ids = true;
+    flags.corpus.separator = "--";
+    flags.window = window;
+    flags.sinks = 1;
+    flags.feature_size = features;
+    flags.documents = 8;
+    flags.held_out = 8;
+    flags.tokens = 64;
+    return flags;
+  }
+  double Nats(const std::string& name) const {
+    TrainingModel model(Unwrap(LoadModelConfig(directory_ / name)), torch::kCPU);
+    LoadParameters(directory_ / name, &model, false);
+    CorpusOptions options;
+    options.ids = true;
+    options.separator = "--";
+    return Evaluate(model, LoadCorpus(text_, options, model.config(), nullptr)).nats_per_token();
+  }
+  FinetuneFlags Training(int64_t steps) const {
+    FinetuneFlags flags;
+    flags.model = directory_ / "swapped";
+    flags.parent = directory_ / "parent";
+    flags.output.directory = directory_ / "child";
+    flags.data.train = flags.data.valid = text_;
+    flags.data.corpus.ids = true;
+    flags.data.corpus.separator = "--";
+    flags.training.steps = steps;
+    flags.training.window = 64;
+    flags.training.batch_tokens = 320;
+    flags.training.log_every = 1000;
+    return flags;
+  }
+  // Tensors of `child` that differ from the one of that name in `before`.
+  std::vector<std::string> Changed(const std::string& before, const std::string& child) const {
+    const ModelConfig config = Unwrap(LoadModelConfig(directory_ / child));
+    TrainingModel a(config, torch::kCPU), b(config, torch::kCPU);
+    LoadParameters(directory_ / before, &a, true);
+    LoadParameters(directory_ / child, &b, false);
+    std::vector<std::string> names;
+    for (const auto& spec : a.parameters().specs()) {
+      if (!torch::equal(a.parameters().Get(spec.name), b.parameters().Get(spec.name))) {
+        names.push_back(spec.name);
+      }
+    }
+    return names;
+  }
+
+  TemporaryDirectory directory_;
+  std::string text_;
+};
+
+TEST_F(SwapCommandTest, AWindowOverTheWholeTextIsTheParent) {
+  Swap(Flags("64", 8));
+  EXPECT_NEAR(Nats("swapped"), Nats("parent"), 1e-5);
+  for (const std::string& name : Changed("parent", "swapped")) {
+    EXPECT_THAT(name, HasSubstr("feature_map"));
+  }
+}
+
+TEST_F(SwapCommandTest, EveryMapAndSizesByLayer) {
+  for (const char* map : {"none", "codebook", "t2r", "elu", "rfa", "hedgehog"}) {
+    SwapFlags flags = Flags("8", std::string(map) == "elu" ? 6 : 12);
+    flags.feature_map = map;
+    flags.fold = 3;
+    Swap(flags);
+    EXPECT_TRUE(std::isfinite(Nats("swapped"))) << map;
+  }
+  // 3 layers of at least 4 · 2 · (12 · 17 + 16 · 7) bytes.
+  Swap(Flags("auto:12000", 8));
+  const ModelConfig config = Unwrap(LoadModelConfig(directory_ / "swapped"));
+  EXPECT_GE(config.linear_attention->window, 32);
+  const double uneven = Nats("swapped");
+  EXPECT_THAT([&] { Swap(Flags("auto:100", 8)); },
+              ThrowsMessage<ConvertError>(HasSubstr("less than the smallest")));
+  SwapFlags kept = Flags("4", 4);
+  kept.keep_full = "auto:1";
+  Swap(kept);
+  EXPECT_EQ(Unwrap(LoadModelConfig(directory_ / "swapped")).full_layers(), 1);
+  EXPECT_TRUE(std::isfinite(uneven));
+}
+
+TEST_F(SwapCommandTest, TransferTrainsWhatIsNewAlone) {
+  Swap(Flags("6", 6));
+  FinetuneFlags flags = Training(30);
+  flags.stage = "transfer";
+  Finetune(flags);
+  const auto changed = Changed("swapped", "child");
+  EXPECT_EQ(changed.size(), 3U * 4U);  // the codebooks' tensors
+  for (const std::string& name : changed) EXPECT_THAT(name, HasSubstr("feature_map"));
+}
+
+TEST_F(SwapCommandTest, FinetuningLearnsAndKeepsDecaysBelowZero) {
+  Swap(Flags("6", 6));
+  FinetuneFlags flags = Training(40);
+  flags.stage = "transfer,finetune";
+  flags.half_life = 20;
+  flags.training.distill = 0.5;
+  flags.output.dtype = "bfloat16";
+  Finetune(flags);
+  EXPECT_LT(Nats("child"), 0.9 * Nats("swapped"));
+  TrainingModel child(Unwrap(LoadModelConfig(directory_ / "child")), torch::kCPU);
+  LoadParameters(directory_ / "child", &child, false);
+  const torch::Tensor decay =
+      child.parameters().Get("model.layers.0.self_attn.feature_map.log_decay");
+  EXPECT_LE(decay.max().item<float>(), 0.0F);
+  EXPECT_TRUE(decay.any().item<bool>());
+
+  flags = Training(5);
+  flags.train_only = "attention";
+  Finetune(flags);
+  for (const std::string& name : Changed("swapped", "child")) {
+    EXPECT_THAT(name, HasSubstr("self_attn"));
+  }
+}
+
+TEST_F(SwapCommandTest, RefusesWhatCannotBe) {
+  SwapFlags none = Flags("8", 8);
+  none.documents = 0;
+  EXPECT_THAT([&] { Swap(none); }, ThrowsMessage<ConvertError>(HasSubstr("at least 1")));
+  Swap(Flags("8", 8));
+  SwapFlags again = Flags("8", 8);
+  again.model = directory_ / "swapped";
+  EXPECT_THAT([&] { Swap(again); },
+              ThrowsMessage<ConvertError>(HasSubstr("linear layers already")));
+  FinetuneFlags decay = Training(1);
+  decay.model = directory_ / "parent";
+  decay.half_life = 9;
+  EXPECT_THAT([&] { Finetune(decay); }, ThrowsMessage<ConvertError>(HasSubstr("--decay")));
+  FinetuneFlags only = Training(1);
+  only.train_only = "some";
+  EXPECT_THAT([&] { Finetune(only); }, ThrowsMessage<ConvertError>(HasSubstr("--train-only")));
+}
+
+}  // namespace
+}  // namespace t2r::convert
