@@ -161,7 +161,6 @@ std::string ConfigJson(const GgufMetadata& metadata, const GgufFile& file,
 // The parts of tokenizer.json that the two kinds of vocabularies differ in.
 struct Parts {
   Json normalizer, pre_tokenizer, decoder, model;
-  const char* tokenizer_class = "PreTrainedTokenizerFast";
   bool adds_bos = false;  // where the file does not say
 };
 
@@ -214,7 +213,6 @@ Parts SentencePieceParts(const GgufFile& file, const GgufVocabulary& vocabulary,
                  {"ignore_merges", false},
                  {"vocab", VocabularyJson(vocabulary)},
                  {"merges", MergesJson(MergesFromScores(file, vocabulary))}};
-  parts.tokenizer_class = "LlamaTokenizerFast";
   parts.adds_bos = true;
   return parts;
 }
@@ -278,10 +276,10 @@ TokenizerPlan PlanTokenizer(const GgufFile& file, const std::string& pre_tokeniz
                      {"post_processor", PostProcessor(vocabulary, first, last)},
                      {"decoder", std::move(parts.decoder)},
                      {"model", std::move(parts.model)}};
-  const Json config = {{"tokenizer_class", parts.tokenizer_class},
+  // HF's class that takes tokenizer.json as it is; those of families rebuild parts of it.
+  const Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
                        {"add_bos_token", first.has_value()},
-                       {"add_eos_token", last.has_value()},
-                       {"add_prefix_space", space_first}};
+                       {"add_eos_token", last.has_value()}};
   TokenizerPlan plan;
   plan.kind = pre.empty() ? kind : kind + ", " + pre;
   plan.tokenizer_json = json.dump(1) + "\n";

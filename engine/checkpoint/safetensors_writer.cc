@@ -123,6 +123,7 @@ absl::Status WriteSafetensors(const std::string& path,
     return SizeOf(a->second.dtype) > SizeOf(b->second.dtype);
   });
   std::vector<SafetensorsSpec> specs;
+  specs.reserve(order.size());
   for (const auto* tensor : order) {
     specs.push_back({tensor->first, tensor->second.dtype, tensor->second.shape});
   }
