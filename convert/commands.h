@@ -16,6 +16,7 @@ struct DataFlags {
   // Encoder-decoders: the targets' files; empty: the lines of train and valid are pairs with a tab.
   std::string train_target, valid_target;
   CorpusOptions corpus;
+  bool train_written = false;     // `train` holds the ids of documents, each closed by a line "--"
   int64_t valid_documents = 100;  // of the validation file, for the figures during training
 };
 

@@ -1,9 +1,11 @@
 #include <cstdio>
+#include <filesystem>
 #include <numbers>
 #include <string>
 
 #include "convert/commands.h"
 #include "convert/data/files.h"
+#include "convert/data/self_text.h"
 #include "convert/data/staged_directory.h"
 #include "convert/device.h"
 #include "convert/error.h"
@@ -162,6 +164,29 @@ void Initialize(const FinetuneFlags& flags, TrainingModel* model) {
   }
 }
 
+// Where --train is self:N, the text that `parent` writes, in the run's working files; else as it
+// is.
+DataFlags TrainingData(const FinetuneFlags& flags, const std::string& parent, Progress* progress) {
+  DataFlags data = flags.data;
+  SelfTextOptions options;
+  options.tokens = ParseSelfText(data.train);
+  if (options.tokens == 0) return data;
+  options.length = flags.training.window + 1;
+  options.seed = flags.training.seed;
+  options.threads = flags.training.threads;
+  data.train = WorkDirectory(flags.output.directory) + "/self.ids";
+  data.train_written = true;
+  if (std::filesystem::exists(data.train)) return data;  // of a run that was stopped
+  std::string text;
+  for (const auto& ids : WriteSelfText(parent, options, progress)) {
+    for (const int32_t id : ids) text += std::to_string(id) + " ";
+    text += "\n--\n";
+  }
+  std::filesystem::create_directories(WorkDirectory(flags.output.directory));
+  WriteFileAtomically(data.train, text);
+  return data;
+}
+
 }  // namespace
 
 void Finetune(const FinetuneFlags& flags) {
@@ -171,11 +196,12 @@ void Finetune(const FinetuneFlags& flags) {
   Progress progress(stderr, flags.training.log_every);
   const ModelConfig parent_config = Unwrap(LoadModelConfig(flags.model));
   CheckFlags(flags, parent_config);
+  const std::string teacher = flags.parent.empty() ? flags.model : flags.parent;
   const auto tokenizer = Unwrap(LoadTokenizer(flags.model));
   const Corpora corpora =
-      LoadCorpora(flags.data, flags.training.window, parent_config, tokenizer.get(), &progress);
+      LoadCorpora(TrainingData(flags, teacher, &progress), flags.training.window, parent_config,
+                  tokenizer.get(), &progress);
 
-  const std::string teacher = flags.parent.empty() ? flags.model : flags.parent;
   const ModelConfig teacher_config = Unwrap(LoadModelConfig(teacher));
   if (teacher_config.vocab_size != parent_config.vocab_size) {
     throw ConvertError("--parent has a vocabulary of " + std::to_string(teacher_config.vocab_size) +

@@ -47,7 +47,8 @@ void AddCorpusFlags(CLI::App* app, CorpusOptions* corpus) {
 
 void AddDataFlags(CLI::App* app, DataFlags* data) {
   app->add_option("--train", data->train,
-                  "Training text; encoder-decoders: pairs, source TAB target a line")
+                  "Training text, or for finetune self:N, N tokens that the parent writes; "
+                  "encoder-decoders: pairs, source TAB target a line")
       ->type_name("FILE")
       ->required();
   app->add_option("--valid", data->valid, "Held-out text, or pairs")->type_name("FILE")->required();

@@ -90,7 +90,12 @@ Corpora LoadCorpora(const DataFlags& flags, int64_t window, const ModelConfig& c
     if (!flags.train_target.empty() || !flags.valid_target.empty()) {
       throw ConvertError("--train-target and --valid-target are for encoder-decoders only");
     }
-    corpora.train = LoadCorpus(flags.train, flags.corpus, config, tokenizer);
+    CorpusOptions train = flags.corpus;
+    if (flags.train_written) {
+      train.ids = true;
+      train.separator = "--";
+    }
+    corpora.train = LoadCorpus(flags.train, train, config, tokenizer);
     const auto limit = config.position_limit();
     // A learned position for each id that is fed: all but the last.
     if (limit.has_value()) options.max_tokens_per_document = *limit + 1;

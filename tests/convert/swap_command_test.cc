@@ -6,6 +6,7 @@
 #include <string>
 
 #include "convert/commands.h"
+#include "convert/data/self_text.h"
 #include "convert/error.h"
 #include "convert/runtime.h"
 #include "convert/train/loss.h"
@@ -149,6 +150,38 @@ TEST_F(SwapCommandTest, FinetuningLearnsAndKeepsDecaysBelowZero) {
   for (const std::string& name : Changed("swapped", "child")) {
     EXPECT_THAT(name, HasSubstr("self_attn"));
   }
+}
+
+TEST_F(SwapCommandTest, TrainsOnWhatTheParentWrites) {
+  std::string json = SmallLlamaJson();
+  json.insert(1, R"("bos_token_id": 3, "eos_token_id": 5,)");
+  WriteSmallModel(directory_ / "writer", json, 3);
+  SelfTextOptions options;
+  options.tokens = 300;
+  options.length = 40;
+  options.batch = 3;
+  const auto few = WriteSelfText(directory_ / "writer", options, nullptr);
+  options.batch = 7;
+  EXPECT_EQ(WriteSelfText(directory_ / "writer", options, nullptr), few);
+  options.seed = 2;
+  EXPECT_NE(WriteSelfText(directory_ / "writer", options, nullptr), few);
+  size_t tokens = 0;
+  for (const auto& ids : few) {
+    tokens += ids.size();
+    EXPECT_EQ(ids.front(), 3);
+    EXPECT_LE(ids.size(), 40U);
+    EXPECT_TRUE(ids.size() == 40U || ids.back() == 5);
+  }
+  EXPECT_GE(tokens, 300U);
+  EXPECT_LT(tokens - few.back().size(), 300U);
+
+  FinetuneFlags flags = Training(3);
+  flags.model = flags.parent = directory_ / "writer";
+  flags.data.train = "self:200";
+  Finetune(flags);
+  EXPECT_FALSE(Changed("writer", "child").empty());
+  flags.data.train = "self:none";
+  EXPECT_THAT([&] { Finetune(flags); }, ThrowsMessage<ConvertError>(HasSubstr("self:")));
 }
 
 TEST_F(SwapCommandTest, RefusesWhatCannotBe) {
