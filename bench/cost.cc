@@ -1,5 +1,7 @@
 #include "bench/cost.h"
 
+#include <algorithm>
+
 #include "engine/model/attention.h"
 
 namespace t2r {
@@ -20,20 +22,21 @@ struct MapShape {
   bool folded = false;
 };
 
-MapShape MapShapeOf(const ModelConfig& config) {
+MapShape MapShapeOf(const ModelConfig& config, int layer) {
   FeatureMap map;
   map.kind = config.linear_attention->feature_map;
-  map.features = config.linear_attention->feature_size;
+  map.features = config.linear_attention->sizes(layer).features;
   return {map.projected_features(), map.kind == FeatureMapKind::kT2r,
-          config.architecture == Architecture::kGpt2 && ShouldFold(config)};
+          config.architecture == Architecture::kGpt2 && ShouldFold(config, layer, false)};
 }
 
-StepCost LinearAttentionCost(const ModelConfig& config, const MapShape& map, int64_t sessions) {
+StepCost LinearAttentionCost(const ModelConfig& config, int layer, const MapShape& map,
+                             int64_t sessions) {
   StepCost cost;
   const int64_t heads = config.heads;
   const int64_t groups = config.kv_heads;
   const int64_t d = config.head_dim;
-  const int64_t k = config.linear_attention->feature_size;
+  const int64_t k = config.linear_attention->sizes(layer).features;
   if (!map.folded) {
     cost.flops += sessions * (heads + groups) * 2 * map.rows * d;
     cost.weight_bytes += groups * map.rows * (d + (map.bias ? 1 : 0)) * 4;
@@ -41,6 +44,36 @@ StepCost LinearAttentionCost(const ModelConfig& config, const MapShape& map, int
   cost.flops += sessions * groups * (2 * k * d + k);     // S += φ(k)vᵀ, z += φ(k)
   cost.flops += sessions * heads * (2 * k * d + 2 * k);  // φ(q)ᵀS, φ(q)·z
   cost.state_bytes += sessions * 2 * groups * k * (d + 1) * 4;
+  return cost;
+}
+
+// With a window or a codebook, once keys are folded: one of them a token, on average.
+StepCost WindowedAttentionCost(const ModelConfig& config, int layer, const MapShape& map,
+                               int64_t sessions, int64_t position) {
+  StepCost cost;
+  const int64_t heads = config.heads;
+  const int64_t groups = config.kv_heads;
+  const int64_t d = config.head_dim;
+  const LinearSizes sizes = config.linear_attention->sizes(layer);
+  const int64_t k = sizes.features;
+  int64_t near = 0;
+  if (sizes.window > 0) {
+    const int64_t beyond = std::max<int64_t>(0, position - sizes.window + 1);
+    const int64_t folded = beyond / sizes.fold * sizes.fold;
+    const int64_t sinks = std::min<int64_t>(sizes.sinks, position + 1);
+    near = sinks + position + 1 - std::max(folded, sinks);
+    cost.state_bytes += sessions * groups * (near + 1) * 2 * d * 4;  // read, and one written
+  }
+  const bool codebook = config.linear_attention->feature_map == FeatureMapKind::kCodebook;
+  cost.weight_bytes += groups * map.rows * (d + (map.bias || codebook ? 1 : 0)) * 4;
+  if (codebook) cost.weight_bytes += (groups * d + heads) * k * 4;
+  cost.flops += sessions * (heads + groups) * 2 * map.rows * d;
+  cost.flops += sessions * heads * 4 * near * d;
+  cost.flops += sessions * groups * (2 * k * d + k);     // S += f(k)vᵀ, z += f(k)
+  cost.flops += sessions * heads * (2 * k * d + 2 * k);  // φᵀS, φ·z
+  // Read by every token, written by one in `fold`.
+  cost.state_bytes += sessions * groups * k * (d + 1) * 4;
+  cost.state_bytes += sessions * groups * k * (d + 1) * 4 / sizes.fold;
   return cost;
 }
 
@@ -67,14 +100,20 @@ std::vector<StepCost> OperationsOfDecodeStep(const ModelConfig& config, DType we
   const int64_t inner = config.intermediate_size;
   const int64_t d = config.head_dim;
   const bool gpt2 = config.architecture == Architecture::kGpt2;
-  for (const LayerType type : config.layer_types) {
-    const bool linear = type == LayerType::kLinearAttention;
-    const MapShape map = linear ? MapShapeOf(config) : MapShape();
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const bool linear = config.is_linear(layer, false);
+    const MapShape map = linear ? MapShapeOf(config, layer) : MapShape();
     const int64_t width = map.folded ? map.rows : d;
     matmul((config.heads + config.kv_heads) * width + config.kv_heads * d, hidden, config.qkv_bias,
            map.folded ? DType::kFloat32 : weight_dtype);
-    operations.push_back(linear ? LinearAttentionCost(config, map, sessions)
-                                : FullAttentionCost(config, sessions, position, kv_dtype));
+    if (!linear) {
+      operations.push_back(FullAttentionCost(config, sessions, position, kv_dtype));
+    } else if (config.linear_attention->sizes(layer).window > 0 ||
+               config.linear_attention->feature_map == FeatureMapKind::kCodebook) {
+      operations.push_back(WindowedAttentionCost(config, layer, map, sessions, position));
+    } else {
+      operations.push_back(LinearAttentionCost(config, layer, map, sessions));
+    }
     matmul(hidden, config.heads * d, config.attention_out_bias, weight_dtype);
     matmul(gpt2 ? inner : 2 * inner, hidden, config.mlp_bias, weight_dtype);
     matmul(hidden, inner, config.mlp_bias, weight_dtype);

@@ -181,6 +181,9 @@ int main(int argc, char** argv) {
   t2r::flags::OneOf(app.add_option("--dtype", options.engine.dtype, "Weights; auto: as the files"),
                     {"auto", "float32", "bfloat16"});
   t2r::flags::OneOf(
+      app.add_option("--window-dtype", options.engine.window_dtype, "Keys and values in windows"),
+      {"auto", "float32", "bfloat16"});
+  t2r::flags::OneOf(
       app.add_option("--backend", options.engine.backend, "auto: cuda where a device can start"),
       {"auto", "cpu", "cuda"});
   app.add_option("--temperature", options.temperature, "0: greedy")

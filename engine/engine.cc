@@ -51,9 +51,11 @@ absl::Status CheckOptions(const EngineOptions& options) {
   if (options.max_context < 0 || options.kv_cache_bytes < 0) {
     return absl::InvalidArgumentError("max_context and kv_cache_bytes must not be negative");
   }
-  if (options.dtype != "auto" && options.dtype != "float32" && options.dtype != "bfloat16") {
+  for (const auto& [name, value] :
+       {std::pair{"dtype", options.dtype}, std::pair{"window_dtype", options.window_dtype}}) {
+    if (value == "auto" || value == "float32" || value == "bfloat16") continue;
     return absl::InvalidArgumentError(
-        absl::StrCat("dtype is \"", options.dtype, "\"; it must be auto, float32 or bfloat16"));
+        absl::StrCat(name, " is \"", value, "\"; it must be auto, float32 or bfloat16"));
   }
   return absl::OkStatus();
 }
@@ -109,6 +111,9 @@ std::unique_ptr<Engine> Build(ModelConfig config, std::shared_ptr<SafetensorsDir
   plan.kv_cache_bytes = options.kv_cache_bytes;
   const DType weight_dtype = ChooseDType(options.dtype, *files);
   plan.kv_dtype = backend->activation_dtype(weight_dtype);
+  plan.window_dtype = plan.kv_dtype;
+  if (options.window_dtype == "float32") plan.window_dtype = DType::kFloat32;
+  if (options.window_dtype == "bfloat16") plan.window_dtype = DType::kBFloat16;
 
   const RecordingSource source(*files);
   std::unique_ptr<Model> model = MakeModel(config, source, *backend, {weight_dtype});
@@ -126,6 +131,7 @@ std::unique_ptr<Engine> Build(ModelConfig config, std::shared_ptr<SafetensorsDir
   executor.kv_pages = engine->memory.pages;
   executor.source_kv_pages = engine->memory.source_pages;
   executor.weight_dtype = weight_dtype;
+  executor.window_dtype = plan.window_dtype;
   engine->executor = std::make_unique<ModelExecutor>(std::move(backend), std::move(files),
                                                      std::move(model), executor);
   engine->config = std::move(config);
@@ -140,15 +146,6 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
   if (!checked.ok()) return checked;
   auto config = LoadModelConfig(directory);
   if (!config.ok()) return config.status();
-  if (const auto& linear = config->linear_attention;
-      linear.has_value() &&
-      (linear->window > 0 || linear->feature_map == FeatureMapKind::kCodebook ||
-       !linear->layers.empty() || !linear->rope_features)) {
-    return absl::UnimplementedError(
-        absl::StrCat(directory,
-                     "/config.json: linear_attention has a window, a codebook, rope_features false "
-                     "or sizes by layer, which the engine does not compute yet"));
-  }
   auto files = SafetensorsDirectory::Open(directory);
   if (!files.ok()) return files.status();
   std::unique_ptr<Backend> backend;

@@ -24,9 +24,11 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& config_json,
 
 struct EngineOptions {
   std::string backend = BackendOptions().name;
-  int threads = 0;                             // 0: one a core
-  bool batch_invariant = true;                 // as in BackendOptions
-  std::string dtype = "auto";                  // auto (as the files), float32, bfloat16
+  int threads = 0;              // 0: one a core
+  bool batch_invariant = true;  // as in BackendOptions
+  std::string dtype = "auto";   // auto (as the files), float32, bfloat16
+  // Windows' keys and values: auto (as the backend's activations), float32, bfloat16.
+  std::string window_dtype = "auto";
   int max_sessions = 0;                        // slots; 0: as many as PlanMemory finds room for
   int64_t max_step_tokens = 0;                 // rows of one step; 0 as in PlanOptions
   int64_t prompt_chunk = kDefaultPromptChunk;  // prompt tokens of one step

@@ -59,6 +59,10 @@ void AddEngineFlags(CLI::App& app, EngineOptions* engine) {
       ->check(flags::Range(0, 4096));
   flags::OneOf(app.add_option("--dtype", engine->dtype, "Weights: auto: as the files"),
                {"auto", "float32", "bfloat16"});
+  flags::OneOf(app.add_option("--window-dtype", engine->window_dtype,
+                              "Keys and values in windows; auto: as a device's activations, "
+                              "float32 on the CPU"),
+               {"auto", "float32", "bfloat16"});
   flags::OneOf(app.add_option("--backend", engine->backend,
                               "What runs the model; auto: cuda where a device can start, else cpu"),
                {"auto", "cpu", "cuda"});

@@ -117,7 +117,27 @@ class Reference {
     return y;
   }
 
-  Row Features(const std::string& name, int group, Row x, double scale) const {
+  // Σ_j w[first row + i][j] x_j for `rows` rows of d.
+  Row Project(const std::string& name, int first, int rows, const Row& x) const {
+    const std::vector<float>& w = weights_.at(name).values;
+    Row u(rows, 0.0);
+    for (int i = 0; i < rows; ++i) {
+      for (size_t j = 0; j < x.size(); ++j) u[i] += w.at((first + i) * x.size() + j) * x[j];
+    }
+    return u;
+  }
+
+  // What a key leaves in the state of a layer with `features` features.
+  Row KeyFeatures(const std::string& name, int group, const Row& x, int features) const {
+    if (spec_.map == "none") return {};
+    if (spec_.map != "codebook") return Features(name, group, x, 1.0, features);
+    Row u = Project(name + "feature_map.key_weight", group * features, features, x);
+    for (int i = 0; i < features; ++i)
+      u[i] += At(name + "feature_map.key_bias", group * features + i);
+    return Softmax(u);
+  }
+
+  Row Features(const std::string& name, int group, Row x, double scale, int features) const {
     for (double& v : x) v *= scale;
     const int d = spec_.head_dim;
     if (spec_.map == "elu") {
@@ -130,7 +150,7 @@ class Reference {
       norm = std::max(std::sqrt(norm), 1e-12);
       for (double& v : x) v /= norm;
     }
-    const int rows = spec_.map == "t2r" ? spec_.features : spec_.features / 2;
+    const int rows = spec_.map == "t2r" ? features : features / 2;
     const std::string weight =
         name + "feature_map." + (spec_.map == "rfa" ? "projection" : "weight");
     const std::vector<float>& w = weights_.at(weight).values;
@@ -155,6 +175,63 @@ class Reference {
     return phi;
   }
 
+  double LogDecay(const std::string& name, int group) const {
+    return spec_.decay ? At(name + "feature_map.log_decay", group) : 0.0;
+  }
+
+  // Weights of keys 0 … t for head h, up to a common factor: the near ones of their logits, the
+  // others of the features that stand for them. far_q: the head's query as the features see it.
+  Row OneSoftmax(const std::string& name, int layer, int h, size_t t, const Row& q,
+                 const Row& plain_q, const Row& far_q, const Rows& k,
+                 const std::vector<Rows>& phi_k) const {
+    const int d = spec_.head_dim;
+    const int g = h / (spec_.heads / spec_.groups);
+    const int w = spec_.windows(layer);
+    const int c = spec_.folds(layer);
+    const int m = spec_.map == "none" ? 0 : spec_.feature_count(layer);
+    const int position = static_cast<int>(t);
+    const int folded = w == 0 ? position + 1 : std::max(0, position - w + 1) / c * c;
+    const int sinks = w == 0 ? 0 : spec_.sink_count(layer);
+    Row weights(t + 1, 0.0);
+    Row to_sinks(plain_q.begin() + h * d, plain_q.begin() + (h + 1) * d);
+    if (!spec_.gpt2) {
+      Rotate(to_sinks.data(), spec_.sink_position < 0
+                                  ? t
+                                  : std::min<size_t>(t, static_cast<size_t>(spec_.sink_position)));
+    }
+    Row logits(t + 1, -INFINITY);
+    double high = -INFINITY;
+    for (int j = 0; j <= position; ++j) {
+      if (j >= sinks && j < folded) continue;
+      const double* query = j < sinks ? to_sinks.data() : q.data() + h * d;
+      logits[j] = 0;
+      for (int i = 0; i < d; ++i) logits[j] += spec_.query_scale * query[i] * k[j][g * d + i];
+      high = std::max(high, logits[j]);
+    }
+    Row phi;  // of the query, relative to e^high
+    if (m > 0 && spec_.map == "codebook") {
+      Row scaled = far_q;
+      for (double& value : scaled) value *= spec_.query_scale;
+      phi = Project(name + "feature_map.query_weight", g * m, m, scaled);
+      for (int i = 0; i < m; ++i) phi[i] += At(name + "feature_map.query_bias", h * m + i);
+      if (w == 0) high = *std::max_element(phi.begin(), phi.end());
+      for (double& value : phi) value = std::exp(std::min(value - high, 40.0));
+    } else if (m > 0) {
+      phi = Features(name, g, far_q, spec_.query_scale, m);
+      for (double& value : phi) value *= std::exp(At(name + "feature_map.far_bias", h) - high);
+    }
+    for (int j = 0; j <= position; ++j) {
+      if (logits[j] > -INFINITY) {
+        weights[j] = std::exp(logits[j] - high);
+        continue;
+      }
+      double product = 0;
+      for (int i = 0; i < m; ++i) product += phi[i] * phi_k[j][g][i];
+      weights[j] = product * std::exp(LogDecay(name, g) * (folded - 1 - j));
+    }
+    return weights;
+  }
+
   Rows AttentionBlock(const std::string& layer, int index, const Rows& x) const {
     const int d = spec_.head_dim;
     const int queries = spec_.heads * d;
@@ -163,6 +240,8 @@ class Reference {
     Rows q;
     Rows k;
     Rows v;
+    Rows plain_q;  // before rotation
+    Rows plain_k;
     for (size_t t = 0; t < x.size(); ++t) {
       const Row normed = Norm(layer + (spec_.gpt2 ? "ln_1" : "input_layernorm"), x[t]);
       if (spec_.gpt2) {
@@ -170,11 +249,15 @@ class Reference {
         q.emplace_back(all.begin(), all.begin() + queries);
         k.emplace_back(all.begin() + queries, all.begin() + 2 * queries);
         v.emplace_back(all.begin() + 2 * queries, all.end());
+        plain_q.push_back(q.back());
+        plain_k.push_back(k.back());
         continue;
       }
       q.push_back(Affine(name + "q_proj", normed, queries));
       k.push_back(Affine(name + "k_proj", normed, keys));
       v.push_back(Affine(name + "v_proj", normed, keys));
+      plain_q.push_back(q.back());
+      plain_k.push_back(k.back());
       for (int h = 0; h < spec_.heads; ++h) Rotate(&q[t][h * d], t);
       for (int h = 0; h < spec_.groups; ++h) Rotate(&k[t][h * d], t);
     }
@@ -184,7 +267,8 @@ class Reference {
     std::vector<Rows> phi_k(x.size());  // [position][group]
     for (size_t t = 0; spec_.is_linear(index) && t < x.size(); ++t) {
       for (int g = 0; g < spec_.groups; ++g) {
-        phi_k[t].push_back(Features(name, g, slice(k[t], g), 1.0));
+        phi_k[t].push_back(KeyFeatures(name, g, slice((spec_.rope_features ? k : plain_k)[t], g),
+                                       spec_.feature_count(index)));
       }
     }
     Rows out;
@@ -194,12 +278,19 @@ class Reference {
         const int g = h / (spec_.heads / spec_.groups);
         Row weights;
         double divisor = 1;
-        if (spec_.is_linear(index)) {
-          const Row phi_q = Features(name, g, slice(q[t], h), spec_.query_scale);
+        const Row& seen = (spec_.rope_features ? q : plain_q)[t];
+        if (spec_.is_linear(index) && (spec_.windows(index) > 0 || spec_.map == "codebook")) {
+          weights = OneSoftmax(name, index, h, t, q[t], plain_q[t], slice(seen, h), k, phi_k);
+          divisor = 0;
+          for (const double weight : weights) divisor += weight;
+        } else if (spec_.is_linear(index)) {
+          const Row phi_q =
+              Features(name, g, slice(seen, h), spec_.query_scale, spec_.feature_count(index));
           double sum = 0;
           for (size_t j = 0; j <= t; ++j) {
             double product = 0;
             for (size_t i = 0; i < phi_q.size(); ++i) product += phi_q[i] * phi_k[j][g][i];
+            product *= std::exp(LogDecay(name, g) * static_cast<double>(t - j));
             weights.push_back(product);
             sum += product;
           }

@@ -22,8 +22,18 @@ struct ModelSpec {
   int vocab = 61;
   int positions = 256;
   std::vector<bool> linear;  // a layer each; empty: none
-  std::string map = "t2r";   // t2r, elu, rfa, hedgehog
+  std::string map = "t2r";   // t2r, elu, rfa, hedgehog, codebook, none
   int features = 16;
+  int window = 0;  // 0: none
+  int sinks = 0;
+  int fold = 1;
+  // A layer each where they differ; else empty.
+  std::vector<int> window_list, sink_list, fold_list, feature_list;
+  bool rope_features = true;
+  bool decay = false;
+  int sink_position = -1;  // < 0: none
+  int sliding_window = 0;  // > 0: Mistral's, or where qwen2: from first_sliding on
+  int first_sliding = 0;
   std::string normalizer = "clamp";
   double eps = 1e-2;
   double query_scale = 0.35;
@@ -38,6 +48,12 @@ struct ModelSpec {
   bool prefix = true;  // tensors named transformer.* or model.*
 
   bool is_linear(int layer) const { return !linear.empty() && linear[layer]; }
+  int windows(int layer) const { return window_list.empty() ? window : window_list[layer]; }
+  int sink_count(int layer) const { return sink_list.empty() ? sinks : sink_list[layer]; }
+  int folds(int layer) const { return fold_list.empty() ? fold : fold_list[layer]; }
+  int feature_count(int layer) const {
+    return feature_list.empty() ? features : feature_list[layer];
+  }
 };
 
 struct NamedTensor {

@@ -61,8 +61,20 @@ Tensors RandomWeights(const ModelSpec& spec, uint64_t seed) {
       AddLlamaLayer(spec, name, &maker);
     }
     if (spec.is_linear(i)) {
-      AddFeatureMap(spec.map, spec.groups, spec.features, spec.head_dim,
-                    name + (spec.gpt2 ? "attn." : "self_attn.") + "feature_map.", &maker);
+      const std::string map = name + (spec.gpt2 ? "attn." : "self_attn.") + "feature_map.";
+      const int features = spec.feature_count(i);
+      const bool codebook = spec.map == "codebook";
+      if (codebook) {
+        AddCodebook(spec.heads, spec.groups, features, spec.head_dim, map, &maker);
+      } else {
+        AddFeatureMap(spec.map, spec.groups, features, spec.head_dim, map, &maker);
+      }
+      if (spec.windows(i) > 0 && !codebook && spec.map != "none") {
+        maker.Add(map + "far_bias", {spec.heads}, 0.5, spec.map == "rfa" ? -6 : -1);
+      }
+      if (spec.decay) {
+        maker.Add(map + "log_decay", {spec.groups}, 0.02, -0.1);
+      }
     }
   }
   if (spec.gpt2) maker.Add(prefix + "ln_f.bias", {spec.hidden}, 0.1);
@@ -82,7 +94,10 @@ std::string ConfigOf(const ModelSpec& spec) {
          << ", \"n_positions\": " << spec.positions
          << ", \"layer_norm_epsilon\": " << spec.norm_eps;
   } else {
-    json << "{\"architectures\": [\"" << (spec.qwen2 ? "Qwen2ForCausalLM" : "LlamaForCausalLM")
+    json << "{\"architectures\": [\""
+         << (spec.qwen2                ? "Qwen2ForCausalLM"
+             : spec.sliding_window > 0 ? "MistralForCausalLM"
+                                       : "LlamaForCausalLM")
          << "\"], \"hidden_size\": " << spec.hidden << ", \"intermediate_size\": " << spec.inner
          << ", \"num_hidden_layers\": " << spec.layers
          << ", \"num_attention_heads\": " << spec.heads
@@ -100,15 +115,38 @@ std::string ConfigOf(const ModelSpec& spec) {
     }
   }
   json << ", \"vocab_size\": " << spec.vocab << ", \"tie_word_embeddings\": " << yes_no[spec.tied];
-  if (!spec.linear.empty()) {
+  const auto sizes = [&](const char* key, const std::vector<int>& list, int one) {
+    json << ", \"" << key << "\": ";
+    if (list.empty()) {
+      json << one;
+      return;
+    }
+    for (size_t i = 0; i < list.size(); ++i) json << (i == 0 ? "[" : ", ") << list[i];
+    json << "]";
+  };
+  if (spec.sliding_window > 0) {
+    json << ", \"sliding_window\": " << spec.sliding_window;
+    if (spec.qwen2) {
+      json << ", \"use_sliding_window\": true, \"max_window_layers\": " << spec.first_sliding;
+    }
+  } else if (!spec.linear.empty()) {
     json << ", \"layer_types\": [";
     for (int i = 0; i < spec.layers; ++i) {
       json << (i == 0 ? "" : ", ")
            << (spec.is_linear(i) ? "\"linear_attention\"" : "\"full_attention\"");
     }
-    json << "], \"linear_attention\": {\"feature_map\": \"" << spec.map
-         << "\", \"feature_size\": " << spec.features << ", \"normalizer\": \"" << spec.normalizer
-         << "\", \"eps\": " << spec.eps << ", \"query_scale\": " << spec.query_scale << "}";
+    json << "], \"linear_attention\": {\"feature_map\": \"" << spec.map << "\", \"normalizer\": \""
+         << spec.normalizer << "\", \"eps\": " << spec.eps
+         << ", \"query_scale\": " << spec.query_scale;
+    sizes("feature_size", spec.feature_list, spec.map == "none" ? 0 : spec.features);
+    if (spec.window > 0 || !spec.window_list.empty()) {
+      sizes("window", spec.window_list, spec.window);
+      sizes("sinks", spec.sink_list, spec.sinks);
+      sizes("fold", spec.fold_list, spec.fold);
+    }
+    json << ", \"rope_features\": " << yes_no[spec.rope_features];
+    if (spec.sink_position >= 0) json << ", \"sink_position\": " << spec.sink_position;
+    json << "}";
   }
   json << "}";
   return json.str();

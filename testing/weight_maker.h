@@ -36,7 +36,8 @@ class WeightMaker {
   std::mt19937_64 random_;
 };
 
-// The tensors of a feature map ("t2r", "elu", "rfa", "hedgehog"); `name` ends in "feature_map.".
+// The tensors of a feature map ("t2r", "elu", "rfa", "hedgehog", "none"); `name` ends in
+// "feature_map.".
 inline void AddFeatureMap(const std::string& map, int groups, int features, int head_dim,
                           const std::string& name, WeightMaker* maker) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(head_dim));
@@ -48,6 +49,15 @@ inline void AddFeatureMap(const std::string& map, int groups, int features, int 
   } else if (map == "hedgehog") {
     maker->Add(name + "weight", {groups, features / 2, head_dim}, scale);
   }
+}
+
+// The tensors of a codebook.
+inline void AddCodebook(int heads, int groups, int features, int head_dim, const std::string& name,
+                        WeightMaker* maker) {
+  maker->Add(name + "key_weight", {groups, features, head_dim}, 1.0);
+  maker->Add(name + "key_bias", {groups, features}, 0.5);
+  maker->Add(name + "query_weight", {groups, features, head_dim}, 1.0);
+  maker->Add(name + "query_bias", {heads, features}, 0.5);
 }
 
 }  // namespace t2r::testing

@@ -32,6 +32,8 @@ class TensorSource : public WeightSource {
 FeatureMapKind KindOf(const std::string& map) {
   if (map == "elu") return FeatureMapKind::kElu;
   if (map == "rfa") return FeatureMapKind::kRfa;
+  if (map == "codebook") return FeatureMapKind::kCodebook;
+  if (map == "none") return FeatureMapKind::kNone;
   return map == "hedgehog" ? FeatureMapKind::kHedgehog : FeatureMapKind::kT2r;
 }
 
@@ -57,12 +59,16 @@ ModelConfig ModelConfigOf(const ModelSpec& spec) {
                                                    : LayerType::kFullAttention);
   }
   if (spec.linear.empty()) return config;
-  config.linear_attention = LinearAttentionConfig{
-      .feature_map = KindOf(spec.map),
-      .feature_size = spec.features,
-      .normalizer = spec.normalizer == "add" ? Normalizer::kAdd : Normalizer::kClamp,
-      .eps = static_cast<float>(spec.eps),
-      .query_scale = static_cast<float>(spec.query_scale)};
+  LinearAttentionConfig& linear = config.linear_attention.emplace();
+  linear.feature_map = KindOf(spec.map);
+  linear.feature_size = linear.feature_map == FeatureMapKind::kNone ? 0 : spec.features;
+  linear.window = spec.window;
+  linear.sinks = spec.sinks;
+  linear.fold = spec.fold;
+  linear.rope_features = spec.rope_features;
+  linear.normalizer = spec.normalizer == "add" ? Normalizer::kAdd : Normalizer::kClamp;
+  linear.eps = static_cast<float>(spec.eps);
+  linear.query_scale = static_cast<float>(spec.query_scale);
   return config;
 }
 

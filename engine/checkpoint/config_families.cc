@@ -1,5 +1,6 @@
 #include "engine/checkpoint/config_families.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -131,6 +132,34 @@ void ReadRopeScaling(JsonFields& fields, ModelConfig* config) {
   }
 }
 
+// `sliding_window`: layers from `first` on attend to the last so many positions, their own
+// included, which is linear attention with a window and no map. The layers' sizes must have been
+// read.
+void ReadSlidingWindow(JsonFields& fields, int64_t absent, int first, ModelConfig* config) {
+  if (fields.object().contains("sliding_window") && !fields.Has("sliding_window")) return;  // null
+  LinearAttentionConfig sliding;
+  sliding.feature_map = FeatureMapKind::kNone;
+  sliding.window = static_cast<int>(fields.Integer("sliding_window", 1, kMaxWindow, absent));
+  sliding.query_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(config->head_dim)));
+  if (int64_t{2} * config->kv_heads * config->head_dim * sliding.window > kMaxStateFloats) {
+    fields.Invalid("sliding_window", absl::StrCat("makes a layer's state larger than ",
+                                                  kMaxStateFloats, " floats a session"));
+  }
+  config->linear_attention = sliding;
+  config->layer_types.assign(static_cast<size_t>(config->layers), LayerType::kFullAttention);
+  for (int i = first; i < config->layers; ++i) {
+    config->layer_types[static_cast<size_t>(i)] = LayerType::kLinearAttention;
+  }
+}
+
+// Qwen's files name a window that only this switch turns on, for layers from one on.
+void ReadUsedSlidingWindow(JsonFields& fields, ModelConfig* config) {
+  if (!fields.Bool("use_sliding_window", false)) return;
+  const int64_t first = fields.Integer("max_window_layers", 0, int64_t{1} << 30, 28);
+  ReadSlidingWindow(fields, 4096, static_cast<int>(std::min<int64_t>(first, config->layers)),
+                    config);
+}
+
 void CheckHeads(JsonFields& fields, const char* heads_key, ModelConfig* config) {
   if (config->heads % config->kv_heads != 0) {
     fields.Invalid("num_key_value_heads",
@@ -182,16 +211,10 @@ Family ReadFamily(JsonFields& fields) {
 void RefuseUnsupportedKeys(JsonFields& fields, Family family) {
   Refuse(fields, kUnsupported);
   if (family != Family::kMarian) Refuse(fields, kEncoderDecoderKeys);
-  if (family == Family::kQwen2) {
-    // Qwen2 files name a window that only this switch turns on.
-    if (fields.Bool("use_sliding_window", false)) {
-      fields.Unimplemented("use_sliding_window", "is true; sliding windows are not supported");
+  if (family == Family::kLlama || family == Family::kGpt2 || family == Family::kMarian) {
+    if (fields.Has("sliding_window")) {
+      fields.Unimplemented("sliding_window", "is set; only null is supported");
     }
-  } else if (fields.Has("sliding_window")) {
-    fields.Unimplemented("sliding_window", "is set; only null is supported");
-  } else if (family == Family::kMistral && !fields.object().contains("sliding_window")) {
-    fields.Unimplemented("sliding_window",
-                         "is absent, which means 4096 for Mistral; only null is supported");
   }
   if (family == Family::kGpt2) {
     if (!fields.Bool("scale_attn_weights", true)) {
@@ -242,6 +265,8 @@ void ReadLlamaFields(JsonFields& fields, Family family, ModelConfig* config) {
   if (act != "silu" && act != "swish") {
     fields.Unimplemented("hidden_act", absl::StrCat("is \"", act, "\"; only silu is supported"));
   }
+  if (family == Family::kMistral) ReadSlidingWindow(fields, 4096, 0, config);
+  if (family == Family::kQwen2) ReadUsedSlidingWindow(fields, config);
 }
 
 void ReadGpt2Fields(JsonFields& fields, ModelConfig* config) {

@@ -17,6 +17,9 @@ inline constexpr int64_t kMaxHeadDim = 1 << 14;
 inline constexpr int64_t kMaxVocabulary = 1 << 26;
 inline constexpr int64_t kMaxPositions = int64_t{1} << 40;
 inline constexpr int64_t kMaxStoredPositions = 1 << 26;
+// Positions of a window, and floats of one layer's state of one session.
+inline constexpr int64_t kMaxWindow = 1 << 20;
+inline constexpr int64_t kMaxStateFloats = int64_t{1} << 30;
 
 // Which family `architectures` and `model_type` name; records UNIMPLEMENTED for any other.
 Family ReadFamily(JsonFields& fields);

@@ -13,12 +13,10 @@ namespace {
 constexpr size_t kMaxConfigBytes = size_t{4} << 20;
 constexpr size_t kMaxTokenIds = 1024;
 constexpr int64_t kMaxFeatures = 1 << 16;
-constexpr int64_t kMaxWindow = 1 << 20;
-// Floats of one layer's state of one session.
-constexpr int64_t kMaxStateFloats = int64_t{1} << 30;
 
-// `layer_types` or `cross_layer_types`; absent: all full.
-std::vector<LayerType> ReadLayerTypes(JsonFields& fields, const char* name, int layers) {
+// `layer_types` or `cross_layer_types`; absent: all full. linear: the name of linear layers.
+std::vector<LayerType> ReadLayerTypes(JsonFields& fields, const char* name, int layers,
+                                      const std::string& linear = "linear_attention") {
   std::vector<LayerType> read(layers, LayerType::kFullAttention);
   const nlohmann::json* types = fields.Find(name);
   if (types == nullptr) return read;
@@ -32,12 +30,11 @@ std::vector<LayerType> ReadLayerTypes(JsonFields& fields, const char* name, int 
     const std::string key = absl::StrCat(name, "[", i, "]");
     if (!type.is_string()) {
       fields.Invalid(key, "must be a string");
-    } else if (type == "linear_attention") {
+    } else if (type == linear) {
       read[i] = LayerType::kLinearAttention;
     } else if (type != "full_attention") {
-      fields.Unimplemented(key, absl::StrCat("is \"", type.get<std::string>(),
-                                             "\"; supported are linear_attention and "
-                                             "full_attention"));
+      fields.Unimplemented(key, absl::StrCat("is \"", type.get<std::string>(), "\"; supported are ",
+                                             linear, " and full_attention"));
     }
   }
   return read;
@@ -93,6 +90,8 @@ void ReadLayerSizes(JsonFields& fields, const ModelConfig& config, LinearAttenti
   const auto windows = ReadSizes(fields, "window", 0, kMaxWindow, 0, causal);
   const auto sinks = ReadSizes(fields, "sinks", 0, kMaxWindow, 0, causal);
   const auto folds = ReadSizes(fields, "fold", 1, kMaxWindow, 1, causal);
+  bool some_window = false;
+  for (int i = 0; i < config.layers; ++i) some_window |= causal[i] && windows[i] > 0;
   bool differ = false;
   std::optional<LinearSizes> first;
   std::vector<LinearSizes> layers(config.layers);
@@ -101,8 +100,16 @@ void ReadLayerSizes(JsonFields& fields, const ModelConfig& config, LinearAttenti
     LinearSizes& layer = layers[i];
     layer.features = features[i];
     if (causal[i]) layer = {features[i], windows[i], sinks[i], folds[i]};
-    if (layer.window == 0 && (layer.sinks > 0 || layer.fold > 1)) {
-      fields.Invalid(layer.sinks > 0 ? "sinks" : "fold", "needs a window");
+    if (layer.window == 0) {
+      // One number for all layers is that of those with a window, where there is one.
+      const auto check = [&](const char* key, int* size, int absent) {
+        if (*size != absent && (!some_window || fields.Find(key)->is_array())) {
+          fields.Invalid(key, absl::StrCat("needs a window in layer ", i));
+        }
+        *size = absent;
+      };
+      check("sinks", &layer.sinks, 0);
+      check("fold", &layer.fold, 1);
     }
     if (none && (layer.window == 0 || cross[i])) {
       fields.Invalid("feature_map", "is \"none\", which needs a window in every linear layer");
@@ -172,6 +179,9 @@ LinearAttentionConfig ReadLinearAttention(JsonFields& fields, const ModelConfig&
   linear.rope_features = fields.Bool("rope_features", !codebook);
   if (fields.Has("sink_position")) {
     linear.sink_position = fields.Integer("sink_position", 0, int64_t{1} << 40);
+    if (config.architecture != Architecture::kLlama) {
+      fields.Invalid("sink_position", "needs rotary positions, which the model does not have");
+    }
   }
   // Neither applies where the window's softmax is the denominator, nor to the codebook.
   bool windows = config.linear_cross_layers() == 0;
@@ -309,7 +319,16 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& config_json,
   }
   if (!fields.status().ok()) return fields.status();
 
-  config.layer_types = ReadLayerTypes(fields, "layer_types", config.layers);
+  // A family's sliding window has made layers linear; linear_attention replaces them.
+  const bool sliding = config.linear_attention.has_value() && !fields.Has("linear_attention");
+  if (fields.Has("layer_types") || !sliding) {
+    config.layer_types = ReadLayerTypes(fields, "layer_types", config.layers,
+                                        sliding ? "sliding_attention" : "linear_attention");
+  }
+  if (config.linear_attention.has_value() && !sliding && config.full_layers() > 0) {
+    fields.Unimplemented("sliding_window",
+                         "is set beside linear_attention and full layers; only null is supported");
+  }
   if (config.encoder_decoder.has_value()) {
     config.encoder_decoder->cross_layer_types =
         ReadLayerTypes(fields, "cross_layer_types", config.layers);
@@ -324,12 +343,13 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& config_json,
     const LinearAttentionConfig read = ReadLinearAttention(linear_fields, config);
     fields.Record(linear_fields.status());
     if (linear_layers) config.linear_attention = read;
-  } else if (linear_layers) {
+  } else if (linear_layers && !sliding) {
     fields.Invalid("linear_attention",
                    absl::StrCat("is missing; ",
                                 config.linear_layers() > 0 ? "layer_types" : "cross_layer_types",
                                 " has linear_attention layers"));
   }
+  if (!linear_layers) config.linear_attention.reset();
   ReadSuppressed(fields, &config);
   AddEndTokens(ReadTokenIds(fields, "eos_token_id", config.vocab_size), &config);
   const auto bos = ReadTokenIds(fields, "bos_token_id", config.vocab_size);

@@ -19,7 +19,7 @@ struct ExecutorLimits {
   int vocab_size = 0;
   int64_t position_limit = 0;         // positions a session may use; 0: no limit
   int64_t kv_pages = 0;               // pages of the key/value cache; 0: no full layer
-  int64_t state_bytes = 0;            // float32 state of one session, S and z of every linear layer
+  int64_t state_bytes = 0;            // of one session: every linear layer's window, S and z
   int64_t kv_bytes_per_position = 0;  // 0: no full layer
   // Prompts are split at multiples of this (Backend::prompt_alignment).
   int64_t prompt_alignment = 1;

@@ -31,7 +31,7 @@ class Planner {
   Planner(const Model& model, const MemoryInfo& memory, const PlanOptions& options)
       : model_(model), memory_(memory), options_(options) {
     const ModelConfig& config = model.config();
-    slot_bytes_ = StatePool::SlotBytes(StateShapeOf(config));
+    slot_bytes_ = StatePool::SlotBytes(StateShapeOf(config, options.window_dtype));
     page_bytes_ = KvShapeOf(config, options.kv_dtype).page_bytes();
     source_page_bytes_ = SourceKvShapeOf(config, options.kv_dtype).page_bytes();
     if (page_bytes_ > 0 && options.kv_cache_bytes > 0) {

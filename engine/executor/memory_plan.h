@@ -27,6 +27,7 @@ struct PlanOptions {
   int64_t position_limit = 0;        // positions of a session; 0: no limit
   int64_t kv_cache_bytes = 0;        // for full layers; 0: 2,048 positions (or the limit) a session
   DType kv_dtype = DType::kFloat32;  // of keys and values
+  DType window_dtype = DType::kFloat32;  // of those in windows
 };
 
 // Bytes are the backend's; pages hold kKvPageSize positions.

@@ -16,7 +16,7 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
       weights_(std::move(weights)),
       model_(std::move(model)),
       options_(options),
-      states_(*backend_, StateShapeOf(model_->config()), options.slots),
+      states_(*backend_, StateShapeOf(model_->config(), options.window_dtype), options.slots),
       kv_(*backend_, KvShapeOf(model_->config(), backend_->activation_dtype(options.weight_dtype)),
           options.kv_pages, options.slots),
       source_kv_(

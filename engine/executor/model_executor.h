@@ -21,6 +21,7 @@ struct ExecutorOptions {
   int64_t kv_pages = 0;             // ignored by models without full layers
   int64_t source_kv_pages = 0;      // the same for full cross attention
   DType weight_dtype = DType::kFloat32;  // as in ModelOptions
+  DType window_dtype = DType::kFloat32;  // as in PlanOptions
 };
 
 // Owns everything below it. Called by one thread.

@@ -1,31 +1,40 @@
 #include "engine/model/attention.h"
 
 #include <cmath>
+#include <span>
+#include <string>
 
 namespace t2r {
 namespace {
 
-FeatureMap MapOf(const LinearAttentionConfig& linear) {
+FeatureMap MapOf(const LinearAttentionConfig& linear, const LinearSizes& sizes) {
   FeatureMap map;
   map.kind = linear.feature_map;
-  map.features = linear.feature_size;
+  map.features = sizes.features;
   map.query_scale = linear.query_scale;
   return map;
+}
+
+// On the device; empty for no values.
+Buffer Load(WeightLoader& loader, std::span<const float> values) {
+  return values.empty() ? Buffer() : loader.LoadVector(values);
 }
 
 }  // namespace
 
 FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const std::string& prefix,
-                                 const ModelConfig& config) {
+                                 const ModelConfig& config, int layer, bool cross) {
   const LinearAttentionConfig& linear = *config.linear_attention;
+  const LinearSizes sizes = linear.sizes(layer, cross);
   FeatureMapWeights map;
-  map.rows = MapOf(linear).projected_features();
+  map.rows = MapOf(linear, sizes).projected_features();
   const std::string name = prefix + "feature_map.";
   const std::vector<int64_t> shape = {config.kv_heads, map.rows, config.head_dim};
+  const std::vector<int64_t> one = {config.kv_heads, map.rows};
   switch (linear.feature_map) {
     case FeatureMapKind::kT2r:
       map.weight = loader.Floats(name + "weight", shape);
-      map.bias = loader.Floats(name + "bias", {config.kv_heads, map.rows});
+      map.bias = loader.Floats(name + "bias", one);
       break;
     case FeatureMapKind::kElu:
       break;
@@ -36,19 +45,37 @@ FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const std::string& 
       map.weight = loader.Floats(name + "weight", shape);
       break;
     case FeatureMapKind::kCodebook:
-    case FeatureMapKind::kNone:
+      map.weight = loader.Floats(name + "key_weight", shape);
+      map.bias = loader.Floats(name + "key_bias", one);
+      map.query_weight = loader.Floats(name + "query_weight", shape);
+      map.query_bias = loader.Floats(name + "query_bias", {config.heads, map.rows});
       break;
+    case FeatureMapKind::kNone:
+      return map;
+  }
+  if (sizes.window > 0 && linear.feature_map != FeatureMapKind::kCodebook) {
+    map.far_bias = loader.Floats(name + "far_bias", {config.heads});
+  }
+  if (loader.Has(name + "log_decay")) {
+    map.log_decay = loader.Floats(name + "log_decay", {config.kv_heads});
+    for (const float value : map.log_decay) {
+      if (!(value <= 0 && std::isfinite(value))) {
+        throw ModelError("tensor " + name + "log_decay holds " + std::to_string(value) +
+                         "; it must be finite and at most 0");
+      }
+    }
   }
   return map;
 }
 
-bool ShouldFold(const ModelConfig& config) {
+bool ShouldFold(const ModelConfig& config, int layer, bool cross) {
   const LinearAttentionConfig& linear = *config.linear_attention;
-  if (linear.feature_map != FeatureMapKind::kT2r &&
-      linear.feature_map != FeatureMapKind::kHedgehog) {
+  const LinearSizes sizes = linear.sizes(layer, cross);
+  if (sizes.window > 0 || (linear.feature_map != FeatureMapKind::kT2r &&
+                           linear.feature_map != FeatureMapKind::kHedgehog)) {
     return false;
   }
-  const int64_t rows = MapOf(linear).projected_features();
+  const int64_t rows = MapOf(linear, sizes).projected_features();
   const int64_t hidden = config.hidden_size;
   return rows * hidden < config.head_dim * (hidden + rows);
 }
@@ -62,27 +89,58 @@ Attention::Attention(const ModelConfig& config, int index)
 
 Attention Attention::Full(const ModelConfig& config, int index) { return {config, index}; }
 
-Attention Attention::Linear(const ModelConfig& config, int index, const FeatureMapWeights& map,
-                            bool folded, WeightLoader& loader) {
+Attention Attention::Linear(const ModelConfig& config, int layer, bool cross, int index,
+                            const FeatureMapWeights& map, bool folded, WeightLoader& loader) {
+  const LinearAttentionConfig& linear = *config.linear_attention;
   Attention attention(config, index);
-  attention.linear_ = true;
-  attention.map_ = MapOf(*config.linear_attention);
+  attention.sizes_ = linear.sizes(layer, cross);
+  const bool windowed =
+      attention.sizes_.window > 0 || linear.feature_map == FeatureMapKind::kCodebook;
+  attention.kind_ = windowed ? Kind::kWindowed : Kind::kLinear;
+  attention.map_ = MapOf(linear, attention.sizes_);
   attention.map_.folded = folded;
-  attention.normalizer_ = config.linear_attention->normalizer;
-  attention.eps_ = config.linear_attention->eps;
+  attention.rope_features_ = linear.rope_features;
+  attention.normalizer_ = linear.normalizer;
+  attention.eps_ = linear.eps;
+  attention.log_decay_ = Load(loader, map.log_decay);
   if (folded) {
     attention.query_width_ = map.rows;
     return attention;
   }
-  if (!map.weight.empty()) {
-    attention.weight_ = loader.LoadVector(map.weight);
-    attention.map_.weight = attention.weight_.f32();
-  }
-  if (!map.bias.empty()) {
-    attention.bias_ = loader.LoadVector(map.bias);
-    attention.map_.bias = attention.bias_.f32();
-  }
+  attention.weight_ = Load(loader, map.weight);
+  attention.bias_ = Load(loader, map.bias);
+  attention.query_weight_ = Load(loader, map.query_weight);
+  attention.query_bias_ = Load(loader, map.query_bias);
+  attention.far_bias_ = Load(loader, map.far_bias);
+  attention.map_.weight = attention.weight_.f32();
+  attention.map_.bias = attention.bias_.f32();
+  attention.map_.query_weight = attention.query_weight_.f32();
+  attention.map_.query_bias = attention.query_bias_.f32();
+  if (windowed && !cross && config.architecture == Architecture::kLlama)
+    attention.LoadAngles(config, loader);
   return attention;
+}
+
+void Attention::LoadAngles(const ModelConfig& config, WeightLoader& loader) {
+  const std::vector<double> frequencies = RopeInverseFrequencies(config);
+  const auto load = [&](int64_t first, int64_t count) {
+    std::vector<float> values;
+    for (int64_t position = first; position < first + count; ++position) {
+      for (const double f : frequencies) {
+        values.push_back(static_cast<float>(std::cos(static_cast<double>(position) * f)));
+      }
+      for (const double f : frequencies) {
+        values.push_back(static_cast<float>(std::sin(static_cast<double>(position) * f)));
+      }
+    }
+    return loader.LoadVector(values);
+  };
+  const LinearAttentionConfig& linear = *config.linear_attention;
+  if (sizes_.window > 0 && !rope_features_) fold_cos_sin_ = load(sizes_.window, sizes_.fold);
+  if (sizes_.sinks > 0 && linear.sink_position.has_value()) {
+    sink_position_ = *linear.sink_position;
+    sink_cos_sin_ = load(sink_position_, 1);
+  }
 }
 
 LinearAttentionArgs Attention::LinearArgs(LinearAttentionMode mode, const Caches& caches) const {
@@ -94,7 +152,32 @@ LinearAttentionArgs Attention::LinearArgs(LinearAttentionMode mode, const Caches
   args.map = map_;
   args.normalizer = normalizer_;
   args.eps = eps_;
+  args.log_decay = log_decay_.f32();
   args.state = caches.states.sums(index_);
+  args.slot_stride = caches.states.stride();
+  return args;
+}
+
+WindowedAttentionArgs Attention::WindowedArgs(LinearAttentionMode mode,
+                                              const Caches& caches) const {
+  WindowedAttentionArgs args;
+  args.mode = mode;
+  args.heads = heads_;
+  args.groups = groups_;
+  args.head_dim = head_dim_;
+  args.map = map_;
+  args.window = sizes_.window;
+  args.sinks = sizes_.sinks;
+  args.fold = sizes_.fold;
+  args.rope_features = rope_features_;
+  args.fold_cos_sin = fold_cos_sin_.f32();
+  args.sink_cos_sin = sink_cos_sin_.f32();
+  args.sink_position = sink_position_;
+  args.far_bias = far_bias_.f32();
+  args.log_decay = log_decay_.f32();
+  args.state = caches.states.sums(index_);
+  args.window_state = caches.states.window(index_);
+  args.window_dtype = caches.states.shape().window_dtype;
   args.slot_stride = caches.states.stride();
   return args;
 }
@@ -111,8 +194,8 @@ FullAttentionArgs Attention::FullArgs(FullAttentionMode mode, const KvCache& kv)
   return args;
 }
 
-void Attention::Run(Backend& backend, const Batch& batch, const Caches& caches, Tensor qkv,
-                    Tensor out) const {
+void Attention::Run(Backend& backend, const Batch& batch, const Caches& caches, Tensor cos_sin,
+                    Tensor qkv, Tensor out) const {
   const auto run = [&](auto args, auto op) {
     args.q = qkv.Columns(0, query_columns());
     args.k = qkv.Columns(query_columns(), key_columns());
@@ -120,7 +203,17 @@ void Attention::Run(Backend& backend, const Batch& batch, const Caches& caches, 
     args.out = out;
     (backend.*op)(batch, args);
   };
-  if (linear_) {
+  if (kind_ == Kind::kWindowed) {
+    WindowedAttentionArgs args = WindowedArgs(LinearAttentionMode::kCausal, caches);
+    args.cos_sin = cos_sin;
+    return run(args, &Backend::WindowedAttention);
+  }
+  // Queries and keys lie side by side: one call turns both.
+  if (cos_sin.data != nullptr && (kind_ == Kind::kFull || rope_features_)) {
+    backend.Rope(cos_sin, heads_ + groups_, head_dim_,
+                 qkv.Columns(0, query_columns() + key_columns()));
+  }
+  if (kind_ == Kind::kLinear) {
     run(LinearArgs(LinearAttentionMode::kCausal, caches), &Backend::LinearAttention);
   } else {
     run(FullArgs(FullAttentionMode::kCausal, caches.kv), &Backend::FullAttention);
@@ -134,10 +227,14 @@ void Attention::WriteCrossKv(Backend& backend, const Batch& sources, const Cache
     args.v = kv.Columns(key_columns(), value_columns());
     (backend.*op)(sources, args);
   };
-  if (linear_) {
-    run(LinearArgs(LinearAttentionMode::kAccumulate, caches), &Backend::LinearAttention);
-  } else {
-    run(FullArgs(FullAttentionMode::kAppend, caches.source_kv), &Backend::FullAttention);
+  switch (kind_) {
+    case Kind::kFull:
+      return run(FullArgs(FullAttentionMode::kAppend, caches.source_kv), &Backend::FullAttention);
+    case Kind::kLinear:
+      return run(LinearArgs(LinearAttentionMode::kAccumulate, caches), &Backend::LinearAttention);
+    case Kind::kWindowed:
+      return run(WindowedArgs(LinearAttentionMode::kAccumulate, caches),
+                 &Backend::WindowedAttention);
   }
 }
 
@@ -148,10 +245,13 @@ void Attention::CrossAttend(Backend& backend, const Batch& batch, const Caches& 
     args.out = out;
     (backend.*op)(batch, args);
   };
-  if (linear_) {
-    run(LinearArgs(LinearAttentionMode::kRead, caches), &Backend::LinearAttention);
-  } else {
-    run(FullArgs(FullAttentionMode::kCross, caches.source_kv), &Backend::FullAttention);
+  switch (kind_) {
+    case Kind::kFull:
+      return run(FullArgs(FullAttentionMode::kCross, caches.source_kv), &Backend::FullAttention);
+    case Kind::kLinear:
+      return run(LinearArgs(LinearAttentionMode::kRead, caches), &Backend::LinearAttention);
+    case Kind::kWindowed:
+      return run(WindowedArgs(LinearAttentionMode::kRead, caches), &Backend::WindowedAttention);
   }
 }
 

@@ -12,22 +12,27 @@
 
 namespace t2r {
 
-// A layer's feature map in host memory: weight [G, rows, d] and bias [G, rows], empty where the map
-// has none; rows = FeatureMap::projected_features().
+// A layer's feature map in host memory, as engine/ops/linear_attention.h and windowed_attention.h
+// have it; empty where the map has no such tensor. rows = FeatureMap::projected_features().
 struct FeatureMapWeights {
   int rows = 0;
-  std::vector<float> weight;
-  std::vector<float> bias;
+  std::vector<float> weight;        // [G, rows, d]
+  std::vector<float> bias;          // [G, rows]
+  std::vector<float> query_weight;  // [G, rows, d]
+  std::vector<float> query_bias;    // [H, rows]
+  std::vector<float> far_bias;      // [H]
+  std::vector<float> log_decay;     // [G]
 };
 
-// Reads `prefix`feature_map.* of a linear layer.
+// Reads `prefix`feature_map.* of a linear layer's causal attention, or of its cross attention.
+// Throws ModelError, also for a decay that grows.
 FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const std::string& prefix,
-                                 const ModelConfig& config);
+                                 const ModelConfig& config, int layer, bool cross);
 
 // Whether the map's projection should be folded into the query and key projections of a model that
-// has nothing between them: only t2r and hedgehog can, and only where a folded head's rows cost
-// less than the projection and the map apart.
-bool ShouldFold(const ModelConfig& config);
+// has nothing between them: only t2r and hedgehog without a window can, and only where a folded
+// head's rows cost less than the projection and the map apart.
+bool ShouldFold(const ModelConfig& config, int layer, bool cross);
 
 // Holds the layer's feature map on the device and knows its place in states and pages.
 class Attention {
@@ -42,11 +47,13 @@ class Attention {
   static Attention Full(const ModelConfig& config, int index);
   // A linear layer, the `index`-th of StateShapeOf. folded: q and k hold pre-activations; `map`
   // then is not needed on the device.
-  static Attention Linear(const ModelConfig& config, int index, const FeatureMapWeights& map,
-                          bool folded, WeightLoader& loader);
+  static Attention Linear(const ModelConfig& config, int layer, bool cross, int index,
+                          const FeatureMapWeights& map, bool folded, WeightLoader& loader);
 
-  // Causal self-attention. qkv [T, columns()], out [T, heads · head_dim].
-  void Run(Backend& backend, const Batch& batch, const Caches& caches, Tensor qkv,
+  // Causal self-attention. cos_sin [T, head_dim]: of Backend::RopeTable, no data where the model
+  // has no rotary positions. qkv [T, columns()], before them; its q and k may be turned in place.
+  // out [T, heads · head_dim].
+  void Run(Backend& backend, const Batch& batch, const Caches& caches, Tensor cos_sin, Tensor qkv,
            Tensor out) const;
 
   // Cross attention: takes in the encoder's outputs of sources (Model::Encode), projected to
@@ -58,21 +65,30 @@ class Attention {
                    Tensor out) const;
 
  private:
+  enum class Kind : uint8_t { kFull, kLinear, kWindowed };
+
   Attention(const ModelConfig& config, int index);
   LinearAttentionArgs LinearArgs(LinearAttentionMode mode, const Caches& caches) const;
+  WindowedAttentionArgs WindowedArgs(LinearAttentionMode mode, const Caches& caches) const;
   FullAttentionArgs FullArgs(FullAttentionMode mode, const KvCache& kv) const;
+  // The angles' cosines and sines that windowed attention needs beside the rows' own.
+  void LoadAngles(const ModelConfig& config, WeightLoader& loader);
 
   int index_ = 0;
   int heads_ = 0;
   int groups_ = 0;
   int head_dim_ = 0;
   int64_t query_width_ = 0;  // of one head of q and of k
-  bool linear_ = false;
+  Kind kind_ = Kind::kFull;
+  // Of linear layers.
   FeatureMap map_;
+  LinearSizes sizes_;
+  bool rope_features_ = true;
   Normalizer normalizer_ = Normalizer::kClamp;
   float eps_ = 0;
-  Buffer weight_;
-  Buffer bias_;
+  int64_t sink_position_ = 0;
+  Buffer weight_, bias_, query_weight_, query_bias_, far_bias_, log_decay_;
+  Buffer fold_cos_sin_, sink_cos_sin_;
 };
 
 }  // namespace t2r

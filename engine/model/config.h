@@ -104,6 +104,12 @@ struct ModelConfig {
   DType file_dtype = DType::kFloat32;  // torch_dtype (or dtype); what --dtype auto means
 
   int linear_layers() const;  // causal attention
+  // Of a layer's causal attention, or of its attention over an encoder's outputs.
+  bool is_linear(int layer, bool cross) const {
+    const std::vector<LayerType>& types =
+        cross ? encoder_decoder.value().cross_layer_types : layer_types;
+    return types[static_cast<size_t>(layer)] == LayerType::kLinearAttention;
+  }
   int linear_cross_layers() const;
   int full_cross_layers() const;
   int full_layers() const { return layers - linear_layers(); }

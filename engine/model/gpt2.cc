@@ -39,7 +39,7 @@ class Gpt2 : public BackendModel {
     int full = 0;
     for (int i = 0; i < config.layers; ++i) {
       const bool is_linear = config.layer_types[i] == LayerType::kLinearAttention;
-      layers_.push_back(LoadLayer(loader, prefix + "h." + std::to_string(i) + ".", is_linear,
+      layers_.push_back(LoadLayer(loader, prefix + "h." + std::to_string(i) + ".", i, is_linear,
                                   is_linear ? linear++ : full++));
     }
     final_norm_ = LoadNorm(loader, prefix + "ln_f.", hidden);
@@ -65,7 +65,7 @@ class Gpt2 : public BackendModel {
       const Tensor qkv = qkv_.Packed(rows, layer.attention.columns());
       Normalize(x, layer.attention_norm, normed);
       backend_.MatMul(normed, *layer.qkv.weight, layer.qkv.bias.f32(), MatMulMode::kStore, qkv);
-      layer.attention.Run(backend_, batch, caches, qkv, attn_out);
+      layer.attention.Run(backend_, batch, caches, {}, qkv, attn_out);
       backend_.MatMul(attn_out, *layer.out.weight, layer.out.bias.f32(), MatMulMode::kAccumulate,
                       x);
 
@@ -118,15 +118,17 @@ class Gpt2 : public BackendModel {
     return stack.Load(loader);
   }
 
-  Gpt2Layer LoadLayer(WeightLoader& loader, const std::string& name, bool linear, int index) {
+  // index: the layer's place among the linear or full ones.
+  Gpt2Layer LoadLayer(WeightLoader& loader, const std::string& name, int number, bool linear,
+                      int index) {
     const int64_t hidden = config_.hidden_size;
     const int64_t inner = config_.intermediate_size;
     FeatureMapWeights map;
-    if (linear) map = ReadFeatureMap(loader, name + "attn.", config_);
-    const bool folded = linear && ShouldFold(config_);
+    if (linear) map = ReadFeatureMap(loader, name + "attn.", config_, number, false);
+    const bool folded = linear && ShouldFold(config_, number, false);
     const std::string qkv = name + "attn.c_attn.";
     return {
-        .attention = linear ? Attention::Linear(config_, index, map, folded, loader)
+        .attention = linear ? Attention::Linear(config_, number, false, index, map, folded, loader)
                             : Attention::Full(config_, index),
         .attention_norm = LoadNorm(loader, name + "ln_1.", hidden),
         .qkv =

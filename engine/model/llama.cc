@@ -53,8 +53,8 @@ class Llama : public BackendModel {
     int full = 0;
     for (int i = 0; i < config.layers; ++i) {
       const bool is_linear = config.layer_types[i] == LayerType::kLinearAttention;
-      layers_.push_back(LoadLayer(loader, prefix + "layers." + std::to_string(i) + ".", is_linear,
-                                  is_linear ? linear++ : full++));
+      layers_.push_back(LoadLayer(loader, prefix + "layers." + std::to_string(i) + ".", i,
+                                  is_linear, is_linear ? linear++ : full++));
     }
     final_norm_ = loader.LoadVector(prefix + "norm.weight", {hidden});
     const HostMatrix head = config.tie_word_embeddings
@@ -81,11 +81,7 @@ class Llama : public BackendModel {
     for (const LlamaLayer& layer : layers_) {
       backend_.RmsNorm(x, layer.attention_norm.f32(), config_.norm_eps, normed);
       backend_.MatMul(normed, *layer.qkv, layer.qkv_bias.f32(), MatMulMode::kStore, qkv);
-      // Queries and keys lie side by side: one call turns both.
-      const int turned = config_.heads + config_.kv_heads;
-      backend_.Rope(cos_sin, turned, config_.head_dim,
-                    qkv.Columns(0, int64_t{turned} * config_.head_dim));
-      layer.attention.Run(backend_, batch, caches, qkv, attn_out);
+      layer.attention.Run(backend_, batch, caches, cos_sin, qkv, attn_out);
       backend_.MatMul(attn_out, *layer.out, layer.out_bias.f32(), MatMulMode::kAccumulate, x);
 
       backend_.RmsNorm(x, layer.mlp_norm.f32(), config_.norm_eps, normed);
@@ -103,7 +99,9 @@ class Llama : public BackendModel {
     backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits_.Rows(logit_rows));
   }
 
-  LlamaLayer LoadLayer(WeightLoader& loader, const std::string& name, bool linear, int index) {
+  // index: the layer's place among the linear or full ones.
+  LlamaLayer LoadLayer(WeightLoader& loader, const std::string& name, int number, bool linear,
+                       int index) {
     const int64_t hidden = config_.hidden_size;
     const int64_t inner = config_.intermediate_size;
     const int64_t queries = int64_t{config_.heads} * config_.head_dim;
@@ -112,7 +110,8 @@ class Llama : public BackendModel {
     const std::string mlp = name + "mlp.";
     LlamaLayer layer{
         .attention = linear
-                         ? Attention::Linear(config_, index, ReadFeatureMap(loader, self, config_),
+                         ? Attention::Linear(config_, number, false, index,
+                                             ReadFeatureMap(loader, self, config_, number, false),
                                              false, loader)
                          : Attention::Full(config_, index),
         .attention_norm = loader.LoadVector(name + "input_layernorm.weight", {hidden}),

@@ -92,7 +92,7 @@ class Marian : public BackendModel {
     for (const MarianLayer& layer : layers_) {
       const Tensor qkv = stream.Projected(layer.self.columns());
       Project(stream.Enter(layer.self_norm), layer.self_qkv, qkv);
-      layer.self.Run(backend_, batch, caches, qkv, stream.attn_out());
+      layer.self.Run(backend_, batch, caches, {}, qkv, stream.attn_out());
       Add(stream, layer.self_out, layer.self_norm);
 
       const Tensor q = stream.Projected(layer.cross.query_columns());
@@ -130,33 +130,39 @@ class Marian : public BackendModel {
     int full = 0;
     int linear_cross = config_.linear_layers();
     int full_cross = 0;
-    const auto index = [](LayerType type, int* linear_index, int* full_index) {
-      return type == LayerType::kLinearAttention ? (*linear_index)++ : (*full_index)++;
-    };
     for (int i = 0; i < config_.layers; ++i) {
-      const LayerType self = config_.layer_types[i];
-      const LayerType cross = config_.encoder_decoder->cross_layer_types[i];
-      layers_.push_back(LoadLayer(loader, "model.decoder.layers." + std::to_string(i) + ".", self,
-                                  index(self, &linear, &full), cross,
-                                  index(cross, &linear_cross, &full_cross)));
+      const int self = config_.is_linear(i, false) ? linear++ : full++;
+      const int cross = config_.is_linear(i, true) ? linear_cross++ : full_cross++;
+      layers_.push_back(LoadLayer(loader, i, self, cross));
     }
   }
 
-  MarianLayer LoadLayer(WeightLoader& loader, const std::string& name, LayerType self_type,
-                        int self_index, LayerType cross_type, int cross_index) {
+  // self_index, cross_index: the places among the linear or full ones.
+  MarianLayer LoadLayer(WeightLoader& loader, int layer, int self_index, int cross_index) {
     const int64_t hidden = config_.hidden_size;
+    const std::string name = "model.decoder.layers." + std::to_string(layer) + ".";
     const std::string self = name + "self_attn.";
     const std::string cross = name + "encoder_attn.";
-    const FeatureMapWeights self_map = MapOf(loader, self, self_type);
-    const FeatureMapWeights cross_map = MapOf(loader, cross, cross_type);
+    const FeatureMapWeights self_map = MapOf(loader, self, layer, false);
+    const FeatureMapWeights cross_map = MapOf(loader, cross, layer, true);
+    const float scale = config_.linear_attention ? config_.linear_attention->query_scale : 1.0F;
+    // The projections to queries and keys, the map's own folded in where that saves work.
+    const auto add = [&](const std::string& projection, bool of_cross, float factor,
+                         ProjectionStack* stack) {
+      if (!Folded(layer, of_cross)) return stack->Add(loader, projection, hidden, hidden);
+      stack->Add(FoldFeatureMap(loader.Floats(projection + "weight", {hidden, hidden}),
+                                loader.Floats(projection + "bias", {hidden}),
+                                of_cross ? cross_map : self_map, factor, config_),
+                 hidden);
+    };
     ProjectionStack self_qkv;
-    AddProjection(loader, self + "q_proj.", self_type, self_map, QueryScale(), &self_qkv);
-    AddProjection(loader, self + "k_proj.", self_type, self_map, 1.0F, &self_qkv);
+    add(self + "q_proj.", false, scale, &self_qkv);
+    add(self + "k_proj.", false, 1.0F, &self_qkv);
     self_qkv.Add(loader, self + "v_proj.", hidden, hidden);
     ProjectionStack query;
-    AddProjection(loader, cross + "q_proj.", cross_type, cross_map, QueryScale(), &query);
+    add(cross + "q_proj.", true, scale, &query);
     ProjectionStack memory;
-    AddProjection(loader, cross + "k_proj.", cross_type, cross_map, 1.0F, &memory);
+    add(cross + "k_proj.", true, 1.0F, &memory);
     memory.Add(loader, cross + "v_proj.", hidden, hidden);
     ProjectionStack self_out;
     self_out.Add(loader, self + "out_proj.", hidden, hidden);
@@ -164,11 +170,11 @@ class Marian : public BackendModel {
     cross_out.Add(loader, cross + "out_proj.", hidden, hidden);
     return {
         .self_norm = LoadNorm(loader, name + "self_attn_layer_norm.", hidden),
-        .self = MakeAttention(self_type, self_index, self_map, loader),
+        .self = MakeAttention(layer, false, self_index, self_map, loader),
         .self_qkv = self_qkv.Load(loader),
         .self_out = self_out.Load(loader),
         .cross_norm = LoadNorm(loader, name + "encoder_attn_layer_norm.", hidden),
-        .cross = MakeAttention(cross_type, cross_index, cross_map, loader),
+        .cross = MakeAttention(layer, true, cross_index, cross_map, loader),
         .cross_query = query.Load(loader),
         .cross_memory = memory.Load(loader),
         .cross_out = cross_out.Load(loader),
@@ -176,30 +182,18 @@ class Marian : public BackendModel {
     };
   }
 
-  bool Folded(LayerType type) const {
-    return type == LayerType::kLinearAttention && ShouldFold(config_);
+  bool Folded(int layer, bool cross) const {
+    return config_.is_linear(layer, cross) && ShouldFold(config_, layer, cross);
   }
-  float QueryScale() const {
-    return config_.linear_attention ? config_.linear_attention->query_scale : 1.0F;
+  FeatureMapWeights MapOf(const WeightLoader& loader, const std::string& name, int layer,
+                          bool cross) const {
+    if (!config_.is_linear(layer, cross)) return {};
+    return ReadFeatureMap(loader, name, config_, layer, cross);
   }
-  FeatureMapWeights MapOf(const WeightLoader& loader, const std::string& name,
-                          LayerType type) const {
-    if (type == LayerType::kFullAttention) return {};
-    return ReadFeatureMap(loader, name, config_);
-  }
-  Attention MakeAttention(LayerType type, int index, const FeatureMapWeights& map,
+  Attention MakeAttention(int layer, bool cross, int index, const FeatureMapWeights& map,
                           WeightLoader& loader) const {
-    if (type == LayerType::kFullAttention) return Attention::Full(config_, index);
-    return Attention::Linear(config_, index, map, Folded(type), loader);
-  }
-  // The projection to queries or keys, the map's own folded in where that saves work.
-  void AddProjection(const WeightLoader& loader, const std::string& name, LayerType type,
-                     const FeatureMapWeights& map, float scale, ProjectionStack* stack) const {
-    const int64_t hidden = config_.hidden_size;
-    if (!Folded(type)) return stack->Add(loader, name, hidden, hidden);
-    stack->Add(FoldFeatureMap(loader.Floats(name + "weight", {hidden, hidden}),
-                              loader.Floats(name + "bias", {hidden}), map, scale, config_),
-               hidden);
+    if (!config_.is_linear(layer, cross)) return Attention::Full(config_, index);
+    return Attention::Linear(config_, layer, cross, index, map, Folded(layer, cross), loader);
   }
 
   void LoadHead(WeightLoader& loader, const HostMatrix& table) {

@@ -21,13 +21,18 @@ void Model::Encode(const Batch& /*sources*/, const Caches& /*caches*/) {
   throw ModelError("the model has no encoder");
 }
 
-StateShape StateShapeOf(const ModelConfig& config) {
-  StateShape shape;
-  const int layers = config.linear_layers() + config.linear_cross_layers();
-  if (layers == 0) return shape;
-  shape.groups = config.kv_heads;
-  shape.head_dim = config.head_dim;
-  shape.layers.assign(layers, {config.linear_attention->feature_size, 0});
+StateShape StateShapeOf(const ModelConfig& config, DType window_dtype) {
+  StateShape shape{config.kv_heads, config.head_dim, window_dtype, {}};
+  const auto add = [&](const std::vector<LayerType>& types, bool cross) {
+    for (size_t i = 0; i < types.size(); ++i) {
+      if (types[i] != LayerType::kLinearAttention) continue;
+      const LinearSizes sizes = config.linear_attention->sizes(static_cast<int>(i), cross);
+      const int64_t ring = sizes.window == 0 ? 0 : int64_t{sizes.window} + sizes.fold - 1;
+      shape.layers.push_back({sizes.features, ring + sizes.sinks});
+    }
+  };
+  add(config.layer_types, false);
+  if (config.encoder_decoder) add(config.encoder_decoder->cross_layer_types, true);
   return shape;
 }
 

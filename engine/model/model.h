@@ -50,8 +50,9 @@ class Model {
 std::unique_ptr<Model> MakeModel(const ModelConfig& config, const WeightSource& weights,
                                  Backend& backend, const ModelOptions& options);
 
-// Causal linear layers, then linear cross attention.
-StateShape StateShapeOf(const ModelConfig& config);
+// Causal linear layers, then linear cross attention; windows' keys and values kept as
+// `window_dtype`.
+StateShape StateShapeOf(const ModelConfig& config, DType window_dtype = DType::kFloat32);
 // Keys and values of the full causal layers, and of the full cross attention, kept as `dtype`.
 KvShape KvShapeOf(const ModelConfig& config, DType dtype = DType::kFloat32);
 KvShape SourceKvShapeOf(const ModelConfig& config, DType dtype = DType::kFloat32);

@@ -40,6 +40,8 @@ TEST(OptionsTest, ReadsEveryFlag) {
                                "3",
                                "--threads",
                                "4",
+                               "--window-dtype",
+                               "bfloat16",
                                "--dtype",
                                "bfloat16",
                                "--backend",
@@ -74,6 +76,7 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(o.engine.max_sessions, 3);
   EXPECT_EQ(o.engine.threads, 4);
   EXPECT_EQ(o.engine.dtype, "bfloat16");
+  EXPECT_EQ(o.engine.window_dtype, "bfloat16");
   EXPECT_EQ(o.scheduler.max_queue_requests, 5);
   EXPECT_EQ(o.scheduler.max_queue_tokens, 6);
   EXPECT_EQ(o.max_tokens, 7);
@@ -111,7 +114,8 @@ TEST(OptionsTest, HelpSaysTypesRangesAndDefaultsForPeople) {
        {"--model DIR ", "required]", "--max-sessions N|auto ", "[1 to 65,536; default auto]",
         "--threads N ", "[0 to 4,096; default 0]", "--max-queue-tokens N ",
         "[at least 1; default 1,048,576]", "--stall-seconds SECONDS ", "[0 to 86,400; default 60]",
-        "--backend auto|cpu|cuda ", "[default auto]", "--batch-invariant true|false", "[default true]"}) {
+        "--backend auto|cpu|cuda ", "[default auto]", "--batch-invariant true|false",
+        "[default true]"}) {
     EXPECT_THAT(help, HasSubstr(part));
   }
   for (const char* part : {" INT", " FLOAT", " TEXT", " in [", "4611686018427387903"}) {
@@ -136,6 +140,7 @@ TEST(OptionsTest, WrongOnesGiveOneLineThatNamesThem) {
       {"--max-sessions", {"--model", "DIR", "--max-sessions", "0"}},
       {"--max-sessions", {"--model", "DIR", "--max-sessions", "many"}},
       {"--dtype", {"--model", "DIR", "--dtype", "int3"}},
+      {"--window-dtype", {"--model", "DIR", "--window-dtype", "int3"}},
       {"--listen", {"--model", "DIR", "--listen", "localhost"}},
       {"--listen", {"--model", "DIR", "--listen", "::1:50051"}},
       {"--admin", {"--model", "DIR", "--admin", "127.0.0.1:70000"}},

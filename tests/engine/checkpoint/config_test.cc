@@ -101,8 +101,6 @@ TEST(ConfigTest, WhatChangesTheMathematicsIsRefusedByName) {
   }
   Parsed(Llama(R"("logit_scale": 1.0, "partial_rotary_factor": 1.0, "pruned_heads": {},)"
                R"("quantization_config": null, "some_future_note": "harmless")"));
-  ExpectRefused(Llama(R"("use_sliding_window": true)", "Qwen2ForCausalLM"), "use_sliding_window");
-  ExpectRefused(Llama("", "MistralForCausalLM"), "sliding_window");
   ExpectRefused(Llama("", "MambaForCausalLM"), "MambaForCausalLM");
   ExpectRefused(Gpt2(R"("activation_function": "relu")"), "activation_function");
   ExpectRefused(Gpt2(R"("scale_attn_weights": false)"), "scale_attn_weights");
@@ -225,7 +223,57 @@ TEST(ConfigTest, SizesByLayer) {
   ExpectInvalid(three(R"("feature_size": [16, 16], "window": 8)"), "each of the 3 layers");
   ExpectInvalid(three(R"("feature_size": [16, 16, -1], "window": 8)"), "feature_size[2]");
   ExpectInvalid(three(R"("feature_size": [16, 16, 1.5], "window": 8)"), "feature_size[2]");
-  ExpectInvalid(three(R"("feature_size": 16, "window": [8, 8, 0], "sinks": 1)"), "needs a window");
+  ExpectInvalid(three(R"("feature_size": 16, "window": [8, 8, 0], "sinks": [1, 0, 1])"),
+                "sinks needs a window in layer 2");
+  // One number is that of the layers with a window.
+  const auto some = Parsed(three(R"("feature_size": 16, "window": [8, 8, 0], "sinks": 1)"));
+  EXPECT_EQ(some.linear_attention->sizes(0).sinks, 1);
+  EXPECT_EQ(some.linear_attention->sizes(2).sinks, 0);
+}
+
+// Sliding windows of other files are linear layers with a window and no map.
+TEST(ConfigTest, SlidingWindows) {
+  const auto expect = [](const ModelConfig& config, const std::vector<bool>& linear, int window) {
+    ASSERT_EQ(config.layer_types.size(), linear.size());
+    for (size_t i = 0; i < linear.size(); ++i) {
+      EXPECT_EQ(config.is_linear(static_cast<int>(i), false), linear[i]) << i;
+    }
+    ASSERT_EQ(config.linear_attention.has_value(), window > 0);
+    if (window == 0) return;
+    EXPECT_EQ(config.linear_attention->feature_map, FeatureMapKind::kNone);
+    EXPECT_EQ(config.linear_attention->sizes(1).window, window);
+    EXPECT_EQ(config.linear_attention->sizes(1).features, 0);
+    EXPECT_TRUE(config.linear_attention->rope_features);
+    EXPECT_FLOAT_EQ(config.linear_attention->query_scale, 1 / std::sqrt(8.0F));
+  };
+  const std::string mistral = "MistralForCausalLM";
+  const std::string qwen = "Qwen2ForCausalLM";
+  expect(Parsed(Llama(R"("sliding_window": 24)", mistral)), {true, true}, 24);
+  expect(Parsed(Llama("", mistral)), {true, true}, 4096);
+  expect(Parsed(Llama(R"("sliding_window": null)", mistral)), {false, false}, 0);
+  const std::string used = R"("sliding_window": 16, "use_sliding_window": true)";
+  expect(Parsed(Llama(used + R"(, "max_window_layers": 1)", qwen)), {false, true}, 16);
+  expect(Parsed(Llama(used, qwen)), {false, false}, 0);
+  expect(
+      Parsed(Llama(used + R"(, "layer_types": ["sliding_attention", "sliding_attention"])", qwen)),
+      {true, true}, 16);
+  const std::string types = R"(, "layer_types": ["linear_attention", )";
+  const std::string codebook =
+      R"(, "linear_attention": {"feature_map": "codebook", "feature_size": 4, "query_scale": 1})";
+  ExpectRefused(Llama(used + types + R"("full_attention"])", qwen), "layer_types[0]");
+  // A converted model's own layers replace them, if none is left that should slide.
+  EXPECT_EQ(Parsed(Llama(R"("sliding_window": 24)" + types + R"("linear_attention"])" + codebook,
+                         mistral))
+                .linear_attention->feature_map,
+            FeatureMapKind::kCodebook);
+  ExpectRefused(
+      Llama(R"("sliding_window": 24)" + types + R"("full_attention"])" + codebook, mistral),
+      "sliding_window");
+  ExpectInvalid(Llama(R"("sliding_window": 0)", mistral), "sliding_window is 0");
+  ExpectInvalid(Llama(R"("sliding_window": 1000000, "num_attention_heads": 64,)"
+                      R"("num_key_value_heads": 64, "head_dim": 64)",
+                      mistral),
+                "larger than");
 }
 
 TEST(ConfigTest, EndTokensAndTemperatureOfBothFiles) {

@@ -28,7 +28,7 @@ class SizesOnly : public Model {
     config_.vocab_size = 1000;
     config_.layer_types.assign(linear, LayerType::kLinearAttention);
     config_.layer_types.resize(linear + full, LayerType::kFullAttention);
-    config_.linear_attention = LinearAttentionConfig{.feature_size = 64};
+    config_.linear_attention.emplace().feature_size = 64;
   }
   const ModelConfig& config() const override { return config_; }
   size_t weight_bytes() const override { return 7 * kMiB; }

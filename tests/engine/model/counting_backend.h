@@ -1,6 +1,7 @@
 // A backend that passes every call on and counts, from the ops' arguments, what each must do.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -111,6 +112,27 @@ class CountingBackend : public Backend {
   }
   void WindowedAttention(const Batch& batch, const WindowedAttentionArgs& args) override {
     ++counts.calls;
+    const int64_t k = args.map.features;
+    const int64_t d = args.head_dim;
+    const int64_t projected = args.map.projected_features();
+    const int64_t rows = batch.rows();
+    for (const int64_t position : batch.positions) {
+      if (args.window == 0) break;
+      const int64_t sinks = std::min<int64_t>(args.sinks, position + 1);
+      const int64_t near = sinks + position + 1 - std::max(args.folded_before(position), sinks);
+      counts.flops += 4 * args.heads * near * d;
+      counts.state_bytes += args.groups * (near + 1) * 2 * d * 4;
+    }
+    if (args.map.weight != nullptr) counts.weight_bytes += args.groups * projected * d * 4;
+    if (args.map.bias != nullptr) counts.weight_bytes += args.groups * projected * 4;
+    if (args.map.query_weight != nullptr) {
+      counts.weight_bytes += (args.groups * d + args.heads) * k * 4;
+    }
+    counts.flops += rows * (args.heads + args.groups) * 2 * projected * d;
+    counts.flops += rows * args.groups * (2 * k * d + k);
+    counts.flops += rows * args.heads * (2 * k * d + 2 * k);
+    counts.state_bytes += static_cast<int64_t>(batch.segments.size()) * args.groups * k * (d + 1) *
+                          (4 + 4 / args.fold);
     inner_->WindowedAttention(batch, args);
   }
   void FullAttention(const Batch& batch, const FullAttentionArgs& args) override {

@@ -76,8 +76,69 @@ ModelSpec Gpt2Spec() {
   return spec;
 }
 
+// One softmax over windows, sinks and features: every map, both choices of features, folds, decay,
+// sizes by layer, and what HF calls sliding windows.
+void AddWindows(std::vector<Case>* cases) {
+  for (const bool gpt2 : {false, true}) {
+    ModelSpec base = gpt2 ? Gpt2Spec() : ModelSpec();
+    base.linear = {true, true, true};
+    base.window = 6;
+    base.sinks = 2;
+    const std::string family = gpt2 ? "Gpt2Window_" : "LlamaWindow_";
+    for (const char* map : {"t2r", "elu", "rfa", "hedgehog", "codebook", "none"}) {
+      ModelSpec spec = base;
+      spec.map = map;
+      if (spec.map == "elu") spec.features = spec.head_dim;
+      spec.decay = spec.map != "none";
+      cases->push_back({family + map, spec});
+      spec.fold = 6;
+      spec.decay = false;
+      spec.rope_features = false;
+      cases->push_back({family + map + "_plain_fold", spec});
+    }
+    ModelSpec codebook = base;
+    codebook.map = "codebook";
+    codebook.rope_features = false;
+    codebook.window_list = {3, 0, 9};
+    codebook.sink_list = {1, 0, 4};
+    codebook.fold_list = {2, 1, 1};
+    codebook.feature_list = {8, 12, 5};
+    cases->push_back({family + "lists", codebook});
+    codebook.linear = {true, false, true};
+    codebook.window_list = {3, 1 << 30, 9};  // of a full layer: ignored
+    cases->push_back({family + "lists_mixed", codebook});
+    ModelSpec alone = base;
+    alone.map = "codebook";
+    alone.window = alone.sinks = 0;
+    alone.decay = true;
+    cases->push_back({family + "codebook_without", alone});
+    alone.map = "t2r";
+    alone.rope_features = false;
+    cases->push_back({family + "t2r_decay_without", alone});
+  }
+  ModelSpec sinks;
+  sinks.linear = {true, true, true};
+  sinks.map = "codebook";
+  sinks.window = 5;
+  sinks.sinks = 3;
+  sinks.rope_features = false;
+  sinks.sink_position = 7;
+  cases->push_back({"LlamaWindow_sink_position", sinks});
+  ModelSpec sliding;
+  sliding.linear = {true, true, true};
+  sliding.map = "none";
+  sliding.sliding_window = sliding.window = 7;
+  sliding.query_scale = 1 / std::sqrt(8.0);
+  cases->push_back({"MistralSlidingWindow", sliding});
+  sliding.qwen2 = true;
+  sliding.first_sliding = 1;
+  sliding.linear = {false, true, true};
+  cases->push_back({"Qwen2SlidingWindow", sliding});
+}
+
 std::vector<Case> AllCases() {
   std::vector<Case> cases;
+  AddWindows(&cases);
   const std::vector<bool> all = {true, true, true};
   for (const bool gpt2 : {false, true}) {
     const std::string family = gpt2 ? "Gpt2" : "Llama";

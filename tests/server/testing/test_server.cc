@@ -96,7 +96,7 @@ void TestServer::Load() {
   }
   ModelConfig config;
   config.layer_types = {LayerType::kLinearAttention, LayerType::kFullAttention};
-  config.linear_attention = LinearAttentionConfig{.feature_size = 32};
+  config.linear_attention.emplace().feature_size = 32;
   config.eos_token_ids = options.scheduler.eos_token_ids;
   config.bos_token_id = ByteTokenizer::kBos;
   if (options.executor.source_vocab_size > 0) {
