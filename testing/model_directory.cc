@@ -1,14 +1,9 @@
 #include "testing/model_directory.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <bit>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <sstream>
 
 #include "engine/checkpoint/safetensors.h"
 
@@ -37,27 +32,6 @@ uint16_t Narrow(float value, DType dtype) {
 }
 
 }  // namespace
-
-TemporaryDirectory::TemporaryDirectory() {
-  std::string pattern = (std::filesystem::temp_directory_path() / "t2r-test-XXXXXX").string();
-  if (mkdtemp(pattern.data()) == nullptr) ADD_FAILURE() << "cannot make " << pattern;
-  path_ = pattern;
-}
-
-TemporaryDirectory::~TemporaryDirectory() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
-void TemporaryDirectory::Write(const std::string& name, const std::string& text) const {
-  std::ofstream(path_ + "/" + name, std::ios::binary) << text;
-}
-
-std::string TemporaryDirectory::Read(const std::string& name) const {
-  std::ostringstream text;
-  text << std::ifstream(path_ + "/" + name, std::ios::binary).rdbuf();
-  return text.str();
-}
 
 Tensors Rounded(const Tensors& tensors, DType dtype) {
   Tensors rounded = tensors;
@@ -98,13 +72,6 @@ void WriteWeights(const TemporaryDirectory& directory, const Tensors& tensors, D
   if (shards > 1) {
     directory.Write("model.safetensors.index.json", "{\"weight_map\": {" + index + "}}");
   }
-}
-
-std::string SharedData(const std::string& name) {
-  const char* const set = std::getenv("T2R_SHARED_DATA");
-  const std::string root = set != nullptr ? set : T2R_SOURCE_DIR "/../shared/data";
-  const std::string path = root + "/" + name;
-  return std::filesystem::exists(path) ? path : "";
 }
 
 }  // namespace t2r::testing

@@ -11,14 +11,16 @@
 #include "convert/error.h"
 #include "convert/runtime.h"
 #include "convert/train/loss.h"
+#include "testing/temporary_directory.h"
 #include "tests/convert/small_models.h"
-#include "tests/convert/temporary_directory.h"
 
 namespace t2r::convert {
 namespace {
 
-using testing::HasSubstr;
-using testing::ThrowsMessage;
+using t2r::testing::TemporaryDirectory;
+
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
 
 // Documents that count upwards from different numbers, modulo 37: easy to learn.
 std::string CountingIds(int documents, int length) {
@@ -40,7 +42,7 @@ double NatsOf(const std::string& model_directory, const std::string& file) {
   return Evaluate(model, LoadCorpus(file, options, config, nullptr)).nats_per_token();
 }
 
-class CommandsTest : public testing::Test {
+class CommandsTest : public ::testing::Test {
  protected:
   CommandsTest()
       : train_(directory_.Write("train", CountingIds(40, 30))),

@@ -8,14 +8,16 @@
 #include "convert/error.h"
 #include "convert/runtime.h"
 #include "convert/train/loss.h"
+#include "testing/temporary_directory.h"
 #include "tests/convert/small_models.h"
-#include "tests/convert/temporary_directory.h"
 
 namespace t2r::convert {
 namespace {
 
-using testing::HasSubstr;
-using testing::ThrowsMessage;
+using t2r::testing::TemporaryDirectory;
+
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
 
 // Sources of 2 to 6 ids from 3 to 13; a target is its source with 10 added to every id, closed by
 // 2.
@@ -33,7 +35,7 @@ std::string EchoPairs(int first, int pairs) {
   return text;
 }
 
-class PairCommandsTest : public testing::Test {
+class PairCommandsTest : public ::testing::Test {
  protected:
   PairCommandsTest() {
     PrepareRuntime(/*operator_threads=*/1);

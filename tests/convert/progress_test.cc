@@ -48,8 +48,8 @@ TEST(Progress, ShowsOtherWorkAtEachTenth) {
   for (int done = 1; done <= 30; ++done) progress.Show(done / 30.0, "work", 30.0 - done);
   const std::string text = ContentsOf(file);
   std::fclose(file);
-  EXPECT_THAT(text, testing::StartsWith("  3%  work  00:29 left\n 10%  work  00:27 left\n"));
-  EXPECT_THAT(text, testing::EndsWith(" 90%  work  00:03 left\n100%  work  00:00 left\n"));
+  EXPECT_THAT(text, ::testing::StartsWith("  3%  work  00:29 left\n 10%  work  00:27 left\n"));
+  EXPECT_THAT(text, ::testing::EndsWith(" 90%  work  00:03 left\n100%  work  00:00 left\n"));
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 11);
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "testing/shared_data.h"
 #include "tests/engine/model/engine_fixture.h"
 
 namespace t2r::testing {
@@ -21,7 +22,7 @@ std::unique_ptr<Engine> LoadKnown(const std::string& directory, const std::strin
 
 TEST(KnownModelsTest, Stories260KContinuesGreedily) {
   const std::string directory = SharedData("stories260K");
-  if (directory.empty()) GTEST_SKIP() << "needs shared data: stories260K";
+  if (directory.empty()) GTEST_SKIP() << "needs T2R_DATA: stories260K";
   const auto engine = LoadKnown(directory);
   ASSERT_NE(engine, nullptr);
   EXPECT_THAT(engine->warnings, ::testing::IsEmpty());
@@ -32,7 +33,7 @@ TEST(KnownModelsTest, Stories260KContinuesGreedily) {
 
 TEST(KnownModelsTest, GptNanoSortSortsAllInputs) {
   const std::string directory = SharedData("gpt-nano-sort");
-  if (directory.empty()) GTEST_SKIP() << "needs shared data: gpt-nano-sort";
+  if (directory.empty()) GTEST_SKIP() << "needs T2R_DATA: gpt-nano-sort";
   const auto engine = LoadKnown(directory);
   ASSERT_NE(engine, nullptr);
   EXPECT_EQ(engine->executor->limits().position_limit, 11);
@@ -77,7 +78,7 @@ TEST(KnownModelsTest, GptNanoSortSortsAllInputs) {
 
 TEST(KnownModelsTest, ArenTransliterates) {
   const std::string directory = SharedData("aren");
-  if (directory.empty()) GTEST_SKIP() << "needs shared data: aren";
+  if (directory.empty()) GTEST_SKIP() << "needs T2R_DATA: aren";
   const auto engine = LoadKnown(directory);
   ASSERT_NE(engine, nullptr);
   EXPECT_THAT(engine->warnings, ::testing::IsEmpty());

@@ -15,7 +15,7 @@ from marian import MarianReference
 from reference import Reference
 from sentencepiece_bpe import SentencePieceBpe
 
-SHARED = os.environ.get("T2R_SHARED_DATA", "")
+SHARED = os.environ.get("T2R_DATA", "")
 SPECS = make_models.catalogue()
 MARIAN = make_models.marian_catalogue()
 
@@ -23,7 +23,7 @@ MARIAN = make_models.marian_catalogue()
 def shared(*parts):
     path = os.path.join(SHARED, *parts)
     if not SHARED or not os.path.exists(path):
-        pytest.skip(f"{'/'.join(parts)} is not in the shared data")
+        pytest.skip(f"{'/'.join(parts)} is not in T2R_DATA")
     return path
 
 

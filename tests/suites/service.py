@@ -4,7 +4,7 @@
         logprobs = server.score([1, 2, 3])
         ids = server.generate([1, 2, 3], max_tokens=5, temperature=0).token_ids
 
-Environment: T2R_SERVER (the binary), T2R_SHARED_DATA. Ports are free ones; nothing outlives the
+Environment: T2R_SERVER (the binary), T2R_DATA. Ports are free ones; nothing outlives the
 `with` block, whatever happens in it.
 """
 
@@ -32,10 +32,10 @@ SERVING = b"\x08\x01"
 
 def shared(*parts):
     """A path in the shared data, or skips the test."""
-    root = os.environ.get("T2R_SHARED_DATA", "")
+    root = os.environ.get("T2R_DATA", "")
     path = os.path.join(root, *parts)
     if not root or not os.path.exists(path):
-        pytest.skip(f"{'/'.join(parts)} is not in the shared data")
+        pytest.skip(f"{'/'.join(parts)} is not in T2R_DATA")
     return path
 
 

@@ -7,13 +7,15 @@
 #include <map>
 
 #include "convert/error.h"
-#include "tests/convert/temporary_directory.h"
+#include "testing/temporary_directory.h"
 
 namespace t2r::convert {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
+using t2r::testing::TemporaryDirectory;
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 // A byte is its own id, plus 3; BOS is 1 where it is added.
 class ByteTokenizer : public Tokenizer {

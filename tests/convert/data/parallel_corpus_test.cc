@@ -6,15 +6,17 @@
 
 #include "convert/data/corpus.h"
 #include "convert/error.h"
-#include "tests/convert/temporary_directory.h"
+#include "testing/temporary_directory.h"
 
 namespace t2r::convert {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::Pair;
-using testing::ThrowsMessage;
+using t2r::testing::TemporaryDirectory;
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Pair;
+using ::testing::ThrowsMessage;
 
 ModelConfig Config() {
   ModelConfig config;

@@ -6,10 +6,12 @@
 #include <stdexcept>
 
 #include "engine/tokenizer/tokenizer.h"
-#include "tests/convert/temporary_directory.h"
+#include "testing/temporary_directory.h"
 
 namespace t2r::convert {
 namespace {
+
+using t2r::testing::TemporaryDirectory;
 
 std::vector<std::string> Text() {
   return {"the cat sat on the mat, and the cat saw that it was good",

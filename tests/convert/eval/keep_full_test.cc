@@ -13,10 +13,10 @@
 namespace t2r::convert {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::IsEmpty;
-using testing::ThrowsMessage;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::ThrowsMessage;
 
 KeepFull Parse(const std::string& text) { return ParseKeepFull(text, 8, "--keep-full"); }
 

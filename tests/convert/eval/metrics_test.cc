@@ -13,9 +13,9 @@
 namespace t2r::convert {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::ThrowsMessage;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
 using Lines = std::vector<std::string>;
 
 const std::string kDirectory = T2R_SOURCE_DIR "/tests/convert/testdata/metrics/";

@@ -3,8 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <map>
 #include <set>
 #include <string>
@@ -14,14 +12,15 @@
 #include "convert/error.h"
 #include "convert/eval/metrics.h"
 #include "convert/status.h"
+#include "testing/shared_data.h"
 
 namespace t2r::convert {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::IsEmpty;
-using testing::ThrowsMessage;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::ThrowsMessage;
 
 constexpr int32_t kStart = 1, kEos = 2;
 
@@ -154,21 +153,18 @@ TEST(Translate, OfNothingIsNothing) {
 
 // A real model's known figures; skipped where the shared data is absent.
 TEST(TranslateLines, ReachesArensKnownErrorRates) {
-  const char* set = std::getenv("T2R_SHARED_DATA");
-  const std::string data = set != nullptr ? set : T2R_SOURCE_DIR "/../shared/data";
-  if (!std::filesystem::exists(data + "/aren/config.json")) {
-    GTEST_SKIP() << "no aren in " << data << "; set T2R_SHARED_DATA";
-  }
-  const auto tokenizer = Unwrap(LoadTokenizer(data + "/aren"));
+  const std::string model = t2r::testing::SharedData("aren");
+  const std::string test = t2r::testing::SharedData("ar2en/test.tsv");
+  if (model.empty() || test.empty()) GTEST_SKIP() << "needs T2R_DATA: aren, ar2en";
+  const auto tokenizer = Unwrap(LoadTokenizer(model));
   std::vector<std::string> sources, references;
-  for (auto& [source, target] : ReadPairs(data + "/ar2en/test.tsv", "")) {
+  for (auto& [source, target] : ReadPairs(test, "")) {
     sources.push_back(source);
     references.push_back(target);
   }
   TranslateOptions options;
   options.threads = 1;
-  const TranslatedLines result =
-      TranslateLines(data + "/aren", *tokenizer, sources, options, nullptr);
+  const TranslatedLines result = TranslateLines(model, *tokenizer, sources, options, nullptr);
   EXPECT_NEAR(CharacterErrorRate(result.texts, references), 0.2259, 5e-5);
   EXPECT_NEAR(WordErrorRate(result.texts, references), 0.7792, 5e-5);
   EXPECT_EQ(result.cut, 0);

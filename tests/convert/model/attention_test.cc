@@ -82,7 +82,7 @@ double RelativeError(const Tensor& out, const Tensor& reference) {
   return ((out.to(torch::kFloat64) - exact).norm() / exact.norm()).item<double>();
 }
 
-class LinearAttentionTest : public testing::TestWithParam<Case> {};
+class LinearAttentionTest : public ::testing::TestWithParam<Case> {};
 
 // Both forms against the definition in float64, values and gradients of every input. Sums of at
 // most T·k float32 products of one sign and of as many values: a relative error of a few
@@ -114,12 +114,12 @@ TEST_P(LinearAttentionTest, BothFormsAgreeWithTheDefinition) {
 
 INSTANTIATE_TEST_SUITE_P(
     MapsAndShapes, LinearAttentionTest,
-    testing::Values(Case{FeatureMapKind::kT2r, Normalizer::kClamp, 2, 70, 8, 32},
-                    Case{FeatureMapKind::kT2r, Normalizer::kAdd, 1, 130, 32, 16},
-                    Case{FeatureMapKind::kElu, Normalizer::kAdd, 2, 33, 16, 16},
-                    Case{FeatureMapKind::kElu, Normalizer::kClamp, 1, 1, 5, 5},
-                    Case{FeatureMapKind::kRfa, Normalizer::kClamp, 2, 40, 64, 24},
-                    Case{FeatureMapKind::kHedgehog, Normalizer::kAdd, 3, 65, 12, 10}));
+    ::testing::Values(Case{FeatureMapKind::kT2r, Normalizer::kClamp, 2, 70, 8, 32},
+                      Case{FeatureMapKind::kT2r, Normalizer::kAdd, 1, 130, 32, 16},
+                      Case{FeatureMapKind::kElu, Normalizer::kAdd, 2, 33, 16, 16},
+                      Case{FeatureMapKind::kElu, Normalizer::kClamp, 1, 1, 5, 5},
+                      Case{FeatureMapKind::kRfa, Normalizer::kClamp, 2, 40, 64, 24},
+                      Case{FeatureMapKind::kHedgehog, Normalizer::kAdd, 3, 65, 12, 10}));
 
 // Features that are all zero: the denominator is eps, the output 0, gradients finite.
 TEST(LinearAttention, SurvivesDeadFeatures) {

@@ -8,11 +8,13 @@
 
 #include "convert/model/model_dir.h"
 #include "engine/engine.h"
+#include "testing/temporary_directory.h"
 #include "tests/convert/small_models.h"
-#include "tests/convert/temporary_directory.h"
 
 namespace t2r::convert {
 namespace {
+
+using t2r::testing::TemporaryDirectory;
 
 struct AgreementCase {
   const char* name;
@@ -23,7 +25,7 @@ struct AgreementCase {
   std::vector<int> keep_full;
 };
 
-class EngineAgreementTest : public testing::TestWithParam<AgreementCase> {};
+class EngineAgreementTest : public ::testing::TestWithParam<AgreementCase> {};
 
 std::vector<int32_t> Ids(int64_t count) {
   std::vector<int32_t> ids;
@@ -72,7 +74,7 @@ TEST_P(EngineAgreementTest, SameLogProbabilities) {
 
 INSTANTIATE_TEST_SUITE_P(
     MapsAndArchitectures, EngineAgreementTest,
-    testing::Values(
+    ::testing::Values(
         AgreementCase{
             "llama_t2r", Architecture::kLlama, FeatureMapKind::kT2r, Normalizer::kClamp, 10, {}},
         AgreementCase{"llama_t2r_add_mixed",

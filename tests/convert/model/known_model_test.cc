@@ -1,8 +1,6 @@
 // A real checkpoint's known figures; skipped where the shared data is absent.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <string>
 
 #include "convert/data/corpus.h"
@@ -12,31 +10,27 @@
 #include "convert/train/loss.h"
 #include "engine/engine.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "testing/shared_data.h"
 
 namespace t2r::convert {
 namespace {
 
-std::string SharedData() {
-  const char* set = std::getenv("T2R_SHARED_DATA");
-  return set != nullptr ? set : T2R_SOURCE_DIR "/../shared/data";
-}
-
 TEST(KnownModel, Stories260KHasItsKnownLossOnTheFirst150Stories) {
-  const std::string data = SharedData();
-  if (!std::filesystem::exists(data + "/stories260K/config.json")) {
-    GTEST_SKIP() << "no stories260K in " << data << "; set T2R_SHARED_DATA";
+  const std::string directory = t2r::testing::SharedData("stories260K");
+  const std::string text = t2r::testing::SharedData("tinystories/valid.txt");
+  if (directory.empty() || text.empty()) {
+    GTEST_SKIP() << "needs T2R_DATA: stories260K, tinystories";
   }
   PrepareRuntime(1);
-  const ModelConfig config = Unwrap(LoadModelConfig(data + "/stories260K"));
-  const auto tokenizer = Unwrap(LoadTokenizer(data + "/stories260K"));
+  const ModelConfig config = Unwrap(LoadModelConfig(directory));
+  const auto tokenizer = Unwrap(LoadTokenizer(directory));
   TrainingModel model(config, torch::kCPU);
-  LoadParameters(data + "/stories260K", &model, false);
+  LoadParameters(directory, &model, false);
   CorpusOptions options;
   options.separator = "<|endoftext|>";
   options.documents = 150;
   options.max_tokens_per_document = 512;
-  const Corpus corpus =
-      LoadCorpus(data + "/tinystories/valid.txt", options, config, tokenizer.get());
+  const Corpus corpus = LoadCorpus(text, options, config, tokenizer.get());
   const Evaluation evaluation = Evaluate(model, corpus);
   EXPECT_EQ(evaluation.documents, 150);
   EXPECT_EQ(evaluation.predictions, 55777);

@@ -7,11 +7,13 @@
 
 #include "convert/train/gradient.h"
 #include "convert/train/loss.h"
+#include "testing/temporary_directory.h"
 #include "tests/convert/small_models.h"
-#include "tests/convert/temporary_directory.h"
 
 namespace t2r::convert {
 namespace {
+
+using t2r::testing::TemporaryDirectory;
 
 constexpr int kRank = 3;
 
@@ -34,7 +36,7 @@ TrainingModel LoraModel(const std::string& json) {
   return model;
 }
 
-class LoraTest : public testing::TestWithParam<std::string> {};
+class LoraTest : public ::testing::TestWithParam<std::string> {};
 
 // The bound: products of a row of at most 48 float32 values, in two orders, through three layers.
 TEST_P(LoraTest, TheWrittenModelGivesTheSameLogits) {
@@ -116,7 +118,7 @@ TEST_P(LoraTest, TheGradientIsTheLossesDerivative) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Architectures, LoraTest,
-                         testing::Values(SmallLlamaJson(), SmallGpt2Json()),
+                         ::testing::Values(SmallLlamaJson(), SmallGpt2Json()),
                          [](const auto& test) { return test.index == 0 ? "llama" : "gpt2"; });
 
 }  // namespace

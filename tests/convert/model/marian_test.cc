@@ -11,11 +11,13 @@
 
 #include "convert/train/gradient.h"
 #include "convert/train/loss.h"
+#include "testing/temporary_directory.h"
 #include "tests/convert/small_models.h"
-#include "tests/convert/temporary_directory.h"
 
 namespace t2r::convert {
 namespace {
+
+using t2r::testing::TemporaryDirectory;
 
 struct MarianCase {
   const char* name;
@@ -63,7 +65,7 @@ torch::Tensor Row(const std::vector<int32_t>& ids) {
   return torch::tensor(std::vector<int64_t>(ids.begin(), ids.end())).unsqueeze(0);
 }
 
-class MarianTest : public testing::TestWithParam<MarianCase> {
+class MarianTest : public ::testing::TestWithParam<MarianCase> {
  protected:
   static ModelConfig Config() {
     const MarianCase& c = GetParam();
@@ -128,16 +130,16 @@ TEST_P(MarianGradientTest, IsTheLosses) {
   EXPECT_NEAR((above - below) / (2 * kStep), expected, 0.02 * expected);
 }
 
-std::string CaseName(const testing::TestParamInfo<MarianCase>& info) { return info.param.name; }
+std::string CaseName(const ::testing::TestParamInfo<MarianCase>& info) { return info.param.name; }
 
-INSTANTIATE_TEST_SUITE_P(Smooth, MarianTest, testing::ValuesIn(SmoothCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Smooth, MarianTest, ::testing::ValuesIn(SmoothCases()), CaseName);
 // The features of rfa have both signs: denominators cancel, and the loss jumps from point to point
 // (attention_test.cc checks its gradient).
 INSTANTIATE_TEST_SUITE_P(Rough, MarianTest,
-                         testing::Values(MarianCase{
+                         ::testing::Values(MarianCase{
                              "pre_norm_rfa", SmallPreNormJson(), FeatureMapKind::kRfa, 12, {}, {}}),
                          CaseName);
-INSTANTIATE_TEST_SUITE_P(Smooth, MarianGradientTest, testing::ValuesIn(SmoothCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Smooth, MarianGradientTest, ::testing::ValuesIn(SmoothCases()), CaseName);
 
 // Transfer of both attentions, and the encoder frozen: its tensors have no gradient.
 TEST(MarianTransfer, TouchesTheMapsOfBothAttentionsOnly) {

@@ -11,15 +11,17 @@
 #include "convert/error.h"
 #include "convert/model/init.h"
 #include "convert/model/model_dir.h"
+#include "testing/temporary_directory.h"
 #include "tests/convert/small_models.h"
-#include "tests/convert/temporary_directory.h"
 
 namespace t2r::convert {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::ThrowsMessage;
+using t2r::testing::TemporaryDirectory;
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
 
 ModelConfig Parent() { return Unwrap(ParseModelConfig(SmallLlamaJson(), "")); }
 

@@ -173,7 +173,7 @@ TEST(ForEachShard, RunsEveryShardAndThrowsWhatTheFirstOfThemThrew) {
     ++ran[shard];
     if (shard == 2 || shard == 4) throw ConvertError("shard " + std::to_string(shard));
   };
-  EXPECT_THAT([&] { ForEachShard(5, work); }, testing::ThrowsMessage<ConvertError>("shard 2"));
+  EXPECT_THAT([&] { ForEachShard(5, work); }, ::testing::ThrowsMessage<ConvertError>("shard 2"));
   EXPECT_EQ(ran, std::vector<int>(5, 1));
   EXPECT_NO_THROW(ForEachShard(0, work));
 }

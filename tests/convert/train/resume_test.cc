@@ -15,10 +15,12 @@
 #include <string>
 #include <vector>
 
-#include "tests/convert/temporary_directory.h"
+#include "testing/temporary_directory.h"
 
 namespace t2r::convert {
 namespace {
+
+using t2r::testing::TemporaryDirectory;
 
 std::string Bytes(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -64,7 +66,7 @@ Outcome RunConvert(const std::vector<std::string>& arguments, const std::string&
   return outcome;
 }
 
-class ResumeTest : public testing::Test {
+class ResumeTest : public ::testing::Test {
  protected:
   ResumeTest() {
     std::string text;
@@ -162,7 +164,7 @@ class ResumeTest : public testing::Test {
     }
     const Outcome resumed = RunConvert(arguments(directory_ / "broken"), "");
     ASSERT_EQ(resumed.status, 0) << resumed.log;
-    EXPECT_THAT(resumed.log, testing::HasSubstr("resumed at step "));
+    EXPECT_THAT(resumed.log, ::testing::HasSubstr("resumed at step "));
     EXPECT_EQ(Bytes(directory_ / "whole/model.safetensors"),
               Bytes(directory_ / "broken/model.safetensors"));
     const auto last = [](const std::string& log) {
@@ -193,12 +195,12 @@ TEST_F(ResumeTest, ACheckpointOfAnotherRunIsRefused) {
   RunConvert(Pretrain(out, "5"), "step 23 ");
   const Outcome other = RunConvert(Pretrain(out, "6"), "");
   EXPECT_EQ(WEXITSTATUS(other.status), 1);
-  EXPECT_THAT(other.log, testing::HasSubstr("belongs to a run with other flags"));
+  EXPECT_THAT(other.log, ::testing::HasSubstr("belongs to a run with other flags"));
   // A damaged one too.
   std::ofstream(out + ".work/checkpoint.pt", std::ios::binary) << "not a checkpoint";
   const Outcome damaged = RunConvert(Pretrain(out, "5"), "");
   EXPECT_EQ(WEXITSTATUS(damaged.status), 1);
-  EXPECT_THAT(damaged.log, testing::HasSubstr("not a checkpoint"));
+  EXPECT_THAT(damaged.log, ::testing::HasSubstr("not a checkpoint"));
 }
 
 TEST_F(ResumeTest, AWrongFlagIsToldAtOnce) {

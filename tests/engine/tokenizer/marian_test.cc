@@ -167,7 +167,7 @@ TEST(Marian, ErrorsNameTheFile) {
 
 TEST(Marian, ADirectoryNeedsAllOfItsFiles) {
   const MarianFiles files = SmallFiles();
-  const testing::TempDirectory directory;
+  const testing::TemporaryDirectory directory;
   const auto message = [&] {
     return std::string(LoadTokenizer(directory.path()).status().message());
   };
@@ -184,7 +184,7 @@ TEST(Marian, ADirectoryNeedsAllOfItsFiles) {
 
 TEST(Marian, ArenHasTheKnownIds) {
   const std::string path = testing::SharedData("aren");
-  if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is absent";
+  if (path.empty()) GTEST_SKIP() << "needs T2R_DATA: aren";
   const auto tokenizer = LoadTokenizer(path);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_EQ((*tokenizer)->source_vocab_size(), 51);

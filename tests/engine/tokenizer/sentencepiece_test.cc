@@ -91,7 +91,7 @@ TEST(SentencePiece, UnigramModelsThatTrimSpacesEqualTheLibrary) {
 
 TEST(SentencePiece, Stories260KHasTheKnownIds) {
   const std::string path = SharedData("stories260K/tokenizer.model");
-  if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is absent";
+  if (path.empty()) GTEST_SKIP() << "needs T2R_DATA: stories260K";
   const std::string model = ReadFile(path);
   const auto tokenizer = Parse(model);
   ASSERT_NE(tokenizer, nullptr);
