@@ -7,7 +7,7 @@
 #include "client/cli/json.h"
 #include "client/cli/progress.h"
 #include "client/cli/table.h"
-#include "client/load/closed_loop.h"
+#include "client/load/load.h"
 #include "client/load/positions.h"
 #include "client/load/stream_timing.h"
 

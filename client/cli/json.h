@@ -5,7 +5,7 @@
 #include <string>
 
 #include "client/cli/translation.h"
-#include "client/load/closed_loop.h"
+#include "client/load/load.h"
 #include "client/load/positions.h"
 #include "client/types.h"
 

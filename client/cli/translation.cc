@@ -14,9 +14,15 @@ constexpr std::chrono::milliseconds kProgressInterval(200);
 TranslationError Translation::Run(const std::atomic<bool>& stop,
                                   const std::function<bool(size_t, const Translated&)>& on_result,
                                   const std::function<void(const Progress&)>& on_progress) {
-  slots_ = std::vector<Slot>(std::min<size_t>(options_.streams, sources_.size()));
-  running_ = slots_.size();
-  for (Slot& slot : slots_) StartNext(slot);
+  ClosedLoop loop(
+      std::min<size_t>(options_.streams, sources_.size()), sources_.size(),
+      [this](size_t index, size_t /*session*/) { return MakeJob(index); },
+      [this](const GenerateRequest& request, Client::EventCallback on_event,
+             Client::DoneCallback on_done) {
+        return client_.StartGenerate(request, options_.call, std::move(on_event),
+                                     std::move(on_done));
+      });
+  loop.Start();
 
   TranslationError error = {sources_.size(), absl::OkStatus()};
   size_t next = 0;
@@ -45,77 +51,43 @@ TranslationError Translation::Run(const std::atomic<bool>& stop,
   if (next < results_.size() && error.status.ok()) {
     error = {next, absl::CancelledError("stopped")};
   }
-  lock.unlock();
-  Stop();
-  lock.lock();
-  changed_.wait(lock, [this] { return running_ == 0 && starting_ == 0; });
-  return error;
+  return error;  // the loop stops, and waits for its callbacks, once the lock is let go
 }
 
-void Translation::StartNext(Slot& slot) {
-  size_t index = 0;
-  uint64_t sequence = 0;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (stopping_ || issued_ == sources_.size()) {
-      --running_;
-      changed_.notify_all();
-      return;
-    }
-    index = issued_++;
-    sequence = ++slot.sequence;
-    ++starting_;
-    slot.result = Translated();
-  }
-  GenerateRequest request = options_.request;
-  request.prompt = sources_[index];
-  const GenerateCall call = client_.StartGenerate(
-      request, options_.call, [this, &slot](const Event& event) { OnEvent(slot, event); },
-      [this, &slot, index](const absl::Status& status) { OnDone(slot, index, status); });
-  const std::lock_guard<std::mutex> lock(mutex_);
-  // The request may have ended, and the next have begun, before StartGenerate returned.
-  if (slot.sequence == sequence) slot.call = call;
-  if (stopping_) call.Cancel();
-  --starting_;
-  changed_.notify_all();
+ClosedLoop::Job Translation::MakeJob(size_t index) {
+  ClosedLoop::Job job;
+  job.request = options_.request;
+  job.request.prompt = sources_[index];
+  job.on_event = [this, index](const Event& event) { OnEvent(index, event); };
+  job.on_done = [this, index](const absl::Status& status) { OnDone(index, status); };
+  return job;
 }
 
-void Translation::OnEvent(Slot& slot, const Event& event) {
+void Translation::OnEvent(size_t index, const Event& event) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  Translated& translated = results_[index].translated;
   if (const auto* delta = std::get_if<Delta>(&event)) {
-    slot.result.text += delta->text;
-    slot.result.token_ids.insert(slot.result.token_ids.end(), delta->token_ids.begin(),
-                                 delta->token_ids.end());
+    translated.text += delta->text;
+    translated.token_ids.insert(translated.token_ids.end(), delta->token_ids.begin(),
+                                delta->token_ids.end());
     progress_.tokens += delta->token_ids.size();
   } else if (const auto* finished = std::get_if<Finished>(&event)) {
-    slot.result.reason = finished->reason;
+    translated.reason = finished->reason;
     if (!finished->hypotheses.empty()) {  // of a beam search, whose best is wanted
       const Hypothesis& best = finished->hypotheses.front();
-      slot.result.text = best.text;
-      slot.result.token_ids = best.token_ids;
+      translated.text = best.text;
+      translated.token_ids = best.token_ids;
       progress_.tokens += best.token_ids.size();
     }
   }
 }
 
-void Translation::OnDone(Slot& slot, size_t index, const absl::Status& status) {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    results_[index] = {true, status, std::move(slot.result)};
-    ++progress_.ended;
-    changed_.notify_all();
-  }
-  StartNext(slot);
-}
-
-void Translation::Stop() {
-  std::vector<GenerateCall> calls;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    stopping_ = true;
-    for (const Slot& slot : slots_) calls.push_back(slot.call);
-  }
-  for (const GenerateCall& call : calls) call.Cancel();
+void Translation::OnDone(size_t index, const absl::Status& status) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  results_[index].ended = true;
+  results_[index].status = status;
+  ++progress_.ended;
+  changed_.notify_all();
 }
 
 }  // namespace t2r::client

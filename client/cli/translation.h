@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "client/client.h"
+#include "client/load/closed_loop.h"
 
 namespace t2r::client {
 
@@ -53,21 +54,15 @@ class Translation {
                        const std::function<void(const Progress&)>& on_progress);
 
  private:
-  struct Slot {
-    Translated result;  // of the request under way
-    GenerateCall call;
-    uint64_t sequence = 0;
-  };
   struct Result {
     bool ended = false;
     absl::Status status;
     Translated translated;
   };
 
-  void StartNext(Slot& slot);
-  void OnEvent(Slot& slot, const Event& event);
-  void OnDone(Slot& slot, size_t index, const absl::Status& status);
-  void Stop();
+  ClosedLoop::Job MakeJob(size_t index);
+  void OnEvent(size_t index, const Event& event);
+  void OnDone(size_t index, const absl::Status& status);
 
   Client& client_;
   const std::vector<std::string>& sources_;
@@ -75,12 +70,7 @@ class Translation {
 
   std::mutex mutex_;  // guards the rest
   std::condition_variable changed_;
-  std::vector<Slot> slots_;
   std::vector<Result> results_;
-  size_t issued_ = 0;
-  size_t running_ = 0;   // slots with requests to come
-  size_t starting_ = 0;  // threads inside StartNext: nothing may go before they have left it
-  bool stopping_ = false;
   Progress progress_;
 };
 

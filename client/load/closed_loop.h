@@ -1,58 +1,73 @@
-// A closed-loop load: N sessions at once, each starting its next request as one ends.
-#ifndef T2R_CLIENT_BENCH_LOAD_H_
-#define T2R_CLIENT_BENCH_LOAD_H_
+// A closed loop of requests: several sessions at once, each starting its next request as one ends.
+#ifndef T2R_CLIENT_LOAD_CLOSED_LOOP_H_
+#define T2R_CLIENT_LOAD_CLOSED_LOOP_H_
 
-#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
-#include <string>
+#include <mutex>
+#include <vector>
 
 #include "client/client.h"
-#include "client/load/samples.h"
 
 namespace t2r::client {
 
-struct LoadOptions {
-  uint32_t sessions = 1;
-  uint32_t requests = 1;  // over all sessions
-  uint32_t prompt_tokens = 1;
-  uint32_t output_tokens = 1;
-  uint32_t vocab_size = 1;  // prompts are uniform over it
-  uint64_t seed = 0;        // of prompts and sampling: the same seed, the same requests
-  absl::Duration max_time = absl::InfiniteDuration();  // then running requests are cancelled
-  CallOptions call;                                    // of each request
+class ClosedLoop {
+ public:
+  // One request, and who hears of its events and its end.
+  struct Job {
+    GenerateRequest request;
+    Client::EventCallback on_event;
+    Client::DoneCallback on_done;
+  };
+  // Makes the index-th request, which the session-th session runs. Called from several threads; the
+  // requests of one session follow one another.
+  using MakeJob = std::function<Job(size_t index, size_t session)>;
+  // Client::StartGenerate.
+  using StartCall = std::function<GenerateCall(const GenerateRequest&, Client::EventCallback,
+                                               Client::DoneCallback)>;
+
+  ClosedLoop(size_t sessions, size_t requests, MakeJob make, StartCall start);
+  // After Stop and the last callback.
+  ~ClosedLoop();
+  ClosedLoop(const ClosedLoop&) = delete;
+  ClosedLoop& operator=(const ClosedLoop&) = delete;
+
+  // Starts a request on each session; once.
+  void Start();
+  // Starts no further request, and cancels those that run.
+  void Stop();
+  // Whether all has ended within this time: no request runs, and no thread is in a callback or will
+  // call one.
+  bool WaitFor(std::chrono::milliseconds time);
+
+  size_t ended() const;  // requests
+
+ private:
+  struct Session {
+    GenerateCall call;  // the request under way
+    uint64_t sequence = 0;
+  };
+
+  void StartNext(size_t session);
+  bool Over() const { return running_ == 0 && starting_ == 0; }
+
+  const size_t requests_;
+  const MakeJob make_;
+  const StartCall start_;
+
+  mutable std::mutex mutex_;  // guards the rest
+  std::condition_variable changed_;
+  std::vector<Session> sessions_;
+  size_t issued_ = 0;    // requests
+  size_t ended_ = 0;     // requests
+  size_t running_ = 0;   // sessions with requests to come
+  size_t starting_ = 0;  // threads inside StartNext, which may outlast the request they started
+  bool stopping_ = false;
 };
-
-struct LoadResult {
-  uint32_t sessions = 0;
-  uint32_t completed = 0;                  // requests that ran to their end
-  uint32_t cut = 0;                        // requests cancelled at max_time or on stop
-  uint64_t tokens = 0;                     // received, those of cut and failed requests included
-  double seconds = 0;                      // from the start to the last token received
-  WeightedSamples time_to_first_token;     // seconds, from the request's start, retries included
-  WeightedSamples inter_token;             // seconds, see StreamTiming
-  std::map<std::string, uint32_t> errors;  // the failed requests by "CODE: message"
-
-  double TokensPerSecond() const;
-  uint32_t ErrorCount() const;
-};
-
-struct LoadProgress {
-  uint32_t ended = 0;  // requests
-  uint64_t tokens = 0;
-  double seconds = 0;
-};
-
-// The index-th request of a load, but for max_tokens: random ids and a sampling seed, goes on after
-// end-of-sequence tokens.
-GenerateRequest MakeLoadRequest(uint64_t seed, uint32_t index, uint32_t prompt_tokens,
-                                uint32_t vocab_size);
-
-// Blocks. on_progress runs on the calling thread a few times a second. stop ends the load early.
-LoadResult RunLoad(Client& client, const LoadOptions& options, const std::atomic<bool>& stop,
-                   const std::function<void(const LoadProgress&)>& on_progress);
 
 }  // namespace t2r::client
 
-#endif  // T2R_CLIENT_BENCH_LOAD_H_
+#endif  // T2R_CLIENT_LOAD_CLOSED_LOOP_H_

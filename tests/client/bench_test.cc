@@ -2,13 +2,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <sstream>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #include "client/cli/progress.h"
 #include "client/cli/table.h"
 #include "client/load/closed_loop.h"
+#include "client/load/load.h"
 #include "client/load/positions.h"
 #include "client/load/samples.h"
 #include "client/load/stream_timing.h"
@@ -180,6 +185,79 @@ TEST(ProgressTest, DrawsOnTerminalsOnly) {
   }
   EXPECT_EQ(pipe.str(), "");
   EXPECT_THAT(terminal.str(), ::testing::EndsWith("\r\033[K"));
+}
+
+TEST(ClosedLoopTest, RunsEachRequestOnceAndAsManyAtATimeAsThereAreSessions) {
+  std::vector<int> made(10, 0);
+  std::vector<Client::DoneCallback> open;
+  size_t most = 0;
+  ClosedLoop loop(
+      3, 10,
+      [&](size_t index, size_t session) {
+        EXPECT_LT(session, 3U);
+        ++made[index];
+        return ClosedLoop::Job{{}, nullptr, [](const absl::Status&) {}};
+      },
+      [&](const GenerateRequest&, const Client::EventCallback&, Client::DoneCallback done) {
+        open.push_back(std::move(done));
+        most = std::max(most, open.size());
+        return GenerateCall();
+      });
+  loop.Start();
+  while (!open.empty()) {
+    EXPECT_FALSE(loop.WaitFor(milliseconds(0)));
+    const Client::DoneCallback done = std::move(open.back());
+    open.pop_back();
+    done(absl::OkStatus());
+  }
+  EXPECT_TRUE(loop.WaitFor(milliseconds(0)));
+  EXPECT_EQ(loop.ended(), 10U);
+  EXPECT_EQ(most, 3U);
+  EXPECT_EQ(made, std::vector<int>(10, 1));
+}
+
+// A request may end, on another thread, before the call that starts it returns. Until it has
+// returned the loop and what its callbacks touch must stay.
+TEST(ClosedLoopTest, IsNotOverWhileACallIsBeingStarted) {
+  ClosedLoop* running = nullptr;
+  int started = 0;
+  const auto start = [&](const GenerateRequest&, const Client::EventCallback&,
+                         const Client::DoneCallback& done) {
+    std::thread([&done] { done(absl::OkStatus()); }).join();
+    EXPECT_FALSE(running->WaitFor(milliseconds(0)));
+    ++started;
+    return GenerateCall();
+  };
+  ClosedLoop loop(
+      1, 5,
+      [](size_t, size_t) {
+        return ClosedLoop::Job{{}, nullptr, [](const absl::Status&) {}};
+      },
+      start);
+  running = &loop;
+  loop.Start();
+  EXPECT_TRUE(loop.WaitFor(milliseconds(0)));
+  EXPECT_EQ(started, 5);
+}
+
+TEST(ClosedLoopTest, StopStartsNothingMore) {
+  std::vector<Client::DoneCallback> open;
+  ClosedLoop loop(
+      2, 100,
+      [](size_t, size_t) {
+        return ClosedLoop::Job{{}, nullptr, [](const absl::Status&) {}};
+      },
+      [&](const GenerateRequest&, const Client::EventCallback&, Client::DoneCallback done) {
+        open.push_back(std::move(done));
+        return GenerateCall();
+      });
+  loop.Start();
+  loop.Stop();
+  ASSERT_EQ(open.size(), 2U);
+  for (const Client::DoneCallback& done : std::vector<Client::DoneCallback>(open))
+    done(absl::CancelledError(""));
+  EXPECT_EQ(open.size(), 2U);
+  EXPECT_TRUE(loop.WaitFor(milliseconds(0)));
 }
 
 }  // namespace

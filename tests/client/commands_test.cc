@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "client/load/closed_loop.h"
+#include "client/load/load.h"
 #include "tests/client/testing/fake_server.h"
 
 namespace t2r::client {
