@@ -30,7 +30,8 @@ struct SampleRequest {
   uint64_t position = 0;                         // the sampled token's, for the random draw
   std::span<const TokenAdjustment> adjustments;  // ascending tokens, no duplicates
   int32_t top = 0;                               // alternatives to report, at most kMaxAlternatives
-  int32_t target = -1;  // a token whose log probability is wanted; -1: none
+  // A token whose log probability is wanted, −∞ for one outside the vocabulary; -1: none.
+  int32_t target = -1;
 };
 
 // Log probabilities are natural, of the raw row (before adjustments and temperature).

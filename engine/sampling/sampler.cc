@@ -107,6 +107,12 @@ void KeepNucleus(std::span<float> weights, float top_p) {
 }
 
 // norm: LogSumExp(logits).
+float LogProbability(std::span<const float> logits, int32_t token, double norm) {
+  if (!Inside(token, logits)) return -kInfinity;
+  return static_cast<float>(static_cast<double>(logits[token]) - norm);
+}
+
+// norm: LogSumExp(logits).
 std::vector<std::pair<int32_t, float>> Top(std::span<const float> logits, int n, double norm) {
   const auto count = std::min(static_cast<size_t>(std::max(n, 0)), logits.size());
   std::vector<std::pair<int32_t, float>> top;
@@ -197,7 +203,7 @@ double LogSumExp(std::span<const float> logits) {
 }
 
 float LogProbability(std::span<const float> logits, int32_t token) {
-  return static_cast<float>(static_cast<double>(logits[token]) - LogSumExp(logits));
+  return LogProbability(logits, token, LogSumExp(logits));
 }
 
 std::vector<std::pair<int32_t, float>> TopLogProbabilities(std::span<const float> logits, int n) {
@@ -208,7 +214,7 @@ SampleResult SampleRow(std::span<const float> logits, const SampleRequest& reque
   SampleResult result;
   const double norm = LogSumExp(logits);
   if (request.target >= 0) {
-    result.target_logprob = static_cast<float>(static_cast<double>(logits[request.target]) - norm);
+    result.target_logprob = LogProbability(logits, request.target, norm);
   }
   if (request.top > 0) result.top = Top(logits, request.top, norm);
   if (request.sampling == nullptr) return result;
@@ -220,7 +226,7 @@ SampleResult SampleRow(std::span<const float> logits, const SampleRequest& reque
     scratch.assign(logits.begin(), logits.end());
     result.token = SampleToken(scratch, *request.sampling, request.adjustments, request.position);
   }
-  result.logprob = static_cast<float>(static_cast<double>(logits[result.token]) - norm);
+  result.logprob = LogProbability(logits, result.token, norm);
   return result;
 }
 

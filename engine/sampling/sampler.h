@@ -34,7 +34,7 @@ int32_t GreedyToken(std::span<const float> logits);
 // log Σ exp(logits), NaN counting as −∞: exponentials in float32 (2e-7 relative), summed in
 // float64.
 double LogSumExp(std::span<const float> logits);
-// log softmax(logits)[token].
+// log softmax(logits)[token]; −∞ for a token outside the vocabulary.
 float LogProbability(std::span<const float> logits, int32_t token);
 // The n most likely tokens with their log probabilities, best first, ties by lower id.
 std::vector<std::pair<int32_t, float>> TopLogProbabilities(std::span<const float> logits, int n);

@@ -12,20 +12,50 @@ TokenHistory::TokenHistory(const SamplingParams& params)
 
 void TokenHistory::See(std::span<const int32_t> tokens) {
   if (!keeps_seen_) return;
-  for (const int32_t token : tokens) Of(token).seen = true;
+  new_tokens_.clear();
+  for (const int32_t token : tokens) {
+    TokenAdjustment* known = Find(token);
+    if (known != nullptr) {
+      known->seen = true;
+    } else {
+      new_tokens_.push_back(token);
+    }
+  }
+  std::sort(new_tokens_.begin(), new_tokens_.end());
+  new_tokens_.erase(std::unique(new_tokens_.begin(), new_tokens_.end()), new_tokens_.end());
+  // Two ascending lists without a token in common are merged from the back, each entry moved once.
+  auto known = static_cast<int64_t>(adjustments_.size()) - 1;
+  adjustments_.resize(adjustments_.size() + new_tokens_.size());
+  auto place = static_cast<int64_t>(adjustments_.size()) - 1;
+  for (auto added = static_cast<int64_t>(new_tokens_.size()) - 1; added >= 0; --place) {
+    if (known >= 0 && adjustments_[known].token > new_tokens_[added]) {
+      adjustments_[place] = adjustments_[known--];
+    } else {
+      adjustments_[place] = TokenAdjustment();
+      adjustments_[place].token = new_tokens_[added--];
+      adjustments_[place].seen = true;
+    }
+  }
 }
 
 void TokenHistory::Generate(int32_t token) {
   if (keeps_generated_) ++Of(token).generated;
 }
 
-TokenAdjustment& TokenHistory::Of(int32_t token) {
+TokenAdjustment* TokenHistory::Find(int32_t token) {
   const auto at = std::lower_bound(
       adjustments_.begin(), adjustments_.end(), token,
       [](const TokenAdjustment& adjustment, int32_t value) { return adjustment.token < value; });
-  if (at != adjustments_.end() && at->token == token) return *at;
+  return at != adjustments_.end() && at->token == token ? &*at : nullptr;
+}
+
+TokenAdjustment& TokenHistory::Of(int32_t token) {
+  if (TokenAdjustment* known = Find(token)) return *known;
   TokenAdjustment added;
   added.token = token;
+  const auto at = std::upper_bound(
+      adjustments_.begin(), adjustments_.end(), token,
+      [](int32_t value, const TokenAdjustment& adjustment) { return value < adjustment.token; });
   return *adjustments_.insert(at, added);
 }
 

@@ -15,7 +15,8 @@ class TokenHistory {
   TokenHistory() = default;
   explicit TokenHistory(const SamplingParams& params);
 
-  // Tokens that went through the model, of the prompt and generated ones alike.
+  // Tokens that went through the model, of the prompt and generated ones alike. Costs
+  // n log n + what is kept already, for n tokens.
   void See(std::span<const int32_t> tokens);
   // A token was sampled.
   void Generate(int32_t token);
@@ -24,11 +25,13 @@ class TokenHistory {
   std::span<const TokenAdjustment> adjustments() const { return adjustments_; }
 
  private:
+  TokenAdjustment* Find(int32_t token);
   TokenAdjustment& Of(int32_t token);
 
   bool keeps_seen_ = false;
   bool keeps_generated_ = false;
   std::vector<TokenAdjustment> adjustments_;
+  std::vector<int32_t> new_tokens_;  // of See, reused from call to call
 };
 
 }  // namespace t2r

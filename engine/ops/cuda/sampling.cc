@@ -2,6 +2,7 @@
 
 #include <cassert>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "engine/ops/cuda/sampling_kernels.h"
@@ -13,10 +14,13 @@ namespace {
 static_assert(sizeof(DeviceRequest) % alignof(TokenAdjustment) == 0);
 static_assert(sizeof(DeviceResult) % alignof(DeviceAlternative) == 0);
 
-DeviceRequest Describe(const SampleRequest& request) {
+// A target outside the vocabulary. The kernel leaves its result alone, as without a target.
+constexpr int32_t kOutside = -2;
+
+DeviceRequest Describe(const SampleRequest& request, int64_t vocabulary) {
   DeviceRequest described = {};
   described.row = request.row;
-  described.target = request.target;
+  described.target = request.target < vocabulary ? request.target : kOutside;
   described.top = request.top;
   if (request.sampling == nullptr) return described;
   const SamplingParams& sampling = *request.sampling;
@@ -64,7 +68,7 @@ void Sampler::Sample(Tensor logits, std::span<const SampleRequest> requests) {
   size_t adjustments = 0;
   size_t alternatives = 0;
   for (const SampleRequest& request : requests) {
-    assert(request.row >= 0 && request.row < logits.rows && request.target < logits.cols);
+    assert(request.row >= 0 && request.row < logits.rows);
     if (request.top > kMaxAlternatives) {
       throw DeviceError("top = " + std::to_string(request.top) +
                         " alternatives: the CUDA backend reports " +
@@ -82,7 +86,7 @@ void Sampler::Sample(Tensor logits, std::span<const SampleRequest> requests) {
   size_t first_adjustment = 0;
   size_t first_top = 0;
   for (size_t i = 0; i < requests.size(); ++i) {
-    DeviceRequest described = Describe(requests[i]);
+    DeviceRequest described = Describe(requests[i], logits.cols);
     described.first_top = static_cast<int32_t>(first_top);
     described.first_adjustment = static_cast<int32_t>(first_adjustment);
     std::memcpy(host_upload_.data() + i * sizeof(described), &described, sizeof(described));
@@ -126,7 +130,9 @@ void Sampler::Fetch(std::span<SampleResult> results) {
   for (size_t i = 0; i < requests_; ++i) {
     results[i].token = found[i].token;
     results[i].logprob = found[i].logprob;
-    results[i].target_logprob = found[i].target_logprob;
+    results[i].target_logprob = described[i].target == kOutside
+                                    ? -std::numeric_limits<float>::infinity()
+                                    : found[i].target_logprob;
     results[i].top.clear();
     for (int32_t j = 0; j < found[i].top; ++j) {
       const DeviceAlternative& alternative = alternatives[described[i].first_top + j];

@@ -14,7 +14,7 @@ namespace t2r::cuda {
 struct DeviceRequest {
   uint64_t draw;  // CounterBits of the token
   int32_t row;
-  int32_t target;  // −1: none
+  int32_t target;  // below 0: none
   int32_t top;     // alternatives wanted, and where they go
   int32_t first_top;
   int32_t adjustments;  // how many, and the first of them

@@ -109,6 +109,16 @@ TEST_P(SamplingTest, NaNAndInfinities) {
   ExpectLikeSampleRow(logits, requests);
 }
 
+TEST_P(SamplingTest, ATargetOutsideTheVocabularyIsImpossible) {
+  const Mat logits = Coarse(2, 50);
+  std::vector<SampleRequest> requests(3);
+  requests[0].target = 50;
+  requests[1].target = 1 << 30;
+  requests[2].target = 49;
+  requests[2].row = 1;
+  ExpectLikeSampleRow(logits, requests);
+}
+
 TEST_P(SamplingTest, Alternatives) {
   for (const int64_t vocabulary : {1, 7, 128, 2000}) {
     const Mat logits = Coarse(2, vocabulary);

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <random>
 #include <set>
+#include <span>
 #include <vector>
 
 #include "engine/sampling/exponential.h"
@@ -269,6 +270,42 @@ TEST(TokenHistoryTest, KeepsOnlyWhatTheParametersUse) {
   EXPECT_EQ(adjustments[2].token, 7);
   EXPECT_TRUE(adjustments[2].seen);
   EXPECT_EQ(adjustments[2].generated, 0);
+}
+
+// Quadratic insertion would take a quarter of an hour here, beyond the test's time limit.
+TEST(TokenHistoryTest, ALongPromptIsSeenInOrderOfItsLength) {
+  constexpr int32_t kTokens = 1 << 20;
+  constexpr int32_t kChunk = 1 << 16;
+  SamplingParams params;
+  params.repetition_penalty = 1.2F;
+  params.presence_penalty = 0.5F;
+  params.logit_bias = {{kTokens / 2, 3.0F}};
+  TokenHistory history(params);
+  history.Generate(kTokens / 4);
+  std::vector<int32_t> tokens(kTokens);
+  std::iota(tokens.rbegin(), tokens.rend(), 0);  // descending: each belongs before all others
+  for (int32_t first = 0; first < kTokens; first += kChunk) {
+    history.See(std::span(tokens).subspan(first, kChunk));
+    history.See(std::span(tokens).subspan(first, 5));  // once more
+  }
+  ASSERT_EQ(history.adjustments().size(), static_cast<size_t>(kTokens));
+  for (int32_t token = 0; token < kTokens; ++token) {
+    const TokenAdjustment& adjustment = history.adjustments()[token];
+    ASSERT_EQ(adjustment.token, token);
+    ASSERT_TRUE(adjustment.seen);
+    ASSERT_EQ(adjustment.bias, token == kTokens / 2 ? 3.0F : 0.0F);
+    ASSERT_EQ(adjustment.generated, token == kTokens / 4 ? 1 : 0);
+  }
+}
+
+TEST(SampleRowTest, ATargetOutsideTheVocabularyIsImpossible) {
+  const std::vector<float> logits = {1, 2, 3};
+  for (const int32_t target : {3, 1 << 30}) {
+    SampleRequest request;
+    request.target = target;
+    EXPECT_EQ(SampleRow(logits, request).target_logprob, -std::numeric_limits<float>::infinity());
+    EXPECT_EQ(LogProbability(logits, target), -std::numeric_limits<float>::infinity());
+  }
 }
 
 TEST(SampleRowTest, GivesAllThatIsAskedFromTheRawRow) {
