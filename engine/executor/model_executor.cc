@@ -50,9 +50,12 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
   step_limits_.max_adjustments =
       options.slots *
       std::max<int64_t>(1, static_cast<int64_t>(config.suppressed_token_ids.size()));
+  step_limits_.max_segments = options.slots;
   backend_->PrepareSteps(step_limits_);
   if (backend_->asynchronous()) {
     WarmUp(*model_, {states_, kv_, source_kv_}, step_limits_, options.slots);
+  } else {
+    ReserveScratch(*model_, {states_, kv_, source_kv_});
   }
 }
 

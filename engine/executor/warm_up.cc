@@ -41,4 +41,9 @@ void WarmUp(Model& model, const Caches& caches, const StepLimits& limits, int64_
   }
 }
 
+void ReserveScratch(Model& model, const Caches& caches) {
+  if (model.config().encoder_decoder) model.Encode(Batch(), caches);
+  model.Forward(Batch(), caches);
+}
+
 }  // namespace t2r

@@ -1,4 +1,4 @@
-// What a device backend takes and prepares at first use, done before the first request.
+// What a backend takes and prepares at first use, done before the first request.
 #pragma once
 
 #include "engine/model/model.h"
@@ -12,5 +12,10 @@ namespace t2r {
 // no step within the limits allocates. For backends that are asynchronous. Throws DeviceError, when
 // the device's memory does not hold it too.
 void WarmUp(Model& model, const Caches& caches, const StepLimits& limits, int64_t sessions);
+
+// Runs a step without rows, in which ops reserve their scratch memory (Backend::PrepareSteps) and
+// compute nothing: enough for backends whose scratch does not depend on the batch. Throws
+// DeviceError.
+void ReserveScratch(Model& model, const Caches& caches);
 
 }  // namespace t2r

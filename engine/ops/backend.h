@@ -6,7 +6,9 @@
 // need.
 //
 // Preconditions (shapes that fit, dtypes that match) are the caller's and checked by assert only;
-// what can fail at run time throws DeviceError. No op allocates.
+// what can fail at run time throws DeviceError. No op of a step within the limits told to
+// PrepareSteps allocates once the model has run a step without rows; choosing tokens may take host
+// memory.
 //
 // Bits: an op computes each row (MatMul) or each segment's head (attention) by a sequence of
 // operations that depends on nothing else in the batch, so results are bit-identical for any batch
@@ -45,6 +47,7 @@ struct StepLimits {
   int64_t max_logit_rows = 0;
   int64_t max_pages = 0;        // Batch::pages and Batch::source_pages, each
   int64_t max_adjustments = 0;  // TokenAdjustments of one step
+  int64_t max_segments = 0;     // sessions that share a step; 0: as many as rows
 };
 
 struct MemoryInfo {
@@ -90,7 +93,9 @@ class Backend {
   virtual std::unique_ptr<Matrix> LoadTable(const HostMatrix& table) = 0;
 
   // ---- Steps ----
-  // Called once before the first RunStep, and again when the limits grow.
+  // Called once before the first RunStep, and again when the limits grow: reserves what depends on
+  // them. What depends on the model too is reserved by its first step, which may be one without
+  // rows.
   virtual void PrepareSteps(const StepLimits& limits) = 0;
   // Uploads the batch and runs `ops`, which calls the ops below on tensors of shape.rows rows.
   // `model` names whose ops they are: a backend may record them and, for a later batch of the same

@@ -90,6 +90,17 @@ std::unique_ptr<Matrix> CpuBackend::LoadTable(const HostMatrix& table) {
   return std::make_unique<HostTable>(table);
 }
 
+void CpuBackend::PrepareSteps(const StepLimits& limits) {
+  const int64_t segments =
+      limits.max_segments == 0 ? limits.max_rows : std::min(limits.max_segments, limits.max_rows);
+  // Every segment may end in a page of its own.
+  max_encoder_pages_ = limits.max_rows / kKvPageSize + segments;
+  first_block_.reserve(static_cast<size_t>(segments) + 1);
+  encoder_batch_.segments.reserve(static_cast<size_t>(segments));
+  encoder_batch_.pages.reserve(static_cast<size_t>(max_encoder_pages_));
+  encoder_batch_.source_pages.reserve(static_cast<size_t>(max_encoder_pages_));
+}
+
 StepShape CpuBackend::RunStep(const void* /*model*/, const Batch& batch,
                               const std::function<void(const StepShape&)>& ops) {
   first_block_.clear();

@@ -34,7 +34,7 @@ class CpuBackend : public Backend {
   Buffer LoadVector(std::span<const float> values) override;
   std::unique_ptr<Matrix> LoadTable(const HostMatrix& table) override;
 
-  void PrepareSteps(const StepLimits& /*limits*/) override {}
+  void PrepareSteps(const StepLimits& limits) override;
   StepShape RunStep(const void* model, const Batch& batch,
                     const std::function<void(const StepShape&)>& ops) override;
   void Embed(const Batch& batch, const Matrix& table, const Matrix* positions, float scale,
@@ -89,7 +89,9 @@ class CpuBackend : public Backend {
   std::vector<Buffer> scratch_;  // one a worker
   // Of this step's batch: for each segment, the row blocks of full attention before it; and in all.
   std::vector<int64_t> first_block_;
-  // EncoderAttention's keys and values, in pages; grown at first use, then kept.
+  int64_t max_encoder_pages_ = 0;
+  // EncoderAttention's keys and values, in pages: as many as a batch within the limits can have,
+  // taken at first use.
   Buffer encoder_pages_;
   Batch encoder_batch_;
   std::vector<SampleResult> samples_;  // of the last Sample

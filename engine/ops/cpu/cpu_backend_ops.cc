@@ -186,7 +186,9 @@ void CpuBackend::EncoderAttention(const Batch& batch, const EncoderAttentionArgs
     }
   }
   encoder_batch_.source_pages = encoder_batch_.pages;
-  const size_t bytes = encoder_batch_.pages.size() * paged.page_stride * sizeof(float);
+  const int64_t pages =
+      std::max(max_encoder_pages_, static_cast<int64_t>(encoder_batch_.pages.size()));
+  const size_t bytes = pages * paged.page_stride * sizeof(float);
   if (encoder_pages_.bytes() < bytes) encoder_pages_ = AllocateHost(bytes);
   paged.pages = encoder_pages_.data();
   AppendToPages(encoder_batch_, paged);
