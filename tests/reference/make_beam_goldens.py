@@ -19,8 +19,8 @@ import tempfile
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.remove(HERE)
 
-import torch
-import transformers
+import torch  # noqa: E402
+import transformers  # noqa: E402
 
 STORY = [1, 403, 407, 261, 378]  # "Once upon a time"
 DOG = [1, 385, 328, 432]

@@ -67,7 +67,9 @@ def template(tokenizer, bos, eos=None):
 
 
 def make():
-    split = lambda p, **k: pre_tokenizers.Split(Regex(p), **k)
+    def split(pattern, **options):
+        return pre_tokenizers.Split(Regex(pattern), **options)
+
     bl = pre_tokenizers.ByteLevel
     result = {}
     t = byte_level(bl(add_prefix_space=False))
