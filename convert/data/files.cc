@@ -1,38 +1,16 @@
 #include "convert/data/files.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
+#include <limits>
 #include <sstream>
-#include <utility>
 
 #include "convert/error.h"
+#include "convert/status.h"
+#include "engine/io/files.h"
 
 namespace t2r::convert {
-namespace {
-
-void Sync(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY);
-  if (fd < 0 || ::fsync(fd) != 0) {
-    const int error = errno;
-    if (fd >= 0) ::close(fd);
-    throw ConvertError(path + ": " + std::strerror(error));
-  }
-  ::close(fd);
-}
-
-}  // namespace
 
 std::string ReadFile(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in || std::filesystem::is_directory(path)) throw ConvertError(path + ": cannot be read");
-  std::ostringstream bytes;
-  bytes << in.rdbuf();
-  return std::move(bytes).str();
+  return Unwrap(ReadTextFile(path, std::numeric_limits<size_t>::max()));
 }
 
 std::vector<std::string> ReadLines(const std::string& path) {
@@ -47,15 +25,7 @@ std::vector<std::string> ReadLines(const std::string& path) {
 }
 
 void WriteFileAtomically(const std::string& path, const std::string& bytes) {
-  const std::string temporary = path + ".tmp";
-  {
-    std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-    out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-    out.flush();
-    if (!out) throw ConvertError(temporary + ": cannot be written");
-  }
-  Sync(temporary);
-  std::filesystem::rename(temporary, path);
+  ThrowIfError(t2r::WriteFileAtomically(path, bytes));
 }
 
 }  // namespace t2r::convert

@@ -3,6 +3,8 @@
 #include <system_error>
 
 #include "convert/error.h"
+#include "convert/status.h"
+#include "engine/io/files.h"
 
 namespace t2r::convert {
 namespace {
@@ -33,16 +35,8 @@ StagedDirectory::~StagedDirectory() {
 }
 
 void StagedDirectory::Commit() {
-  if (fs::exists(target_)) {
-    CheckOutputDirectory(target_.string());
-    const fs::path old = target_.string() + ".replaced";
-    fs::remove_all(old);
-    fs::rename(target_, old);
-    fs::rename(staging_, target_);
-    fs::remove_all(old);
-  } else {
-    fs::rename(staging_, target_);
-  }
+  CheckOutputDirectory(target_.string());
+  ThrowIfError(ReplaceDirectory(staging_.string(), target_.string()));
   staging_.clear();
 }
 

@@ -2,8 +2,12 @@
 #include <sentencepiece_trainer.h>
 
 #include <cstring>
+#include <exception>
+#include <new>
 #include <sstream>
+#include <stdexcept>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -30,12 +34,8 @@ char* Copy(const std::string& text, size_t* size) {
   return copy;
 }
 
-}  // namespace
-
-// Trains on `text` line by line. Returns 0 and the model's bytes, or 1 and a message; the caller
-// gives `result` back to t2r_free.
-extern "C" int t2r_train_tokenizer(const char* text, size_t text_size, int vocab_size,
-                                   char** result, size_t* result_size) {
+// The bytes of a model of `vocab_size` pieces. Throws when the trainer refuses.
+std::string Train(const char* text, size_t text_size, int vocab_size) {
   std::vector<std::string> lines;
   std::istringstream in(std::string(text, text_size));
   for (std::string line; std::getline(in, line);) {
@@ -59,8 +59,28 @@ extern "C" int t2r_train_tokenizer(const char* text, size_t text_size, int vocab
       {"eos_id", "2"},
       {"pad_id", "-1"}};
   const auto status = sentencepiece::SentencePieceTrainer::Train(options, &iterator, &model);
-  *result = Copy(status.ok() ? model : status.ToString(), result_size);
-  return status.ok() ? 0 : 1;
+  if (!status.ok()) throw std::runtime_error(status.ToString());
+  return model;
+}
+
+}  // namespace
+
+// Trains on `text` line by line. Returns 0 and the model's bytes, or 1 and a message, null when
+// there is no memory for one; the caller gives `result` back to t2r_free. Nothing is thrown across
+// the interface.
+extern "C" int t2r_train_tokenizer(const char* text, size_t text_size, int vocab_size,
+                                   char** result, size_t* result_size) {
+  *result = nullptr;
+  try {
+    *result = Copy(Train(text, text_size, vocab_size), result_size);
+    return 0;
+  } catch (const std::exception& error) {
+    const std::string_view what = error.what();
+    *result = new (std::nothrow) char[what.size()];
+    if (*result != nullptr) std::memcpy(*result, what.data(), what.size());
+    *result_size = what.size();
+  }
+  return 1;
 }
 
 extern "C" void t2r_free(const char* result) { delete[] result; }

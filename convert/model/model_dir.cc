@@ -1,8 +1,6 @@
 #include "convert/model/model_dir.h"
 
-#include <fcntl.h>
 #include <torch/torch.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <iomanip>

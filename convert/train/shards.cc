@@ -18,13 +18,20 @@ void ForEachShard(size_t shards, const std::function<void(size_t shard, size_t s
     }
   };
   std::vector<std::thread> threads;
-  for (size_t shard = 1; shard < shards; ++shard) {
-    threads.emplace_back([&run, shard] {
-      torch::set_num_threads(1);
-      run(shard);
-    });
+  // A thread that cannot start leaves its shard and those after it to the caller.
+  size_t started = 1;
+  try {
+    threads.reserve(shards);
+    for (; started < shards; ++started) {
+      threads.emplace_back([&run, shard = started] {
+        torch::set_num_threads(1);
+        run(shard);
+      });
+    }
+  } catch (const std::exception&) {
   }
   if (shards > 0) run(0);
+  for (size_t shard = started; shard < shards; ++shard) run(shard);
   for (auto& thread : threads) thread.join();
   for (const auto& error : errors) {
     if (error) std::rethrow_exception(error);

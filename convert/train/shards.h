@@ -7,7 +7,8 @@
 namespace t2r::convert {
 
 // Calls work(shard, shards) for every shard, one thread each (the first on the caller's); operators
-// within use one thread. Rethrows the first shard's exception once all have ended.
+// within use one thread. Where the system gives no more threads, the caller runs the shards that
+// are left. Rethrows the first shard's exception once all have ended.
 void ForEachShard(size_t shards, const std::function<void(size_t shard, size_t shards)>& work);
 
 }  // namespace t2r::convert

@@ -275,7 +275,7 @@ DType ReadFileDType(JsonFields& fields) {
 
 absl::Status ReadGenerationConfig(const std::string& text, ModelConfig* config) {
   const std::string file = "generation_config.json";
-  const auto json = ParseJsonObject(text, kMaxConfigBytes, file);
+  const auto json = ParseJsonObject(text, file, kMaxConfigBytes);
   if (!json.ok()) return json.status();
   JsonFields fields(*json, file + ": ");
   AddEndTokens(ReadTokenIds(fields, "eos_token_id", config->vocab_size), config);
@@ -300,7 +300,7 @@ absl::Status ReadGenerationConfig(const std::string& text, ModelConfig* config) 
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& config_json,
                                              const std::string& generation_config_json) {
   const std::string file = "config.json";
-  const auto json = ParseJsonObject(config_json, kMaxConfigBytes, file);
+  const auto json = ParseJsonObject(config_json, file, kMaxConfigBytes);
   if (!json.ok()) return json.status();
   ModelConfig config;
   JsonFields fields(*json, file + ": ");

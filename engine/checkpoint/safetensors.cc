@@ -54,7 +54,7 @@ absl::StatusOr<std::unique_ptr<SafetensorsDirectory>> SafetensorsDirectory::Open
   }
   const auto text = ReadTextFile(index_path, kMaxIndexBytes);
   if (!text.ok()) return text.status();
-  const auto index = ParseJsonObject(*text, kMaxIndexBytes, index_path);
+  const auto index = ParseJsonObject(*text, index_path, kMaxIndexBytes);
   if (!index.ok()) return index.status();
   const auto map = index->find("weight_map");
   if (map == index->end() || !map->is_object()) {

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/io/files.h"
 #include "engine/ops/dtype.h"
 
 namespace t2r {
@@ -28,9 +29,6 @@ class SafetensorsWriter {
   // wider elements first, so that each is aligned. Names must be unique.
   static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(
       const std::string& path, const std::vector<SafetensorsSpec>& tensors);
-  ~SafetensorsWriter();
-  SafetensorsWriter(const SafetensorsWriter&) = delete;
-  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
   // The next bytes of the data, wherever tensors begin and end.
   absl::Status Write(const void* data, size_t bytes);
@@ -38,11 +36,9 @@ class SafetensorsWriter {
   absl::Status Finish();
 
  private:
-  explicit SafetensorsWriter(const std::string& path);
-  absl::Status Failed(const char* what) const;
+  SafetensorsWriter() = default;
 
-  std::string path_, temporary_;
-  int fd_ = -1;
+  std::unique_ptr<AtomicFile> file_;
   uint64_t left_ = 0;  // bytes of data that have not come yet
 };
 

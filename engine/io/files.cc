@@ -1,116 +1,152 @@
 #include "engine/io/files.h"
 
+#include <fcntl.h>
+#include <stdio.h>  // renameat2
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
-#include <sstream>
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
 
-namespace t2r::tokenizer_files {
+namespace t2r {
 namespace {
 
-constexpr int kMaxDepth = 64;
-
-absl::Status WrongType(const Json& object, const char* key, const std::string& where,
-                       const char* wanted) {
-  return Invalid(where, absl::StrCat(key, " must be ", wanted, ", not ", object[key].type_name()));
+absl::Status Failed(const char* what, const std::string& path) {
+  const std::string why = std::generic_category().message(errno);
+  return absl::InternalError(absl::StrCat("cannot ", what, " ", path, ": ", why));
 }
 
-absl::Status Missing(const char* key, const std::string& where) {
-  return Invalid(where, absl::StrCat(key, " is missing"));
+// The folder that holds the path's last part.
+std::string FolderOf(const std::string& path) {
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  return folder.empty() ? "." : folder;
+}
+
+// Renames in a directory are durable once it is synced. Some file systems cannot sync one; then
+// there is nothing more to do.
+void SyncDirectory(const std::string& directory) {
+  const int fd = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;
+  fsync(fd);
+  close(fd);
 }
 
 }  // namespace
 
+absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_bytes) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is not a file"));
+  }
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+  std::string text;
+  char block[65536];
+  while (file.read(block, sizeof(block)) || file.gcount() > 0) {
+    text.append(block, static_cast<size_t>(file.gcount()));
+    if (text.size() > max_bytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": more than the ", max_bytes, " bytes that are read"));
+    }
+  }
+  if (file.bad()) return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+  return text;
+}
+
 absl::StatusOr<std::optional<std::string>> ReadOptionalFile(const std::string& path) {
   std::error_code error;
   if (!std::filesystem::exists(path, error)) return std::optional<std::string>();
-  if (!std::filesystem::is_regular_file(path, error)) return Invalid(path, "is not a file");
-  const auto size = std::filesystem::file_size(path, error);
-  if (error) return Invalid(path, error.message());
-  if (size > kMaxFileBytes) {
-    return Invalid(path, absl::StrCat("has ", size, " bytes; the limit is ", kMaxFileBytes));
+  absl::StatusOr<std::string> text = ReadTextFile(path);
+  if (absl::IsNotFound(text.status())) {  // it is there, but not for us
+    return absl::InvalidArgumentError(absl::StrCat(path, ": cannot be read"));
   }
-  std::ifstream stream(path, std::ios::binary);
-  std::ostringstream text;
-  text << stream.rdbuf();
-  if (!stream.good() && size > 0) return Invalid(path, "cannot be read");
-  return std::optional<std::string>(std::move(text).str());
+  if (!text.ok()) return text.status();
+  return std::optional<std::string>(*std::move(text));
 }
 
-absl::StatusOr<Json> ParseJsonObject(const std::string& text, const std::string& file) {
-  bool too_deep = false;
-  const auto check_depth = [&](int depth, Json::parse_event_t, Json&) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return !too_deep;
-  };
-  Json json;
-  try {
-    json = Json::parse(text, check_depth);
-  } catch (const Json::exception& error) {
-    return Invalid(file, error.what());
+absl::Status WriteAll(int fd, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = write(fd, bytes.data(), std::min(bytes.size(), size_t{1} << 30));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return absl::InternalError(std::generic_category().message(errno));
+    bytes.remove_prefix(static_cast<size_t>(written));
   }
-  if (too_deep) return Invalid(file, absl::StrCat("is nested more than ", kMaxDepth, " deep"));
-  if (!json.is_object()) return Invalid(file, "must hold a JSON object");
-  return json;
+  return absl::OkStatus();
 }
 
-absl::Status Invalid(const std::string& where, const std::string& what) {
-  return absl::InvalidArgumentError(absl::StrCat(where, ": ", what));
+absl::StatusOr<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string& path) {
+  std::unique_ptr<AtomicFile> file(new AtomicFile(path));
+  file->fd_ = open(file->temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (file->fd_ < 0) return Failed("create", file->temporary_);
+  return file;
 }
 
-absl::Status Unsupported(const std::string& where, const std::string& what) {
-  return absl::UnimplementedError(absl::StrCat(where, ": ", what, " is not supported"));
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  close(fd_);
+  unlink(temporary_.c_str());
 }
 
-const Json* FindField(const Json& object, const char* key) {
-  const auto it = object.find(key);
-  return it == object.end() || it->is_null() ? nullptr : &*it;
+absl::Status AtomicFile::Write(std::string_view bytes) {
+  const absl::Status status = WriteAll(fd_, bytes);
+  if (status.ok()) return status;
+  return absl::InternalError(absl::StrCat("cannot write ", temporary_, ": ", status.message()));
 }
 
-absl::StatusOr<std::string> StringField(const Json& object, const char* key,
-                                        const std::string& where,
-                                        std::optional<std::string> absent) {
-  const Json* value = FindField(object, key);
-  if (value == nullptr && absent.has_value()) return *std::move(absent);
-  if (value == nullptr) return Missing(key, where);
-  if (!value->is_string()) return WrongType(object, key, where, "a string");
-  return value->get<std::string>();
-}
-
-absl::StatusOr<bool> BoolField(const Json& object, const char* key, const std::string& where,
-                               std::optional<bool> absent) {
-  const Json* value = FindField(object, key);
-  if (value == nullptr && absent.has_value()) return *absent;
-  if (value == nullptr) return Missing(key, where);
-  if (!value->is_boolean()) return WrongType(object, key, where, "true or false");
-  return value->get<bool>();
-}
-
-absl::StatusOr<int64_t> IntegerField(const Json& object, const char* key, const std::string& where,
-                                     int64_t low, int64_t high, std::optional<int64_t> absent) {
-  const Json* value = FindField(object, key);
-  if (value == nullptr && absent.has_value()) return *absent;
-  if (value == nullptr) return Missing(key, where);
-  if (!value->is_number_integer()) return WrongType(object, key, where, "an integer");
-  if (value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) {
-    return Invalid(where, absl::StrCat(key, " must be in [", low, ", ", high, "]"));
+absl::Status AtomicFile::Commit() {
+  if (fsync(fd_) != 0) return Failed("write", temporary_);
+  const int fd = fd_;
+  fd_ = -1;
+  absl::Status status = close(fd) == 0 ? absl::OkStatus() : Failed("write", temporary_);
+  if (status.ok() && rename(temporary_.c_str(), path_.c_str()) != 0) {
+    status = Failed("rename", temporary_);
   }
-  const auto number = value->get<int64_t>();
-  if (number < low || number > high) {
-    return Invalid(where, absl::StrCat(key, " is ", number, ", not in [", low, ", ", high, "]"));
+  if (!status.ok()) {
+    unlink(temporary_.c_str());
+    return status;
   }
-  return number;
+  SyncDirectory(FolderOf(path_));
+  return absl::OkStatus();
 }
 
-absl::StatusOr<const Json*> ArrayField(const Json& object, const char* key,
-                                       const std::string& where) {
-  const Json* value = FindField(object, key);
-  if (value == nullptr) return Missing(key, where);
-  if (!value->is_array()) return WrongType(object, key, where, "an array");
-  return value;
+absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes) {
+  absl::StatusOr<std::unique_ptr<AtomicFile>> file = AtomicFile::Create(path);
+  if (!file.ok()) return file.status();
+  const absl::Status status = (*file)->Write(bytes);
+  return status.ok() ? (*file)->Commit() : status;
 }
 
-}  // namespace t2r::tokenizer_files
+absl::Status ReplaceDirectory(const std::string& staged, const std::string& target) {
+  SyncDirectory(staged);
+  std::string old;  // where the old directory is afterwards
+  if (renameat2(AT_FDCWD, staged.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) {
+    old = staged;
+  } else if (errno == ENOENT) {  // there is no target
+    if (rename(staged.c_str(), target.c_str()) != 0) return Failed("rename", staged);
+  } else if (errno == EINVAL || errno == ENOSYS) {  // this file system does not exchange
+    old = target + ".replaced";
+    std::error_code ignored;
+    std::filesystem::remove_all(old, ignored);
+    if (rename(target.c_str(), old.c_str()) != 0) return Failed("rename", target);
+    if (rename(staged.c_str(), target.c_str()) != 0) {
+      const absl::Status status = Failed("rename", staged);
+      rename(old.c_str(), target.c_str());
+      return status;
+    }
+  } else {
+    return Failed("replace", target);
+  }
+  SyncDirectory(FolderOf(target));
+  if (!old.empty()) {
+    std::error_code ignored;  // the new one stands: what is left over is only waste
+    std::filesystem::remove_all(old, ignored);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace t2r

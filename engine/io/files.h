@@ -1,47 +1,59 @@
-// Files of a tokenizer directory: whole texts, and checked access to JSON.
+// Files read and written whole. Statuses name the file.
 #pragma once
 
-#include <cstdint>
-#include <nlohmann/json_fwd.hpp>
+#include <cstddef>
+#include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-namespace t2r::tokenizer_files {
+namespace t2r {
 
-using Json = nlohmann::json;
-
-// The largest file accepted.
+// The largest file that is read unless a caller says otherwise.
 inline constexpr size_t kMaxFileBytes = size_t{256} << 20;
 
-// nullopt when there is no such file; INVALID_ARGUMENT beyond kMaxFileBytes.
+// A whole file: NOT_FOUND when there is none, INVALID_ARGUMENT for a directory and beyond
+// max_bytes.
+absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_bytes = kMaxFileBytes);
+// The same; nullopt when there is no such file.
 absl::StatusOr<std::optional<std::string>> ReadOptionalFile(const std::string& path);
 
-// INVALID_ARGUMENT, beginning with `file`, unless the text is one JSON object in valid UTF-8,
-// nested at most 64 deep.
-absl::StatusOr<Json> ParseJsonObject(const std::string& text, const std::string& file);
+// Writes all of the bytes to an open file, whatever the system takes at once. INTERNAL with the
+// system's reason.
+absl::Status WriteAll(int fd, std::string_view bytes);
 
-// INVALID_ARGUMENT "`where`: `what`".
-absl::Status Invalid(const std::string& where, const std::string& what);
-// UNIMPLEMENTED "`where`: `what` is not supported".
-absl::Status Unsupported(const std::string& where, const std::string& what);
+// A file that comes into its place whole: a reader, and whoever looks after a crash, finds what was
+// there before or all of it, on the disk with its directory. Until Commit it is PATH.tmp. Errors
+// are INTERNAL. Not thread-safe.
+class AtomicFile {
+ public:
+  static absl::StatusOr<std::unique_ptr<AtomicFile>> Create(const std::string& path);
+  // Removes what was written unless it was committed.
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
 
-// Fields of `object`, which must be an object; `where` names it in errors. A null counts as absent;
-// without a default the field is required.
-absl::StatusOr<std::string> StringField(const Json& object, const char* key,
-                                        const std::string& where,
-                                        std::optional<std::string> absent = std::nullopt);
-absl::StatusOr<bool> BoolField(const Json& object, const char* key, const std::string& where,
-                               std::optional<bool> absent = std::nullopt);
-absl::StatusOr<int64_t> IntegerField(const Json& object, const char* key, const std::string& where,
-                                     int64_t low, int64_t high,
-                                     std::optional<int64_t> absent = std::nullopt);
-// nullptr when absent or null.
-const Json* FindField(const Json& object, const char* key);
-// The same where the value must be an array.
-absl::StatusOr<const Json*> ArrayField(const Json& object, const char* key,
-                                       const std::string& where);
+  absl::Status Write(std::string_view bytes);
+  // Once, as the last call.
+  absl::Status Commit();
 
-}  // namespace t2r::tokenizer_files
+ private:
+  explicit AtomicFile(const std::string& path) : path_(path), temporary_(path + ".tmp") {}
+
+  const std::string path_, temporary_;
+  int fd_ = -1;
+};
+
+// The whole file in one call.
+absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes);
+
+// Makes the directory `staged` stand at `target`, beside it on the same file system; a directory
+// that is there goes. There is no moment without a whole one: the two change places. (Where the
+// file system cannot do that, the old one is moved aside first, and a crash right there leaves it
+// as `target`.replaced.) INTERNAL on failure.
+absl::Status ReplaceDirectory(const std::string& staged, const std::string& target);
+
+}  // namespace t2r

@@ -1,9 +1,7 @@
 #include "engine/io/json.h"
 
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,7 +9,7 @@
 namespace t2r {
 namespace {
 
-constexpr int kMaxDepth = 32;
+constexpr int kMaxDepth = 64;
 
 // The value as a message shows it: short, whatever a file holds.
 std::string Shown(const nlohmann::json& value) {
@@ -23,8 +21,8 @@ std::string Shown(const nlohmann::json& value) {
 
 }  // namespace
 
-absl::StatusOr<nlohmann::json> ParseJsonObject(const std::string& text, size_t max_bytes,
-                                               const std::string& file) {
+absl::StatusOr<Json> ParseJsonObject(const std::string& text, const std::string& file,
+                                     size_t max_bytes) {
   if (text.size() > max_bytes) {
     return absl::InvalidArgumentError(
         absl::StrCat(file, ": ", text.size(), " bytes; at most ", max_bytes, " are read"));
@@ -50,29 +48,10 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(const std::string& text, size_t m
   }
 }
 
-absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_bytes) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path));
-  std::string text;
-  char block[65536];
-  while (file.read(block, sizeof(block)) || file.gcount() > 0) {
-    text.append(block, static_cast<size_t>(file.gcount()));
-    if (text.size() > max_bytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, ": more than the ", max_bytes, " bytes that are read"));
-    }
-  }
-  if (file.bad()) return absl::NotFoundError(absl::StrCat("cannot read ", path));
-  return text;
-}
-
 JsonFields::JsonFields(const nlohmann::json& object, std::string prefix)
     : object_(object), prefix_(std::move(prefix)) {}
 
-const nlohmann::json* JsonFields::Find(const char* key) const {
-  const auto it = object_.find(key);
-  return it == object_.end() || it->is_null() ? nullptr : &*it;
-}
+const nlohmann::json* JsonFields::Find(const char* key) const { return FindField(object_, key); }
 
 bool JsonFields::Has(const char* key) const { return Find(key) != nullptr; }
 
@@ -109,14 +88,30 @@ double JsonFields::Number(const char* key, double low, double high, std::optiona
   return number;
 }
 
-bool JsonFields::Bool(const char* key, bool absent) {
+bool JsonFields::Bool(const char* key, std::optional<bool> absent) {
   const nlohmann::json* value = Find(key);
-  if (value == nullptr) return absent;
+  if (value == nullptr) {
+    if (!absent.has_value()) Invalid(key, "is missing");
+    return absent.value_or(false);
+  }
   if (!value->is_boolean()) {
     Invalid(key, absl::StrCat("is ", Shown(*value), "; it must be true or false"));
-    return absent;
+    return absent.value_or(false);
   }
   return value->get<bool>();
+}
+
+const Json* JsonFields::Array(const char* key) {
+  const Json* value = Find(key);
+  if (value == nullptr) {
+    Invalid(key, "is missing");
+    return nullptr;
+  }
+  if (!value->is_array()) {
+    Invalid(key, absl::StrCat("is ", Shown(*value), "; it must be an array"));
+    return nullptr;
+  }
+  return value;
 }
 
 std::string JsonFields::String(const char* key, const std::optional<std::string>& absent) {
@@ -142,6 +137,52 @@ void JsonFields::Unimplemented(const std::string& key, const std::string& proble
 
 void JsonFields::Record(absl::Status status) {
   if (status_.ok()) status_ = std::move(status);
+}
+
+absl::StatusOr<std::string> StringField(const Json& object, const char* key,
+                                        const std::string& where,
+                                        const std::optional<std::string>& absent) {
+  JsonFields fields(object, where + ": ");
+  std::string value = fields.String(key, absent);
+  if (!fields.status().ok()) return fields.status();
+  return value;
+}
+
+absl::StatusOr<bool> BoolField(const Json& object, const char* key, const std::string& where,
+                               std::optional<bool> absent) {
+  JsonFields fields(object, where + ": ");
+  const bool value = fields.Bool(key, absent);
+  if (!fields.status().ok()) return fields.status();
+  return value;
+}
+
+absl::StatusOr<int64_t> IntegerField(const Json& object, const char* key, const std::string& where,
+                                     int64_t low, int64_t high, std::optional<int64_t> absent) {
+  JsonFields fields(object, where + ": ");
+  const int64_t value = fields.Integer(key, low, high, absent);
+  if (!fields.status().ok()) return fields.status();
+  return value;
+}
+
+absl::StatusOr<const Json*> ArrayField(const Json& object, const char* key,
+                                       const std::string& where) {
+  JsonFields fields(object, where + ": ");
+  const Json* value = fields.Array(key);
+  if (value == nullptr) return fields.status();
+  return value;
+}
+
+const Json* FindField(const Json& object, const char* key) {
+  const auto it = object.find(key);
+  return it == object.end() || it->is_null() ? nullptr : &*it;
+}
+
+absl::Status InvalidAt(const std::string& where, const std::string& what) {
+  return absl::InvalidArgumentError(absl::StrCat(where, ": ", what));
+}
+
+absl::Status UnsupportedAt(const std::string& where, const std::string& what) {
+  return absl::UnimplementedError(absl::StrCat(where, ": ", what, " is not supported"));
 }
 
 }  // namespace t2r

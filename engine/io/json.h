@@ -1,5 +1,5 @@
 // Typed, checked access to the fields of a JSON object, with errors that name file, field and
-// limit.
+// limit: several fields with one check at the end (JsonFields), or one at a time.
 #pragma once
 
 #include <cstdint>
@@ -9,16 +9,16 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/io/files.h"
 
 namespace t2r {
 
-// Parses a JSON text whose top level is an object, nested at most 32 deep and at most `max_bytes`
-// long. Errors (INVALID_ARGUMENT) begin with `file`.
-absl::StatusOr<nlohmann::json> ParseJsonObject(const std::string& text, size_t max_bytes,
-                                               const std::string& file);
+using Json = nlohmann::json;
 
-// A whole file as text: NOT_FOUND when there is none, INVALID_ARGUMENT beyond max_bytes.
-absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_bytes);
+// Parses a JSON text whose top level is an object, nested at most 64 deep and at most `max_bytes`
+// long. Errors (INVALID_ARGUMENT) begin with `file`.
+absl::StatusOr<Json> ParseJsonObject(const std::string& text, const std::string& file,
+                                     size_t max_bytes = kMaxFileBytes);
 
 // Reads fields one after another and keeps the first error; after an error the getters go on
 // returning values inside their ranges, so that callers check status() once. A field that is null
@@ -39,7 +39,9 @@ class JsonFields {
   // Finite and in [low, high].
   double Number(const char* key, double low, double high,
                 std::optional<double> absent = std::nullopt);
-  bool Bool(const char* key, bool absent);
+  bool Bool(const char* key, std::optional<bool> absent = std::nullopt);
+  // Null when absent or no array.
+  const Json* Array(const char* key);
   std::string String(const char* key, const std::optional<std::string>& absent = std::nullopt);
 
   // Records an error about a key unless there is one already.
@@ -55,5 +57,25 @@ class JsonFields {
   std::string prefix_;
   absl::Status status_;
 };
+
+// One field of `object`, which must be an object, by the rules of JsonFields; `where` stands before
+// a colon in errors.
+absl::StatusOr<std::string> StringField(const Json& object, const char* key,
+                                        const std::string& where,
+                                        const std::optional<std::string>& absent = std::nullopt);
+absl::StatusOr<bool> BoolField(const Json& object, const char* key, const std::string& where,
+                               std::optional<bool> absent = std::nullopt);
+absl::StatusOr<int64_t> IntegerField(const Json& object, const char* key, const std::string& where,
+                                     int64_t low, int64_t high,
+                                     std::optional<int64_t> absent = std::nullopt);
+absl::StatusOr<const Json*> ArrayField(const Json& object, const char* key,
+                                       const std::string& where);
+// Null when absent or null.
+const Json* FindField(const Json& object, const char* key);
+
+// INVALID_ARGUMENT "`where`: `what`".
+absl::Status InvalidAt(const std::string& where, const std::string& what);
+// UNIMPLEMENTED "`where`: `what` is not supported".
+absl::Status UnsupportedAt(const std::string& where, const std::string& what);
 
 }  // namespace t2r

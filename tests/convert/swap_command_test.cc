@@ -10,16 +10,18 @@
 #include "convert/error.h"
 #include "convert/runtime.h"
 #include "convert/train/loss.h"
+#include "testing/temporary_directory.h"
 #include "tests/convert/small_models.h"
-#include "tests/convert/temporary_directory.h"
 
 namespace t2r::convert {
 namespace {
 
-using testing::HasSubstr;
-using testing::ThrowsMessage;
+using t2r::testing::TemporaryDirectory;
 
-class SwapCommandTest : public testing::Test {
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
+
+class SwapCommandTest : public ::testing::Test {
  protected:
   SwapCommandTest() {
     PrepareRuntime(/*operator_threads=*/1);

@@ -8,11 +8,11 @@
 
 namespace t2r {
 
-// Changes with Backend and what it takes: a module of another version is refused.
-inline constexpr int kCudaModuleVersion = 2;
-inline constexpr char kCudaModuleVersionSymbol[] = "t2r_cuda_module_version";
+// Returns the digest of the headers that say what crosses the border, which CMake gives both sides
+// as T2R_CUDA_INTERFACE (interface.cmake). A module with another one than the program's is refused.
+inline constexpr char kCudaInterfaceSymbol[] = "t2r_cuda_interface";
 inline constexpr char kCudaModuleMakeSymbol[] = "t2r_make_cuda_backend";
-using CudaModuleVersion = int();
+using CudaInterface = const char*();
 // Returns a backend that the caller owns. Throws DeviceError.
 using CudaModuleMake = Backend*(bool batch_invariant);
 

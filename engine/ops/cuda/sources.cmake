@@ -28,6 +28,8 @@ set(T2R_CUDA_SOURCES
   engine/ops/cuda/module.cc
   engine/ops/cuda/sampling.cc
   engine/ops/cuda/step_graphs.cc)
-get_filename_component(T2R_TOP ${CMAKE_CURRENT_LIST_DIR}/../../.. ABSOLUTE)
+include(${CMAKE_CURRENT_LIST_DIR}/interface.cmake)
 list(TRANSFORM T2R_CUDA_KERNELS PREPEND ${T2R_TOP}/)
 list(TRANSFORM T2R_CUDA_SOURCES PREPEND ${T2R_TOP}/)
+set_source_files_properties(${T2R_TOP}/engine/ops/cuda/module.cc PROPERTIES
+  COMPILE_DEFINITIONS T2R_CUDA_INTERFACE="${T2R_CUDA_INTERFACE}")

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/io/files.h"
+#include "engine/io/json.h"
 #include "engine/io/status_macros.h"
 #include "engine/text/utf8.h"
 #include "engine/tokenizer/hf/byte_level.h"
@@ -13,20 +13,17 @@
 namespace t2r {
 namespace {
 
-using tokenizer_files::Invalid;
-using tokenizer_files::Json;
-
 constexpr char kEndOfText[] = "<|endoftext|>";
 
 absl::StatusOr<BpeModel::Vocabulary> VocabularyFrom(const std::string& text,
                                                     const std::string& file) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const Json json, tokenizer_files::ParseJsonObject(text, file));
+  T2R_ASSIGN_OR_RETURN(const Json json, ParseJsonObject(text, file));
   BpeModel::Vocabulary vocabulary;
   vocabulary.reserve(json.size());
   for (const auto& [token, id] : json.items()) {
     if (!id.is_number_integer() || id < 0 || id >= kMaxTokenIds) {
-      return Invalid(file,
-                     absl::StrCat("the id of \"", token, "\" must be in [0, ", kMaxTokenIds, ")"));
+      return InvalidAt(
+          file, absl::StrCat("the id of \"", token, "\" must be in [0, ", kMaxTokenIds, ")"));
     }
     vocabulary.emplace(token, id.get<int32_t>());
   }
@@ -38,7 +35,7 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> MergesFrom(
   const std::string file = "merges.txt";
   const size_t invalid = FindInvalidUtf8(text);
   if (invalid != std::string_view::npos) {
-    return Invalid(file, absl::StrCat("is not valid UTF-8 at byte ", invalid));
+    return InvalidAt(file, absl::StrCat("is not valid UTF-8 at byte ", invalid));
   }
   std::vector<std::pair<std::string, std::string>> merges;
   size_t line_number = 0;
@@ -52,7 +49,7 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> MergesFrom(
     if (line.starts_with("#version") || line.empty()) continue;
     const size_t space = line.find(' ');
     if (space == std::string::npos || line.find(' ', space + 1) != std::string::npos) {
-      return Invalid(file, absl::StrCat("line ", line_number, " must be two tokens"));
+      return InvalidAt(file, absl::StrCat("line ", line_number, " must be two tokens"));
     }
     merges.emplace_back(line.substr(0, space), line.substr(space + 1));
   }
@@ -62,9 +59,9 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> MergesFrom(
 absl::Status AddToken(const std::string& content, int32_t id, bool special,
                       HfTokenizer::Parts* parts) {
   if (content.empty() || content.size() > AddedTokenFinder::kMaxContentBytes) {
-    return Invalid("added_tokens.json",
-                   absl::StrCat("the token with id ", id, " has ", content.size(),
-                                " bytes, not 1 to ", AddedTokenFinder::kMaxContentBytes));
+    return InvalidAt("added_tokens.json",
+                     absl::StrCat("the token with id ", id, " has ", content.size(),
+                                  " bytes, not 1 to ", AddedTokenFinder::kMaxContentBytes));
   }
   AddedToken token;
   token.id = id;
@@ -82,16 +79,16 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> ParseGpt2Files(
     const std::optional<std::string>& added_tokens_json, const TokenizerConfig& config) {
   const std::string& name = config.tokenizer_class;
   if (!name.empty() && !name.starts_with("GPT2Tokenizer")) {
-    return tokenizer_files::Unsupported(
+    return UnsupportedAt(
         "tokenizer_config.json: tokenizer_class",
         absl::StrCat("\"", name, "\" with vocab.json and merges.txt alone (add a tokenizer.json)"));
   }
   HfTokenizer::Parts parts;
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(auto vocabulary, VocabularyFrom(vocab_json, "vocab.json"));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const auto merges, MergesFrom(merges_txt));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(
+  T2R_ASSIGN_OR_RETURN(auto vocabulary, VocabularyFrom(vocab_json, "vocab.json"));
+  T2R_ASSIGN_OR_RETURN(const auto merges, MergesFrom(merges_txt));
+  T2R_ASSIGN_OR_RETURN(
       parts.model, BpeModel::Create(std::move(vocabulary), merges, {}, "vocab.json, merges.txt"));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(parts.pre_tokenizer, PreTokenizer::Gpt2(config.add_prefix_space));
+  T2R_ASSIGN_OR_RETURN(parts.pre_tokenizer, PreTokenizer::Gpt2(config.add_prefix_space));
 
   const TokenDecoder decoder = TokenDecoder::ByteLevel();
   for (const auto& [token, id] : parts.model.vocabulary()) {
@@ -102,7 +99,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> ParseGpt2Files(
   const std::string eos = config.eos_token.value_or(kEndOfText);
   BpeModel::Vocabulary added;
   if (added_tokens_json.has_value()) {
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(added, VocabularyFrom(*added_tokens_json, "added_tokens.json"));
+    T2R_ASSIGN_OR_RETURN(added, VocabularyFrom(*added_tokens_json, "added_tokens.json"));
   }
   const auto find = [&](const std::string& token) {
     const auto it = added.find(token);
@@ -112,17 +109,17 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> ParseGpt2Files(
   parts.eos = find(eos);
   for (const std::string& token : {bos, eos, std::string(kEndOfText)}) {
     if (const auto id = find(token)) {
-      T2R_TOKENIZER_RETURN_IF_ERROR(AddToken(token, *id, true, &parts));
+      T2R_RETURN_IF_ERROR(AddToken(token, *id, true, &parts));
     }
   }
   for (const auto& [token, id] : added) {
     const bool special = token == bos || token == eos || token == kEndOfText;
-    T2R_TOKENIZER_RETURN_IF_ERROR(AddToken(token, id, special, &parts));
+    T2R_RETURN_IF_ERROR(AddToken(token, id, special, &parts));
   }
   if (config.add_bos_token.value_or(false)) {
     if (!parts.bos.has_value()) {
-      return Invalid("tokenizer_config.json",
-                     "add_bos_token is true, but the vocabulary has no " + bos);
+      return InvalidAt("tokenizer_config.json",
+                       "add_bos_token is true, but the vocabulary has no " + bos);
     }
     parts.prefix.push_back(*parts.bos);
   }

@@ -17,7 +17,7 @@ absl::Status CheckUtf8(const std::string& text) {
 
 absl::StatusOr<std::vector<int32_t>> HfTokenizer::Encode(const std::string& text,
                                                          bool add_special_tokens) const {
-  T2R_TOKENIZER_RETURN_IF_ERROR(CheckUtf8(text));
+  T2R_RETURN_IF_ERROR(CheckUtf8(text));
   std::vector<int32_t> ids;
   if (add_special_tokens) ids = parts_.prefix;
   for (const auto& part : parts_.added.Split(text)) {
@@ -25,7 +25,7 @@ absl::StatusOr<std::vector<int32_t>> HfTokenizer::Encode(const std::string& text
       ids.push_back(part.id);
       continue;
     }
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(
+    T2R_ASSIGN_OR_RETURN(
         const std::string normalized,
         parts_.normalizer.Apply(text.substr(part.range.begin, part.range.end - part.range.begin)));
     for (const auto& inner : parts_.normalized_added.Split(normalized)) {
@@ -34,7 +34,7 @@ absl::StatusOr<std::vector<int32_t>> HfTokenizer::Encode(const std::string& text
         continue;
       }
       const bool at_begin = part.range.begin == 0 && inner.range.begin == 0;
-      T2R_TOKENIZER_RETURN_IF_ERROR(
+      T2R_RETURN_IF_ERROR(
           EncodeStretch(normalized.substr(inner.range.begin, inner.range.end - inner.range.begin),
                         at_begin, &ids));
     }
@@ -45,8 +45,8 @@ absl::StatusOr<std::vector<int32_t>> HfTokenizer::Encode(const std::string& text
 
 absl::Status HfTokenizer::EncodeStretch(std::string text, bool at_begin,
                                         std::vector<int32_t>* ids) const {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::vector<Word> words,
-                                 parts_.pre_tokenizer.Split(std::move(text), at_begin));
+  T2R_ASSIGN_OR_RETURN(const std::vector<Word> words,
+                       parts_.pre_tokenizer.Split(std::move(text), at_begin));
   for (const Word& word : words) parts_.model.Encode(word.text, ids);
   return absl::OkStatus();
 }

@@ -4,17 +4,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/io/files.h"
+#include "engine/io/json.h"
 #include "engine/io/status_macros.h"
 #include "engine/text/nfc.h"
 #include "engine/tokenizer/hf/pre_tokenizer.h"
 
 namespace t2r {
 namespace {
-
-using tokenizer_files::Invalid;
-using tokenizer_files::Json;
-using tokenizer_files::StringField;
 
 constexpr int kMaxNesting = 8;
 
@@ -34,16 +30,16 @@ std::string ReplaceAt(const std::string& text, const std::vector<Match>& matches
 
 absl::Status Normalizer::AddSteps(const Json& json, const std::string& where, int nesting,
                                   std::vector<Step>* steps) {
-  if (!json.is_object()) return Invalid(where, "must be an object");
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", where));
+  if (!json.is_object()) return InvalidAt(where, "must be an object");
+  T2R_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", where));
   if (type == "Sequence") {
     if (nesting >= kMaxNesting) {
-      return Invalid(where, absl::StrCat("sequences are nested more than ", kMaxNesting, " deep"));
+      return InvalidAt(where,
+                       absl::StrCat("sequences are nested more than ", kMaxNesting, " deep"));
     }
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(const Json* parts,
-                                   tokenizer_files::ArrayField(json, "normalizers", where));
+    T2R_ASSIGN_OR_RETURN(const Json* parts, ArrayField(json, "normalizers", where));
     for (size_t i = 0; i < parts->size(); ++i) {
-      T2R_TOKENIZER_RETURN_IF_ERROR(
+      T2R_RETURN_IF_ERROR(
           AddSteps((*parts)[i], absl::StrCat(where, ".normalizers[", i, "]"), nesting + 1, steps));
     }
     return absl::OkStatus();
@@ -54,7 +50,7 @@ absl::Status Normalizer::AddSteps(const Json& json, const std::string& where, in
     return absl::OkStatus();
   }
   if (type == "Prepend") {
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(std::string prefix, StringField(json, "prepend", where));
+    T2R_ASSIGN_OR_RETURN(std::string prefix, StringField(json, "prepend", where));
     steps->push_back(
         [prefix = std::move(prefix)](const std::string& text) -> absl::StatusOr<std::string> {
           return text.empty() ? text : prefix + text;
@@ -62,30 +58,30 @@ absl::Status Normalizer::AddSteps(const Json& json, const std::string& where, in
     return absl::OkStatus();
   }
   if (type == "Replace") {
-    const Json* pattern = tokenizer_files::FindField(json, "pattern");
-    if (pattern == nullptr) return Invalid(where, "pattern is missing");
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(Regex regex, PatternFromJson(*pattern, where + ".pattern"));
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(std::string content, StringField(json, "content", where));
+    const Json* pattern = FindField(json, "pattern");
+    if (pattern == nullptr) return InvalidAt(where, "pattern is missing");
+    T2R_ASSIGN_OR_RETURN(Regex regex, PatternFromJson(*pattern, where + ".pattern"));
+    T2R_ASSIGN_OR_RETURN(std::string content, StringField(json, "content", where));
     steps->push_back([regex = std::move(regex), content = std::move(content)](
                          const std::string& text) -> absl::StatusOr<std::string> {
-      T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::vector<Match> matches, regex.FindAll(text));
+      T2R_ASSIGN_OR_RETURN(const std::vector<Match> matches, regex.FindAll(text));
       return ReplaceAt(text, matches, content);
     });
     return absl::OkStatus();
   }
-  return tokenizer_files::Unsupported(where, absl::StrCat("type \"", type, "\""));
+  return UnsupportedAt(where, absl::StrCat("type \"", type, "\""));
 }
 
 absl::StatusOr<Normalizer> Normalizer::FromJson(const Json& json, const std::string& where) {
   Normalizer result;
   if (json.is_null()) return result;
-  T2R_TOKENIZER_RETURN_IF_ERROR(AddSteps(json, where, 0, &result.steps_));
+  T2R_RETURN_IF_ERROR(AddSteps(json, where, 0, &result.steps_));
   return result;
 }
 
 absl::StatusOr<std::string> Normalizer::Apply(std::string text) const {
   for (const Step& step : steps_) {
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(text, step(std::move(text)));
+    T2R_ASSIGN_OR_RETURN(text, step(std::move(text)));
   }
   return text;
 }

@@ -41,7 +41,7 @@ class Splitter : public PreTokenizer::Step {
       : pattern_(std::move(pattern)), behavior_(behavior), invert_(invert) {}
 
   absl::Status Apply(Word word, std::vector<Word>* out) const override {
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::vector<Match> matches, pattern_.FindAll(word.text));
+    T2R_ASSIGN_OR_RETURN(const std::vector<Match> matches, pattern_.FindAll(word.text));
     CutWord(word, SplitAt(matches, word.text.size(), behavior_, invert_), out);
     return absl::OkStatus();
   }
@@ -64,7 +64,7 @@ class ByteLevel : public PreTokenizer::Step {
       return absl::OkStatus();
     }
     const size_t first = out->size();
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::vector<Match> matches, pattern_->FindAll(word.text));
+    T2R_ASSIGN_OR_RETURN(const std::vector<Match> matches, pattern_->FindAll(word.text));
     CutWord(word, SplitAt(matches, word.text.size(), SplitBehavior::kIsolated, false), out);
     for (size_t i = first; i < out->size(); ++i) (*out)[i].text = BytesToCharacters((*out)[i].text);
     return absl::OkStatus();
@@ -101,7 +101,7 @@ class Metaspace : public PreTokenizer::Step {
       out->push_back(std::move(word));
       return absl::OkStatus();
     }
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::vector<Match> matches, pattern_.FindAll(word.text));
+    T2R_ASSIGN_OR_RETURN(const std::vector<Match> matches, pattern_.FindAll(word.text));
     CutWord(word, SplitAt(matches, word.text.size(), SplitBehavior::kMergedWithNext, false), out);
     return absl::OkStatus();
   }
@@ -158,7 +158,7 @@ absl::StatusOr<std::vector<Word>> PreTokenizer::Split(std::string text, bool at_
     std::vector<Word> next;
     next.reserve(words.size());
     for (Word& word : words) {
-      T2R_TOKENIZER_RETURN_IF_ERROR(step->Apply(std::move(word), &next));
+      T2R_RETURN_IF_ERROR(step->Apply(std::move(word), &next));
     }
     words = std::move(next);
   }
@@ -178,7 +178,7 @@ std::shared_ptr<const PreTokenizer::Step> ByteLevelStep(bool add_prefix_space, R
 absl::StatusOr<std::shared_ptr<const PreTokenizer::Step>> MetaspaceStep(std::string replacement,
                                                                         PrependScheme scheme,
                                                                         bool split) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(Regex pattern, Regex::CompileLiteral(replacement));
+  T2R_ASSIGN_OR_RETURN(Regex pattern, Regex::CompileLiteral(replacement));
   return std::make_shared<Metaspace>(std::move(replacement), std::move(pattern), scheme, split);
 }
 

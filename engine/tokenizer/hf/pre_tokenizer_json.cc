@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/io/files.h"
+#include "engine/io/json.h"
 #include "engine/io/status_macros.h"
 #include "engine/text/utf8.h"
 #include "engine/tokenizer/hf/pre_tokenizer.h"
@@ -11,12 +11,6 @@
 namespace t2r {
 namespace {
 
-using tokenizer_files::BoolField;
-using tokenizer_files::FindField;
-using tokenizer_files::Invalid;
-using tokenizer_files::Json;
-using tokenizer_files::StringField;
-using tokenizer_files::Unsupported;
 using Steps = std::vector<std::shared_ptr<const PreTokenizer::Step>>;
 
 constexpr int kMaxNesting = 8;
@@ -31,7 +25,7 @@ absl::Status At(const std::string& where, const absl::Status& status) {
 
 absl::StatusOr<SplitBehavior> BehaviorFromJson(const Json& json, const std::string& where,
                                                const char* absent) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(
+  T2R_ASSIGN_OR_RETURN(
       const std::string name,
       StringField(json, "behavior", where,
                   absent == nullptr ? std::nullopt : std::optional<std::string>(absent)));
@@ -40,45 +34,44 @@ absl::StatusOr<SplitBehavior> BehaviorFromJson(const Json& json, const std::stri
   if (name == "MergedWithPrevious") return SplitBehavior::kMergedWithPrevious;
   if (name == "MergedWithNext") return SplitBehavior::kMergedWithNext;
   if (name == "Contiguous") return SplitBehavior::kContiguous;
-  return Invalid(where, absl::StrCat("behavior \"", name, "\" is unknown"));
+  return InvalidAt(where, absl::StrCat("behavior \"", name, "\" is unknown"));
 }
 
 absl::Status AddPattern(const char* pattern, SplitBehavior behavior, bool invert, Steps* steps) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(Regex regex, Regex::Compile(pattern));
+  T2R_ASSIGN_OR_RETURN(Regex regex, Regex::Compile(pattern));
   steps->push_back(SplitStep(std::move(regex), behavior, invert));
   return absl::OkStatus();
 }
 
 absl::Status AddByteLevel(const Json& json, const std::string& where, Steps* steps) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const bool add_prefix_space,
-                                 BoolField(json, "add_prefix_space", where, true));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const bool use_regex, BoolField(json, "use_regex", where, true));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(Regex regex, Regex::Compile(kGpt2Pattern));
+  T2R_ASSIGN_OR_RETURN(const bool add_prefix_space,
+                       BoolField(json, "add_prefix_space", where, true));
+  T2R_ASSIGN_OR_RETURN(const bool use_regex, BoolField(json, "use_regex", where, true));
+  T2R_ASSIGN_OR_RETURN(Regex regex, Regex::Compile(kGpt2Pattern));
   steps->push_back(ByteLevelStep(add_prefix_space, use_regex ? &regex : nullptr));
   return absl::OkStatus();
 }
 
 absl::Status AddSplit(const Json& json, const std::string& where, Steps* steps) {
   const Json* pattern = FindField(json, "pattern");
-  if (pattern == nullptr) return Invalid(where, "pattern is missing");
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(Regex regex, PatternFromJson(*pattern, where + ".pattern"));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const SplitBehavior behavior,
-                                 BehaviorFromJson(json, where, nullptr));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const bool invert, BoolField(json, "invert", where, false));
+  if (pattern == nullptr) return InvalidAt(where, "pattern is missing");
+  T2R_ASSIGN_OR_RETURN(Regex regex, PatternFromJson(*pattern, where + ".pattern"));
+  T2R_ASSIGN_OR_RETURN(const SplitBehavior behavior, BehaviorFromJson(json, where, nullptr));
+  T2R_ASSIGN_OR_RETURN(const bool invert, BoolField(json, "invert", where, false));
   steps->push_back(SplitStep(std::move(regex), behavior, invert));
   return absl::OkStatus();
 }
 
 absl::Status AddMetaspace(const Json& json, const std::string& where, Steps* steps) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(std::string replacement, StringField(json, "replacement", where));
+  T2R_ASSIGN_OR_RETURN(std::string replacement, StringField(json, "replacement", where));
   size_t first = 0;
   if (!replacement.empty()) NextCodePoint(replacement, &first);
   if (replacement.empty() || first != replacement.size()) {
-    return Invalid(where, "replacement must be one character");
+    return InvalidAt(where, "replacement must be one character");
   }
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const PrependScheme scheme, PrependSchemeFromJson(json, where));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const bool split, BoolField(json, "split", where, true));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(auto step, MetaspaceStep(std::move(replacement), scheme, split));
+  T2R_ASSIGN_OR_RETURN(const PrependScheme scheme, PrependSchemeFromJson(json, where));
+  T2R_ASSIGN_OR_RETURN(const bool split, BoolField(json, "split", where, true));
+  T2R_ASSIGN_OR_RETURN(auto step, MetaspaceStep(std::move(replacement), scheme, split));
   steps->push_back(std::move(step));
   return absl::OkStatus();
 }
@@ -87,20 +80,19 @@ absl::Status AddSteps(const Json& json, const std::string& where, int nesting, S
 
 absl::Status AddSequence(const Json& json, const std::string& where, int nesting, Steps* steps) {
   if (nesting >= kMaxNesting) {
-    return Invalid(where, absl::StrCat("sequences are nested more than ", kMaxNesting, " deep"));
+    return InvalidAt(where, absl::StrCat("sequences are nested more than ", kMaxNesting, " deep"));
   }
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const Json* parts,
-                                 tokenizer_files::ArrayField(json, "pretokenizers", where));
+  T2R_ASSIGN_OR_RETURN(const Json* parts, ArrayField(json, "pretokenizers", where));
   for (size_t i = 0; i < parts->size(); ++i) {
-    T2R_TOKENIZER_RETURN_IF_ERROR(
+    T2R_RETURN_IF_ERROR(
         AddSteps((*parts)[i], absl::StrCat(where, ".pretokenizers[", i, "]"), nesting + 1, steps));
   }
   return absl::OkStatus();
 }
 
 absl::Status AddSteps(const Json& json, const std::string& where, int nesting, Steps* steps) {
-  if (!json.is_object()) return Invalid(where, "must be an object");
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", where));
+  if (!json.is_object()) return InvalidAt(where, "must be an object");
+  T2R_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", where));
   if (type == "Sequence") return AddSequence(json, where, nesting, steps);
   if (type == "ByteLevel") return AddByteLevel(json, where, steps);
   if (type == "Split") return AddSplit(json, where, steps);
@@ -110,18 +102,16 @@ absl::Status AddSteps(const Json& json, const std::string& where, int nesting, S
   }
   if (type == "WhitespaceSplit") return AddPattern(R"(\s)", SplitBehavior::kRemoved, false, steps);
   if (type == "Digits") {
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(const bool individual,
-                                   BoolField(json, "individual_digits", where, false));
+    T2R_ASSIGN_OR_RETURN(const bool individual, BoolField(json, "individual_digits", where, false));
     return AddPattern(R"(\p{N})",
                       individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous, false,
                       steps);
   }
   if (type == "Punctuation") {
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(const SplitBehavior behavior,
-                                   BehaviorFromJson(json, where, "Isolated"));
+    T2R_ASSIGN_OR_RETURN(const SplitBehavior behavior, BehaviorFromJson(json, where, "Isolated"));
     return AddPattern(R"([\p{P}$+<=>^`|~])", behavior, false, steps);
   }
-  return Unsupported(where, absl::StrCat("type \"", type, "\""));
+  return UnsupportedAt(where, absl::StrCat("type \"", type, "\""));
 }
 
 }  // namespace
@@ -129,34 +119,33 @@ absl::Status AddSteps(const Json& json, const std::string& where, int nesting, S
 absl::StatusOr<PreTokenizer> PreTokenizer::FromJson(const Json& json, const std::string& where) {
   PreTokenizer result;
   if (json.is_null()) return result;
-  T2R_TOKENIZER_RETURN_IF_ERROR(AddSteps(json, where, 0, &result.steps_));
+  T2R_RETURN_IF_ERROR(AddSteps(json, where, 0, &result.steps_));
   return result;
 }
 
 absl::StatusOr<PreTokenizer> PreTokenizer::Gpt2(bool add_prefix_space) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(Regex regex, Regex::Compile(kGpt2Pattern));
+  T2R_ASSIGN_OR_RETURN(Regex regex, Regex::Compile(kGpt2Pattern));
   PreTokenizer result;
   result.steps_.push_back(ByteLevelStep(add_prefix_space, &regex));
   return result;
 }
 
 absl::StatusOr<PrependScheme> PrependSchemeFromJson(const Json& json, const std::string& where) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::string name,
-                                 StringField(json, "prepend_scheme", where, "always"));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const bool prefix,
-                                 BoolField(json, "add_prefix_space", where, true));
+  T2R_ASSIGN_OR_RETURN(const std::string name,
+                       StringField(json, "prepend_scheme", where, "always"));
+  T2R_ASSIGN_OR_RETURN(const bool prefix, BoolField(json, "add_prefix_space", where, true));
   if (name == "first") return PrependScheme::kFirst;
   if (name == "never" || (name == "always" && !prefix)) return PrependScheme::kNever;
   if (name == "always") return PrependScheme::kAlways;
-  return Invalid(where, absl::StrCat("prepend_scheme \"", name, "\" is unknown"));
+  return InvalidAt(where, absl::StrCat("prepend_scheme \"", name, "\" is unknown"));
 }
 
 absl::StatusOr<Regex> PatternFromJson(const Json& json, const std::string& where) {
-  if (!json.is_object()) return Invalid(where, "must be an object");
+  if (!json.is_object()) return InvalidAt(where, "must be an object");
   const bool literal = FindField(json, "String") != nullptr;
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::string text,
-                                 StringField(json, literal ? "String" : "Regex", where));
-  if (text.empty()) return Unsupported(where, "an empty pattern");
+  T2R_ASSIGN_OR_RETURN(const std::string text,
+                       StringField(json, literal ? "String" : "Regex", where));
+  if (text.empty()) return UnsupportedAt(where, "an empty pattern");
   absl::StatusOr<Regex> regex = literal ? Regex::CompileLiteral(text) : Regex::Compile(text);
   if (!regex.ok()) return At(where, regex.status());
   return regex;

@@ -4,19 +4,13 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
-#include "engine/io/files.h"
+#include "engine/io/json.h"
 #include "engine/io/status_macros.h"
 #include "engine/tokenizer/hf/byte_level.h"
 #include "engine/tokenizer/hf/pre_tokenizer.h"
 
 namespace t2r {
 namespace {
-
-using tokenizer_files::IntegerField;
-using tokenizer_files::Invalid;
-using tokenizer_files::Json;
-using tokenizer_files::StringField;
-using tokenizer_files::Unsupported;
 
 std::string ReplaceAll(const std::string& text, const std::string& pattern,
                        const std::string& content) {
@@ -53,81 +47,77 @@ TokenDecoder TokenDecoder::ByteLevel() {
 }
 
 absl::Status TokenDecoder::AddMetaspace(const Json& json, const std::string& where) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::string replacement,
-                                 StringField(json, "replacement", where));
-  if (replacement.empty()) return Invalid(where, "replacement is empty");
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const PrependScheme scheme, PrependSchemeFromJson(json, where));
+  T2R_ASSIGN_OR_RETURN(const std::string replacement, StringField(json, "replacement", where));
+  if (replacement.empty()) return InvalidAt(where, "replacement is empty");
+  T2R_ASSIGN_OR_RETURN(const PrependScheme scheme, PrependSchemeFromJson(json, where));
   if (scheme != PrependScheme::kNever) dropped_at_start_ = replacement;
   replacements_.emplace_back(replacement, " ");
   return absl::OkStatus();
 }
 
 absl::Status TokenDecoder::AddStrip(const Json& json, const std::string& where) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::string content, StringField(json, "content", where));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const int64_t start, IntegerField(json, "start", where, 0, 1024));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const int64_t stop, IntegerField(json, "stop", where, 0, 1024));
-  if (content.empty()) return Invalid(where, "content is empty");
-  if (stop != 0) return Unsupported(where, "a stop other than 0");
-  if (!fused_) return Unsupported(where, "Strip before Fuse");
-  if (strip_count_ != 0) return Unsupported(where, "a second Strip");
+  T2R_ASSIGN_OR_RETURN(const std::string content, StringField(json, "content", where));
+  T2R_ASSIGN_OR_RETURN(const int64_t start, IntegerField(json, "start", where, 0, 1024));
+  T2R_ASSIGN_OR_RETURN(const int64_t stop, IntegerField(json, "stop", where, 0, 1024));
+  if (content.empty()) return InvalidAt(where, "content is empty");
+  if (stop != 0) return UnsupportedAt(where, "a stop other than 0");
+  if (!fused_) return UnsupportedAt(where, "Strip before Fuse");
+  if (strip_count_ != 0) return UnsupportedAt(where, "a second Strip");
   stripped_ = content;
   strip_count_ = static_cast<int>(start);
   return absl::OkStatus();
 }
 
 absl::Status TokenDecoder::AddStep(const Json& json, const std::string& where) {
-  if (!json.is_object()) return Invalid(where, "must be an object");
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", where));
+  if (!json.is_object()) return InvalidAt(where, "must be an object");
+  T2R_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", where));
   if (type == "Strip") return AddStrip(json, where);
   if (type != "Fuse" && type != "Replace" && type != "ByteFallback") {
-    return Unsupported(where, absl::StrCat("type \"", type, "\" in a sequence"));
+    return UnsupportedAt(where, absl::StrCat("type \"", type, "\" in a sequence"));
   }
   if (type == "Fuse") {
     fused_ = true;
     return absl::OkStatus();
   }
-  if (fused_) return Unsupported(where, absl::StrCat(type, " after Fuse"));
+  if (fused_) return UnsupportedAt(where, absl::StrCat(type, " after Fuse"));
   if (type == "ByteFallback") {
     byte_fallback_ = true;
     return absl::OkStatus();
   }
-  if (byte_fallback_) return Unsupported(where, "Replace after ByteFallback");
-  const Json* pattern = tokenizer_files::FindField(json, "pattern");
-  if (pattern == nullptr || !pattern->is_object()) return Invalid(where, "pattern is missing");
-  if (tokenizer_files::FindField(*pattern, "String") == nullptr) {
-    return Unsupported(where, "a pattern other than String");
+  if (byte_fallback_) return UnsupportedAt(where, "Replace after ByteFallback");
+  const Json* pattern = FindField(json, "pattern");
+  if (pattern == nullptr || !pattern->is_object()) return InvalidAt(where, "pattern is missing");
+  if (FindField(*pattern, "String") == nullptr) {
+    return UnsupportedAt(where, "a pattern other than String");
   }
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::string text,
-                                 StringField(*pattern, "String", where + ".pattern"));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::string content, StringField(json, "content", where));
-  if (text.empty()) return Invalid(where, "pattern is empty");
+  T2R_ASSIGN_OR_RETURN(const std::string text, StringField(*pattern, "String", where + ".pattern"));
+  T2R_ASSIGN_OR_RETURN(const std::string content, StringField(json, "content", where));
+  if (text.empty()) return InvalidAt(where, "pattern is empty");
   if (content.size() > text.size()) {
-    return Unsupported(where, "a content longer than the pattern");
+    return UnsupportedAt(where, "a content longer than the pattern");
   }
   replacements_.emplace_back(text, content);
   return absl::OkStatus();
 }
 
 absl::StatusOr<TokenDecoder> TokenDecoder::FromJson(const Json& json, const std::string& where) {
-  if (json.is_null()) return Unsupported(where, "null (tokens joined by spaces)");
-  if (!json.is_object()) return Invalid(where, "must be an object");
+  if (json.is_null()) return UnsupportedAt(where, "null (tokens joined by spaces)");
+  if (!json.is_object()) return InvalidAt(where, "must be an object");
   TokenDecoder decoder;
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", where));
+  T2R_ASSIGN_OR_RETURN(const std::string type, StringField(json, "type", where));
   if (type == "ByteLevel") return ByteLevel();
   if (type == "Metaspace") {
-    T2R_TOKENIZER_RETURN_IF_ERROR(decoder.AddMetaspace(json, where));
+    T2R_RETURN_IF_ERROR(decoder.AddMetaspace(json, where));
     return decoder;
   }
   if (type != "Sequence") {
-    T2R_TOKENIZER_RETURN_IF_ERROR(decoder.AddStep(json, where));
+    T2R_RETURN_IF_ERROR(decoder.AddStep(json, where));
     return decoder;
   }
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const Json* parts,
-                                 tokenizer_files::ArrayField(json, "decoders", where));
+  T2R_ASSIGN_OR_RETURN(const Json* parts, ArrayField(json, "decoders", where));
   if (parts->size() == 1) return FromJson((*parts)[0], where + ".decoders[0]");
   for (size_t i = 0; i < parts->size(); ++i) {
-    T2R_TOKENIZER_RETURN_IF_ERROR(
-        decoder.AddStep((*parts)[i], absl::StrCat(where, ".decoders[", i, "]")));
+    T2R_RETURN_IF_ERROR(decoder.AddStep((*parts)[i], absl::StrCat(where, ".decoders[", i, "]")));
   }
   return decoder;
 }

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/io/files.h"
+#include "engine/io/json.h"
 #include "engine/io/status_macros.h"
 #include "engine/tokenizer/hf/hf_tokenizer.h"
 #include "engine/tokenizer/hf/post_processor.h"
@@ -11,15 +11,6 @@
 
 namespace t2r {
 namespace {
-
-using tokenizer_files::ArrayField;
-using tokenizer_files::BoolField;
-using tokenizer_files::FindField;
-using tokenizer_files::IntegerField;
-using tokenizer_files::Invalid;
-using tokenizer_files::Json;
-using tokenizer_files::StringField;
-using tokenizer_files::Unsupported;
 
 constexpr char kFile[] = "tokenizer.json";
 constexpr char kModel[] = "tokenizer.json: model";
@@ -33,23 +24,23 @@ const Json& ValueOrNull(const Json& object, const char* key) {
 // What changes the segmentation and is not done.
 absl::Status RefuseModelFields(const Json& model) {
   const Json* dropout = FindField(model, "dropout");
-  if (dropout != nullptr && *dropout != 0) return Unsupported(kModel, "dropout");
+  if (dropout != nullptr && *dropout != 0) return UnsupportedAt(kModel, "dropout");
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::string value, StringField(model, key, kModel, ""));
-    if (!value.empty()) return Unsupported(kModel, key);
+    T2R_ASSIGN_OR_RETURN(const std::string value, StringField(model, key, kModel, ""));
+    if (!value.empty()) return UnsupportedAt(kModel, key);
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<BpeModel::Vocabulary> VocabularyFromJson(const Json& model) {
   const Json* vocab = FindField(model, "vocab");
-  if (vocab == nullptr || !vocab->is_object()) return Invalid(kModel, "vocab must be an object");
+  if (vocab == nullptr || !vocab->is_object()) return InvalidAt(kModel, "vocab must be an object");
   BpeModel::Vocabulary vocabulary;
   vocabulary.reserve(vocab->size());
   for (const auto& [token, id] : vocab->items()) {
     if (!id.is_number_integer() || id < 0 || id >= kMaxTokenIds) {
-      return Invalid(kModel, absl::StrCat("vocab: the id of \"", token, "\" must be in [0, ",
-                                          kMaxTokenIds, ")"));
+      return InvalidAt(kModel, absl::StrCat("vocab: the id of \"", token, "\" must be in [0, ",
+                                            kMaxTokenIds, ")"));
     }
     vocabulary.emplace(token, id.get<int32_t>());
   }
@@ -57,7 +48,7 @@ absl::StatusOr<BpeModel::Vocabulary> VocabularyFromJson(const Json& model) {
 }
 
 absl::StatusOr<std::vector<std::pair<std::string, std::string>>> MergesFromJson(const Json& model) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const Json* list, ArrayField(model, "merges", kModel));
+  T2R_ASSIGN_OR_RETURN(const Json* list, ArrayField(model, "merges", kModel));
   std::vector<std::pair<std::string, std::string>> merges;
   merges.reserve(list->size());
   for (const Json& merge : *list) {
@@ -73,29 +64,27 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> MergesFromJson(
       merges.emplace_back(merge[0].get<std::string>(), merge[1].get<std::string>());
       continue;
     }
-    return Invalid(kModel, absl::StrCat("merges[", merges.size(),
-                                        "] must be \"left right\" or [\"left\", \"right\"]"));
+    return InvalidAt(kModel, absl::StrCat("merges[", merges.size(),
+                                          "] must be \"left right\" or [\"left\", \"right\"]"));
   }
   return merges;
 }
 
 absl::StatusOr<BpeModel> ModelFromJson(const Json& root) {
   const Json& model = ValueOrNull(root, "model");
-  if (!model.is_object()) return Invalid(kFile, "model must be an object");
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::string type, StringField(model, "type", kModel, "BPE"));
-  if (type != "BPE") return Unsupported(kModel, absl::StrCat("type \"", type, "\""));
-  T2R_TOKENIZER_RETURN_IF_ERROR(RefuseModelFields(model));
+  if (!model.is_object()) return InvalidAt(kFile, "model must be an object");
+  T2R_ASSIGN_OR_RETURN(const std::string type, StringField(model, "type", kModel, "BPE"));
+  if (type != "BPE") return UnsupportedAt(kModel, absl::StrCat("type \"", type, "\""));
+  T2R_RETURN_IF_ERROR(RefuseModelFields(model));
   BpeModel::Options options;
   if (FindField(model, "unk_token") != nullptr) {
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(options.unknown, StringField(model, "unk_token", kModel));
+    T2R_ASSIGN_OR_RETURN(options.unknown, StringField(model, "unk_token", kModel));
   }
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(options.byte_fallback,
-                                 BoolField(model, "byte_fallback", kModel, false));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(options.fuse_unknown, BoolField(model, "fuse_unk", kModel, false));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(options.ignore_merges,
-                                 BoolField(model, "ignore_merges", kModel, false));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(auto vocabulary, VocabularyFromJson(model));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const auto merges, MergesFromJson(model));
+  T2R_ASSIGN_OR_RETURN(options.byte_fallback, BoolField(model, "byte_fallback", kModel, false));
+  T2R_ASSIGN_OR_RETURN(options.fuse_unknown, BoolField(model, "fuse_unk", kModel, false));
+  T2R_ASSIGN_OR_RETURN(options.ignore_merges, BoolField(model, "ignore_merges", kModel, false));
+  T2R_ASSIGN_OR_RETURN(auto vocabulary, VocabularyFromJson(model));
+  T2R_ASSIGN_OR_RETURN(const auto merges, MergesFromJson(model));
   return BpeModel::Create(std::move(vocabulary), merges, std::move(options), kFile);
 }
 
@@ -103,31 +92,29 @@ absl::StatusOr<std::vector<AddedToken>> AddedTokensFromJson(const Json& root,
                                                             const BpeModel& model) {
   std::vector<AddedToken> tokens;
   if (FindField(root, "added_tokens") == nullptr) return tokens;
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const Json* list, ArrayField(root, "added_tokens", kFile));
+  T2R_ASSIGN_OR_RETURN(const Json* list, ArrayField(root, "added_tokens", kFile));
   for (size_t i = 0; i < list->size(); ++i) {
     const Json& json = (*list)[i];
     const std::string where = absl::StrCat(kFile, ": added_tokens[", i, "]");
-    if (!json.is_object()) return Invalid(where, "must be an object");
+    if (!json.is_object()) return InvalidAt(where, "must be an object");
     AddedToken token;
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(const int64_t id,
-                                   IntegerField(json, "id", where, 0, kMaxTokenIds - 1));
+    T2R_ASSIGN_OR_RETURN(const int64_t id, IntegerField(json, "id", where, 0, kMaxTokenIds - 1));
     token.id = static_cast<int32_t>(id);
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(token.content, StringField(json, "content", where));
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(token.special, BoolField(json, "special", where, false));
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(token.single_word, BoolField(json, "single_word", where, false));
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(token.lstrip, BoolField(json, "lstrip", where, false));
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(token.rstrip, BoolField(json, "rstrip", where, false));
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(token.normalized,
-                                   BoolField(json, "normalized", where, !token.special));
+    T2R_ASSIGN_OR_RETURN(token.content, StringField(json, "content", where));
+    T2R_ASSIGN_OR_RETURN(token.special, BoolField(json, "special", where, false));
+    T2R_ASSIGN_OR_RETURN(token.single_word, BoolField(json, "single_word", where, false));
+    T2R_ASSIGN_OR_RETURN(token.lstrip, BoolField(json, "lstrip", where, false));
+    T2R_ASSIGN_OR_RETURN(token.rstrip, BoolField(json, "rstrip", where, false));
+    T2R_ASSIGN_OR_RETURN(token.normalized, BoolField(json, "normalized", where, !token.special));
     if (token.content.size() > AddedTokenFinder::kMaxContentBytes) {
-      return Invalid(where,
-                     absl::StrCat("content has ", token.content.size(), " bytes; the limit is ",
-                                  AddedTokenFinder::kMaxContentBytes));
+      return InvalidAt(where,
+                       absl::StrCat("content has ", token.content.size(), " bytes; the limit is ",
+                                    AddedTokenFinder::kMaxContentBytes));
     }
     const auto known = model.Find(token.content);
     if (known.has_value() && *known != token.id) {
-      return Invalid(where,
-                     absl::StrCat("id ", token.id, " differs from the vocabulary's, ", *known));
+      return InvalidAt(where,
+                       absl::StrCat("id ", token.id, " differs from the vocabulary's, ", *known));
     }
     tokens.push_back(std::move(token));
   }
@@ -158,19 +145,18 @@ absl::Status SetSpecialTokens(const Json& root, const TokenizerConfig& config, c
   const bool llama = config.IsLlamaClass();
   parts->bos = ids.Find(llama && !config.bos_token ? "<s>" : config.bos_token);
   parts->eos = ids.Find(llama && !config.eos_token ? "</s>" : config.eos_token);
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(
-      const PostProcessor post,
-      PostProcessor::FromJson(ValueOrNull(root, "post_processor"), "tokenizer.json: post_processor",
-                              kMaxTokenIds));
+  T2R_ASSIGN_OR_RETURN(const PostProcessor post,
+                       PostProcessor::FromJson(ValueOrNull(root, "post_processor"),
+                                               "tokenizer.json: post_processor", kMaxTokenIds));
   parts->prefix = post.prefix;
   parts->suffix = post.suffix;
   if (llama) {
     const bool add_bos = config.add_bos_token.value_or(true);
     const bool add_eos = config.add_eos_token.value_or(false);
     if ((add_bos && !parts->bos) || (add_eos && !parts->eos)) {
-      return Invalid("tokenizer_config.json",
-                     absl::StrCat(add_bos && !parts->bos ? "bos_token" : "eos_token",
-                                  " is to be added but is not in tokenizer.json"));
+      return InvalidAt("tokenizer_config.json",
+                       absl::StrCat(add_bos && !parts->bos ? "bos_token" : "eos_token",
+                                    " is to be added but is not in tokenizer.json"));
     }
     parts->prefix.clear();
     parts->suffix.clear();
@@ -185,20 +171,18 @@ absl::Status SetSpecialTokens(const Json& root, const TokenizerConfig& config, c
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> ParseTokenizerJson(const std::string& tokenizer_json,
                                                               const TokenizerConfig& config) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const Json root,
-                                 tokenizer_files::ParseJsonObject(tokenizer_json, kFile));
+  T2R_ASSIGN_OR_RETURN(const Json root, ParseJsonObject(tokenizer_json, kFile));
   HfTokenizer::Parts parts;
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(parts.model, ModelFromJson(root));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(
-      parts.normalizer,
-      Normalizer::FromJson(ValueOrNull(root, "normalizer"), "tokenizer.json: normalizer"));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(
+  T2R_ASSIGN_OR_RETURN(parts.model, ModelFromJson(root));
+  T2R_ASSIGN_OR_RETURN(parts.normalizer, Normalizer::FromJson(ValueOrNull(root, "normalizer"),
+                                                              "tokenizer.json: normalizer"));
+  T2R_ASSIGN_OR_RETURN(
       parts.pre_tokenizer,
       PreTokenizer::FromJson(ValueOrNull(root, "pre_tokenizer"), "tokenizer.json: pre_tokenizer"));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(
+  T2R_ASSIGN_OR_RETURN(
       const TokenDecoder decoder,
       TokenDecoder::FromJson(ValueOrNull(root, "decoder"), "tokenizer.json: decoder"));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const auto added, AddedTokensFromJson(root, parts.model));
+  T2R_ASSIGN_OR_RETURN(const auto added, AddedTokensFromJson(root, parts.model));
 
   for (const auto& [token, id] : parts.model.vocabulary()) {
     parts.table.Set(id, decoder.Bytes(token), decoder.BytesAtStart(token), false);
@@ -207,15 +191,13 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> ParseTokenizerJson(const std::string&
     parts.table.Set(token.id, decoder.Bytes(token.content), decoder.BytesAtStart(token.content),
                     token.special);
     if (token.normalized) {
-      T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::string pattern,
-                                     parts.normalizer.Apply(token.content));
+      T2R_ASSIGN_OR_RETURN(const std::string pattern, parts.normalizer.Apply(token.content));
       parts.normalized_added.Add(token, pattern);
     } else {
       parts.added.Add(token, token.content);
     }
   }
-  T2R_TOKENIZER_RETURN_IF_ERROR(
-      SetSpecialTokens(root, config, TokenIds(parts.model, added), &parts));
+  T2R_RETURN_IF_ERROR(SetSpecialTokens(root, config, TokenIds(parts.model, added), &parts));
   return std::unique_ptr<Tokenizer>(std::make_unique<HfTokenizer>(std::move(parts)));
 }
 

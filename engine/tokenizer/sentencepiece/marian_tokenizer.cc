@@ -5,7 +5,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
-#include "engine/io/files.h"
+#include "engine/io/json.h"
 #include "engine/io/status_macros.h"
 #include "engine/tokenizer/hf/bpe_model.h"
 #include "engine/tokenizer/sentencepiece/sentencepiece_model.h"
@@ -26,9 +26,8 @@ size_t LanguageCodeLength(std::string_view text) {
 absl::StatusOr<bool> ReadAppendEos(const std::optional<std::string>& config_json) {
   if (!config_json.has_value()) return true;
   const std::string file = "config.json";
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const auto json,
-                                 tokenizer_files::ParseJsonObject(*config_json, file));
-  return tokenizer_files::BoolField(json, "source_append_eos", file, true);
+  T2R_ASSIGN_OR_RETURN(const auto json, ParseJsonObject(*config_json, file));
+  return BoolField(json, "source_append_eos", file, true);
 }
 
 // Names of tokens that are no text, whatever the files call special.
@@ -70,7 +69,7 @@ TokenTable MakeTable(const absl::flat_hash_map<std::string, int32_t>& ids,
 absl::StatusOr<std::unique_ptr<SentencePieceProcessor>> LoadProcessor(const std::string& bytes,
                                                                       const std::string& file,
                                                                       SentencePieceModel* model) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(*model, SentencePieceModel::Parse(bytes, file));
+  T2R_ASSIGN_OR_RETURN(*model, SentencePieceModel::Parse(bytes, file));
   return SentencePieceProcessor::Load(bytes, file);
 }
 
@@ -78,14 +77,12 @@ absl::StatusOr<std::unique_ptr<SentencePieceProcessor>> LoadProcessor(const std:
 
 absl::StatusOr<MarianTokenizer::Side> MarianTokenizer::ParseVocabulary(
     const std::string& json_text, const std::string& file, const TokenizerConfig& config) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const auto json,
-                                 tokenizer_files::ParseJsonObject(json_text, file));
+  T2R_ASSIGN_OR_RETURN(const auto json, ParseJsonObject(json_text, file));
   Side side;
   side.ids.reserve(json.size());
   for (const auto& [token, value] : json.items()) {
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(
-        const int64_t id,
-        tokenizer_files::IntegerField(json, token.c_str(), file, 0, int64_t{kMaxTokenIds} - 1));
+    T2R_ASSIGN_OR_RETURN(const int64_t id,
+                         IntegerField(json, token.c_str(), file, 0, int64_t{kMaxTokenIds} - 1));
     side.ids[token] = static_cast<int32_t>(id);
     side.size = std::max(side.size, static_cast<int>(id) + 1);
   }
@@ -94,38 +91,35 @@ absl::StatusOr<MarianTokenizer::Side> MarianTokenizer::ParseVocabulary(
     const std::string name = set.value_or(usual);
     const auto found = side.ids.find(name);
     if (found == side.ids.end()) {
-      return tokenizer_files::Invalid(file, absl::StrCat("has no \"", name, "\""));
+      return InvalidAt(file, absl::StrCat("has no \"", name, "\""));
     }
     *id = found->second;
     return absl::OkStatus();
   };
-  T2R_TOKENIZER_RETURN_IF_ERROR(find(config.unk_token, "<unk>", &side.unk));
-  T2R_TOKENIZER_RETURN_IF_ERROR(find(config.eos_token, "</s>", &side.eos));
+  T2R_RETURN_IF_ERROR(find(config.unk_token, "<unk>", &side.unk));
+  T2R_RETURN_IF_ERROR(find(config.eos_token, "</s>", &side.eos));
   return side;
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> MarianTokenizer::Parse(const MarianFiles& files,
                                                                   const TokenizerConfig& config) {
   if (config.separate_vocabs.value_or(false) && !files.target_vocab_json.has_value()) {
-    return tokenizer_files::Invalid("target_vocab.json",
-                                    "is missing; tokenizer_config.json has separate_vocabs");
+    return InvalidAt("target_vocab.json", "is missing; tokenizer_config.json has separate_vocabs");
   }
   std::unique_ptr<MarianTokenizer> result(new MarianTokenizer());
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(result->source_append_eos_, ReadAppendEos(files.config_json));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(result->source_,
-                                 ParseVocabulary(files.vocab_json, "vocab.json", config));
+  T2R_ASSIGN_OR_RETURN(result->source_append_eos_, ReadAppendEos(files.config_json));
+  T2R_ASSIGN_OR_RETURN(result->source_, ParseVocabulary(files.vocab_json, "vocab.json", config));
   if (files.target_vocab_json.has_value()) {
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(
-        result->target_, ParseVocabulary(*files.target_vocab_json, "target_vocab.json", config));
+    T2R_ASSIGN_OR_RETURN(result->target_,
+                         ParseVocabulary(*files.target_vocab_json, "target_vocab.json", config));
   } else {
-    T2R_TOKENIZER_ASSIGN_OR_RETURN(result->target_,
-                                   ParseVocabulary(files.vocab_json, "vocab.json", config));
+    T2R_ASSIGN_OR_RETURN(result->target_, ParseVocabulary(files.vocab_json, "vocab.json", config));
   }
   SentencePieceModel source, target;
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(result->source_.processor,
-                                 LoadProcessor(files.source_spm, "source.spm", &source));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(result->target_.processor,
-                                 LoadProcessor(files.target_spm, "target.spm", &target));
+  T2R_ASSIGN_OR_RETURN(result->source_.processor,
+                       LoadProcessor(files.source_spm, "source.spm", &source));
+  T2R_ASSIGN_OR_RETURN(result->target_.processor,
+                       LoadProcessor(files.target_spm, "target.spm", &target));
   const std::set<std::string> special = SpecialNames(target, config);
   result->table_ = MakeTable(result->target_.ids, target, special);
   // A text that no piece covers comes back as it is: without these, "</s>" in a text would be EOS.
@@ -136,8 +130,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> MarianTokenizer::Parse(const MarianFi
 
 absl::Status MarianTokenizer::AppendIds(const Side& side, std::string_view text,
                                         std::vector<int32_t>* ids) {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const std::vector<std::string> pieces,
-                                 side.processor->EncodePieces(text));
+  T2R_ASSIGN_OR_RETURN(const std::vector<std::string> pieces, side.processor->EncodePieces(text));
   for (const std::string& piece : pieces) {
     const auto found = side.ids.find(piece);
     ids->push_back(found == side.ids.end() ? side.unk : found->second);
@@ -147,23 +140,23 @@ absl::Status MarianTokenizer::AppendIds(const Side& side, std::string_view text,
 
 absl::StatusOr<std::vector<int32_t>> MarianTokenizer::Encode(const std::string& text,
                                                              bool add_special_tokens) const {
-  T2R_TOKENIZER_RETURN_IF_ERROR(CheckUtf8(text));
+  T2R_RETURN_IF_ERROR(CheckUtf8(text));
   std::vector<int32_t> ids;
   const size_t code = LanguageCodeLength(text);
   if (code > 0) {
     const auto found = source_.ids.find(text.substr(0, code));
     ids.push_back(found == source_.ids.end() ? source_.unk : found->second);
   }
-  T2R_TOKENIZER_RETURN_IF_ERROR(AppendIds(source_, std::string_view(text).substr(code), &ids));
+  T2R_RETURN_IF_ERROR(AppendIds(source_, std::string_view(text).substr(code), &ids));
   if (add_special_tokens && source_append_eos_) ids.push_back(source_.eos);
   return ids;
 }
 
 absl::StatusOr<std::vector<int32_t>> MarianTokenizer::EncodeTarget(const std::string& text,
                                                                    bool add_special_tokens) const {
-  T2R_TOKENIZER_RETURN_IF_ERROR(CheckUtf8(text));
+  T2R_RETURN_IF_ERROR(CheckUtf8(text));
   std::vector<int32_t> ids;
-  T2R_TOKENIZER_RETURN_IF_ERROR(AppendIds(target_, text, &ids));
+  T2R_RETURN_IF_ERROR(AppendIds(target_, text, &ids));
   if (add_special_tokens) ids.push_back(target_.eos);
   return ids;
 }

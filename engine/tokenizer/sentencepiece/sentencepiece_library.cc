@@ -1,6 +1,5 @@
 #include "engine/tokenizer/sentencepiece/sentencepiece_library.h"
 
-#include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -9,6 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "engine/io/files.h"
+#include "engine/io/shared_library.h"
 #include "engine/io/status_macros.h"
 
 // The module's bytes (see CMakeLists.txt).
@@ -48,55 +49,40 @@ absl::Status Failed(const char* step, absl::string_view reason) {
                    " (install libsentencepiece0, or give the model a tokenizer.json)"));
 }
 
-absl::Status WriteAll(int file, absl::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = write(file, bytes.data(), bytes.size());
-    if (written <= 0) return Failed("write", std::generic_category().message(errno));
-    bytes.remove_prefix(written);
-  }
-  return absl::OkStatus();
-}
-
-// dlmopen wants a path: a file in memory has one under /proc.
-absl::StatusOr<void*> OpenModule() {
+// The loader wants a path: a file in memory has one under /proc. The namespace is its own because
+// libsentencepiece brings and exports a protobuf that is not the program's.
+absl::StatusOr<SharedLibrary> OpenModule() {
   const int file = memfd_create("t2r_sentencepiece", MFD_CLOEXEC);
   if (file < 0) return Failed("memfd_create", std::generic_category().message(errno));
   const absl::Status written = WriteAll(
-      file, absl::string_view(t2r_sentencepiece_module_begin,
-                              t2r_sentencepiece_module_end - t2r_sentencepiece_module_begin));
-  void* handle = nullptr;
-  std::string reason;
-  if (written.ok()) {
-    const std::string path = absl::StrCat("/proc/self/fd/", file);
-    handle = dlmopen(LM_ID_NEWLM, path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    // glibc keeps dlerror's message a thread's own.
-    if (handle == nullptr) reason = dlerror();  // NOLINT(concurrency-mt-unsafe)
+      file, {t2r_sentencepiece_module_begin,
+             static_cast<size_t>(t2r_sentencepiece_module_end - t2r_sentencepiece_module_begin)});
+  if (!written.ok()) {
+    close(file);
+    return Failed("write", written.message());
   }
+  SharedLibrary library(absl::StrCat("/proc/self/fd/", file), SymbolScope::kApart);
   close(file);
-  if (!written.ok()) return written;
-  if (handle == nullptr) return Failed("dlmopen", reason);
-  return handle;
+  if (!library.loaded()) return Failed("dlmopen", library.error());
+  return library;
 }
 
 template <typename Function>
-absl::Status Resolve(void* handle, const char* name, Function* function) {
-  void* symbol = dlsym(handle, name);
-  if (symbol == nullptr) return Failed("dlsym", name);
-  *function = reinterpret_cast<Function>(symbol);
-  return absl::OkStatus();
+absl::Status Resolve(const SharedLibrary& library, const char* name, Function** function) {
+  *function = library.Find<Function>(name);
+  return *function == nullptr ? Failed("dlsym", name) : absl::OkStatus();
 }
 
 absl::StatusOr<Module> LoadModule() {
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(void* const handle, OpenModule());
+  T2R_ASSIGN_OR_RETURN(const SharedLibrary library, OpenModule());
   Module module;
-  T2R_TOKENIZER_RETURN_IF_ERROR(Resolve(handle, "T2rSentencePieceLoad", &module.load));
-  T2R_TOKENIZER_RETURN_IF_ERROR(Resolve(handle, "T2rSentencePieceUnload", &module.unload));
-  T2R_TOKENIZER_RETURN_IF_ERROR(Resolve(handle, "T2rSentencePieceSize", &module.size));
-  T2R_TOKENIZER_RETURN_IF_ERROR(Resolve(handle, "T2rSentencePieceEncode", &module.encode));
-  T2R_TOKENIZER_RETURN_IF_ERROR(Resolve(handle, "T2rSentencePieceFree", &module.free));
-  T2R_TOKENIZER_RETURN_IF_ERROR(
-      Resolve(handle, "T2rSentencePieceEncodePieces", &module.encode_pieces));
-  T2R_TOKENIZER_RETURN_IF_ERROR(Resolve(handle, "T2rSentencePieceFreePieces", &module.free_pieces));
+  T2R_RETURN_IF_ERROR(Resolve(library, "T2rSentencePieceLoad", &module.load));
+  T2R_RETURN_IF_ERROR(Resolve(library, "T2rSentencePieceUnload", &module.unload));
+  T2R_RETURN_IF_ERROR(Resolve(library, "T2rSentencePieceSize", &module.size));
+  T2R_RETURN_IF_ERROR(Resolve(library, "T2rSentencePieceEncode", &module.encode));
+  T2R_RETURN_IF_ERROR(Resolve(library, "T2rSentencePieceFree", &module.free));
+  T2R_RETURN_IF_ERROR(Resolve(library, "T2rSentencePieceEncodePieces", &module.encode_pieces));
+  T2R_RETURN_IF_ERROR(Resolve(library, "T2rSentencePieceFreePieces", &module.free_pieces));
   return module;
 }
 

@@ -111,7 +111,7 @@ absl::Status ReadNormalizerSpec(std::string_view message, bool denormalizer,
       if (denormalizer && !reader.bytes.empty()) {
         return absl::UnimplementedError("denormalizer_spec: precompiled_charsmap is not supported");
       }
-      T2R_TOKENIZER_RETURN_IF_ERROR(CheckCharsMap(reader.bytes));
+      T2R_RETURN_IF_ERROR(CheckCharsMap(reader.bytes));
     }
     if (denormalizer) continue;
     if (reader.Is(3, Kind::kVarint)) model->add_dummy_prefix = reader.number != 0;
@@ -126,10 +126,10 @@ absl::StatusOr<SentencePieceModel> ParseModel(std::string_view bytes) {
   WireReader reader(bytes);
   while (reader.Next()) {
     if (reader.kind != Kind::kBytes) continue;
-    if (reader.field == 1) T2R_TOKENIZER_RETURN_IF_ERROR(ReadPiece(reader.bytes, &model));
-    if (reader.field == 2) T2R_TOKENIZER_RETURN_IF_ERROR(ReadTrainerSpec(reader.bytes, &model));
+    if (reader.field == 1) T2R_RETURN_IF_ERROR(ReadPiece(reader.bytes, &model));
+    if (reader.field == 2) T2R_RETURN_IF_ERROR(ReadTrainerSpec(reader.bytes, &model));
     if (reader.field == 3 || reader.field == 5) {
-      T2R_TOKENIZER_RETURN_IF_ERROR(ReadNormalizerSpec(reader.bytes, reader.field == 5, &model));
+      T2R_RETURN_IF_ERROR(ReadNormalizerSpec(reader.bytes, reader.field == 5, &model));
     }
   }
   if (reader.failed()) return Invalid("is not a SentencePiece model (not valid Protobuf)");

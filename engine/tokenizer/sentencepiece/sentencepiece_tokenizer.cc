@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
-#include "engine/io/files.h"
+#include "engine/io/json.h"
 #include "engine/io/status_macros.h"
 #include "engine/tokenizer/sentencepiece/sentencepiece_model.h"
 
@@ -39,13 +39,12 @@ TokenTable MakeTable(const SentencePieceModel& model) {
 // Tokens that the model lacks would be cut into pieces silently.
 absl::Status CheckAddedTokens(const std::string& json_text, const SentencePieceModel& model) {
   const std::string file = "added_tokens.json";
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const auto json,
-                                 tokenizer_files::ParseJsonObject(json_text, file));
+  T2R_ASSIGN_OR_RETURN(const auto json, ParseJsonObject(json_text, file));
   for (const auto& [token, id] : json.items()) {
     const bool known = id.is_number_integer() && id >= 0 && id < model.pieces.size() &&
                        model.pieces[id.get<size_t>()].text == token;
     if (!known) {
-      return tokenizer_files::Unsupported(
+      return UnsupportedAt(
           file, absl::StrCat("\"", token,
                              "\", which tokenizer.model does not have (add a tokenizer.json)"));
     }
@@ -59,18 +58,16 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::Parse(
     const std::string& model_bytes, const std::optional<std::string>& added_tokens_json,
     const TokenizerConfig& config) {
   if (!config.tokenizer_class.empty() && !config.IsLlamaClass() && !config.add_bos_token) {
-    return tokenizer_files::Unsupported(
-        "tokenizer_config.json: tokenizer_class",
-        absl::StrCat("\"", config.tokenizer_class,
-                     "\" with tokenizer.model and without add_bos_token"));
+    return UnsupportedAt("tokenizer_config.json: tokenizer_class",
+                         absl::StrCat("\"", config.tokenizer_class,
+                                      "\" with tokenizer.model and without add_bos_token"));
   }
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(const SentencePieceModel model,
-                                 SentencePieceModel::Parse(model_bytes));
+  T2R_ASSIGN_OR_RETURN(const SentencePieceModel model, SentencePieceModel::Parse(model_bytes));
   if (added_tokens_json.has_value()) {
-    T2R_TOKENIZER_RETURN_IF_ERROR(CheckAddedTokens(*added_tokens_json, model));
+    T2R_RETURN_IF_ERROR(CheckAddedTokens(*added_tokens_json, model));
   }
   std::unique_ptr<SentencePieceTokenizer> result(new SentencePieceTokenizer());
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(result->processor_, SentencePieceProcessor::Load(model_bytes));
+  T2R_ASSIGN_OR_RETURN(result->processor_, SentencePieceProcessor::Load(model_bytes));
   if (result->processor_->size() != static_cast<int>(model.pieces.size())) {
     return absl::InvalidArgumentError(absl::StrCat("tokenizer.model: libsentencepiece reads ",
                                                    result->processor_->size(), " pieces, not ",
@@ -92,8 +89,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::Parse(
 
 absl::StatusOr<std::vector<int32_t>> SentencePieceTokenizer::Encode(const std::string& text,
                                                                     bool add_special_tokens) const {
-  T2R_TOKENIZER_RETURN_IF_ERROR(CheckUtf8(text));
-  T2R_TOKENIZER_ASSIGN_OR_RETURN(std::vector<int32_t> ids, processor_->Encode(text));
+  T2R_RETURN_IF_ERROR(CheckUtf8(text));
+  T2R_ASSIGN_OR_RETURN(std::vector<int32_t> ids, processor_->Encode(text));
   if (add_special_tokens && adds_bos_) ids.insert(ids.begin(), *bos_);
   if (add_special_tokens && adds_eos_) ids.push_back(*eos_);
   return ids;

@@ -100,7 +100,7 @@ TEST(Calibration, RefusesMoreCentroidsThanKeys) {
   Randomize(&parent, 4);
   const ModelConfig config = CodebookConfig(SmallLlamaJson(), 1000, 8);
   EXPECT_THAT([&] { Calibrated(parent, config, LongCorpus(), 1); },
-              testing::ThrowsMessage<ConvertError>(testing::HasSubstr("1000 centroids")));
+              ::testing::ThrowsMessage<ConvertError>(::testing::HasSubstr("1000 centroids")));
 }
 
 TEST(Excerpts, OfDifferentNumbersDoNotOverlap) {

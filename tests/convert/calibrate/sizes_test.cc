@@ -8,8 +8,8 @@
 namespace t2r::convert {
 namespace {
 
-using testing::HasSubstr;
-using testing::ThrowsMessage;
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
 
 ModelConfig TwoGroups() {
   ModelConfig config;
@@ -41,12 +41,12 @@ TEST(SpendBytes, TakesTheStepsThatSaveTheMostABit) {
     for (const LinearSizes& s : SpendBytes(TwoGroups(), rungs, nats, budget)) w.push_back(s.window);
     return w;
   };
-  EXPECT_THAT(windows(3 * least), testing::ElementsAre(16, 16, 16));
-  EXPECT_THAT(windows(5 * least), testing::ElementsAre(32, 32, 16));
+  EXPECT_THAT(windows(3 * least), ::testing::ElementsAre(16, 16, 16));
+  EXPECT_THAT(windows(5 * least), ::testing::ElementsAre(32, 32, 16));
   // Layer 1's third rung saves more a byte than its second.
-  EXPECT_THAT(windows(6 * least), testing::ElementsAre(16, 64, 16));
-  EXPECT_THAT(windows(7 * least), testing::ElementsAre(32, 64, 16));
-  EXPECT_THAT(windows(100 * least), testing::ElementsAre(64, 64, 64));
+  EXPECT_THAT(windows(6 * least), ::testing::ElementsAre(16, 64, 16));
+  EXPECT_THAT(windows(7 * least), ::testing::ElementsAre(32, 64, 16));
+  EXPECT_THAT(windows(100 * least), ::testing::ElementsAre(64, 64, 64));
   EXPECT_THAT([&] { windows(3 * least - 1); },
               ThrowsMessage<ConvertError>(HasSubstr(std::to_string(3 * least))));
 }

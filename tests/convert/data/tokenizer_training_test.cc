@@ -3,8 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <stdexcept>
-
+#include "convert/error.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "testing/temporary_directory.h"
 
@@ -43,8 +42,13 @@ TEST(TrainTokenizer, IsTheSameEveryTime) {
 }
 
 TEST(TrainTokenizer, RefusesSizesThatCannotBe) {
-  EXPECT_THROW(TrainTokenizer(Text(), 259), std::invalid_argument);
-  EXPECT_THROW(TrainTokenizer(Text(), 100000), std::invalid_argument);
+  EXPECT_THROW(TrainTokenizer(Text(), 259), ConvertError);
+  EXPECT_THROW(TrainTokenizer(Text(), 100000), ConvertError);
+}
+
+TEST(TrainTokenizer, RefusesTextWithNothingInIt) {
+  EXPECT_THROW(TrainTokenizer({}, 300), ConvertError);
+  EXPECT_THROW(TrainTokenizer({"", "\n\n"}, 300), ConvertError);
 }
 
 }  // namespace

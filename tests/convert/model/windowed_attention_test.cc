@@ -148,7 +148,7 @@ double DistanceTo(const Tensor& out, const Tensor& reference) {
   return ((out.to(torch::kFloat64) - reference).norm() / reference.norm()).item<double>();
 }
 
-class WindowedAttentionTest : public testing::TestWithParam<WindowCase> {};
+class WindowedAttentionTest : public ::testing::TestWithParam<WindowCase> {};
 
 // In float64 the banded form is the definition but for the order of sums: 1e-12 bounds some 1e3
 // roundings of 1e-16 behind an exponential of exponents below 40. In float32 the same count of
@@ -208,7 +208,7 @@ TEST_P(WindowedAttentionTest, HasTheDerivativeOfCentralDifferences) {
 
 INSTANTIATE_TEST_SUITE_P(
     Forms, WindowedAttentionTest,
-    testing::Values(
+    ::testing::Values(
         WindowCase{"window_alone", FeatureMapKind::kNone, 2, 75, 8, {0, 8, 0, 1}},
         WindowCase{"sinks", FeatureMapKind::kNone, 1, 70, 8, {0, 16, 3, 1}},
         WindowCase{"sinks_rotated_apart",

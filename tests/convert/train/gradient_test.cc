@@ -166,17 +166,5 @@ TEST(BatchGradient, TransferTouchesFeatureMapsOnlyAndLowersItsLoss) {
   }
 }
 
-TEST(ForEachShard, RunsEveryShardAndThrowsWhatTheFirstOfThemThrew) {
-  std::vector<int> ran(5, 0);
-  const auto work = [&](size_t shard, size_t shards) {
-    EXPECT_EQ(shards, 5U);
-    ++ran[shard];
-    if (shard == 2 || shard == 4) throw ConvertError("shard " + std::to_string(shard));
-  };
-  EXPECT_THAT([&] { ForEachShard(5, work); }, ::testing::ThrowsMessage<ConvertError>("shard 2"));
-  EXPECT_EQ(ran, std::vector<int>(5, 1));
-  EXPECT_NO_THROW(ForEachShard(0, work));
-}
-
 }  // namespace
 }  // namespace t2r::convert

@@ -38,5 +38,13 @@ TEST(NoCudaTest, ALibraryThatIsNoModuleIsRefused) {
   EXPECT_THAT(ErrorOf("cuda"), HasSubstr("is no CUDA module"));
 }
 
+TEST(NoCudaTest, AModuleOfOtherHeadersIsRefused) {
+  const char* stranger = std::getenv("T2R_CUDA_STRANGER");
+  ASSERT_NE(stranger, nullptr) << "run by ctest";
+  setenv("T2R_CUDA_MODULE", stranger, 1);
+  EXPECT_THAT(ErrorOf("cuda"), HasSubstr("has the interface 0123456789abcdef"));
+  EXPECT_THAT(ErrorOf("cuda"), HasSubstr("take both from the same build"));
+}
+
 }  // namespace
 }  // namespace t2r::testing
