@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/model/architectures.h"
 #include "engine/model/attention.h"
 
 namespace t2r {
@@ -27,7 +28,7 @@ MapShape MapShapeOf(const ModelConfig& config, int layer) {
   map.kind = config.linear_attention->feature_map;
   map.features = config.linear_attention->sizes(layer).features;
   return {map.projected_features(), map.kind == FeatureMapKind::kT2r,
-          config.architecture == Architecture::kGpt2 && ShouldFold(config, layer, false)};
+          config.architecture == &kGpt2Architecture && ShouldFold(config, layer, false)};
 }
 
 StepCost LinearAttentionCost(const ModelConfig& config, int layer, const MapShape& map,
@@ -99,7 +100,7 @@ std::vector<StepCost> OperationsOfDecodeStep(const ModelConfig& config, DType we
   const int64_t hidden = config.hidden_size;
   const int64_t inner = config.intermediate_size;
   const int64_t d = config.head_dim;
-  const bool gpt2 = config.architecture == Architecture::kGpt2;
+  const bool gpt2 = config.architecture == &kGpt2Architecture;
   for (int layer = 0; layer < config.layers; ++layer) {
     const bool linear = config.is_linear(layer, false);
     const MapShape map = linear ? MapShapeOf(config, layer) : MapShape();
@@ -132,7 +133,7 @@ StepCost CostOfDecodeStep(const ModelConfig& config, DType weight_dtype, int ses
     sum.state_bytes += operation.state_bytes;
   }
   const int64_t norm_bytes =
-      config.hidden_size * (config.architecture == Architecture::kGpt2 ? 8 : 4);
+      config.hidden_size * (config.architecture == &kGpt2Architecture ? 8 : 4);
   sum.weight_bytes += (2 * static_cast<int64_t>(config.layers) + 1) * norm_bytes;
   return sum;
 }

@@ -9,24 +9,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/executor/model_executor.h"
+#include "engine/model/tensors.h"
 
 namespace t2r {
 namespace {
-
-// Passes requests on and remembers the names that were asked for.
-class RecordingSource : public WeightSource {
- public:
-  explicit RecordingSource(const WeightSource& source) : source_(source) {}
-  const HostTensor* Find(std::string_view name) const override {
-    used_.emplace(name);
-    return source_.Find(name);
-  }
-  bool Used(const std::string& name) const { return used_.count(name) > 0; }
-
- private:
-  const WeightSource& source_;
-  mutable std::set<std::string, std::less<>> used_;
-};
 
 // Buffers that old checkpoints hold beside their weights: masks and inverse frequencies.
 bool IsKnownBuffer(const std::string& name) {
@@ -84,11 +70,15 @@ int64_t PositionLimit(const ModelConfig& config, int64_t max_context) {
   return limit;
 }
 
-std::vector<std::string> WarningsOf(const SafetensorsDirectory& files,
-                                    const RecordingSource& used) {
+std::vector<std::string> WarningsOf(const SafetensorsDirectory& files, const ModelConfig& config) {
+  std::set<std::string, std::less<>> used;
+  for (const TensorSpec& tensor : TensorsOf(config)) {
+    used.insert(tensor.name);
+    used.insert(tensor.aliases.begin(), tensor.aliases.end());
+  }
   std::vector<std::string> warnings;
   for (const auto& [name, tensor] : files.tensors()) {
-    if (!used.Used(name) && !IsKnownBuffer(name)) {
+    if (used.count(name) == 0 && !IsKnownBuffer(name)) {
       warnings.push_back(absl::StrCat("tensor ", name, " is not used"));
     }
   }
@@ -115,14 +105,13 @@ std::unique_ptr<Engine> Build(ModelConfig config, std::shared_ptr<SafetensorsDir
   if (options.window_dtype == "float32") plan.window_dtype = DType::kFloat32;
   if (options.window_dtype == "bfloat16") plan.window_dtype = DType::kBFloat16;
 
-  const RecordingSource source(*files);
-  std::unique_ptr<Model> model = MakeModel(config, source, *backend, {weight_dtype});
+  std::unique_ptr<Model> model = MakeModel(config, *files, *backend, {weight_dtype});
 
   auto engine = std::make_unique<Engine>();
   engine->memory = PlanMemory(*model, backend->Memory(), plan);
   engine->backend_description = backend->Describe();
   engine->weight_dtype = NameOf(weight_dtype);
-  engine->warnings = WarningsOf(*files, source);
+  engine->warnings = WarningsOf(*files, config);
   ExecutorOptions executor;
   executor.slots = engine->memory.slots;
   executor.max_step_tokens = engine->memory.max_step_tokens;

@@ -7,8 +7,10 @@
 #include <prometheus/text_serializer.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
+#include <map>
+
+#include "engine/ops/enum_names.h"
 
 namespace t2r::server {
 namespace {
@@ -32,9 +34,6 @@ const Histogram::BucketBoundaries kLengthBuckets = {
     1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
 const Histogram::BucketBoundaries kStepBuckets = {1,  2,   4,   8,   16,   32,
                                                   64, 128, 256, 512, 1024, 2048};
-
-constexpr std::array<const char*, kFinishReasons> kReasonNames = {
-    "stop", "length", "eos", "cancelled", "deadline", "drained", "stalled", "error", "scored"};
 
 }  // namespace
 
@@ -73,7 +72,7 @@ struct Metrics::Impl {
           .Name("t2r_request_success_total")
           .Help("Requests that left the engine, by the reason they ended.")
           .Register(registry);
-  std::array<Counter*, kFinishReasons> finished{};
+  std::map<FinishReason, Counter*> finished;  // every reason
   Family<Counter>& refused = prometheus::BuildCounter()
                                  .Name("t2r_requests_refused_total")
                                  .Help("Requests that never entered the queue, by status code.")
@@ -114,9 +113,9 @@ struct Metrics::Impl {
 };
 
 Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
-  for (int i = 0; i < kFinishReasons; ++i) {
-    impl_->finished[i] = &impl_->finished_family.Add({{"finished_reason", kReasonNames[i]}});
-  }
+  ForEach<FinishReason>([this](FinishReason reason) {
+    impl_->finished[reason] = &impl_->finished_family.Add({{"finished_reason", NameOf(reason)}});
+  });
   prometheus::BuildGauge()
       .Name("t2r_build_info")
       .Help("The server's version; always 1.")
@@ -188,7 +187,7 @@ void Metrics::OnToken(absl::Duration since_previous) {
 }
 
 void Metrics::OnFinished(const FinishEvent& event, absl::Duration since_submit) {
-  impl_->finished[static_cast<size_t>(event.reason)]->Increment();
+  impl_->finished.at(event.reason)->Increment();
   impl_->end_to_end.Observe(absl::ToDoubleSeconds(since_submit));
   impl_->queue_time.Observe(absl::ToDoubleSeconds(event.queue_time));
   impl_->prefill_time.Observe(absl::ToDoubleSeconds(event.prefill_time));

@@ -4,44 +4,11 @@
 #include <filesystem>
 #include <utility>
 
+#include "engine/model/architectures.h"
 #include "engine/state/kv_cache.h"
 
 namespace t2r::server {
 namespace {
-
-const char* FeatureMapName(FeatureMapKind kind) {
-  switch (kind) {
-    case FeatureMapKind::kT2r:
-      return "t2r";
-    case FeatureMapKind::kElu:
-      return "elu";
-    case FeatureMapKind::kRfa:
-      return "rfa";
-    case FeatureMapKind::kHedgehog:
-      return "hedgehog";
-    case FeatureMapKind::kCodebook:
-      return "codebook";
-    case FeatureMapKind::kNone:
-      return "none";
-  }
-  return "";
-}
-
-const char* ArchitectureName(Architecture architecture) {
-  switch (architecture) {
-    case Architecture::kLlama:
-      return "llama";
-    case Architecture::kGpt2:
-      return "gpt2";
-    case Architecture::kMarian:
-      return "marian";
-  }
-  return "";
-}
-
-const char* LayerTypeName(LayerType type) {
-  return type == LayerType::kLinearAttention ? "linear_attention" : "full_attention";
-}
 
 // The last part of the path, also for "DIR/" and ".".
 std::string DirectoryName(const std::string& path) {
@@ -81,10 +48,10 @@ v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimi
                                    const ServerOptions& options) {
   v1::GetModelResponse info;
   info.set_name(DirectoryName(options.model));
-  info.set_architecture(ArchitectureName(config.architecture));
-  for (const LayerType type : config.layer_types) info.add_layer_types(LayerTypeName(type));
+  info.set_architecture(config.architecture->name);
+  for (const LayerType type : config.layer_types) info.add_layer_types(NameOf(type));
   if (config.linear_attention) {
-    info.set_feature_map(FeatureMapName(config.linear_attention->feature_map));
+    info.set_feature_map(NameOf(config.linear_attention->feature_map));
     info.set_feature_size(config.linear_attention->feature_size);
   }
   info.set_state_bytes_per_session(executor.state_bytes);
@@ -96,7 +63,7 @@ v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimi
     const EncoderDecoderConfig& both = *config.encoder_decoder;
     info.set_encoder_decoder(true);
     for (const LayerType type : both.cross_layer_types) {
-      info.add_cross_layer_types(LayerTypeName(type));
+      info.add_cross_layer_types(NameOf(type));
     }
     info.set_source_vocab_size(executor.source_vocab_size);
     info.set_encoder_layers(both.encoder_layers);

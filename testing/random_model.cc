@@ -7,12 +7,14 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/checkpoint/safetensors.h"
+#include "engine/engine.h"
+#include "engine/model/tensors.h"
+#include "engine/ops/enum_names.h"
 #include "testing/shapes.h"
 
 namespace t2r::bench {
@@ -35,8 +37,8 @@ absl::Status Check(const RandomModelOptions& options) {
                                                    "\" is not known; there are ",
                                                    absl::StrJoin(ShapeNames(), ", ")));
   }
-  static const std::set<std::string> kMaps = {"t2r", "elu", "rfa", "hedgehog", "none"};
-  if (kMaps.count(options.feature_map) == 0) {
+  const auto map = Parse<FeatureMapKind>(options.feature_map);
+  if (!map.has_value() || *map == FeatureMapKind::kCodebook) {
     return absl::InvalidArgumentError(
         absl::StrCat("feature map \"", options.feature_map,
                      "\" is not known; there are t2r, elu, rfa, hedgehog and none"));
@@ -135,19 +137,6 @@ class Weights {
     tensor.data = bytes.data();
     tensors_[name] = std::move(tensor);
   }
-  void Norm(const std::string& name, int width, bool bias) {
-    Add(name + ".weight", {width}, 0.1, 1);
-    if (bias) Add(name + ".bias", {width}, 0.1);
-  }
-  // [out, in], as Linear stores it.
-  void Linear(const std::string& name, int out, int in) {
-    Add(name + ".weight", {out, in}, 1 / std::sqrt(double{1} * in));
-  }
-  // [in, out] and a bias, as GPT-2's Conv1D stores it.
-  void Conv1d(const std::string& name, int in, int out) {
-    Add(name + ".weight", {in, out}, 1 / std::sqrt(double{1} * in));
-    Add(name + ".bias", {out}, 0.1);
-  }
   const std::map<std::string, HostTensor, std::less<>>& tensors() const { return tensors_; }
 
  private:
@@ -167,57 +156,33 @@ class Weights {
   std::map<std::string, HostTensor, std::less<>> tensors_;
 };
 
-void AddFeatureMap(const Shape& shape, const RandomModelOptions& options, const std::string& prefix,
-                   Weights* w) {
-  const int64_t g = shape.kv_heads;
-  const int64_t k = options.feature_size;
-  const int64_t d = shape.head_dim;
-  const double deviation = 1 / std::sqrt(static_cast<double>(d));
-  if (options.feature_map == "t2r") {
-    w->Add(prefix + ".weight", {g, k, d}, deviation);
-    w->Add(prefix + ".bias", {g, k}, 0.1);
-  } else if (options.feature_map == "hedgehog") {
-    w->Add(prefix + ".weight", {g, k / 2, d}, deviation);
-  } else if (options.feature_map == "rfa") {
-    w->Add(prefix + ".projection", {g, k / 2, d}, 1);
+// Values of the size that training leaves, so that nothing overflows or dies out.
+void Draw(const TensorSpec& tensor, const ModelConfig& config, Weights* weights) {
+  const auto add = [&](double deviation, double mean = 0) {
+    weights->Add(tensor.name, tensor.shape, deviation, mean);
+  };
+  switch (tensor.role) {
+    case TensorRole::kEmbedding:
+    case TensorRole::kSourceEmbedding:
+      return add(0.05);
+    case TensorRole::kPositions:
+      return add(0.02);
+    case TensorRole::kHead:
+    case TensorRole::kProjection: {
+      const int64_t inputs = tensor.shape[tensor.transposed ? 0 : 1];
+      return add(1 / std::sqrt(static_cast<double>(inputs)));
+    }
+    case TensorRole::kNormWeight:
+      return add(0.1, 1);
+    case TensorRole::kBias:
+    case TensorRole::kLogitBias:
+      return add(0.1);
+    case TensorRole::kFeatureMap: {
+      const bool projection = tensor.shape.size() == 3;
+      const bool rfa = config.linear_attention->feature_map == FeatureMapKind::kRfa;
+      return add(!projection ? 0.1 : rfa ? 1 : 1 / std::sqrt(static_cast<double>(config.head_dim)));
+    }
   }
-}
-
-void AddLlama(const Shape& shape, const RandomModelOptions& options, Weights* w) {
-  w->Add("model.embed_tokens.weight", {shape.vocab, shape.hidden}, 0.05);
-  const int q = shape.heads * shape.head_dim;
-  const int kv = shape.kv_heads * shape.head_dim;
-  for (int i = 0; i < shape.layers; ++i) {
-    const std::string layer = absl::StrCat("model.layers.", i);
-    w->Norm(layer + ".input_layernorm", shape.hidden, false);
-    w->Linear(layer + ".self_attn.q_proj", q, shape.hidden);
-    w->Linear(layer + ".self_attn.k_proj", kv, shape.hidden);
-    w->Linear(layer + ".self_attn.v_proj", kv, shape.hidden);
-    w->Linear(layer + ".self_attn.o_proj", shape.hidden, q);
-    if (IsLinear(options, i)) AddFeatureMap(shape, options, layer + ".self_attn.feature_map", w);
-    w->Norm(layer + ".post_attention_layernorm", shape.hidden, false);
-    w->Linear(layer + ".mlp.gate_proj", shape.inner, shape.hidden);
-    w->Linear(layer + ".mlp.up_proj", shape.inner, shape.hidden);
-    w->Linear(layer + ".mlp.down_proj", shape.hidden, shape.inner);
-  }
-  w->Norm("model.norm", shape.hidden, false);
-  if (!shape.tied) w->Linear("lm_head", shape.vocab, shape.hidden);
-}
-
-void AddGpt2(const Shape& shape, const RandomModelOptions& options, Weights* w) {
-  w->Add("transformer.wte.weight", {shape.vocab, shape.hidden}, 0.05);
-  w->Add("transformer.wpe.weight", {shape.positions, shape.hidden}, 0.02);
-  for (int i = 0; i < shape.layers; ++i) {
-    const std::string layer = absl::StrCat("transformer.h.", i);
-    w->Norm(layer + ".ln_1", shape.hidden, true);
-    w->Conv1d(layer + ".attn.c_attn", shape.hidden, 3 * shape.hidden);
-    w->Conv1d(layer + ".attn.c_proj", shape.hidden, shape.hidden);
-    if (IsLinear(options, i)) AddFeatureMap(shape, options, layer + ".attn.feature_map", w);
-    w->Norm(layer + ".ln_2", shape.hidden, true);
-    w->Conv1d(layer + ".mlp.c_fc", shape.hidden, shape.inner);
-    w->Conv1d(layer + ".mlp.c_proj", shape.inner, shape.hidden);
-  }
-  w->Norm("transformer.ln_f", shape.hidden, true);
 }
 
 }  // namespace
@@ -233,16 +198,15 @@ absl::Status WriteRandomModel(const RandomModelOptions& options, const std::stri
   const Shape& shape = *FindShape(options.shape);
   std::error_code error;
   std::filesystem::create_directories(directory, error);
-  std::ofstream config(directory + "/config.json");
-  config << Config(shape, options).dump(1) << "\n";
-  config.close();
-  if (!config) return absl::InvalidArgumentError("cannot write " + directory + "/config.json");
+  const std::string json = Config(shape, options).dump(1);
+  std::ofstream file(directory + "/config.json");
+  file << json << "\n";
+  file.close();
+  if (!file) return absl::InvalidArgumentError("cannot write " + directory + "/config.json");
+  const auto config = ParseModelConfig(json, "");
+  if (!config.ok()) return config.status();
   Weights weights(options.dtype, options.seed);
-  if (shape.gpt2()) {
-    AddGpt2(shape, options, &weights);
-  } else {
-    AddLlama(shape, options, &weights);
-  }
+  for (const TensorSpec& tensor : TensorsOf(*config)) Draw(tensor, *config, &weights);
   return WriteSafetensors(directory + "/model.safetensors", weights.tensors());
 }
 

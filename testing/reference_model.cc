@@ -84,6 +84,17 @@ class Reference {
     return y;
   }
 
+  // Divides each head by its root mean square.
+  void NormHeads(const std::string& weight, int heads, Row* x) const {
+    const int d = spec_.head_dim;
+    for (int h = 0; h < heads; ++h) {
+      double squares = 0;
+      for (int i = 0; i < d; ++i) squares += x->at(h * d + i) * x->at(h * d + i);
+      const double rms = std::sqrt(squares / d + spec_.norm_eps);
+      for (int i = 0; i < d; ++i) x->at(h * d + i) *= At(weight, i) / rms;
+    }
+  }
+
   // Rotates one head as complex numbers x[i] + i·x[i + d/2].
   void Rotate(double* head, size_t position) const {
     const int n = spec_.head_dim / 2;
@@ -256,6 +267,10 @@ class Reference {
       q.push_back(Affine(name + "q_proj", normed, queries));
       k.push_back(Affine(name + "k_proj", normed, keys));
       v.push_back(Affine(name + "v_proj", normed, keys));
+      if (spec_.qwen3) {
+        NormHeads(name + "q_norm.weight", spec_.heads, &q[t]);
+        NormHeads(name + "k_norm.weight", spec_.groups, &k[t]);
+      }
       plain_q.push_back(q.back());
       plain_k.push_back(k.back());
       for (int h = 0; h < spec_.heads; ++h) Rotate(&q[t][h * d], t);

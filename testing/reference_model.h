@@ -39,6 +39,7 @@ struct ModelSpec {
   double query_scale = 0.35;
   bool attention_bias = false;  // Llama: q, k, v and o
   bool qwen2 = false;           // q, k, v biases only
+  bool qwen3 = false;           // RMSNorm over each head of q and k
   bool mlp_bias = false;
   bool tied = false;
   double theta = 10000.0;

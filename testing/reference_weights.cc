@@ -40,9 +40,19 @@ void AddLlamaLayer(const ModelSpec& spec, const std::string& name, WeightMaker* 
   linear("self_attn.k_proj", keys, spec.hidden, qkv_bias);
   linear("self_attn.v_proj", keys, spec.hidden, qkv_bias);
   linear("self_attn.o_proj", spec.hidden, queries, spec.attention_bias);
+  if (spec.qwen3) {
+    maker->Add(name + "self_attn.q_norm.weight", {spec.head_dim}, 0.2, 1.0);
+    maker->Add(name + "self_attn.k_norm.weight", {spec.head_dim}, 0.2, 1.0);
+  }
   linear("mlp.gate_proj", spec.inner, spec.hidden, spec.mlp_bias);
   linear("mlp.up_proj", spec.inner, spec.hidden, spec.mlp_bias);
   linear("mlp.down_proj", spec.hidden, spec.inner, spec.mlp_bias);
+}
+
+const char* ClassOf(const ModelSpec& spec) {
+  if (spec.qwen2) return "Qwen2ForCausalLM";
+  if (spec.sliding_window > 0) return "MistralForCausalLM";
+  return spec.qwen3 ? "Qwen3ForCausalLM" : "LlamaForCausalLM";
 }
 
 }  // namespace
@@ -94,12 +104,8 @@ std::string ConfigOf(const ModelSpec& spec) {
          << ", \"n_positions\": " << spec.positions
          << ", \"layer_norm_epsilon\": " << spec.norm_eps;
   } else {
-    json << "{\"architectures\": [\""
-         << (spec.qwen2                ? "Qwen2ForCausalLM"
-             : spec.sliding_window > 0 ? "MistralForCausalLM"
-                                       : "LlamaForCausalLM")
-         << "\"], \"hidden_size\": " << spec.hidden << ", \"intermediate_size\": " << spec.inner
-         << ", \"num_hidden_layers\": " << spec.layers
+    json << "{\"architectures\": [\"" << ClassOf(spec) << "\"], \"hidden_size\": " << spec.hidden
+         << ", \"intermediate_size\": " << spec.inner << ", \"num_hidden_layers\": " << spec.layers
          << ", \"num_attention_heads\": " << spec.heads
          << ", \"num_key_value_heads\": " << spec.groups << ", \"head_dim\": " << spec.head_dim
          << ", \"max_position_embeddings\": " << spec.positions

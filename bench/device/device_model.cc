@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "engine/model/tensors.h"
+
 namespace t2r::bench {
 namespace {
 
@@ -22,6 +24,7 @@ ModelConfig ConfigOf(const Shape& shape, int features) {
   config.head_dim = shape.head_dim;
   config.vocab_size = shape.vocab;
   config.tie_word_embeddings = shape.tied;
+  config.rotary_dim = shape.head_dim;
   config.rope_theta = shape.rope_theta;
   config.max_position_embeddings = shape.positions;
   if (shape.llama3_rope) {
@@ -39,29 +42,8 @@ ModelConfig ConfigOf(const Shape& shape, int features) {
 }
 
 RandomSource::RandomSource(const ModelConfig& config) {
-  const int64_t hidden = config.hidden_size;
-  const int64_t inner = config.intermediate_size;
-  const int64_t queries = int64_t{config.heads} * config.head_dim;
-  const int64_t keys = int64_t{config.kv_heads} * config.head_dim;
-  Add("model.embed_tokens.weight", {config.vocab_size, hidden});
-  if (!config.tie_word_embeddings) Add("lm_head.weight", {config.vocab_size, hidden});
-  Add("model.norm.weight", {hidden});
-  for (int i = 0; i < config.layers; ++i) {
-    const std::string layer = "model.layers." + std::to_string(i) + ".";
-    const std::string self = layer + "self_attn.";
-    Add(layer + "input_layernorm.weight", {hidden});
-    Add(layer + "post_attention_layernorm.weight", {hidden});
-    Add(self + "q_proj.weight", {queries, hidden});
-    Add(self + "k_proj.weight", {keys, hidden});
-    Add(self + "v_proj.weight", {keys, hidden});
-    Add(self + "o_proj.weight", {hidden, queries});
-    Add(layer + "mlp.gate_proj.weight", {inner, hidden});
-    Add(layer + "mlp.up_proj.weight", {inner, hidden});
-    Add(layer + "mlp.down_proj.weight", {hidden, inner});
-    if (config.layer_types[i] != LayerType::kLinearAttention) continue;
-    const int64_t features = config.linear_attention->feature_size;
-    Add(self + "feature_map.weight", {config.kv_heads, features, config.head_dim});
-    Add(self + "feature_map.bias", {config.kv_heads, features});
+  for (TensorSpec& tensor : TensorsOf(config)) {
+    tensors_[tensor.name] = {nullptr, DType::kBFloat16, std::move(tensor.shape)};
   }
   int64_t largest = 0;
   for (const auto& [name, tensor] : tensors_) largest = std::max(largest, tensor.elements());
@@ -78,10 +60,6 @@ RandomSource::RandomSource(const ModelConfig& config) {
     std::copy_n(block_.begin(), std::min(drawn, largest - at), block_.begin() + at);
   }
   for (auto& [name, tensor] : tensors_) tensor.data = block_.data();
-}
-
-void RandomSource::Add(const std::string& name, std::vector<int64_t> shape) {
-  tensors_[name] = {nullptr, DType::kBFloat16, std::move(shape)};
 }
 
 const HostTensor* RandomSource::Find(std::string_view name) const {

@@ -8,17 +8,17 @@
 #include <string>
 #include <vector>
 
-#include "testing/shapes.h"
 #include "engine/executor/memory_plan.h"
 #include "engine/executor/model_executor.h"
 #include "engine/ops/cuda/cuda_backend.h"
+#include "testing/shapes.h"
 
 namespace t2r::bench {
 
 // A Llama of the shape; features 0: every layer is softmax attention, else t2r with so many.
 ModelConfig ConfigOf(const Shape& shape, int features);
 
-// Every tensor that a Llama of the configuration asks for, in bfloat16. Normalisations and
+// Every tensor of the configuration (TensorsOf), in bfloat16. Normalisations and
 // projections alike are small random numbers: nothing overflows.
 class RandomSource : public WeightSource {
  public:
@@ -26,8 +26,6 @@ class RandomSource : public WeightSource {
   const HostTensor* Find(std::string_view name) const override;
 
  private:
-  void Add(const std::string& name, std::vector<int64_t> shape);
-
   std::map<std::string, HostTensor, std::less<>> tensors_;
   std::vector<uint16_t> block_;
 };

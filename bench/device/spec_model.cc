@@ -5,6 +5,9 @@
 #include <string>
 #include <utility>
 
+#include "engine/model/architectures.h"
+#include "engine/ops/enum_names.h"
+
 namespace t2r::bench {
 namespace {
 
@@ -29,17 +32,9 @@ class TensorSource : public WeightSource {
   std::map<std::string, HostTensor, std::less<>> tensors_;
 };
 
-FeatureMapKind KindOf(const std::string& map) {
-  if (map == "elu") return FeatureMapKind::kElu;
-  if (map == "rfa") return FeatureMapKind::kRfa;
-  if (map == "codebook") return FeatureMapKind::kCodebook;
-  if (map == "none") return FeatureMapKind::kNone;
-  return map == "hedgehog" ? FeatureMapKind::kHedgehog : FeatureMapKind::kT2r;
-}
-
 ModelConfig ModelConfigOf(const ModelSpec& spec) {
   ModelConfig config;
-  config.architecture = spec.gpt2 ? Architecture::kGpt2 : Architecture::kLlama;
+  config.architecture = spec.gpt2 ? &kGpt2Architecture : &kLlamaArchitecture;
   config.hidden_size = spec.hidden;
   config.intermediate_size = spec.inner;
   config.layers = spec.layers;
@@ -52,6 +47,7 @@ ModelConfig ModelConfigOf(const ModelSpec& spec) {
   config.qkv_bias = spec.gpt2;
   config.attention_out_bias = spec.gpt2;
   config.mlp_bias = spec.gpt2;
+  config.rotary_dim = spec.gpt2 ? 0 : spec.head_dim;
   config.rope_theta = spec.theta;
   config.max_position_embeddings = spec.positions;
   for (int i = 0; i < spec.layers; ++i) {
@@ -60,13 +56,13 @@ ModelConfig ModelConfigOf(const ModelSpec& spec) {
   }
   if (spec.linear.empty()) return config;
   LinearAttentionConfig& linear = config.linear_attention.emplace();
-  linear.feature_map = KindOf(spec.map);
+  linear.feature_map = Parse<FeatureMapKind>(spec.map).value();
   linear.feature_size = linear.feature_map == FeatureMapKind::kNone ? 0 : spec.features;
   linear.window = spec.window;
   linear.sinks = spec.sinks;
   linear.fold = spec.fold;
   linear.rope_features = spec.rope_features;
-  linear.normalizer = spec.normalizer == "add" ? Normalizer::kAdd : Normalizer::kClamp;
+  linear.normalizer = Parse<Normalizer>(spec.normalizer).value();
   linear.eps = static_cast<float>(spec.eps);
   linear.query_scale = static_cast<float>(spec.query_scale);
   return config;

@@ -141,7 +141,7 @@ Calibration::Calibration(const TrainingModel& parent, const Corpus& text,
                          const ModelConfig& swapped, uint64_t seed, int threads, Progress* progress)
     : seed_(seed) {
   const LinearAttentionConfig& linear = swapped.linear_attention.value();
-  if (!linear.rope_features && swapped.architecture == Architecture::kLlama) {
+  if (!linear.rope_features && swapped.rotary_dim > 0) {
     inverse_frequencies_ = RopeInverseFrequencies(swapped);
   }
   for (const AttentionSite& site : AttentionSites(swapped)) {

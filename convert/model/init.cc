@@ -34,14 +34,6 @@ Tensor OrthogonalRows(int64_t groups, int64_t rows, int64_t d, bool unit, Random
   return directions.contiguous();
 }
 
-bool EndsResidualBranch(const std::string& name) {
-  for (const char* end :
-       {"o_proj.weight", "down_proj.weight", "c_proj.weight", "out_proj.weight", "fc2.weight"}) {
-    if (name.ends_with(end)) return true;
-  }
-  return false;
-}
-
 }  // namespace
 
 void InitializeLora(TrainingModel* model, uint64_t seed) {
@@ -62,9 +54,8 @@ Tensor SinusoidalPositions(int64_t positions, int64_t width) {
 }
 
 Tensor ComputedValue(const ParameterSpec& spec) {
-  return spec.name.ends_with("embed_positions.weight")
-             ? SinusoidalPositions(spec.shape[0], spec.shape[1])
-             : torch::zeros(spec.shape);
+  return spec.role == TensorRole::kPositions ? SinusoidalPositions(spec.shape[0], spec.shape[1])
+                                             : torch::zeros(spec.shape);
 }
 
 void InitializeFromScratch(TrainingModel* model, uint64_t seed) {
@@ -77,9 +68,9 @@ void InitializeFromScratch(TrainingModel* model, uint64_t seed) {
     if (spec.computed) {
       parameter.copy_(ComputedValue(spec));
     } else if (spec.shape.size() == 1) {
-      parameter.fill_(spec.name.ends_with(".weight") ? 1.0 : 0.0);
+      parameter.fill_(spec.role == TensorRole::kNormWeight ? 1.0 : 0.0);
     } else {
-      const double deviation = 0.02 * (EndsResidualBranch(spec.name) ? residual : 1.0);
+      const double deviation = 0.02 * (spec.ends_residual ? residual : 1.0);
       parameter.copy_(random.Normal(spec.shape) * deviation);
     }
   }

@@ -3,7 +3,6 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <optional>
 #include <string>
 #include <utility>
 
@@ -12,18 +11,8 @@
 #include "convert/model/windowed_attention.h"
 
 namespace t2r::convert {
-namespace {
 
 using torch::Tensor;
-
-// Rotates the two halves of each head (the layout of HF's Llama); x [B, T, heads…, d].
-Tensor Rope(const Tensor& x, const std::pair<Tensor, Tensor>& table) {
-  const auto halves = x.chunk(2, -1);
-  const auto& [cos, sin] = table;
-  return torch::cat({halves[0] * cos - halves[1] * sin, halves[1] * cos + halves[0] * sin}, -1);
-}
-
-}  // namespace
 
 TrainingModel::TrainingModel(ModelConfig config, torch::Device device,
                              const TrainableOptions& trainable)
@@ -38,10 +27,18 @@ std::unique_ptr<TrainingModel> TrainingModel::Replica(const TrainingModel& other
 }
 
 TrainingModel::TrainingModel(ModelConfig config, Parameters parameters, double lora_scale)
-    : config_(std::move(config)), parameters_(std::move(parameters)), lora_scale_(lora_scale) {
-  if (config_.architecture == Architecture::kLlama) {
+    : config_(std::move(config)),
+      parameters_(std::move(parameters)),
+      lora_scale_(lora_scale),
+      network_(NetworkOf(*config_.architecture)),
+      head_(HeadOf(TensorsOf(config_))) {
+  if (config_.rotary_dim > 0) {
     inverse_frequencies_ = torch::tensor(RopeInverseFrequencies(config_), torch::kFloat64);
   }
+}
+
+Layers TrainingModel::layers() const {
+  return {config_, parameters_, lora_scale_, products_, inverse_frequencies_};
 }
 
 Tensor TrainingModel::Hidden(const ModelInput& input) const {
@@ -87,31 +84,10 @@ Tensor TrainingModel::HiddenWith(const ModelInput& input,
     throw ConvertError("a window of " + std::to_string(length) + " tokens exceeds the " +
                        std::to_string(*limit) + " stored positions of this model");
   }
-  switch (config_.architecture) {
-    case Architecture::kLlama:
-      return LlamaHidden(input.ids, attention);
-    case Architecture::kGpt2:
-      return Gpt2Hidden(input.ids, attention);
-    case Architecture::kMarian:
-      return MarianHidden(input, attention);
-  }
-  throw ConvertError("unknown architecture");
+  return network_(layers(), input, attention);
 }
 
-const Tensor& TrainingModel::OutputTable() const {
-  if (!config_.tie_word_embeddings) return parameters_.Get("lm_head.weight");
-  switch (config_.architecture) {
-    case Architecture::kLlama:
-      return parameters_.Get("model.embed_tokens.weight");
-    case Architecture::kGpt2:
-      return parameters_.Get("transformer.wte.weight");
-    case Architecture::kMarian:
-      return parameters_.Get(config_.encoder_decoder->share_embeddings
-                                 ? "model.shared.weight"
-                                 : "model.decoder.embed_tokens.weight");
-  }
-  throw ConvertError("unknown architecture");
-}
+const Tensor& TrainingModel::OutputTable() const { return parameters_.Get(head_); }
 
 Tensor TrainingModel::Logits(const Tensor& hidden) const {
   return LogitsBy(Narrow(OutputTable()), hidden);
@@ -130,48 +106,7 @@ void TrainingModel::SetLayerTypes(const ModelConfig& types) {
   }
 }
 
-Tensor TrainingModel::Value(const std::string& name) const {
-  const Tensor& value = parameters_.Get(name);
-  if (lora_scale_ == 0 || !parameters_.Has(name + ".lora_a")) return value;
-  return torch::addmm(value, parameters_.Get(name + ".lora_b"), parameters_.Get(name + ".lora_a"),
-                      1.0, lora_scale_);
-}
-
-Tensor TrainingModel::Linear(const std::string& name, const Tensor& x) const {
-  const std::string bias = name + ".bias";
-  const Tensor weight = Value(name + ".weight");
-  if (products_ != torch::kFloat32) {
-    const Tensor out = torch::linear(Narrow(x), Narrow(weight)).to(torch::kFloat32);
-    return parameters_.Has(bias) ? out + parameters_.Get(bias) : out;
-  }
-  return torch::linear(x, weight, parameters_.Has(bias) ? parameters_.Get(bias) : Tensor());
-}
-
-Tensor TrainingModel::RmsNorm(const std::string& name, const Tensor& x) const {
-  const Tensor inverse = (x.square().mean({-1}, /*keepdim=*/true) + config_.norm_eps).rsqrt();
-  return x * inverse * parameters_.Get(name + ".weight");
-}
-
-Tensor TrainingModel::LayerNorm(const std::string& name, const Tensor& x) const {
-  return torch::layer_norm(x, {config_.hidden_size}, parameters_.Get(name + ".weight"),
-                           parameters_.Get(name + ".bias"), config_.norm_eps);
-}
-
-Tensor TrainingModel::Conv1d(const std::string& name, const Tensor& x) const {
-  const Tensor weight = Value(name + ".weight");
-  return torch::addmm(parameters_.Get(name + ".bias"), x.reshape({-1, weight.size(0)}), weight)
-      .view({x.size(0), x.size(1), weight.size(1)});
-}
-
-std::pair<Tensor, Tensor> TrainingModel::RopeTable(int64_t length, int64_t last) const {
-  const Tensor positions = torch::arange(length, torch::kFloat64).clamp_max(last);
-  const Tensor angles =
-      torch::outer(positions, inverse_frequencies_).view({length, 1, 1, config_.head_dim / 2});
-  const auto to = [this](const Tensor& x) {
-    return x.to(torch::kFloat32).to(parameters_.device());
-  };
-  return {to(angles.cos()), to(angles.sin())};
-}
+Tensor TrainingModel::Value(const std::string& name) const { return layers().Value(name); }
 
 Tensor TrainingModel::SoftmaxSite(const ModelInput& input, const AttentionSite& site,
                                   const AttentionInput& in) const {
@@ -208,54 +143,6 @@ Tensor TrainingModel::LinearSite(const ModelInput& input, const AttentionSite& s
     map.log_decay = decay;
   }
   return WindowedAttention(linear, sizes, map, in);
-}
-
-Tensor TrainingModel::LlamaHidden(const Tensor& ids, const AttentionFunction& attention) const {
-  const int64_t batch = ids.size(0), length = ids.size(1);
-  const int64_t groups = config_.kv_heads, share = config_.heads / config_.kv_heads,
-                d = config_.head_dim;
-  const auto rope = RopeTable(length, length);
-  std::optional<std::pair<Tensor, Tensor>> sink_rope;
-  if (config_.linear_attention.has_value() && config_.linear_attention->sink_position.has_value()) {
-    sink_rope = RopeTable(length, *config_.linear_attention->sink_position);
-  }
-  Tensor x = torch::embedding(parameters_.Get("model.embed_tokens.weight"), ids);
-  for (int i = 0; i < config_.layers; ++i) {
-    const std::string layer = "model.layers." + std::to_string(i) + ".";
-    const std::string self = layer + "self_attn.", mlp = layer + "mlp.";
-    const Tensor in = RmsNorm(layer + "input_layernorm", x);
-    const Tensor q = Linear(self + "q_proj", in).view({batch, length, groups, share, d});
-    const Tensor k = Linear(self + "k_proj", in).view({batch, length, groups, 1, d});
-    const AttentionInput read{Rope(q, rope),
-                              Rope(k, rope).squeeze(3),
-                              Linear(self + "v_proj", in).view({batch, length, groups, d}),
-                              q,
-                              k.squeeze(3),
-                              sink_rope.has_value() ? Rope(q, *sink_rope) : Tensor()};
-    x = x + Linear(self + "o_proj", attention({i, false}, read));
-    const Tensor mid = RmsNorm(layer + "post_attention_layernorm", x);
-    const Tensor gated = torch::silu(Linear(mlp + "gate_proj", mid)) * Linear(mlp + "up_proj", mid);
-    x = x + Linear(mlp + "down_proj", gated);
-  }
-  return RmsNorm("model.norm", x);
-}
-
-Tensor TrainingModel::Gpt2Hidden(const Tensor& ids, const AttentionFunction& attention) const {
-  const int64_t batch = ids.size(0), length = ids.size(1);
-  const int64_t heads = config_.heads, d = config_.head_dim;
-  Tensor x = torch::embedding(parameters_.Get("transformer.wte.weight"), ids) +
-             parameters_.Get("transformer.wpe.weight").narrow(0, 0, length);
-  for (int i = 0; i < config_.layers; ++i) {
-    const std::string layer = "transformer.h." + std::to_string(i) + ".";
-    const auto qkv = Conv1d(layer + "attn.c_attn", LayerNorm(layer + "ln_1", x)).chunk(3, -1);
-    const Tensor q = qkv[0].reshape({batch, length, heads, 1, d});
-    const Tensor k = qkv[1].reshape({batch, length, heads, d});
-    const Tensor v = qkv[2].reshape({batch, length, heads, d});
-    x = x + Conv1d(layer + "attn.c_proj", attention({i, false}, {q, k, v, q, k, {}}));
-    const Tensor inner = Conv1d(layer + "mlp.c_fc", LayerNorm(layer + "ln_2", x));
-    x = x + Conv1d(layer + "mlp.c_proj", torch::gelu(inner, "tanh"));
-  }
-  return LayerNorm("transformer.ln_f", x);
 }
 
 }  // namespace t2r::convert

@@ -1,6 +1,5 @@
-// A transformer for training and evaluation in LibTorch: the Llama family, GPT-2 and Marian's
-// encoder-decoders, each attention of the decoder softmax or linear as its ModelConfig says. The
-// mathematics is the engine's.
+// A transformer for training and evaluation in LibTorch, each attention of the decoder softmax or
+// linear as its ModelConfig says. The mathematics is the engine's.
 #pragma once
 
 #include <torch/types.h>
@@ -9,21 +8,13 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <utility>
 
 #include "convert/model/attention.h"
+#include "convert/model/networks.h"
 #include "convert/model/parameters.h"
 #include "engine/model/config.h"
 
 namespace t2r::convert {
-
-// What a model reads. Tensors are on its device.
-struct ModelInput {
-  torch::Tensor ids;  // [B, T] (int64)
-  // Encoder-decoders only, else undefined: source ids [B, S] (int64), and which of them are there
-  // (1) or padding (0), [B, S] (float32); each row has at least one.
-  torch::Tensor source, source_counted;
-};
 
 class TrainingModel {
  public:
@@ -71,34 +62,19 @@ class TrainingModel {
 
  private:
   TrainingModel(ModelConfig config, Parameters parameters, double lora_scale);
-  // One attention of the decoder, shapes as in attention.h and cross_attention.h.
-  using AttentionFunction =
-      std::function<torch::Tensor(const AttentionSite&, const AttentionInput&)>;
   torch::Tensor HiddenWith(const ModelInput& input, const AttentionFunction& attention) const;
-  torch::Tensor LlamaHidden(const torch::Tensor& ids, const AttentionFunction& attention) const;
-  torch::Tensor Gpt2Hidden(const torch::Tensor& ids, const AttentionFunction& attention) const;
-  torch::Tensor MarianHidden(const ModelInput& input, const AttentionFunction& attention) const;
-  torch::Tensor MarianEncoder(const ModelInput& input) const;
-  torch::Tensor MarianEmbedding(const std::string& side, const torch::Tensor& ids) const;
-  // x + part(norm(x)), or norm(x + part(x)) where norms come after.
-  torch::Tensor MarianResidual(
-      const std::string& norm, const torch::Tensor& x,
-      const std::function<torch::Tensor(const torch::Tensor&)>& part) const;
-  torch::Tensor MarianFeedForward(const std::string& layer, const torch::Tensor& x) const;
   torch::Tensor SoftmaxSite(const ModelInput& input, const AttentionSite& site,
                             const AttentionInput& in) const;
-  torch::Tensor Linear(const std::string& name, const torch::Tensor& x) const;
-  torch::Tensor RmsNorm(const std::string& name, const torch::Tensor& x) const;
-  torch::Tensor LayerNorm(const std::string& name, const torch::Tensor& x) const;
-  torch::Tensor Conv1d(const std::string& name, const torch::Tensor& x) const;
-  // cos and sin of positions 0…T−1, none above `last`, [T, 1, 1, d/2] each.
-  std::pair<torch::Tensor, torch::Tensor> RopeTable(int64_t length, int64_t last) const;
+  // What networks compute with; refers to this model.
+  Layers layers() const;
 
   ModelConfig config_;
   Parameters parameters_;
   double lora_scale_ = 0;  // lora_alpha / lora_rank; 0: no LoRA
   torch::Dtype products_ = torch::kFloat32;
-  torch::Tensor inverse_frequencies_;  // float64 [d/2]; Llama only
+  torch::Tensor inverse_frequencies_;  // float64 [rotary_dim/2]; undefined without rotary positions
+  Network network_;
+  std::string head_;  // HeadOf
 };
 
 }  // namespace t2r::convert

@@ -46,19 +46,6 @@ torch::Dtype TorchType(DType dtype) {
   throw ConvertError("unknown element type");
 }
 
-// GPT-2 files come with and without the "transformer." prefix; a table that encoder and decoder
-// share under any of three names.
-const HostTensor* Find(const SafetensorsDirectory& files, const std::string& name) {
-  if (const HostTensor* tensor = files.Find(name)) return tensor;
-  if (name == "model.shared.weight") {
-    const HostTensor* encoders = files.Find("model.encoder.embed_tokens.weight");
-    return encoders != nullptr ? encoders : files.Find("model.decoder.embed_tokens.weight");
-  }
-  constexpr std::string_view kPrefix = "transformer.";
-  if (name.starts_with(kPrefix)) return files.Find(name.substr(kPrefix.size()));
-  return nullptr;
-}
-
 // The double that prints as the float does: 0.01, not 0.009999999776482582.
 double Decimal(float value) {
   std::ostringstream text;
@@ -78,7 +65,7 @@ void LoadParameters(const std::string& directory, TrainingModel* model, bool all
   const torch::NoGradGuard no_grad;
   for (const auto& spec : model->parameters().specs()) {
     if (spec.lora) continue;
-    const HostTensor* source = Find(*files, spec.name);
+    const HostTensor* source = FindTensor(*files, spec);
     if (source == nullptr) {
       if (spec.feature_map && allow_missing_maps) continue;
       if (spec.computed) {
@@ -101,7 +88,7 @@ void LoadParameters(const std::string& directory, TrainingModel* model, bool all
   }
   for (const AttentionSite& site : AttentionSites(model->config())) {
     const std::string decay = AttentionPrefix(model->config(), site) + "feature_map.log_decay";
-    if (Find(*files, decay) != nullptr && !model->parameters().Has(decay)) {
+    if (files->Find(decay) != nullptr && !model->parameters().Has(decay)) {
       throw ConvertError(directory + ": tensor " + decay +
                          " is a decay without a window or a codebook, which only the engine "
                          "computes");
@@ -115,7 +102,7 @@ std::string SwappedConfigJson(const std::string& parent_json, const ModelConfig&
   const auto types = [](const std::vector<LayerType>& layers) {
     auto names = nlohmann::ordered_json::array();
     for (const LayerType type : layers) {
-      names.push_back(type == LayerType::kLinearAttention ? "linear_attention" : "full_attention");
+      names.push_back(NameOf(type));
     }
     return names;
   };
@@ -125,9 +112,8 @@ std::string SwappedConfigJson(const std::string& parent_json, const ModelConfig&
   }
   if (swapped.linear_attention.has_value()) {
     const auto& linear = *swapped.linear_attention;
-    constexpr const char* kMaps[] = {"t2r", "elu", "rfa", "hedgehog", "codebook", "none"};
     const bool windowed = linear.window > 0;
-    nlohmann::ordered_json keys = {{"feature_map", kMaps[static_cast<size_t>(linear.feature_map)]}};
+    nlohmann::ordered_json keys = {{"feature_map", NameOf(linear.feature_map)}};
     // A number, or a list where layers differ.
     const auto size = [&](const char* name, int LinearSizes::*member) {
       if (linear.layers.empty()) {
@@ -150,7 +136,7 @@ std::string SwappedConfigJson(const std::string& parent_json, const ModelConfig&
     if (linear.sink_position.has_value()) keys["sink_position"] = *linear.sink_position;
     if (linear.feature_map != FeatureMapKind::kCodebook &&
         linear.feature_map != FeatureMapKind::kNone) {
-      keys["normalizer"] = linear.normalizer == Normalizer::kClamp ? "clamp" : "add";
+      keys["normalizer"] = NameOf(linear.normalizer);
       keys["eps"] = Decimal(linear.eps);
     }
     keys["query_scale"] = Decimal(linear.query_scale);

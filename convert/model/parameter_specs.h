@@ -1,4 +1,4 @@
-// The tensors of a model, by name and shape, and the places where it attends.
+// The tensors of a model (TensorsOf) as training sees them, and the places where it attends.
 #pragma once
 
 #include <cstdint>
@@ -6,12 +6,11 @@
 #include <vector>
 
 #include "engine/model/config.h"
+#include "engine/model/tensors.h"
 
 namespace t2r::convert {
 
-struct ParameterSpec {
-  std::string name;  // as in the safetensors file
-  std::vector<int64_t> shape;
+struct ParameterSpec : TensorSpec {
   bool decay = false;        // a matrix of a layer: weight decay and LoRA apply
   bool feature_map = false;  // belongs to a feature map: absent in the softmax parent
   // Given a value where the file has none, and not trained unless asked for: sinusoidal positions,
@@ -32,11 +31,10 @@ std::vector<AttentionSite> AttentionSites(const ModelConfig& config);
 bool IsLinear(const ModelConfig& config, const AttentionSite& site);
 // "layer 3" or "cross attention of layer 3".
 std::string Describe(const AttentionSite& site);
-// Prefix of the site's tensors: "model.layers.3.self_attn.", "transformer.h.3.attn.",
-// "model.decoder.layers.3.self_attn." or "model.decoder.layers.3.encoder_attn.".
+// Prefix of the site's tensors.
 std::string AttentionPrefix(const ModelConfig& config, const AttentionSite& site);
 
-// Every tensor of a model of this configuration, in a fixed order (docs/model-format.md).
+// Those of TensorsOf, in its order.
 std::vector<ParameterSpec> ParameterSpecs(const ModelConfig& config);
 
 // Whether it is log_decay: never above 0, and 0 where the file has none.

@@ -6,6 +6,7 @@
 #include "engine/checkpoint/config_families.h"
 #include "engine/engine.h"
 #include "engine/io/json.h"
+#include "engine/ops/enum_names.h"
 
 namespace t2r {
 namespace {
@@ -30,11 +31,14 @@ std::vector<LayerType> ReadLayerTypes(JsonFields& fields, const char* name, int 
     const std::string key = absl::StrCat(name, "[", i, "]");
     if (!type.is_string()) {
       fields.Invalid(key, "must be a string");
-    } else if (type == linear) {
+      continue;
+    }
+    const auto found = type.get<std::string>();
+    if (found == linear) {
       read[i] = LayerType::kLinearAttention;
-    } else if (type != "full_attention") {
-      fields.Unimplemented(key, absl::StrCat("is \"", type.get<std::string>(), "\"; supported are ",
-                                             linear, " and full_attention"));
+    } else if (found != NameOf(LayerType::kFullAttention)) {
+      fields.Unimplemented(key, absl::StrCat("is \"", found, "\"; supported are ", linear, " and ",
+                                             NameOf(LayerType::kFullAttention)));
     }
   }
   return read;
@@ -143,26 +147,14 @@ LinearAttentionConfig ReadLinearAttention(JsonFields& fields, const ModelConfig&
     }
   }
   const std::string map = fields.String("feature_map");
-  bool even = false;
-  if (map == "t2r") {
-    linear.feature_map = FeatureMapKind::kT2r;
-  } else if (map == "elu") {
-    linear.feature_map = FeatureMapKind::kElu;
-  } else if (map == "rfa") {
-    linear.feature_map = FeatureMapKind::kRfa;
-    even = true;
-  } else if (map == "hedgehog") {
-    linear.feature_map = FeatureMapKind::kHedgehog;
-    even = true;
-  } else if (map == "codebook") {
-    linear.feature_map = FeatureMapKind::kCodebook;
-  } else if (map == "none") {
-    linear.feature_map = FeatureMapKind::kNone;
-  } else {
-    fields.Unimplemented("feature_map", absl::StrCat("is \"", map,
-                                                     "\"; supported are t2r, elu, rfa, "
-                                                     "hedgehog, codebook and none"));
+  const auto kind = Parse<FeatureMapKind>(map);
+  if (!kind.has_value()) {
+    fields.Unimplemented(
+        "feature_map", absl::StrCat("is \"", map, "\"; supported are ", NamesOf<FeatureMapKind>()));
   }
+  linear.feature_map = kind.value_or(FeatureMapKind::kT2r);
+  const bool even =
+      linear.feature_map == FeatureMapKind::kRfa || linear.feature_map == FeatureMapKind::kHedgehog;
   ReadLayerSizes(fields, config, &linear);
   for (int i = 0; i < config.layers; ++i) {
     const int features = linear.sizes(i).features;
@@ -179,7 +171,7 @@ LinearAttentionConfig ReadLinearAttention(JsonFields& fields, const ModelConfig&
   linear.rope_features = fields.Bool("rope_features", !codebook);
   if (fields.Has("sink_position")) {
     linear.sink_position = fields.Integer("sink_position", 0, int64_t{1} << 40);
-    if (config.architecture != Architecture::kLlama) {
+    if (config.rotary_dim == 0) {
       fields.Invalid("sink_position", "needs rotary positions, which the model does not have");
     }
   }
@@ -193,12 +185,12 @@ LinearAttentionConfig ReadLinearAttention(JsonFields& fields, const ModelConfig&
     return linear;
   }
   const std::string normalizer = fields.String("normalizer");
-  if (normalizer == "add") {
-    linear.normalizer = Normalizer::kAdd;
-  } else if (normalizer != "clamp") {
-    fields.Unimplemented("normalizer",
-                         absl::StrCat("is \"", normalizer, "\"; supported are clamp and add"));
+  const auto known = Parse<Normalizer>(normalizer);
+  if (!known.has_value()) {
+    fields.Unimplemented("normalizer", absl::StrCat("is \"", normalizer, "\"; supported are ",
+                                                    NamesOf<Normalizer>()));
   }
+  linear.normalizer = known.value_or(Normalizer::kClamp);
   linear.eps = static_cast<float>(fields.Number("eps", 1e-30, 1e6));
   linear.query_scale = static_cast<float>(fields.Number("query_scale", -1e6, 1e6));
   return linear;
@@ -268,9 +260,7 @@ void ReadSuppressed(JsonFields& fields, ModelConfig* config) {
 DType ReadFileDType(JsonFields& fields) {
   const std::string name =
       fields.String("dtype", fields.String("torch_dtype", std::string("float32")));
-  if (name == "bfloat16") return DType::kBFloat16;
-  if (name == "float16") return DType::kFloat16;
-  return DType::kFloat32;
+  return Parse<DType>(name).value_or(DType::kFloat32);
 }
 
 absl::Status ReadGenerationConfig(const std::string& text, ModelConfig* config) {
@@ -304,19 +294,9 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& config_json,
   if (!json.ok()) return json.status();
   ModelConfig config;
   JsonFields fields(*json, file + ": ");
-  const Family family = ReadFamily(fields);
+  const ConfigFamily* family = FindFamily(fields);
   if (!fields.status().ok()) return fields.status();
-  RefuseUnsupportedKeys(fields, family);
-  switch (family) {
-    case Family::kMarian:
-      ReadMarianFields(fields, &config);
-      break;
-    case Family::kGpt2:
-      ReadGpt2Fields(fields, &config);
-      break;
-    default:
-      ReadLlamaFields(fields, family, &config);
-  }
+  family->read(fields, &config);
   if (!fields.status().ok()) return fields.status();
 
   // A family's sliding window has made layers linear; linear_attention replaces them.

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/config_families.h"
+#include "engine/model/architectures.h"
 
 namespace t2r {
 namespace {
@@ -70,9 +71,11 @@ void RefuseForcedStart(JsonFields& fields) {
   }
 }
 
-void ReadMarianFields(JsonFields& fields, ModelConfig* config) {
+void ReadMarian(JsonFields& fields, ModelConfig* config) {
+  RefuseUnsupportedKeys(fields, /*encoder_decoder=*/true);
+  RefuseSlidingWindow(fields);
   EncoderDecoderConfig both;
-  config->architecture = Architecture::kMarian;
+  config->architecture = &kMarianArchitecture;
   config->hidden_size = static_cast<int>(fields.Integer("d_model", 1, kMaxWidth));
   config->layers = static_cast<int>(fields.Integer("decoder_layers", 1, kMaxLayers, kLayers));
   both.encoder_layers = static_cast<int>(fields.Integer("encoder_layers", 1, kMaxLayers, kLayers));

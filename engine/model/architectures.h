@@ -1,17 +1,27 @@
-// The forward passes there are; MakeModel picks one.
+// The architectures there are: what the engine knows of each beside how config.json names and
+// describes it (engine/checkpoint/config_families.h).
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "engine/model/model.h"
+#include "engine/model/tensors.h"
 
 namespace t2r {
 
-std::unique_ptr<Model> MakeLlama(const ModelConfig& config, const WeightSource& weights,
-                                 Backend& backend, const ModelOptions& options);
-std::unique_ptr<Model> MakeGpt2(const ModelConfig& config, const WeightSource& weights,
-                                Backend& backend, const ModelOptions& options);
-std::unique_ptr<Model> MakeMarian(const ModelConfig& config, const WeightSource& weights,
-                                  Backend& backend, const ModelOptions& options);
+struct Architecture {
+  const char* name;                                               // as GetModel tells it
+  std::vector<TensorSpec> (*tensors)(const ModelConfig& config);  // TensorsOf
+  std::string (*attention_prefix)(int layer, bool cross);         // AttentionPrefix
+  std::unique_ptr<Model> (*make)(const ModelConfig& config, const WeightSource& weights,
+                                 Backend& backend, const ModelOptions& options);  // MakeModel
+};
+
+// Each stands in the file of its forward pass.
+extern const Architecture kLlamaArchitecture;
+extern const Architecture kGpt2Architecture;
+extern const Architecture kMarianArchitecture;
 
 }  // namespace t2r

@@ -22,42 +22,37 @@ Buffer Load(WeightLoader& loader, std::span<const float> values) {
 
 }  // namespace
 
-FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const std::string& prefix,
-                                 const ModelConfig& config, int layer, bool cross) {
+FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const ModelConfig& config, int layer,
+                                 bool cross) {
   const LinearAttentionConfig& linear = *config.linear_attention;
-  const LinearSizes sizes = linear.sizes(layer, cross);
   FeatureMapWeights map;
-  map.rows = MapOf(linear, sizes).projected_features();
-  const std::string name = prefix + "feature_map.";
-  const std::vector<int64_t> shape = {config.kv_heads, map.rows, config.head_dim};
-  const std::vector<int64_t> one = {config.kv_heads, map.rows};
+  map.rows = MapOf(linear, linear.sizes(layer, cross)).projected_features();
+  const std::string name = AttentionPrefix(config, layer, cross) + "feature_map.";
+  const auto read = [&](const char* tensor) { return loader.Floats(name + tensor); };
   switch (linear.feature_map) {
     case FeatureMapKind::kT2r:
-      map.weight = loader.Floats(name + "weight", shape);
-      map.bias = loader.Floats(name + "bias", one);
+      map.weight = read("weight");
+      map.bias = read("bias");
       break;
     case FeatureMapKind::kElu:
+    case FeatureMapKind::kNone:
       break;
     case FeatureMapKind::kRfa:
-      map.weight = loader.Floats(name + "projection", shape);
+      map.weight = read("projection");
       break;
     case FeatureMapKind::kHedgehog:
-      map.weight = loader.Floats(name + "weight", shape);
+      map.weight = read("weight");
       break;
     case FeatureMapKind::kCodebook:
-      map.weight = loader.Floats(name + "key_weight", shape);
-      map.bias = loader.Floats(name + "key_bias", one);
-      map.query_weight = loader.Floats(name + "query_weight", shape);
-      map.query_bias = loader.Floats(name + "query_bias", {config.heads, map.rows});
+      map.weight = read("key_weight");
+      map.bias = read("key_bias");
+      map.query_weight = read("query_weight");
+      map.query_bias = read("query_bias");
       break;
-    case FeatureMapKind::kNone:
-      return map;
   }
-  if (sizes.window > 0 && linear.feature_map != FeatureMapKind::kCodebook) {
-    map.far_bias = loader.Floats(name + "far_bias", {config.heads});
-  }
-  if (loader.Has(name + "log_decay")) {
-    map.log_decay = loader.Floats(name + "log_decay", {config.kv_heads});
+  if (loader.Lists(name + "far_bias")) map.far_bias = read("far_bias");
+  if (loader.Lists(name + "log_decay") && loader.Has(name + "log_decay")) {
+    map.log_decay = read("log_decay");
     for (const float value : map.log_decay) {
       if (!(value <= 0 && std::isfinite(value))) {
         throw ModelError("tensor " + name + "log_decay holds " + std::to_string(value) +
@@ -116,8 +111,7 @@ Attention Attention::Linear(const ModelConfig& config, int layer, bool cross, in
   attention.map_.bias = attention.bias_.f32();
   attention.map_.query_weight = attention.query_weight_.f32();
   attention.map_.query_bias = attention.query_bias_.f32();
-  if (windowed && !cross && config.architecture == Architecture::kLlama)
-    attention.LoadAngles(config, loader);
+  if (windowed && !cross && config.rotary_dim > 0) attention.LoadAngles(config, loader);
   return attention;
 }
 

@@ -2,7 +2,6 @@
 // attention over an encoder's outputs.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "engine/model/config.h"
@@ -24,10 +23,10 @@ struct FeatureMapWeights {
   std::vector<float> log_decay;     // [G]
 };
 
-// Reads `prefix`feature_map.* of a linear layer's causal attention, or of its cross attention.
-// Throws ModelError, also for a decay that grows.
-FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const std::string& prefix,
-                                 const ModelConfig& config, int layer, bool cross);
+// Reads the feature map of a linear layer's causal attention, or of its cross attention. Throws
+// ModelError, also for a decay that grows.
+FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const ModelConfig& config, int layer,
+                                 bool cross);
 
 // Whether the map's projection should be folded into the query and key projections of a model that
 // has nothing between them: only t2r and hedgehog without a window can, and only where a folded

@@ -27,15 +27,15 @@ int ModelConfig::full_cross_layers() const {
 }
 
 std::optional<int64_t> ModelConfig::position_limit() const {
-  if (architecture != Architecture::kLlama) return max_position_embeddings;
+  if (rotary_dim == 0) return max_position_embeddings;
   return std::nullopt;
 }
 
 std::vector<double> RopeInverseFrequencies(const ModelConfig& config) {
-  const int pairs = config.head_dim / 2;
+  const int pairs = config.rotary_dim / 2;
   std::vector<double> frequencies(pairs);
   for (int i = 0; i < pairs; ++i) {
-    frequencies[i] = std::pow(config.rope_theta, -2.0 * i / config.head_dim);
+    frequencies[i] = std::pow(config.rope_theta, -2.0 * i / config.rotary_dim);
   }
   if (!config.rope_scaling.has_value()) return frequencies;
   const RopeScaling& scaling = *config.rope_scaling;

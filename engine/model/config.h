@@ -12,8 +12,21 @@
 
 namespace t2r {
 
-enum class Architecture : uint8_t { kLlama, kGpt2, kMarian };
+struct Architecture;  // architectures.h
+extern const Architecture kLlamaArchitecture;
+
 enum class LayerType : uint8_t { kLinearAttention, kFullAttention };
+
+// As config.json's layer_types spell them.
+constexpr const char* NameOf(LayerType type) {
+  switch (type) {
+    case LayerType::kLinearAttention:
+      return "linear_attention";
+    case LayerType::kFullAttention:
+      return "full_attention";
+  }
+  return "";
+}
 
 // Sizes of one linear layer (engine/ops/windowed_attention.h).
 struct LinearSizes {
@@ -30,9 +43,9 @@ struct LinearAttentionConfig {
   int feature_size = 0;  // k; where layers differ, the largest
   // Of causal attention; where layers differ, the largest.
   int window = 0, sinks = 0, fold = 1;
-  std::vector<LinearSizes> layers;       // where layers differ: of each, else empty
-  bool rope_features = true;             // the map sees q and k after their rotation
-  std::optional<int64_t> sink_position;  // P
+  std::vector<LinearSizes> layers = {};                 // where layers differ: of each, else empty
+  bool rope_features = true;                            // the map sees q and k after their rotation
+  std::optional<int64_t> sink_position = std::nullopt;  // P
   Normalizer normalizer = Normalizer::kClamp;
   float eps = 1e-2F;
   float query_scale = 1.0F;
@@ -75,7 +88,7 @@ struct EncoderDecoderConfig {
 };
 
 struct ModelConfig {
-  Architecture architecture = Architecture::kLlama;
+  const Architecture* architecture = &kLlamaArchitecture;  // never null
   int hidden_size = 0;
   int intermediate_size = 0;
   int layers = 0;
@@ -88,6 +101,8 @@ struct ModelConfig {
   bool qkv_bias = false;  // Llama: attention_bias or a Qwen2-like model
   bool attention_out_bias = false;
   bool mlp_bias = false;
+  bool qk_norm = false;  // RMSNorm of each head of q and k, before RoPE
+  int rotary_dim = 0;    // values of a head that rotary positions turn; 0: positions are stored
   double rope_theta = 10000.0;
   std::optional<RopeScaling> rope_scaling;
   int64_t max_position_embeddings = 0;
@@ -117,7 +132,7 @@ struct ModelConfig {
   std::optional<int64_t> position_limit() const;
 };
 
-// RoPE's inverse frequencies [head_dim/2], scaling applied, in float64.
+// RoPE's inverse frequencies [rotary_dim/2], scaling applied, in float64.
 std::vector<double> RopeInverseFrequencies(const ModelConfig& config);
 
 }  // namespace t2r

@@ -13,6 +13,31 @@
 namespace t2r {
 namespace {
 
+std::vector<TensorSpec> Tensors(const ModelConfig& config) {
+  TensorList list(config, "transformer.");
+  const int64_t hidden = config.hidden_size;
+  const int64_t inner = config.intermediate_size;
+  list.Table("transformer.wte.weight", TensorRole::kEmbedding, config.vocab_size);
+  list.Table("transformer.wpe.weight", TensorRole::kPositions, config.max_position_embeddings);
+  for (int i = 0; i < config.layers; ++i) {
+    const std::string layer = "transformer.h." + std::to_string(i) + ".";
+    list.Norm(layer + "ln_1", hidden, true);
+    list.Conv1d(layer + "attn.c_attn", hidden, 3 * hidden);
+    list.Conv1d(layer + "attn.c_proj", hidden, hidden, true);
+    list.FeatureMap(layer + "attn.", i);
+    list.Norm(layer + "ln_2", hidden, true);
+    list.Conv1d(layer + "mlp.c_fc", hidden, inner);
+    list.Conv1d(layer + "mlp.c_proj", inner, hidden, true);
+  }
+  list.Norm("transformer.ln_f", hidden, true);
+  list.Head();
+  return list.Take();
+}
+
+std::string AttentionPrefix(int layer, bool /*cross*/) {
+  return "transformer.h." + std::to_string(layer) + ".attn.";
+}
+
 struct Gpt2Layer {
   Attention attention;
   Norm attention_norm;
@@ -28,27 +53,18 @@ class Gpt2 : public BackendModel {
   Gpt2(const ModelConfig& config, const WeightSource& weights, Backend& backend,
        const ModelOptions& options)
       : BackendModel(config, backend) {
-    WeightLoader loader(weights, backend, options.weight_dtype);
-    const int64_t hidden = config.hidden_size;
-    const std::string prefix =
-        !loader.Has("transformer.wte.weight") && loader.Has("wte.weight") ? "" : "transformer.";
-    const HostMatrix embedding = loader.Linear(prefix + "wte.weight", config.vocab_size, hidden);
-    const HostMatrix positions =
-        loader.Linear(prefix + "wpe.weight", config.max_position_embeddings, hidden);
+    WeightLoader loader(config, weights, backend, options.weight_dtype);
     int linear = 0;
     int full = 0;
     for (int i = 0; i < config.layers; ++i) {
       const bool is_linear = config.layer_types[i] == LayerType::kLinearAttention;
-      layers_.push_back(LoadLayer(loader, prefix + "h." + std::to_string(i) + ".", i, is_linear,
-                                  is_linear ? linear++ : full++));
+      layers_.push_back(LoadLayer(loader, i, is_linear, is_linear ? linear++ : full++));
     }
-    final_norm_ = LoadNorm(loader, prefix + "ln_f.", hidden);
-    const HostMatrix head = config.tie_word_embeddings
-                                ? embedding
-                                : loader.Linear("lm_head.weight", config.vocab_size, hidden);
+    final_norm_ = LoadNorm(loader, "transformer.ln_f");
+    const HostMatrix head = loader.Head();
     head_ = loader.Load({&head, 1});
-    embedding_ = loader.LoadTable(embedding);
-    positions_ = loader.LoadTable(positions);
+    embedding_ = loader.LoadTable(loader.HostRows("transformer.wte.weight"));
+    positions_ = loader.LoadTable(loader.HostRows("transformer.wpe.weight"));
     weight_bytes_ = loader.bytes();
     Declare(backend.activation_dtype(options.weight_dtype));
   }
@@ -87,19 +103,11 @@ class Gpt2 : public BackendModel {
     backend_.LayerNorm(x, norm.weight.f32(), norm.bias.f32(), config_.norm_eps, out);
   }
 
-  Projection LoadProjection(WeightLoader& loader, const std::string& name, int64_t inputs,
-                            int64_t outputs) {
-    ProjectionStack stack;
-    stack.Add(loader.Conv1d(name + "weight", inputs, outputs),
-              loader.Floats(name + "bias", {outputs}));
-    return stack.Load(loader);
-  }
-
   Projection LoadFolded(WeightLoader& loader, const std::string& name,
                         const FeatureMapWeights& map) {
     const int64_t hidden = config_.hidden_size;
-    const std::vector<float> stored = loader.Floats(name + "weight", {hidden, 3 * hidden});
-    const std::vector<float> biases = loader.Floats(name + "bias", {3 * hidden});
+    const std::vector<float> stored = loader.Floats(name + ".weight");
+    const std::vector<float> biases = loader.Floats(name + ".bias");
     std::vector<float> rows(stored.size());  // [q | k | v] of a row each
     for (int64_t i = 0; i < hidden; ++i) {
       for (int64_t j = 0; j < 3 * hidden; ++j) rows[j * hidden + i] = stored[i * 3 * hidden + j];
@@ -119,24 +127,22 @@ class Gpt2 : public BackendModel {
   }
 
   // index: the layer's place among the linear or full ones.
-  Gpt2Layer LoadLayer(WeightLoader& loader, const std::string& name, int number, bool linear,
-                      int index) {
-    const int64_t hidden = config_.hidden_size;
-    const int64_t inner = config_.intermediate_size;
+  Gpt2Layer LoadLayer(WeightLoader& loader, int layer, bool linear, int index) {
+    const std::string attention = AttentionPrefix(layer, false);
+    const std::string name = "transformer.h." + std::to_string(layer) + ".";
     FeatureMapWeights map;
-    if (linear) map = ReadFeatureMap(loader, name + "attn.", config_, number, false);
-    const bool folded = linear && ShouldFold(config_, number, false);
-    const std::string qkv = name + "attn.c_attn.";
+    if (linear) map = ReadFeatureMap(loader, config_, layer, false);
+    const bool folded = linear && ShouldFold(config_, layer, false);
+    const std::string qkv = attention + "c_attn";
     return {
-        .attention = linear ? Attention::Linear(config_, number, false, index, map, folded, loader)
+        .attention = linear ? Attention::Linear(config_, layer, false, index, map, folded, loader)
                             : Attention::Full(config_, index),
-        .attention_norm = LoadNorm(loader, name + "ln_1.", hidden),
-        .qkv =
-            folded ? LoadFolded(loader, qkv, map) : LoadProjection(loader, qkv, hidden, 3 * hidden),
-        .out = LoadProjection(loader, name + "attn.c_proj.", hidden, hidden),
-        .mlp_norm = LoadNorm(loader, name + "ln_2.", hidden),
-        .up = LoadProjection(loader, name + "mlp.c_fc.", hidden, inner),
-        .down = LoadProjection(loader, name + "mlp.c_proj.", inner, hidden),
+        .attention_norm = LoadNorm(loader, name + "ln_1"),
+        .qkv = folded ? LoadFolded(loader, qkv, map) : LoadProjection(loader, {qkv}),
+        .out = LoadProjection(loader, {attention + "c_proj"}),
+        .mlp_norm = LoadNorm(loader, name + "ln_2"),
+        .up = LoadProjection(loader, {name + "mlp.c_fc"}),
+        .down = LoadProjection(loader, {name + "mlp.c_proj"}),
     };
   }
 
@@ -162,11 +168,13 @@ class Gpt2 : public BackendModel {
   Activation x_, normed_, qkv_, attn_out_, inner_, last_, last_normed_;
 };
 
-}  // namespace
-
-std::unique_ptr<Model> MakeGpt2(const ModelConfig& config, const WeightSource& weights,
-                                Backend& backend, const ModelOptions& options) {
+std::unique_ptr<Model> Make(const ModelConfig& config, const WeightSource& weights,
+                            Backend& backend, const ModelOptions& options) {
   return std::make_unique<Gpt2>(config, weights, backend, options);
 }
+
+}  // namespace
+
+const Architecture kGpt2Architecture = {"gpt2", Tensors, AttentionPrefix, Make};
 
 }  // namespace t2r

@@ -6,62 +6,75 @@
 #include "engine/model/architectures.h"
 #include "engine/model/attention.h"
 #include "engine/model/backend_model.h"
+#include "engine/model/projection.h"
 #include "engine/model/weight_loader.h"
 
 namespace t2r {
 namespace {
 
+std::vector<TensorSpec> Tensors(const ModelConfig& config) {
+  TensorList list(config, "model.");
+  const int64_t hidden = config.hidden_size;
+  const int64_t inner = config.intermediate_size;
+  const int64_t queries = int64_t{config.heads} * config.head_dim;
+  const int64_t keys = int64_t{config.kv_heads} * config.head_dim;
+  list.Table("model.embed_tokens.weight", TensorRole::kEmbedding, config.vocab_size);
+  for (int i = 0; i < config.layers; ++i) {
+    const std::string layer = "model.layers." + std::to_string(i) + ".";
+    const std::string self = layer + "self_attn.";
+    const std::string mlp = layer + "mlp.";
+    list.Norm(layer + "input_layernorm", hidden, false);
+    list.Projection(self + "q_proj", queries, hidden, config.qkv_bias);
+    list.Projection(self + "k_proj", keys, hidden, config.qkv_bias);
+    list.Projection(self + "v_proj", keys, hidden, config.qkv_bias);
+    list.Projection(self + "o_proj", hidden, queries, config.attention_out_bias, true);
+    if (config.qk_norm) {
+      list.Norm(self + "q_norm", config.head_dim, false);
+      list.Norm(self + "k_norm", config.head_dim, false);
+    }
+    list.FeatureMap(self, i);
+    list.Norm(layer + "post_attention_layernorm", hidden, false);
+    list.Projection(mlp + "gate_proj", inner, hidden, config.mlp_bias);
+    list.Projection(mlp + "up_proj", inner, hidden, config.mlp_bias);
+    list.Projection(mlp + "down_proj", hidden, inner, config.mlp_bias, true);
+  }
+  list.Norm("model.norm", hidden, false);
+  list.Head();
+  return list.Take();
+}
+
+std::string AttentionPrefix(int layer, bool /*cross*/) {
+  return "model.layers." + std::to_string(layer) + ".self_attn.";
+}
+
 struct LlamaLayer {
   Attention attention;
-  Buffer attention_norm;
-  std::unique_ptr<Matrix> qkv;  // [q | k | v] output rows
-  Buffer qkv_bias;
-  std::unique_ptr<Matrix> out;
-  Buffer out_bias;
-  Buffer mlp_norm;
-  std::unique_ptr<Matrix> gate_up;  // [gate | up] output rows
-  Buffer gate_up_bias;
-  std::unique_ptr<Matrix> down;
-  Buffer down_bias;
+  Norm attention_norm;
+  Projection qkv;  // [q | k | v] output rows
+  Norm q_norm;     // of each head, where config.qk_norm
+  Norm k_norm;
+  Projection out;
+  Norm mlp_norm;
+  Projection gate_up;  // [gate | up] output rows
+  Projection down;
 };
-
-// The biases of stacked matrices, one after another; empty when the model has none.
-Buffer LoadBiases(WeightLoader& loader, bool present,
-                  const std::vector<std::pair<std::string, int64_t>>& parts) {
-  if (!present) return {};
-  std::vector<float> values;
-  for (const auto& [name, size] : parts) {
-    const std::vector<float> part = loader.Floats(name, {size});
-    values.insert(values.end(), part.begin(), part.end());
-  }
-  return loader.LoadVector(values);
-}
 
 class Llama : public BackendModel {
  public:
   Llama(const ModelConfig& config, const WeightSource& weights, Backend& backend,
         const ModelOptions& options)
       : BackendModel(config, backend), frequencies_(RopeInverseFrequencies(config)) {
-    WeightLoader loader(weights, backend, options.weight_dtype);
-    const int64_t hidden = config.hidden_size;
-    const std::string prefix =
-        !loader.Has("model.embed_tokens.weight") && loader.Has("embed_tokens.weight") ? ""
-                                                                                      : "model.";
-    const HostMatrix embedding =
-        loader.Linear(prefix + "embed_tokens.weight", config.vocab_size, hidden);
+    WeightLoader loader(config, weights, backend, options.weight_dtype);
     int linear = 0;
     int full = 0;
     for (int i = 0; i < config.layers; ++i) {
       const bool is_linear = config.layer_types[i] == LayerType::kLinearAttention;
-      layers_.push_back(LoadLayer(loader, prefix + "layers." + std::to_string(i) + ".", i,
-                                  is_linear, is_linear ? linear++ : full++));
+      layers_.push_back(LoadLayer(loader, i, is_linear, is_linear ? linear++ : full++));
     }
-    final_norm_ = loader.LoadVector(prefix + "norm.weight", {hidden});
-    const HostMatrix head = config.tie_word_embeddings
-                                ? embedding
-                                : loader.Linear("lm_head.weight", config.vocab_size, hidden);
+    final_norm_ = LoadNorm(loader, "model.norm");
+    const HostMatrix head = loader.Head();
     head_ = loader.Load({&head, 1});
-    embedding_ = loader.LoadTable(embedding);
+    embedding_ = loader.LoadTable(loader.HostRows("model.embed_tokens.weight"));
     weight_bytes_ = loader.bytes();
     Declare(backend.activation_dtype(options.weight_dtype));
   }
@@ -76,73 +89,62 @@ class Llama : public BackendModel {
     const Tensor gated = gated_.Rows(rows);
     const Tensor cos_sin = cos_sin_.Rows(rows);
     const Tensor qkv = qkv_.Rows(rows);
+    const int64_t queries = int64_t{config_.heads} * config_.head_dim;
+    const int64_t keys = int64_t{config_.kv_heads} * config_.head_dim;
     backend_.Embed(batch, *embedding_, nullptr, 1.0F, x);
     backend_.RopeTable(batch, frequencies_, 1.0, cos_sin);
     for (const LlamaLayer& layer : layers_) {
-      backend_.RmsNorm(x, layer.attention_norm.f32(), config_.norm_eps, normed);
-      backend_.MatMul(normed, *layer.qkv, layer.qkv_bias.f32(), MatMulMode::kStore, qkv);
+      backend_.RmsNorm(x, layer.attention_norm.weight.f32(), config_.norm_eps, normed);
+      backend_.MatMul(normed, *layer.qkv.weight, layer.qkv.bias.f32(), MatMulMode::kStore, qkv);
+      if (config_.qk_norm) {
+        backend_.RmsNormHeads(qkv.Columns(0, queries), config_.heads, layer.q_norm.weight.f32(),
+                              config_.norm_eps);
+        backend_.RmsNormHeads(qkv.Columns(queries, keys), config_.kv_heads,
+                              layer.k_norm.weight.f32(), config_.norm_eps);
+      }
       layer.attention.Run(backend_, batch, caches, cos_sin, qkv, attn_out);
-      backend_.MatMul(attn_out, *layer.out, layer.out_bias.f32(), MatMulMode::kAccumulate, x);
+      backend_.MatMul(attn_out, *layer.out.weight, layer.out.bias.f32(), MatMulMode::kAccumulate,
+                      x);
 
-      backend_.RmsNorm(x, layer.mlp_norm.f32(), config_.norm_eps, normed);
-      backend_.MatMul(normed, *layer.gate_up, layer.gate_up_bias.f32(), MatMulMode::kStore,
+      backend_.RmsNorm(x, layer.mlp_norm.weight.f32(), config_.norm_eps, normed);
+      backend_.MatMul(normed, *layer.gate_up.weight, layer.gate_up.bias.f32(), MatMulMode::kStore,
                       gate_up);
       backend_.SwiGlu(gate_up, gated);
-      backend_.MatMul(gated, *layer.down, layer.down_bias.f32(), MatMulMode::kAccumulate, x);
+      backend_.MatMul(gated, *layer.down.weight, layer.down.bias.f32(), MatMulMode::kAccumulate, x);
     }
     const int64_t logit_rows = shape.logit_rows;
     if (logit_rows == 0) return;
     const Tensor last = last_.Rows(logit_rows);
     const Tensor last_normed = last_normed_.Rows(logit_rows);
     backend_.GatherLogitRows(batch, x, last);
-    backend_.RmsNorm(last, final_norm_.f32(), config_.norm_eps, last_normed);
+    backend_.RmsNorm(last, final_norm_.weight.f32(), config_.norm_eps, last_normed);
     backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits_.Rows(logit_rows));
   }
 
   // index: the layer's place among the linear or full ones.
-  LlamaLayer LoadLayer(WeightLoader& loader, const std::string& name, int number, bool linear,
-                       int index) {
-    const int64_t hidden = config_.hidden_size;
-    const int64_t inner = config_.intermediate_size;
-    const int64_t queries = int64_t{config_.heads} * config_.head_dim;
-    const int64_t keys = int64_t{config_.kv_heads} * config_.head_dim;
-    const std::string self = name + "self_attn.";
+  LlamaLayer LoadLayer(WeightLoader& loader, int layer, bool linear, int index) {
+    const std::string self = AttentionPrefix(layer, false);
+    const std::string name = "model.layers." + std::to_string(layer) + ".";
     const std::string mlp = name + "mlp.";
-    LlamaLayer layer{
-        .attention = linear
-                         ? Attention::Linear(config_, number, false, index,
-                                             ReadFeatureMap(loader, self, config_, number, false),
-                                             false, loader)
-                         : Attention::Full(config_, index),
-        .attention_norm = loader.LoadVector(name + "input_layernorm.weight", {hidden}),
-        .qkv = nullptr,
-        .qkv_bias = LoadBiases(loader, config_.qkv_bias,
-                               {{self + "q_proj.bias", queries},
-                                {self + "k_proj.bias", keys},
-                                {self + "v_proj.bias", keys}}),
-        .out = nullptr,
-        .out_bias =
-            LoadBiases(loader, config_.attention_out_bias, {{self + "o_proj.bias", hidden}}),
-        .mlp_norm = loader.LoadVector(name + "post_attention_layernorm.weight", {hidden}),
-        .gate_up = nullptr,
-        .gate_up_bias =
-            LoadBiases(loader, config_.mlp_bias,
-                       {{mlp + "gate_proj.bias", inner}, {mlp + "up_proj.bias", inner}}),
-        .down = nullptr,
-        .down_bias = LoadBiases(loader, config_.mlp_bias, {{mlp + "down_proj.bias", hidden}}),
+    LlamaLayer loaded{
+        .attention =
+            linear ? Attention::Linear(config_, layer, false, index,
+                                       ReadFeatureMap(loader, config_, layer, false), false, loader)
+                   : Attention::Full(config_, index),
+        .attention_norm = LoadNorm(loader, name + "input_layernorm"),
+        .qkv = LoadProjection(loader, {self + "q_proj", self + "k_proj", self + "v_proj"}),
+        .q_norm = {},
+        .k_norm = {},
+        .out = LoadProjection(loader, {self + "o_proj"}),
+        .mlp_norm = LoadNorm(loader, name + "post_attention_layernorm"),
+        .gate_up = LoadProjection(loader, {mlp + "gate_proj", mlp + "up_proj"}),
+        .down = LoadProjection(loader, {mlp + "down_proj"}),
     };
-    const HostMatrix qkv[] = {loader.Linear(self + "q_proj.weight", queries, hidden),
-                              loader.Linear(self + "k_proj.weight", keys, hidden),
-                              loader.Linear(self + "v_proj.weight", keys, hidden)};
-    layer.qkv = loader.Load(qkv);
-    const HostMatrix out = loader.Linear(self + "o_proj.weight", hidden, queries);
-    layer.out = loader.Load({&out, 1});
-    const HostMatrix gate_up[] = {loader.Linear(mlp + "gate_proj.weight", inner, hidden),
-                                  loader.Linear(mlp + "up_proj.weight", inner, hidden)};
-    layer.gate_up = loader.Load(gate_up);
-    const HostMatrix down = loader.Linear(mlp + "down_proj.weight", hidden, inner);
-    layer.down = loader.Load({&down, 1});
-    return layer;
+    if (config_.qk_norm) {
+      loaded.q_norm = LoadNorm(loader, self + "q_norm");
+      loaded.k_norm = LoadNorm(loader, self + "k_norm");
+    }
+    return loaded;
   }
 
   void Declare(DType dtype) {
@@ -154,7 +156,7 @@ class Llama : public BackendModel {
     workspace_.AddRows(&attn_out_, int64_t{config_.heads} * config_.head_dim, dtype);
     workspace_.AddRows(&gate_up_, 2 * inner, dtype);
     workspace_.AddRows(&gated_, inner, dtype);
-    workspace_.AddRows(&cos_sin_, config_.head_dim, DType::kFloat32);
+    workspace_.AddRows(&cos_sin_, config_.rotary_dim, DType::kFloat32);
     workspace_.AddLogitRows(&last_, hidden, DType::kFloat32);
     workspace_.AddLogitRows(&last_normed_, hidden, dtype);
   }
@@ -162,17 +164,19 @@ class Llama : public BackendModel {
   std::vector<double> frequencies_;
   std::unique_ptr<Matrix> embedding_;
   std::vector<LlamaLayer> layers_;
-  Buffer final_norm_;
+  Norm final_norm_;
   std::unique_ptr<Matrix> head_;
 
   Activation x_, normed_, qkv_, attn_out_, gate_up_, gated_, cos_sin_, last_, last_normed_;
 };
 
-}  // namespace
-
-std::unique_ptr<Model> MakeLlama(const ModelConfig& config, const WeightSource& weights,
-                                 Backend& backend, const ModelOptions& options) {
+std::unique_ptr<Model> Make(const ModelConfig& config, const WeightSource& weights,
+                            Backend& backend, const ModelOptions& options) {
   return std::make_unique<Llama>(config, weights, backend, options);
 }
+
+}  // namespace
+
+const Architecture kLlamaArchitecture = {"llama", Tensors, AttentionPrefix, Make};
 
 }  // namespace t2r

@@ -14,6 +14,62 @@
 namespace t2r {
 namespace {
 
+// What one side has: embeddings, layers (cross attention only in the decoder).
+void AddSide(const ModelConfig& config, bool decoder, TensorList* list) {
+  const EncoderDecoderConfig& both = *config.encoder_decoder;
+  const int64_t hidden = config.hidden_size;
+  const int64_t inner = decoder ? config.intermediate_size : both.encoder_intermediate_size;
+  const std::string model = decoder ? "model.decoder." : "model.encoder.";
+  if (!both.share_embeddings) {
+    list->Table(model + "embed_tokens.weight",
+                decoder ? TensorRole::kEmbedding : TensorRole::kSourceEmbedding,
+                decoder ? config.vocab_size : both.source_vocab_size);
+  }
+  list->Table(model + "embed_positions.weight", TensorRole::kPositions,
+              config.max_position_embeddings)
+      .optional = !both.learned_positions;
+  const auto attention = [&](const std::string& name) {
+    for (const char* part : {"q_proj", "k_proj", "v_proj"}) {
+      list->Projection(name + part, hidden, hidden, true);
+    }
+    list->Projection(name + "out_proj", hidden, hidden, true, true);
+  };
+  for (int i = 0; i < (decoder ? config.layers : both.encoder_layers); ++i) {
+    const std::string layer = model + "layers." + std::to_string(i) + ".";
+    attention(layer + "self_attn.");
+    if (decoder) list->FeatureMap(layer + "self_attn.", i);
+    list->Norm(layer + "self_attn_layer_norm", hidden, true);
+    if (decoder) {
+      attention(layer + "encoder_attn.");
+      list->FeatureMap(layer + "encoder_attn.", i, true);
+      list->Norm(layer + "encoder_attn_layer_norm", hidden, true);
+    }
+    list->Projection(layer + "fc1", inner, hidden, true);
+    list->Projection(layer + "fc2", hidden, inner, true, true);
+    list->Norm(layer + "final_layer_norm", hidden, true);
+  }
+  if (both.final_norm) list->Norm(model + "layer_norm", hidden, true);
+}
+
+std::vector<TensorSpec> Tensors(const ModelConfig& config) {
+  TensorList list(config);
+  if (config.encoder_decoder->share_embeddings) {
+    // Checkpoints keep a shared table under one or more of three names.
+    list.Table("model.shared.weight", TensorRole::kEmbedding, config.vocab_size).aliases = {
+        "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"};
+  }
+  AddSide(config, false, &list);
+  AddSide(config, true, &list);
+  list.Head();
+  list.Add("final_logits_bias", TensorRole::kLogitBias, {1, config.vocab_size}).optional = true;
+  return list.Take();
+}
+
+std::string AttentionPrefix(int layer, bool cross) {
+  return "model.decoder.layers." + std::to_string(layer) +
+         (cross ? ".encoder_attn." : ".self_attn.");
+}
+
 struct MarianLayer {
   Norm self_norm;
   Attention self;
@@ -27,21 +83,6 @@ struct MarianLayer {
   MarianFeedForward feed_forward;
 };
 
-// Where both sides share one embedding table, checkpoints keep it under one or more of three names.
-HostMatrix FindTable(const WeightLoader& loader, const std::string& side, int64_t vocab_size,
-                     const ModelConfig& config) {
-  const std::string own = "model." + side + ".embed_tokens.weight";
-  std::vector<std::string> names = {own};
-  if (config.encoder_decoder->share_embeddings) {
-    names = {"model.shared.weight", "model.encoder.embed_tokens.weight",
-             "model.decoder.embed_tokens.weight"};
-  }
-  const auto found = std::find_if(names.begin(), names.end(),
-                                  [&](const std::string& name) { return loader.Has(name); });
-  return loader.Linear(found == names.end() ? names.front() : *found, vocab_size,
-                       config.hidden_size);
-}
-
 class Marian : public BackendModel {
  public:
   Marian(const ModelConfig& config, const WeightSource& weights, Backend& backend,
@@ -54,21 +95,20 @@ class Marian : public BackendModel {
           "normalize_before without add_final_layer_norm needs float32 activations: choose the "
           "dtype float32");
     }
-    WeightLoader loader(weights, backend, options.weight_dtype);
-    const HostMatrix table = FindTable(loader, "decoder", config_.vocab_size, config_);
-    const std::shared_ptr<const Matrix> tokens = loader.LoadTable(table);
+    WeightLoader loader(config_, weights, backend, options.weight_dtype);
+    const std::shared_ptr<const Matrix> tokens = loader.LoadTable(loader.HostRows(
+        both.share_embeddings ? "model.shared.weight" : "model.decoder.embed_tokens.weight"));
     std::shared_ptr<const Matrix> source_tokens = tokens;
     if (!both.share_embeddings) {
-      source_tokens =
-          loader.LoadTable(FindTable(loader, "encoder", both.source_vocab_size, config_));
+      source_tokens = loader.LoadTable(loader.HostRows("model.encoder.embed_tokens.weight"));
     }
     encoder_ = std::make_unique<MarianEncoder>(config_, loader, std::move(source_tokens));
     embedding_ = LoadMarianEmbedding(loader, "decoder", tokens, config_);
     LoadLayers(loader);
-    if (both.final_norm) {
-      final_norm_ = LoadNorm(loader, "model.decoder.layer_norm.", config_.hidden_size);
-    }
-    LoadHead(loader, table);
+    if (both.final_norm) final_norm_ = LoadNorm(loader, "model.decoder.layer_norm");
+    const HostMatrix head = loader.Head();
+    head_ = loader.Load({&head, 1});
+    if (loader.Has("final_logits_bias")) head_bias_ = loader.LoadVector("final_logits_bias");
     weight_bytes_ = loader.bytes();
     Declare(dtype);
   }
@@ -139,72 +179,55 @@ class Marian : public BackendModel {
 
   // self_index, cross_index: the places among the linear or full ones.
   MarianLayer LoadLayer(WeightLoader& loader, int layer, int self_index, int cross_index) {
-    const int64_t hidden = config_.hidden_size;
     const std::string name = "model.decoder.layers." + std::to_string(layer) + ".";
-    const std::string self = name + "self_attn.";
-    const std::string cross = name + "encoder_attn.";
-    const FeatureMapWeights self_map = MapOf(loader, self, layer, false);
-    const FeatureMapWeights cross_map = MapOf(loader, cross, layer, true);
+    const std::string self = AttentionPrefix(layer, false);
+    const std::string cross = AttentionPrefix(layer, true);
+    const FeatureMapWeights self_map = MapOf(loader, layer, false);
+    const FeatureMapWeights cross_map = MapOf(loader, layer, true);
     const float scale = config_.linear_attention ? config_.linear_attention->query_scale : 1.0F;
     // The projections to queries and keys, the map's own folded in where that saves work.
     const auto add = [&](const std::string& projection, bool of_cross, float factor,
                          ProjectionStack* stack) {
-      if (!Folded(layer, of_cross)) return stack->Add(loader, projection, hidden, hidden);
-      stack->Add(FoldFeatureMap(loader.Floats(projection + "weight", {hidden, hidden}),
-                                loader.Floats(projection + "bias", {hidden}),
-                                of_cross ? cross_map : self_map, factor, config_),
-                 hidden);
+      if (!Folded(layer, of_cross)) return stack->Add(loader, projection);
+      stack->Add(
+          FoldFeatureMap(loader.Floats(projection + ".weight"), loader.Floats(projection + ".bias"),
+                         of_cross ? cross_map : self_map, factor, config_),
+          config_.hidden_size);
     };
     ProjectionStack self_qkv;
-    add(self + "q_proj.", false, scale, &self_qkv);
-    add(self + "k_proj.", false, 1.0F, &self_qkv);
-    self_qkv.Add(loader, self + "v_proj.", hidden, hidden);
+    add(self + "q_proj", false, scale, &self_qkv);
+    add(self + "k_proj", false, 1.0F, &self_qkv);
+    self_qkv.Add(loader, self + "v_proj");
     ProjectionStack query;
-    add(cross + "q_proj.", true, scale, &query);
+    add(cross + "q_proj", true, scale, &query);
     ProjectionStack memory;
-    add(cross + "k_proj.", true, 1.0F, &memory);
-    memory.Add(loader, cross + "v_proj.", hidden, hidden);
-    ProjectionStack self_out;
-    self_out.Add(loader, self + "out_proj.", hidden, hidden);
-    ProjectionStack cross_out;
-    cross_out.Add(loader, cross + "out_proj.", hidden, hidden);
+    add(cross + "k_proj", true, 1.0F, &memory);
+    memory.Add(loader, cross + "v_proj");
     return {
-        .self_norm = LoadNorm(loader, name + "self_attn_layer_norm.", hidden),
+        .self_norm = LoadNorm(loader, name + "self_attn_layer_norm"),
         .self = MakeAttention(layer, false, self_index, self_map, loader),
         .self_qkv = self_qkv.Load(loader),
-        .self_out = self_out.Load(loader),
-        .cross_norm = LoadNorm(loader, name + "encoder_attn_layer_norm.", hidden),
+        .self_out = LoadProjection(loader, {self + "out_proj"}),
+        .cross_norm = LoadNorm(loader, name + "encoder_attn_layer_norm"),
         .cross = MakeAttention(layer, true, cross_index, cross_map, loader),
         .cross_query = query.Load(loader),
         .cross_memory = memory.Load(loader),
-        .cross_out = cross_out.Load(loader),
-        .feed_forward = LoadMarianFeedForward(loader, name, hidden, config_.intermediate_size),
+        .cross_out = LoadProjection(loader, {cross + "out_proj"}),
+        .feed_forward = LoadMarianFeedForward(loader, name),
     };
   }
 
   bool Folded(int layer, bool cross) const {
     return config_.is_linear(layer, cross) && ShouldFold(config_, layer, cross);
   }
-  FeatureMapWeights MapOf(const WeightLoader& loader, const std::string& name, int layer,
-                          bool cross) const {
+  FeatureMapWeights MapOf(const WeightLoader& loader, int layer, bool cross) const {
     if (!config_.is_linear(layer, cross)) return {};
-    return ReadFeatureMap(loader, name, config_, layer, cross);
+    return ReadFeatureMap(loader, config_, layer, cross);
   }
   Attention MakeAttention(int layer, bool cross, int index, const FeatureMapWeights& map,
                           WeightLoader& loader) const {
     if (!config_.is_linear(layer, cross)) return Attention::Full(config_, index);
     return Attention::Linear(config_, layer, cross, index, map, Folded(layer, cross), loader);
-  }
-
-  void LoadHead(WeightLoader& loader, const HostMatrix& table) {
-    const int64_t vocab_size = config_.vocab_size;
-    const HostMatrix head = config_.tie_word_embeddings
-                                ? table
-                                : loader.Linear("lm_head.weight", vocab_size, config_.hidden_size);
-    head_ = loader.Load({&head, 1});
-    if (loader.Has("final_logits_bias")) {
-      head_bias_ = loader.LoadVector("final_logits_bias", {1, vocab_size});
-    }
   }
 
   void Declare(DType dtype) {
@@ -238,11 +261,13 @@ class Marian : public BackendModel {
   Activation last_, last_normed_;
 };
 
-}  // namespace
-
-std::unique_ptr<Model> MakeMarian(const ModelConfig& config, const WeightSource& weights,
-                                  Backend& backend, const ModelOptions& options) {
+std::unique_ptr<Model> Make(const ModelConfig& config, const WeightSource& weights,
+                            Backend& backend, const ModelOptions& options) {
   return std::make_unique<Marian>(config, weights, backend, options);
 }
+
+}  // namespace
+
+const Architecture kMarianArchitecture = {"marian", Tensors, AttentionPrefix, Make};
 
 }  // namespace t2r

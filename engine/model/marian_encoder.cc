@@ -10,27 +10,18 @@ MarianEncoder::MarianEncoder(const ModelConfig& config, WeightLoader& loader,
     : config_(config),
       embedding_(LoadMarianEmbedding(loader, "encoder", std::move(tokens), config)) {
   for (int i = 0; i < config.encoder_decoder->encoder_layers; ++i) {
-    layers_.push_back(LoadLayer(config, loader, "model.encoder.layers." + std::to_string(i) + "."));
+    layers_.push_back(LoadLayer(loader, "model.encoder.layers." + std::to_string(i) + "."));
   }
   if (config.encoder_decoder->final_norm) {
-    final_norm_ = LoadNorm(loader, "model.encoder.layer_norm.", config.hidden_size);
+    final_norm_ = LoadNorm(loader, "model.encoder.layer_norm");
   }
 }
 
-MarianEncoder::Layer MarianEncoder::LoadLayer(const ModelConfig& config, WeightLoader& loader,
-                                              const std::string& name) {
-  const int64_t hidden = config.hidden_size;
+MarianEncoder::Layer MarianEncoder::LoadLayer(WeightLoader& loader, const std::string& name) {
   const std::string self = name + "self_attn.";
-  ProjectionStack qkv;
-  for (const char* part : {"q_proj.", "k_proj.", "v_proj."}) {
-    qkv.Add(loader, self + part, hidden, hidden);
-  }
-  ProjectionStack out;
-  out.Add(loader, self + "out_proj.", hidden, hidden);
-  return {LoadNorm(loader, name + "self_attn_layer_norm.", hidden), qkv.Load(loader),
-          out.Load(loader),
-          LoadMarianFeedForward(loader, name, hidden,
-                                config.encoder_decoder->encoder_intermediate_size)};
+  return {LoadNorm(loader, name + "self_attn_layer_norm"),
+          LoadProjection(loader, {self + "q_proj", self + "k_proj", self + "v_proj"}),
+          LoadProjection(loader, {self + "out_proj"}), LoadMarianFeedForward(loader, name)};
 }
 
 int64_t MarianEncoder::columns() const { return 3 * int64_t{config_.hidden_size}; }

@@ -31,7 +31,7 @@ class MarianEncoder {
     Projection out;
     MarianFeedForward feed_forward;
   };
-  static Layer LoadLayer(const ModelConfig& config, WeightLoader& loader, const std::string& name);
+  static Layer LoadLayer(WeightLoader& loader, const std::string& name);
 
   const ModelConfig& config_;
   MarianEmbedding embedding_;

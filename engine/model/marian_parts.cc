@@ -35,7 +35,7 @@ MarianEmbedding LoadMarianEmbedding(WeightLoader& loader, const std::string& sid
     embedding.scale = static_cast<float>(std::sqrt(static_cast<double>(hidden)));
   }
   if (config.encoder_decoder->learned_positions || loader.Has(name)) {
-    embedding.positions = loader.LoadTable(loader.Linear(name, positions, hidden));
+    embedding.positions = loader.LoadTable(loader.HostRows(name));
   } else {
     embedding.sinusoids = Sinusoids(positions, hidden);
     embedding.positions =
@@ -44,14 +44,9 @@ MarianEmbedding LoadMarianEmbedding(WeightLoader& loader, const std::string& sid
   return embedding;
 }
 
-MarianFeedForward LoadMarianFeedForward(WeightLoader& loader, const std::string& layer,
-                                        int64_t hidden, int64_t inner) {
-  ProjectionStack up;
-  up.Add(loader, layer + "fc1.", inner, hidden);
-  ProjectionStack down;
-  down.Add(loader, layer + "fc2.", hidden, inner);
-  return {LoadNorm(loader, layer + "final_layer_norm.", hidden), up.Load(loader),
-          down.Load(loader)};
+MarianFeedForward LoadMarianFeedForward(WeightLoader& loader, const std::string& layer) {
+  return {LoadNorm(loader, layer + "final_layer_norm"), LoadProjection(loader, {layer + "fc1"}),
+          LoadProjection(loader, {layer + "fc2"})};
 }
 
 MarianStream::MarianStream(Backend& backend, const ModelConfig& config,

@@ -43,8 +43,7 @@ struct MarianFeedForward {
 };
 
 // layer: "model.encoder.layers.0." and the like.
-MarianFeedForward LoadMarianFeedForward(WeightLoader& loader, const std::string& layer,
-                                        int64_t hidden, int64_t inner);
+MarianFeedForward LoadMarianFeedForward(WeightLoader& loader, const std::string& layer);
 
 // A step's residual stream x. Each half of a layer adds to it, with a layer norm before
 // (normalize_before) or after.

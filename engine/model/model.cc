@@ -6,15 +6,7 @@ namespace t2r {
 
 std::unique_ptr<Model> MakeModel(const ModelConfig& config, const WeightSource& weights,
                                  Backend& backend, const ModelOptions& options) {
-  switch (config.architecture) {
-    case Architecture::kLlama:
-      return MakeLlama(config, weights, backend, options);
-    case Architecture::kGpt2:
-      return MakeGpt2(config, weights, backend, options);
-    case Architecture::kMarian:
-      return MakeMarian(config, weights, backend, options);
-  }
-  throw ModelError("unknown architecture");
+  return config.architecture->make(config, weights, backend, options);
 }
 
 void Model::Encode(const Batch& /*sources*/, const Caches& /*caches*/) {

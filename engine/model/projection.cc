@@ -4,8 +4,17 @@
 
 namespace t2r {
 
-Norm LoadNorm(WeightLoader& loader, const std::string& name, int64_t size) {
-  return {loader.LoadVector(name + "weight", {size}), loader.LoadVector(name + "bias", {size})};
+Norm LoadNorm(WeightLoader& loader, const std::string& name) {
+  Norm norm;
+  norm.weight = loader.LoadVector(name + ".weight");
+  if (loader.Lists(name + ".bias")) norm.bias = loader.LoadVector(name + ".bias");
+  return norm;
+}
+
+Projection LoadProjection(WeightLoader& loader, const std::vector<std::string>& names) {
+  ProjectionStack stack;
+  for (const std::string& name : names) stack.Add(loader, name);
+  return stack.Load(loader);
 }
 
 void ProjectionStack::Add(const HostMatrix& weight, std::span<const float> bias) {
@@ -13,9 +22,10 @@ void ProjectionStack::Add(const HostMatrix& weight, std::span<const float> bias)
   bias_.insert(bias_.end(), bias.begin(), bias.end());
 }
 
-void ProjectionStack::Add(const WeightLoader& loader, const std::string& name, int64_t outputs,
-                          int64_t inputs) {
-  Add(loader.Linear(name + "weight", outputs, inputs), loader.Floats(name + "bias", {outputs}));
+void ProjectionStack::Add(const WeightLoader& loader, const std::string& name) {
+  const std::string bias = name + ".bias";
+  Add(loader.HostRows(name + ".weight"),
+      loader.Lists(bias) ? loader.Floats(bias) : std::vector<float>());
 }
 
 void ProjectionStack::Add(FoldedProjection folded, int64_t inputs) {
@@ -27,7 +37,7 @@ void ProjectionStack::Add(FoldedProjection folded, int64_t inputs) {
 
 Projection ProjectionStack::Load(WeightLoader& loader) const {
   return {folded_.empty() ? loader.Load(parts_) : loader.Load(parts_, DType::kFloat32),
-          loader.LoadVector(bias_)};
+          bias_.empty() ? Buffer() : loader.LoadVector(bias_)};
 }
 
 }  // namespace t2r

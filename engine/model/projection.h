@@ -1,4 +1,4 @@
-// Layer norms and projections with biases, as GPT-2 and Marian have them.
+// Norms and projections, with biases where the architecture lists them.
 #pragma once
 
 #include <memory>
@@ -14,24 +14,26 @@ namespace t2r {
 
 struct Norm {
   Buffer weight;
-  Buffer bias;
+  Buffer bias;  // empty without one
 };
 
 struct Projection {
   std::unique_ptr<Matrix> weight;
-  Buffer bias;
+  Buffer bias;  // empty without one
 };
 
-// `name` ends in a dot: `name`weight and `name`bias, [size] each.
-Norm LoadNorm(WeightLoader& loader, const std::string& name, int64_t size);
+// `name`.weight and `name`.bias.
+Norm LoadNorm(WeightLoader& loader, const std::string& name);
+// `name`.weight and `name`.bias of each name, stacked into one matrix.
+Projection LoadProjection(WeightLoader& loader, const std::vector<std::string>& names);
 
 // Projections of the same inputs, collected to be loaded as one matrix.
 class ProjectionStack {
  public:
-  // weight: its memory must stay until Load. bias [weight.rows].
+  // weight: its memory must stay until Load. bias [weight.rows], or empty where no part has one.
   void Add(const HostMatrix& weight, std::span<const float> bias);
-  // `name`weight [outputs, inputs] and `name`bias [outputs].
-  void Add(const WeightLoader& loader, const std::string& name, int64_t outputs, int64_t inputs);
+  // `name`.weight and `name`.bias.
+  void Add(const WeightLoader& loader, const std::string& name);
   // With a folded part the whole matrix stays float32: a product of two 16-bit matrices, rounded to
   // 16 bits again, would move log-probabilities by 1e-3 and more.
   void Add(FoldedProjection folded, int64_t inputs);

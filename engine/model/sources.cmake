@@ -10,5 +10,6 @@ set(T2R_MODEL_SOURCES
   marian_parts.cc
   model.cc
   projection.cc
+  tensors.cc
   weight_loader.cc
   workspace.cc)

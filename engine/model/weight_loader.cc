@@ -1,6 +1,7 @@
 #include "engine/model/weight_loader.h"
 
 #include <cstring>
+#include <utility>
 
 namespace t2r {
 namespace {
@@ -30,32 +31,42 @@ std::vector<float> ToFloats(const HostTensor& tensor) {
   return values;
 }
 
-const HostTensor& WeightLoader::Get(const std::string& name,
-                                    const std::vector<int64_t>& shape) const {
-  const HostTensor* tensor = source_.Find(name);
+WeightLoader::WeightLoader(const ModelConfig& config, const WeightSource& source, Backend& backend,
+                           DType matrix_dtype)
+    : source_(source), backend_(backend), matrix_dtype_(matrix_dtype) {
+  std::vector<TensorSpec> tensors = TensorsOf(config);
+  head_ = HeadOf(tensors);
+  for (TensorSpec& tensor : tensors) tensors_[tensor.name] = std::move(tensor);
+}
+
+const TensorSpec& WeightLoader::SpecOf(const std::string& name) const {
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end()) throw ModelError("the architecture lists no tensor " + name);
+  return found->second;
+}
+
+bool WeightLoader::Has(const std::string& name) const {
+  return FindTensor(source_, SpecOf(name)) != nullptr;
+}
+
+const HostTensor& WeightLoader::Get(const std::string& name) const {
+  const TensorSpec& spec = SpecOf(name);
+  const HostTensor* tensor = FindTensor(source_, spec);
   if (tensor == nullptr) {
-    throw ModelError("tensor " + name + " of shape " + Shown(shape) + " is missing");
+    throw ModelError("tensor " + name + " of shape " + Shown(spec.shape) + " is missing");
   }
-  if (tensor->shape != shape) {
+  if (tensor->shape != spec.shape) {
     throw ModelError("tensor " + name + " has shape " + Shown(tensor->shape) +
-                     "; the configuration needs " + Shown(shape));
+                     "; the configuration needs " + Shown(spec.shape));
   }
   return *tensor;
 }
 
-std::vector<float> WeightLoader::Floats(const std::string& name,
-                                        const std::vector<int64_t>& shape) const {
-  return ToFloats(Get(name, shape));
-}
-
-HostMatrix WeightLoader::Linear(const std::string& name, int64_t outputs, int64_t inputs) const {
-  const HostTensor& tensor = Get(name, {outputs, inputs});
-  return {tensor.data, tensor.dtype, outputs, inputs, false};
-}
-
-HostMatrix WeightLoader::Conv1d(const std::string& name, int64_t inputs, int64_t outputs) const {
-  const HostTensor& tensor = Get(name, {inputs, outputs});
-  return {tensor.data, tensor.dtype, outputs, inputs, true};
+HostMatrix WeightLoader::HostRows(const std::string& name) const {
+  const HostTensor& tensor = Get(name);
+  const bool transposed = SpecOf(name).transposed;
+  return {tensor.data, tensor.dtype, tensor.shape[transposed ? 1 : 0],
+          tensor.shape[transposed ? 0 : 1], transposed};
 }
 
 std::unique_ptr<Matrix> WeightLoader::Load(std::span<const HostMatrix> parts, DType dtype) {

@@ -1,11 +1,14 @@
-// Takes named tensors from a WeightSource onto a backend, with shapes checked.
+// Takes a model's tensors from a WeightSource onto a backend, with shapes checked.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "engine/model/tensors.h"
 #include "engine/model/weights.h"
 #include "engine/ops/backend.h"
 
@@ -14,22 +17,25 @@ namespace t2r {
 // Values of a tensor as float32 (exact).
 std::vector<float> ToFloats(const HostTensor& tensor);
 
-// Used while a model is built. All getters throw ModelError naming the tensor, the shape that the
-// configuration implies and the shape found.
+// Used while a model is built. Names are those of TensorsOf; the file may hold the tensor under one
+// of its aliases. All getters throw ModelError naming the tensor, the shape that the configuration
+// implies and the shape found.
 class WeightLoader {
  public:
   // matrix_dtype: what Load converts matrices to.
-  WeightLoader(const WeightSource& source, Backend& backend, DType matrix_dtype)
-      : source_(source), backend_(backend), matrix_dtype_(matrix_dtype) {}
+  WeightLoader(const ModelConfig& config, const WeightSource& source, Backend& backend,
+               DType matrix_dtype);
 
-  bool Has(const std::string& name) const { return source_.Find(name) != nullptr; }
-  const HostTensor& Get(const std::string& name, const std::vector<int64_t>& shape) const;
-  std::vector<float> Floats(const std::string& name, const std::vector<int64_t>& shape) const;
-
-  // A linear layer's weight, stored [outputs, inputs].
-  HostMatrix Linear(const std::string& name, int64_t outputs, int64_t inputs) const;
-  // GPT-2's Conv1D, stored [inputs, outputs].
-  HostMatrix Conv1d(const std::string& name, int64_t inputs, int64_t outputs) const;
+  // Whether the configuration has such a tensor.
+  bool Lists(const std::string& name) const { return tensors_.count(name) > 0; }
+  // Whether the files have it too: false only of optional ones.
+  bool Has(const std::string& name) const;
+  const HostTensor& Get(const std::string& name) const;
+  std::vector<float> Floats(const std::string& name) const { return ToFloats(Get(name)); }
+  // A projection or table of output rows, whichever way it is stored.
+  HostMatrix HostRows(const std::string& name) const;
+  // The matrix from hidden states to logits (HeadOf).
+  HostMatrix Head() const { return HostRows(head_); }
 
   // To the device; counted in bytes().
   std::unique_ptr<Matrix> Load(std::span<const HostMatrix> parts) {
@@ -38,13 +44,15 @@ class WeightLoader {
   std::unique_ptr<Matrix> Load(std::span<const HostMatrix> parts, DType dtype);
   std::unique_ptr<Matrix> LoadTable(const HostMatrix& table);
   Buffer LoadVector(std::span<const float> values);
-  Buffer LoadVector(const std::string& name, const std::vector<int64_t>& shape) {
-    return LoadVector(Floats(name, shape));
-  }
+  Buffer LoadVector(const std::string& name) { return LoadVector(Floats(name)); }
 
   size_t bytes() const { return bytes_; }
 
  private:
+  const TensorSpec& SpecOf(const std::string& name) const;
+
+  std::map<std::string, TensorSpec> tensors_;
+  std::string head_;
   const WeightSource& source_;
   Backend& backend_;
   DType matrix_dtype_;

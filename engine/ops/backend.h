@@ -114,6 +114,8 @@ class Backend {
                      Tensor out) = 0;
   // out = x / sqrt(mean(x²) + eps) · weight, row by row, the mean in float32.
   virtual void RmsNorm(Tensor x, const float* weight, float eps, Tensor out) = 0;
+  // RmsNorm of each of `heads` heads of x by itself, in place; weight [x.cols / heads].
+  virtual void RmsNormHeads(Tensor x, int heads, const float* weight, float eps) = 0;
   // out = (x − mean) / sqrt(var + eps) · weight + bias.
   virtual void LayerNorm(Tensor x, const float* weight, const float* bias, float eps,
                          Tensor out) = 0;
@@ -124,7 +126,8 @@ class Backend {
   // of row t; angles in float64, results float32. inverse_frequencies is host memory. [T, 2n].
   virtual void RopeTable(const Batch& batch, std::span<const double> inverse_frequencies,
                          double factor, Tensor cos_sin) = 0;
-  // Rotates `heads` heads of width d in place: pairs (i, i + n), n = d/2 (Llama's half-split form).
+  // Rotates `heads` heads of width head_dim in place: of each the first 2n = cos_sin.cols ≤ head_dim
+  // values, in pairs (i, i + n) (the half-split form of HF's Llama and GPT-NeoX).
   virtual void Rope(Tensor cos_sin, int heads, int head_dim, Tensor x) = 0;
   virtual void LinearAttention(const Batch& batch, const LinearAttentionArgs& args) = 0;
   virtual void WindowedAttention(const Batch& batch, const WindowedAttentionArgs& args) = 0;

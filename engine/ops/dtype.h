@@ -20,7 +20,7 @@ constexpr const char* NameOf(DType dtype) {
     case DType::kFloat16:
       return "float16";
   }
-  return "unknown";
+  return "";
 }
 
 // bfloat16 is the upper half of a float32, so widening is exact.

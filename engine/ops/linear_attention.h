@@ -21,6 +21,34 @@ namespace t2r {
 enum class FeatureMapKind : uint8_t { kT2r, kElu, kRfa, kHedgehog, kCodebook, kNone };
 enum class Normalizer : uint8_t { kClamp, kAdd };
 
+// As config.json and flags spell them (engine/ops/enum_names.h reads them).
+constexpr const char* NameOf(FeatureMapKind kind) {
+  switch (kind) {
+    case FeatureMapKind::kT2r:
+      return "t2r";
+    case FeatureMapKind::kElu:
+      return "elu";
+    case FeatureMapKind::kRfa:
+      return "rfa";
+    case FeatureMapKind::kHedgehog:
+      return "hedgehog";
+    case FeatureMapKind::kCodebook:
+      return "codebook";
+    case FeatureMapKind::kNone:
+      return "none";
+  }
+  return "";
+}
+constexpr const char* NameOf(Normalizer normalizer) {
+  switch (normalizer) {
+    case Normalizer::kClamp:
+      return "clamp";
+    case Normalizer::kAdd:
+      return "add";
+  }
+  return "";
+}
+
 // φ of one layer. Device pointers, not owned; null where the map has no such tensor.
 //   t2r       relu(W x + b)                        weight [G, k, d], bias [G, k]
 //   elu       elu(x) + 1                           k = d

@@ -26,28 +26,4 @@ std::vector<int32_t> Request::TerminalIds(const std::vector<int32_t>& eos_token_
   return ids;
 }
 
-const char* FinishReasonName(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kStop:
-      return "stop";
-    case FinishReason::kLength:
-      return "length";
-    case FinishReason::kEos:
-      return "eos";
-    case FinishReason::kCancelled:
-      return "cancelled";
-    case FinishReason::kDeadline:
-      return "deadline";
-    case FinishReason::kDrained:
-      return "drained";
-    case FinishReason::kStalled:
-      return "stalled";
-    case FinishReason::kError:
-      return "error";
-    case FinishReason::kScored:
-      return "scored";
-  }
-  return "unknown";
-}
-
 }  // namespace t2r

@@ -27,10 +27,31 @@ enum class FinishReason : uint8_t {
   kError,      // the device failed, or a beam search found no finite log probability
   kScored,     // a Score request is complete
 };
-inline constexpr int kFinishReasons = 9;
 
-// "stop", "length", …: for metrics and logs.
-const char* FinishReasonName(FinishReason reason);
+// For metrics and logs.
+constexpr const char* NameOf(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kEos:
+      return "eos";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kDeadline:
+      return "deadline";
+    case FinishReason::kDrained:
+      return "drained";
+    case FinishReason::kStalled:
+      return "stalled";
+    case FinishReason::kError:
+      return "error";
+    case FinishReason::kScored:
+      return "scored";
+  }
+  return "";
+}
 
 struct Request {
   std::vector<int32_t> prompt;  // ≥ 1 ids (BOS, or the decoder's start token, included)

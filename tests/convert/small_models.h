@@ -30,6 +30,15 @@ inline std::string SmallLlamaJson() {
     "tie_word_embeddings": false, "torch_dtype": "float32", "x_note": "kept"})";
 }
 
+// Qwen3: norms of each head of q and k, an own head_dim, tied embeddings.
+inline std::string SmallQwen3Json() {
+  return R"({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 24,
+    "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 10, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0, "vocab_size": 37, "max_position_embeddings": 128,
+    "tie_word_embeddings": true, "torch_dtype": "float32"})";
+}
+
 inline std::string SmallGpt2Json() {
   return R"({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": 24,
     "n_inner": 48, "n_layer": 3, "n_head": 3, "n_positions": 80, "vocab_size": 37,

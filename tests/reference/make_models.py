@@ -22,6 +22,12 @@ import safetensors
 
 MAPS = ("t2r", "elu", "rfa", "hedgehog")
 NORMALIZERS = ("clamp", "add")
+# Families that differ from Llama in little, by the names of their classes.
+LLAMA_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -34,7 +40,7 @@ LLAMA3_ROPE = {
 @dataclasses.dataclass(frozen=True)
 class Spec:
     name: str
-    family: str = "llama"  # llama, qwen2 or gpt2
+    family: str = "llama"  # llama, qwen2, qwen3 or gpt2
     feature_map: Optional[str] = None  # None: every layer is softmax
     feature_size: int = 24
     normalizer: str = "clamp"
@@ -103,6 +109,8 @@ def catalogue():
     add("llama-softmax-biases", bias=True)
     add("qwen2-t2r-gqa", **t2r, family="qwen2", **gqa)
     add("qwen2-softmax-tied", family="qwen2", tied=True)
+    add("qwen3-softmax-gqa", family="qwen3", **gqa)
+    add("qwen3-t2r-tied", **t2r, family="qwen3", tied=True, **gqa)
     add("llama-t2r-tied", **t2r, tied=True)
     add("gpt2-t2r-tied", **t2r, tied=True, **gpt2)
     add("gpt2-hedgehog-bare-names", feature_map="hedgehog", prefix="", tied=True, **gpt2)
@@ -307,7 +315,7 @@ def config_of(spec):
             **common,
         }
     config = {
-        "architectures": ["Qwen2ForCausalLM" if spec.family == "qwen2" else "LlamaForCausalLM"],
+        "architectures": [LLAMA_CLASSES[spec.family]],
         "model_type": spec.family,
         "hidden_size": spec.hidden,
         "intermediate_size": spec.inner,
@@ -372,6 +380,9 @@ def make_llama(spec, w):
         w.linear(layer + ".self_attn.k_proj", kv, spec.hidden, 1.5, qkv_bias)
         w.linear(layer + ".self_attn.v_proj", kv, spec.hidden, 1.5, qkv_bias)
         w.linear(layer + ".self_attn.o_proj", spec.hidden, q, 1.5, spec.bias)
+        if spec.family == "qwen3":
+            w.norm(layer + ".self_attn.q_norm", spec.d)
+            w.norm(layer + ".self_attn.k_norm", spec.d)
         if spec.feature_map is not None and i not in spec.full_layers:
             w.feature_map(layer + ".self_attn.feature_map", spec)
         w.norm(layer + ".post_attention_layernorm", spec.hidden)
@@ -443,7 +454,8 @@ def make_marian(spec, w):
         w.normal("final_logits_bias", (1, spec.vocab), 0.5)
 
 
-MAKERS = {"llama": make_llama, "qwen2": make_llama, "gpt2": make_gpt2, "marian": make_marian}
+MAKERS = {"llama": make_llama, "qwen2": make_llama, "qwen3": make_llama,
+          "gpt2": make_gpt2, "marian": make_marian}
 
 
 def make(spec, directory):

@@ -76,7 +76,8 @@ class Reference:
         self.tensors = {name: values.astype(dtype) for name, values in tensors.items()}
         self.architecture = self.config["architectures"][0]
         self.gpt2 = self.architecture == "GPT2LMHeadModel"
-        if self.architecture not in ("GPT2LMHeadModel", "LlamaForCausalLM", "Qwen2ForCausalLM"):
+        if self.architecture not in ("GPT2LMHeadModel", "LlamaForCausalLM", "Qwen2ForCausalLM",
+                                     "Qwen3ForCausalLM"):
             raise ValueError(f"architecture {self.architecture} is not known")
         layers = self.config["n_layer" if self.gpt2 else "num_hidden_layers"]
         self.layer_types = self.config.get("layer_types") or ["full_attention"] * layers
@@ -136,6 +137,9 @@ class Reference:
             q = self._linear(h, layer + ".self_attn.q_proj").reshape(n, heads, d)
             k = self._linear(h, layer + ".self_attn.k_proj").reshape(n, groups, d)
             v = self._linear(h, layer + ".self_attn.v_proj").reshape(n, groups, d)
+            if self.architecture == "Qwen3ForCausalLM":
+                q = rms_norm(q, self.tensors[layer + ".self_attn.q_norm.weight"], eps)
+                k = rms_norm(k, self.tensors[layer + ".self_attn.k_norm.weight"], eps)
             q, k = rotate(q, frequencies), rotate(k, frequencies)
             y = self._attention(i, q, k, v, groups, layer + ".self_attn")
             x = x + self._linear(y, layer + ".self_attn.o_proj")

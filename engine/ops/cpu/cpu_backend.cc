@@ -135,6 +135,14 @@ void CpuBackend::RmsNorm(Tensor x, const float* weight, float eps, Tensor out) {
           [&](int64_t t) { row_.rms_norm(x.f32_row(t), weight, eps, x.cols, out.f32_row(t)); });
 }
 
+void CpuBackend::RmsNormHeads(Tensor x, int heads, const float* weight, float eps) {
+  const int64_t d = x.cols / heads;
+  ForRows(x.rows, kElementNanoseconds * static_cast<double>(x.cols), [&](int64_t t) {
+    float* const row = x.f32_row(t);
+    for (int h = 0; h < heads; ++h) row_.rms_norm(row + h * d, weight, eps, d, row + h * d);
+  });
+}
+
 void CpuBackend::LayerNorm(Tensor x, const float* weight, const float* bias, float eps,
                            Tensor out) {
   ForRows(x.rows, 2 * kElementNanoseconds * static_cast<double>(x.cols), [&](int64_t t) {
@@ -156,9 +164,10 @@ void CpuBackend::RopeTable(const Batch& batch, std::span<const double> inverse_f
 }
 
 void CpuBackend::Rope(Tensor cos_sin, int heads, int head_dim, Tensor x) {
-  assert(head_dim % 2 == 0 && cos_sin.cols == head_dim);
-  ForRows(x.rows, kElementNanoseconds * heads * head_dim,
-          [&](int64_t t) { row_.rope(cos_sin.f32_row(t), heads, head_dim / 2, x.f32_row(t)); });
+  assert(cos_sin.cols % 2 == 0 && cos_sin.cols <= head_dim);
+  ForRows(x.rows, kElementNanoseconds * heads * static_cast<double>(cos_sin.cols), [&](int64_t t) {
+    row_.rope(cos_sin.f32_row(t), cos_sin.cols / 2, heads, head_dim, x.f32_row(t));
+  });
 }
 
 void CpuBackend::SwiGlu(Tensor gate_up, Tensor out) {

@@ -40,6 +40,7 @@ class CpuBackend : public Backend {
   void Embed(const Batch& batch, const Matrix& table, const Matrix* positions, float scale,
              Tensor out) override;
   void RmsNorm(Tensor x, const float* weight, float eps, Tensor out) override;
+  void RmsNormHeads(Tensor x, int heads, const float* weight, float eps) override;
   void LayerNorm(Tensor x, const float* weight, const float* bias, float eps, Tensor out) override;
   void MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMode mode, Tensor out) override;
   void RopeTable(const Batch& batch, std::span<const double> inverse_frequencies, double factor,

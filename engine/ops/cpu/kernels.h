@@ -60,8 +60,8 @@ struct RowKernels {
                      float* out) = nullptr;
   void (*swiglu)(const float* gate, const float* up, int64_t n, float* out) = nullptr;
   void (*activate)(ActivationKind kind, float* x, int64_t n) = nullptr;
-  // Rotates `heads` heads of width 2n; cos_sin holds n cosines, then n sines.
-  void (*rope)(const float* cos_sin, int heads, int64_t n, float* x) = nullptr;
+  // Rotates the first 2n values of `heads` heads; cos_sin holds n cosines, then n sines.
+  void (*rope)(const float* cos_sin, int64_t n, int heads, int64_t head_dim, float* x) = nullptr;
 };
 
 const RowKernels& ChooseRowKernels();

@@ -96,8 +96,8 @@ void Activate(ActivationKind kind, float* x, int64_t n) {
   }
 }
 
-void Rope(const float* cos_sin, int heads, int64_t n, float* x) {
-  for (int h = 0; h < heads; ++h, x += 2 * n) {
+void Rope(const float* cos_sin, int64_t n, int heads, int64_t head_dim, float* x) {
+  for (int h = 0; h < heads; ++h, x += head_dim) {
     ForVectors(n, [&](int64_t i, auto io) HWY_ATTR {
       const VF a = io.Load(x + i);
       const VF b = io.Load(x + n + i);

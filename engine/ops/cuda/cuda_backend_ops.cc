@@ -31,6 +31,10 @@ void CudaBackend::RmsNorm(Tensor x, const float* weight, float eps, Tensor out) 
   cuda::RmsNorm(stream_.get(), x, weight, eps, out);
 }
 
+void CudaBackend::RmsNormHeads(Tensor x, int heads, const float* weight, float eps) {
+  cuda::RmsNormHeads(stream_.get(), x, heads, weight, eps);
+}
+
 void CudaBackend::LayerNorm(Tensor x, const float* weight, const float* bias, float eps,
                             Tensor out) {
   cuda::LayerNorm(stream_.get(), x, weight, bias, eps, out);
@@ -92,7 +96,7 @@ void CudaBackend::RopeTable(const Batch&, std::span<const double> inverse_freque
 }
 
 void CudaBackend::Rope(Tensor cos_sin, int heads, int head_dim, Tensor x) {
-  assert(head_dim % 2 == 0 && cos_sin.cols == head_dim);
+  assert(cos_sin.cols % 2 == 0 && cos_sin.cols <= head_dim);
   cuda::Rope(stream_.get(), cos_sin, heads, head_dim, x);
 }
 

@@ -1,4 +1,4 @@
-// RMSNorm and LayerNorm: a block a row, sums in an order that the number of columns alone decides.
+// RMSNorm and LayerNorm: a block a row (or a row's head), sums in an order that the number of columns alone decides.
 #include "engine/ops/cuda/row_access.h"
 #include "engine/ops/cuda/row_kernels.h"
 
@@ -18,13 +18,15 @@ __device__ __forceinline__ float BlockSum(float value, float (&parts)[kWarps]) {
   return sum;
 }
 
-// Bytes a row: cols · (in + out) from memory, the second reading from cache, and the weights from
-// cache. Operations: about 4 a column.
+// Block (r, p) takes the p-th `cols` columns of row r. Bytes: cols · (in + out) from memory, the
+// second reading from cache, and the weights from cache. Operations: about 4 a column.
 template <typename In, typename Out>
 __global__ void __launch_bounds__(kThreads)
     RmsNormKernel(RowsOf<In> x, const float* weight, float eps, int64_t cols, RowsOf<Out> out) {
   T2R_SHARED(float, parts, kWarps);
   const int64_t row = blockIdx.x;
+  x.Skip(blockIdx.y * cols);
+  out.Skip(blockIdx.y * cols);
   float squares = 0.0F;
   float v[kColumns];
   for (int64_t c = threadIdx.x * kColumns; c < cols; c += kThreads * kColumns) {
@@ -89,6 +91,15 @@ void RmsNorm(cudaStream_t stream, Tensor x, const float* weight, float eps, Tens
     using Out = decltype(out_type);
     Launch(RowShape("rms_norm", x.rows, stream), RmsNormKernel<In, Out>, RowsOf<In>(x), weight, eps,
            x.cols, RowsOf<Out>(out));
+  });
+}
+
+void RmsNormHeads(cudaStream_t stream, Tensor x, int heads, const float* weight, float eps) {
+  ForDType(x.dtype, [&](auto type) {
+    using T = decltype(type);
+    LaunchShape shape = RowShape("rms_norm_heads", x.rows, stream);
+    shape.grid.y = static_cast<unsigned>(heads);
+    Launch(shape, RmsNormKernel<T, T>, RowsOf<T>(x), weight, eps, x.cols / heads, RowsOf<T>(x));
   });
 }
 

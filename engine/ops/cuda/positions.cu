@@ -44,17 +44,17 @@ __global__ void __launch_bounds__(kPairThreads)
   row[n + i] = static_cast<float>(sin(angle) * factor);
 }
 
-// A thread a pair (i, i + n) of a head. Bytes a row: heads · d · 2 elements and the table's row,
+// A thread a pair (i, i + n) of a head. Bytes a row: heads · 2n · 2 elements and the table's row,
 // once from memory. Operations: 6 a pair.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads)
-    RopeKernel(RowsOf<float> cos_sin, int heads, int n, RowsOf<T> x) {
+    RopeKernel(RowsOf<float> cos_sin, int n, int heads, int head_dim, RowsOf<T> x) {
   const int index = static_cast<int>(blockIdx.y * kElementThreads + threadIdx.x);
   if (index >= heads * n) return;
   const int64_t row = blockIdx.x;
   const int i = index % n;
   const float* turn = cos_sin.data + row * cos_sin.stride;
-  T* head = x.data + row * x.stride + int64_t{index / n} * 2 * n;
+  T* head = x.data + row * x.stride + int64_t{index / n} * head_dim;
   const float a = ToFloat(head[i]);
   const float b = ToFloat(head[n + i]);
   head[i] = FromFloat<T>(a * turn[i] - b * turn[n + i]);
@@ -85,12 +85,12 @@ void RopeTable(cudaStream_t stream, const int64_t* positions, const double* freq
 }
 
 void Rope(cudaStream_t stream, Tensor cos_sin, int heads, int head_dim, Tensor x) {
-  const int n = head_dim / 2;
+  const int n = static_cast<int>(cos_sin.cols) / 2;
   const dim3 grid(static_cast<unsigned>(x.rows), BlocksOf(int64_t{heads} * n, kElementThreads));
   ForDType(x.dtype, [&](auto type) {
     using T = decltype(type);
     Launch({"rope", grid, dim3(kElementThreads), 0, stream}, RopeKernel<T>, RowsOf<float>(cos_sin),
-           heads, n, RowsOf<T>(x));
+           n, heads, head_dim, RowsOf<T>(x));
   });
 }
 

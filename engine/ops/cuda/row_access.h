@@ -24,6 +24,12 @@ struct RowsOf {
         aligned(reinterpret_cast<uintptr_t>(data) % (kColumns * sizeof(T)) == 0 &&
                 stride % kColumns == 0) {}
 
+  // Leaves out the first columns of every row.
+  __device__ void Skip(int64_t columns) {
+    data += columns;
+    aligned = aligned && columns % kColumns == 0;
+  }
+
   // Columns [c, c + 4) of a row of `cols`, as float32; zero beyond the row's end.
   __device__ void Load(int64_t row, int64_t c, int64_t cols, float (&values)[kColumns]) const {
     const T* from = data + row * stride + c;

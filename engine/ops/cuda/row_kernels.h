@@ -13,6 +13,7 @@
 namespace t2r::cuda {
 
 void RmsNorm(cudaStream_t stream, Tensor x, const float* weight, float eps, Tensor out);
+void RmsNormHeads(cudaStream_t stream, Tensor x, int heads, const float* weight, float eps);
 void LayerNorm(cudaStream_t stream, Tensor x, const float* weight, const float* bias, float eps,
                Tensor out);
 

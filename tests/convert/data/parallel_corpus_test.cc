@@ -6,6 +6,7 @@
 
 #include "convert/data/corpus.h"
 #include "convert/error.h"
+#include "engine/model/architectures.h"
 #include "testing/temporary_directory.h"
 
 namespace t2r::convert {
@@ -20,7 +21,7 @@ using ::testing::ThrowsMessage;
 
 ModelConfig Config() {
   ModelConfig config;
-  config.architecture = Architecture::kMarian;
+  config.architecture = &kMarianArchitecture;
   config.vocab_size = 50;
   auto& both = config.encoder_decoder.emplace();
   both.source_vocab_size = 20;

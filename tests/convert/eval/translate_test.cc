@@ -12,6 +12,7 @@
 #include "convert/error.h"
 #include "convert/eval/metrics.h"
 #include "convert/status.h"
+#include "engine/model/architectures.h"
 #include "testing/shared_data.h"
 
 namespace t2r::convert {
@@ -92,7 +93,7 @@ class EchoExecutor : public Executor {
 
 ModelConfig Config() {
   ModelConfig config;
-  config.architecture = Architecture::kMarian;
+  config.architecture = &kMarianArchitecture;
   config.eos_token_ids = {kEos};
   config.encoder_decoder.emplace().decoder_start_token_id = kStart;
   return config;

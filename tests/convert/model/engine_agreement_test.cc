@@ -18,7 +18,7 @@ using t2r::testing::TemporaryDirectory;
 
 struct AgreementCase {
   const char* name;
-  Architecture architecture;
+  std::string (*parent)();  // its config.json
   FeatureMapKind map;
   Normalizer normalizer;
   int k;
@@ -52,8 +52,7 @@ torch::Tensor ConverterScores(const TrainingModel& model, const std::vector<int3
 
 TEST_P(EngineAgreementTest, SameLogProbabilities) {
   const AgreementCase& c = GetParam();
-  const std::string parent_json =
-      c.architecture == Architecture::kLlama ? SmallLlamaJson() : SmallGpt2Json();
+  const std::string parent_json = c.parent();
   ModelConfig config =
       SwappedConfig(Unwrap(ParseModelConfig(parent_json, "")), {c.map, c.k, c.keep_full, {}});
   config.linear_attention->normalizer = c.normalizer;
@@ -76,41 +75,30 @@ INSTANTIATE_TEST_SUITE_P(
     MapsAndArchitectures, EngineAgreementTest,
     ::testing::Values(
         AgreementCase{
-            "llama_t2r", Architecture::kLlama, FeatureMapKind::kT2r, Normalizer::kClamp, 10, {}},
-        AgreementCase{"llama_t2r_add_mixed",
-                      Architecture::kLlama,
-                      FeatureMapKind::kT2r,
-                      Normalizer::kAdd,
-                      32,
-                      {1}},
+            "llama_t2r", SmallLlamaJson, FeatureMapKind::kT2r, Normalizer::kClamp, 10, {}},
         AgreementCase{
-            "llama_elu", Architecture::kLlama, FeatureMapKind::kElu, Normalizer::kAdd, 0, {}},
-        AgreementCase{
-            "llama_rfa", Architecture::kLlama, FeatureMapKind::kRfa, Normalizer::kClamp, 8, {}},
+            "llama_t2r_add_mixed", SmallLlamaJson, FeatureMapKind::kT2r, Normalizer::kAdd, 32, {1}},
+        AgreementCase{"llama_elu", SmallLlamaJson, FeatureMapKind::kElu, Normalizer::kAdd, 0, {}},
+        AgreementCase{"llama_rfa", SmallLlamaJson, FeatureMapKind::kRfa, Normalizer::kClamp, 8, {}},
         AgreementCase{"llama_hedgehog",
-                      Architecture::kLlama,
+                      SmallLlamaJson,
                       FeatureMapKind::kHedgehog,
                       Normalizer::kAdd,
                       12,
                       {0, 2}},
         AgreementCase{
-            "gpt2_t2r", Architecture::kGpt2, FeatureMapKind::kT2r, Normalizer::kClamp, 4, {}},
+            "qwen3_t2r", SmallQwen3Json, FeatureMapKind::kT2r, Normalizer::kClamp, 8, {1}},
+        AgreementCase{"gpt2_t2r", SmallGpt2Json, FeatureMapKind::kT2r, Normalizer::kClamp, 4, {}},
         AgreementCase{
-            "gpt2_t2r_wide", Architecture::kGpt2, FeatureMapKind::kT2r, Normalizer::kAdd, 40, {2}},
+            "gpt2_t2r_wide", SmallGpt2Json, FeatureMapKind::kT2r, Normalizer::kAdd, 40, {2}},
+        AgreementCase{"gpt2_elu", SmallGpt2Json, FeatureMapKind::kElu, Normalizer::kClamp, 0, {}},
+        AgreementCase{"gpt2_rfa", SmallGpt2Json, FeatureMapKind::kRfa, Normalizer::kClamp, 14, {}},
         AgreementCase{
-            "gpt2_elu", Architecture::kGpt2, FeatureMapKind::kElu, Normalizer::kClamp, 0, {}},
-        AgreementCase{
-            "gpt2_rfa", Architecture::kGpt2, FeatureMapKind::kRfa, Normalizer::kClamp, 14, {}},
-        AgreementCase{"gpt2_hedgehog",
-                      Architecture::kGpt2,
-                      FeatureMapKind::kHedgehog,
-                      Normalizer::kAdd,
-                      6,
-                      {1}}),
+            "gpt2_hedgehog", SmallGpt2Json, FeatureMapKind::kHedgehog, Normalizer::kAdd, 6, {1}}),
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST(EngineAgreement, SoftmaxModelsToo) {
-  for (const std::string& json : {SmallLlamaJson(), SmallGpt2Json()}) {
+  for (const std::string& json : {SmallLlamaJson(), SmallGpt2Json(), SmallQwen3Json()}) {
     TrainingModel model(Unwrap(ParseModelConfig(json, "")), torch::kCPU);
     Randomize(&model, 6);
     const TemporaryDirectory directory;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/engine.h"
+#include "engine/model/architectures.h"
 #include "engine/model/model.h"
 
 namespace t2r::testing {
@@ -50,7 +51,7 @@ void ExpectInvalid(const std::string& more, const std::string& part) {
 TEST(ConfigMarianTest, SizesAndDefaults) {
   const ModelConfig config = Parsed(Marian());
   const EncoderDecoderConfig& both = *config.encoder_decoder;
-  EXPECT_EQ(config.architecture, Architecture::kMarian);
+  EXPECT_EQ(config.architecture, &kMarianArchitecture);
   EXPECT_EQ(config.hidden_size, 24);
   EXPECT_EQ(config.layers, 3);
   EXPECT_EQ(config.heads, 4);

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "engine/engine.h"
+#include "engine/model/architectures.h"
 
 namespace t2r::testing {
 namespace {
@@ -51,7 +52,7 @@ void ExpectInvalid(const std::string& text, const std::string& part) {
 
 TEST(ConfigTest, LlamaDefaults) {
   const ModelConfig config = Parsed(Llama());
-  EXPECT_EQ(config.architecture, Architecture::kLlama);
+  EXPECT_EQ(config.architecture, &kLlamaArchitecture);
   EXPECT_EQ(config.kv_heads, 8);
   EXPECT_EQ(config.head_dim, 8);
   EXPECT_EQ(config.rope_theta, 10000.0);
@@ -80,7 +81,7 @@ TEST(ConfigTest, BiasesFollowTheFamily) {
 
 TEST(ConfigTest, Gpt2Defaults) {
   const ModelConfig config = Parsed(Gpt2(R"("n_inner": null)"));
-  EXPECT_EQ(config.architecture, Architecture::kGpt2);
+  EXPECT_EQ(config.architecture, &kGpt2Architecture);
   EXPECT_EQ(config.intermediate_size, 192);
   EXPECT_EQ(config.head_dim, 16);
   EXPECT_EQ(config.kv_heads, 3);

@@ -71,6 +71,11 @@ class CountingBackend : public Backend {
     counts.weight_bytes += x.cols * 4;
     inner_->RmsNorm(x, weight, eps, out);
   }
+  void RmsNormHeads(Tensor x, int heads, const float* weight, float eps) override {
+    Element(x);
+    counts.weight_bytes += x.cols / heads * 4;
+    inner_->RmsNormHeads(x, heads, weight, eps);
+  }
   void LayerNorm(Tensor x, const float* weight, const float* bias, float eps, Tensor out) override {
     Element(x);
     counts.weight_bytes += x.cols * 8;

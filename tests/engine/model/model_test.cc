@@ -183,6 +183,13 @@ std::vector<Case> AllCases() {
   qwen2.qwen2 = true;
   qwen2.linear = {false, true, false};
   cases.push_back({"Qwen2", qwen2});
+  ModelSpec qwen3;
+  qwen3.qwen3 = true;
+  qwen3.head_dim = 12;  // heads · head_dim ≠ hidden
+  cases.push_back({"Qwen3Full", qwen3});
+  qwen3.tied = true;
+  qwen3.linear = {true, false, true};
+  cases.push_back({"Qwen3TiedT2r", qwen3});
   ModelSpec wide;
   wide.head_dim = 12;  // heads · head_dim ≠ hidden
   wide.groups = 1;

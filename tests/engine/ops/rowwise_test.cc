@@ -48,6 +48,26 @@ TEST_P(RowwiseTest, RmsNormInPlaceAndOfTinyValues) {
   ExpectWithin(both.Read(), want.out, want.bound);
 }
 
+TEST_P(RowwiseTest, RmsNormOfHeads) {
+  for (const int d : {2, 7, 64, 80, 128}) {
+    for (const int heads : {1, 3, 10}) {
+      const int64_t rows = 5;
+      const Mat x = Random(rows, int64_t{heads} * d, 3.0);
+      const Mat weight = Random(1, d);
+      const Buffer w = Vector(weight);
+      const DeviceTensor y = Device(x, 3);
+      backend_->RmsNormHeads(y.view(), heads, w.f32(), 1e-5F);
+      Mat each(rows * heads, d);  // the same values, a head a row
+      each.v = x.v;
+      const Result want = RmsNormReference(each, weight, 1e-5F);
+      Mat got(rows * heads, d);
+      got.v = y.Read().v;
+      SCOPED_TRACE(::testing::Message() << "head_dim " << d << ", heads " << heads);
+      ExpectWithin(got, want.out, want.bound);
+    }
+  }
+}
+
 TEST_P(RowwiseTest, LayerNorm) {
   for (const auto& [rows, cols] : kShapes) {
     Mat x = Random(rows, cols, 2.0);
@@ -240,6 +260,40 @@ TEST_P(RowwiseTest, RopeAtAnyPosition) {
       const Result want = RopeReference(x, batch.positions, frequencies, 1.5, heads);
       SCOPED_TRACE(::testing::Message() << "head_dim " << d << ", heads " << heads);
       ExpectWithin(y.Read(), want.out, want.bound);
+    }
+  }
+}
+
+TEST_P(RowwiseTest, RopeOfAPartOfEachHead) {
+  const int heads = 3;
+  for (const auto& [d, turned] : std::vector<std::pair<int, int>>{{8, 2}, {64, 16}, {80, 20}, {9, 6}}) {
+    std::vector<double> frequencies;
+    for (int i = 0; i < turned / 2; ++i) frequencies.push_back(std::pow(100.0, -2.0 * i / turned));
+    Batch batch;
+    batch.positions = {0, 3, 1000000};
+    batch.tokens.assign(batch.positions.size(), 0);
+    const DeviceTensor table = Device(Mat(batch.rows(), turned), 4);
+    RunOps(*backend_, batch, [&] { backend_->RopeTable(batch, frequencies, 1.0, table.view()); });
+    const Mat x = Random(batch.rows(), int64_t{heads} * d);
+    const DeviceTensor y = Device(x, 3);
+    backend_->Rope(table.view(), heads, d, y.view());
+    const Mat got = y.Read();
+    for (int h = 0; h < heads; ++h) {
+      Mat head(batch.rows(), turned);
+      Mat turned_head(batch.rows(), turned);
+      for (int64_t t = 0; t < batch.rows(); ++t) {
+        for (int i = 0; i < d; ++i) {
+          if (i < turned) {
+            head.at(t, i) = x.at(t, h * d + i);
+            turned_head.at(t, i) = got.at(t, h * d + i);
+          } else {
+            EXPECT_EQ(got.at(t, h * d + i), x.at(t, h * d + i)) << "value " << i;
+          }
+        }
+      }
+      const Result want = RopeReference(head, batch.positions, frequencies, 1.0, 1);
+      SCOPED_TRACE(::testing::Message() << turned << " of " << d);
+      ExpectWithin(turned_head, want.out, want.bound);
     }
   }
 }

@@ -108,7 +108,7 @@ class StressTest : public ::testing::TestWithParam<uint32_t> {
         EXPECT_TRUE(drained);
         break;
       default:
-        ADD_FAILURE() << FinishReasonName(finish.reason) << ": " << finish.status;
+        ADD_FAILURE() << NameOf(finish.reason) << ": " << finish.status;
     }
   }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/ops/enum_names.h"
 #include "tests/engine/scheduler/testing/fakes.h"
 
 namespace t2r {
@@ -175,13 +176,14 @@ TEST(RequestTest, Positions) {
   EXPECT_EQ(request.positions(), 3);
 }
 
-TEST(RequestTest, EveryReasonHasAName) {
+TEST(RequestTest, EveryReasonHasANameOfItsOwn) {
   std::set<std::string> names;
-  for (int i = 0; i < kFinishReasons; ++i) {
-    names.insert(FinishReasonName(static_cast<FinishReason>(i)));
-  }
-  EXPECT_EQ(names.size(), static_cast<size_t>(kFinishReasons));
-  EXPECT_FALSE(names.contains("unknown"));
+  ForEach<FinishReason>([&](FinishReason reason) {
+    EXPECT_TRUE(names.insert(NameOf(reason)).second) << NameOf(reason);
+    EXPECT_EQ(Parse<FinishReason>(NameOf(reason)), reason);
+  });
+  EXPECT_EQ(names.size(), 9U);
+  EXPECT_EQ(Parse<FinishReason>(""), std::nullopt);
 }
 
 TEST(ValidateSourceTest, OnlyEncodersTakeOneAndWithinTheirLimit) {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "engine/model/architectures.h"
 
 namespace t2r::server {
 
@@ -100,7 +101,7 @@ void TestServer::Load() {
   config.eos_token_ids = options.scheduler.eos_token_ids;
   config.bos_token_id = ByteTokenizer::kBos;
   if (options.executor.source_vocab_size > 0) {
-    config.architecture = Architecture::kMarian;
+    config.architecture = &kMarianArchitecture;
     config.encoder_decoder.emplace();
     config.encoder_decoder->encoder_layers = 3;
     config.encoder_decoder->decoder_start_token_id = TestServer::kStart;
