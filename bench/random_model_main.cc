@@ -14,9 +14,16 @@ int main(int argc, char** argv) {
   t2r::flags::Describe(&app);
   t2r::flags::OneOf(app.add_option("--shape", options.shape, "Of which model"),
                     t2r::bench::ShapeNames());
-  app.add_option("--feature-map", options.feature_map, "none: softmax attention")
-      ->type_name("t2r|elu|rfa|hedgehog|none");
+  app.add_option("--feature-map", options.feature_map,
+                 "none: the window alone, or softmax attention")
+      ->type_name("t2r|elu|rfa|hedgehog|codebook|none");
   app.add_option("--feature-size", options.feature_size, "Features a head (k)")
+      ->check(t2r::flags::AtLeast(1));
+  app.add_option("--window", options.window, "Nearest keys kept one by one; 0: no window")
+      ->check(t2r::flags::AtLeast(0));
+  app.add_option("--sinks", options.sinks, "First keys kept beside the window")
+      ->check(t2r::flags::AtLeast(0));
+  app.add_option("--fold", options.fold, "Keys that leave the window at a time")
       ->check(t2r::flags::AtLeast(1));
   app.add_option("--keep-full", options.keep_full, "Layers that stay softmax, counted from 0")
       ->delimiter(',')

@@ -21,11 +21,12 @@ namespace t2r::bench {
 namespace {
 
 int FeatureSize(const Shape& shape, const RandomModelOptions& options) {
+  if (options.feature_map == "none") return 0;
   return options.feature_map == "elu" ? shape.head_dim : options.feature_size;
 }
 
 bool IsLinear(const RandomModelOptions& options, int layer) {
-  return options.feature_map != "none" &&
+  return (options.feature_map != "none" || options.window > 0) &&
          std::find(options.keep_full.begin(), options.keep_full.end(), layer) ==
              options.keep_full.end();
 }
@@ -38,16 +39,20 @@ absl::Status Check(const RandomModelOptions& options) {
                                                    absl::StrJoin(ShapeNames(), ", ")));
   }
   const auto map = Parse<FeatureMapKind>(options.feature_map);
-  if (!map.has_value() || *map == FeatureMapKind::kCodebook) {
+  if (!map.has_value()) {
     return absl::InvalidArgumentError(
         absl::StrCat("feature map \"", options.feature_map,
-                     "\" is not known; there are t2r, elu, rfa, hedgehog and none"));
+                     "\" is not known; there are t2r, elu, rfa, hedgehog, codebook and none"));
   }
   const bool halves = options.feature_map == "rfa" || options.feature_map == "hedgehog";
   if (options.feature_size < 1 || (halves && options.feature_size % 2 != 0)) {
     return absl::InvalidArgumentError(absl::StrCat("feature size is ", options.feature_size, "; ",
                                                    options.feature_map, " needs a positive",
                                                    halves ? " even" : "", " one"));
+  }
+  if (options.window < 0 || options.sinks < 0 || options.fold < 1 ||
+      (options.window == 0 && (options.sinks > 0 || options.fold > 1))) {
+    return absl::InvalidArgumentError("sinks and fold need a window, and are at least 0 and 1");
   }
   for (const int layer : options.keep_full) {
     if (layer < 0 || layer >= shape->layers) {
@@ -97,7 +102,7 @@ nlohmann::ordered_json Config(const Shape& shape, const RandomModelOptions& opti
   config["vocab_size"] = shape.vocab;
   config["tie_word_embeddings"] = shape.tied;
   config["torch_dtype"] = NameOf(options.dtype);
-  if (options.feature_map == "none") return config;
+  if (options.feature_map == "none" && options.window == 0) return config;
   auto types = nlohmann::ordered_json::array();
   for (int layer = 0; layer < shape.layers; ++layer) {
     types.push_back(IsLinear(options, layer) ? "linear_attention" : "full_attention");
@@ -109,6 +114,10 @@ nlohmann::ordered_json Config(const Shape& shape, const RandomModelOptions& opti
                                 {"normalizer", elu ? "add" : "clamp"},
                                 {"eps", elu ? 1e-6 : 1e-2},
                                 {"query_scale", 1 / std::sqrt(double{1} * shape.head_dim)}};
+  if (options.window > 0) {
+    config["linear_attention"].update(
+        {{"window", options.window}, {"sinks", options.sinks}, {"fold", options.fold}});
+  }
   return config;
 }
 
@@ -178,9 +187,12 @@ void Draw(const TensorSpec& tensor, const ModelConfig& config, Weights* weights)
     case TensorRole::kLogitBias:
       return add(0.1);
     case TensorRole::kFeatureMap: {
-      const bool projection = tensor.shape.size() == 3;
-      const bool rfa = config.linear_attention->feature_map == FeatureMapKind::kRfa;
-      return add(!projection ? 0.1 : rfa ? 1 : 1 / std::sqrt(static_cast<double>(config.head_dim)));
+      const FeatureMapKind map = config.linear_attention->feature_map;
+      const bool rfa = map == FeatureMapKind::kRfa;
+      if (tensor.name.ends_with(".far_bias")) return add(0.1, rfa ? -6 : -1);
+      if (tensor.shape.size() != 3) return add(0.1);
+      const bool unit = rfa || map == FeatureMapKind::kCodebook;
+      return add(unit ? 1 : 1 / std::sqrt(static_cast<double>(config.head_dim)));
     }
   }
 }
@@ -206,7 +218,9 @@ absl::Status WriteRandomModel(const RandomModelOptions& options, const std::stri
   const auto config = ParseModelConfig(json, "");
   if (!config.ok()) return config.status();
   Weights weights(options.dtype, options.seed);
-  for (const TensorSpec& tensor : TensorsOf(*config)) Draw(tensor, *config, &weights);
+  for (const TensorSpec& tensor : TensorsOf(*config)) {
+    if (!tensor.optional) Draw(tensor, *config, &weights);
+  }
   return WriteSafetensors(directory + "/model.safetensors", weights.tensors());
 }
 

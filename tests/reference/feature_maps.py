@@ -32,6 +32,8 @@ MAP_TENSORS = {
     "elu": (),
     "rfa": ("projection",),
     "hedgehog": ("weight",),
+    "codebook": ("key_weight", "key_bias", "query_weight", "query_bias"),
+    "none": (),
 }
 
 
@@ -43,6 +45,9 @@ def linear_attention(q, k, v, linear, tensors, causal=True):
     weights = phi_q @ phi_k.T
     if causal:
         weights = np.tril(weights)
+    if "log_decay" in tensors:
+        ages = (np.arange(len(q)) if causal else np.full(len(q), len(k) - 1))[:, None]
+        weights *= np.exp(tensors["log_decay"] * np.maximum(ages - np.arange(len(k)), 0))
     denominator = weights.sum(axis=-1, keepdims=True)
     if linear["normalizer"] == "clamp":
         denominator = np.maximum(denominator, linear["eps"])

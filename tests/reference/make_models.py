@@ -27,6 +27,7 @@ LLAMA_CLASSES = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "mistral": "MistralForCausalLM",
 }
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -40,12 +41,21 @@ LLAMA3_ROPE = {
 @dataclasses.dataclass(frozen=True)
 class Spec:
     name: str
-    family: str = "llama"  # llama, qwen2, qwen3 or gpt2
+    family: str = "llama"  # llama, qwen2, qwen3, mistral or gpt2
     feature_map: Optional[str] = None  # None: every layer is softmax
     feature_size: int = 24
     normalizer: str = "clamp"
     eps: Optional[float] = None  # None: 1e-2 with clamp, 1e-6 with add
     query_scale: Optional[float] = None  # None: head_dim ** -0.5
+    # A number, or a list with one a layer: config.json's linear_attention.
+    window: object = 0
+    sinks: object = 0
+    fold: object = 1
+    feature_sizes: Optional[list] = None  # by layer
+    rope_features: Optional[bool] = None  # None: as absent
+    sink_position: Optional[int] = None
+    decay: bool = False
+    sliding_window: Optional[int] = None  # Mistral, or Qwen2 from layer 1 on
     full_layers: tuple = ()  # of a model with a feature map
     layers: int = 3
     heads: int = 4
@@ -132,6 +142,25 @@ def catalogue():
         add(f"llama-softmax-{dtype}", dtype=dtype)
         add(f"gpt2-hedgehog-{dtype}", feature_map="hedgehog", **gpt2, dtype=dtype)
         add(f"gpt2-t2r-folds-{dtype}", **t2r, **folds, dtype=dtype)
+    for kind in (*MAPS, "codebook", "none"):
+        size = {"elu": 16, "rfa": 32, "none": 0}.get(kind, 24)
+        window = {"feature_map": kind, "feature_size": size, "window": 20, "sinks": 3}
+        decay = kind != "none"
+        add(f"llama-window-{kind}", **window, **gqa, decay=decay)
+        add(f"llama-window-{kind}-plain-fold", **window, fold=16, rope_features=False)
+        add(f"gpt2-window-{kind}", **window, fold=8, decay=decay, **gpt2)
+    codebook = {"feature_map": "codebook", "feature_size": 24}
+    lists = {"window": [9, 0, 33], "sinks": [2, 0, 4], "fold": [1, 1, 5],
+             "feature_sizes": [8, 12, 32]}
+    add("llama-codebook-lists", **codebook, **lists, **gqa)
+    add("llama-codebook-lists-mixed", **codebook, window=[9, 1, 33], sinks=4, **mixed)
+    add("gpt2-codebook-lists", **codebook, **lists, **gpt2)
+    add("llama-codebook-alone", **codebook, decay=True, **gqa)
+    add("llama-codebook-rope-features", **codebook, window=12, fold=12, rope_features=True)
+    add("llama-codebook-sink-position", **codebook, window=16, sinks=4, sink_position=24)
+    add("llama-t2r-decay", **t2r, decay=True, rope_features=False)
+    add("mistral-sliding", family="mistral", sliding_window=40, **gqa)
+    add("qwen2-sliding", family="qwen2", sliding_window=24)
     add("llama-t2r-sharded", **t2r, shards=3)
     add("gpt2-softmax-sharded-bfloat16", shards=2, dtype="bfloat16", **gpt2)
     return {spec.name: spec for spec in specs}
@@ -145,6 +174,8 @@ class MarianSpec:
     feature_map: Optional[str] = None  # None: all attention is softmax
     feature_size: int = 12
     normalizer: str = "clamp"
+    decay: bool = False
+    window: int = 0  # of causal attention, with two sinks
     full_layers: tuple = ()  # of the decoder's causal attention
     full_cross: tuple = ()  # of its cross attention
     layers: int = 3
@@ -206,6 +237,10 @@ def marian_catalogue():
     add("rfa", feature_map="rfa", feature_size=64, full_layers=(1,), full_cross=(1,))
     add("hedgehog", feature_map="hedgehog", normalizer="add", before=True, tied=False,
         full_cross=(2,))
+    add("codebook", feature_map="codebook", feature_size=20)
+    add("codebook-window", feature_map="codebook", feature_size=20, window=9, full_cross=(1,))
+    add("codebook-cross-only-decay", feature_map="codebook", feature_size=16,
+        full_layers=(0, 1, 2), decay=True, **one)
     add("t2r-bfloat16", **t2r, dtype="bfloat16", full_layers=(2,), full_cross=(0,))
     add("softmax-float16", dtype="float16", **one)
     return {spec.name: spec for spec in specs}
@@ -274,6 +309,8 @@ def marian_config_of(spec):
             "eps": 1e-2 if spec.normalizer == "clamp" else 1e-6,
             "query_scale": spec.d**-0.5,
         }
+        if spec.window:
+            config["linear_attention"].update(window=spec.window, sinks=2)
     return config
 
 
@@ -301,6 +338,14 @@ def config_of(spec):
             "eps": spec.eps or (1e-2 if spec.normalizer == "clamp" else 1e-6),
             "query_scale": spec.query_scale or spec.d**-0.5,
         }
+        if spec.feature_sizes is not None:
+            common["linear_attention"]["feature_size"] = spec.feature_sizes
+        optional = {"window": spec.window, "sinks": spec.sinks, "fold": spec.fold,
+                    "rope_features": spec.rope_features, "sink_position": spec.sink_position}
+        absent = {"window": 0, "sinks": 0, "fold": 1}
+        for key, value in optional.items():
+            if value is not None and value != absent.get(key):
+                common["linear_attention"][key] = value
     if spec.family == "gpt2":
         return {
             "architectures": ["GPT2LMHeadModel"],
@@ -330,6 +375,10 @@ def config_of(spec):
         "hidden_act": "silu",
         **common,
     }
+    if spec.sliding_window is not None:
+        config["sliding_window"] = spec.sliding_window
+        if spec.family == "qwen2":
+            config.update(use_sliding_window=True, max_window_layers=1)
     if spec.family == "llama":
         config["attention_bias"] = spec.bias
         config["mlp_bias"] = spec.bias
@@ -357,8 +406,22 @@ class Weights:
         if bias:
             self.normal(name + ".bias", out, 0.1)
 
-    def feature_map(self, prefix, spec):
+    def feature_map(self, prefix, spec, layer=0):
         g, k, d = spec.groups, spec.feature_size, spec.d
+        if getattr(spec, "feature_sizes", None) is not None:
+            k = spec.feature_sizes[layer]
+        if getattr(spec, "decay", False):
+            self.tensors[prefix + ".log_decay"] = -np.abs(self.random.normal(size=g)) * 0.05
+        if spec.feature_map == "codebook":
+            self.normal(prefix + ".key_weight", (g, k, d), 1.0)
+            self.normal(prefix + ".key_bias", (g, k), 0.5)
+            self.normal(prefix + ".query_weight", (g, k, d), 1.0)
+            self.normal(prefix + ".query_bias", (spec.heads, k), 0.5)
+            return
+        if getattr(spec, "window", 0) and spec.feature_map != "none":
+            self.normal(prefix + ".far_bias", (spec.heads,), 0.5)
+            # The features of rfa have both signs: they must stay small beside the keys near by.
+            self.tensors[prefix + ".far_bias"] -= 7 if spec.feature_map == "rfa" else 1
         if spec.feature_map == "t2r":
             self.normal(prefix + ".weight", (g, k, d), d**-0.5 * 1.5)
             self.normal(prefix + ".bias", (g, k), 0.5)
@@ -384,7 +447,7 @@ def make_llama(spec, w):
             w.norm(layer + ".self_attn.q_norm", spec.d)
             w.norm(layer + ".self_attn.k_norm", spec.d)
         if spec.feature_map is not None and i not in spec.full_layers:
-            w.feature_map(layer + ".self_attn.feature_map", spec)
+            w.feature_map(layer + ".self_attn.feature_map", spec, i)
         w.norm(layer + ".post_attention_layernorm", spec.hidden)
         w.linear(layer + ".mlp.gate_proj", spec.inner, spec.hidden, 1.5, spec.bias)
         w.linear(layer + ".mlp.up_proj", spec.inner, spec.hidden, 1.5, spec.bias)
@@ -404,7 +467,7 @@ def make_gpt2(spec, w):
         w.linear(layer + ".attn.c_attn", 3 * width, width, 1.5, True, True)
         w.linear(layer + ".attn.c_proj", width, width, 1.5, True, True)
         if spec.feature_map is not None and i not in spec.full_layers:
-            w.feature_map(layer + ".attn.feature_map", spec)
+            w.feature_map(layer + ".attn.feature_map", spec, i)
         # What older files carry and an engine must ignore.
         w.tensors[layer + ".attn.bias"] = np.tril(np.ones((1, 1, 8, 8)))
         w.tensors[layer + ".attn.masked_bias"] = np.array(-1e4)
@@ -454,7 +517,7 @@ def make_marian(spec, w):
         w.normal("final_logits_bias", (1, spec.vocab), 0.5)
 
 
-MAKERS = {"llama": make_llama, "qwen2": make_llama, "qwen3": make_llama,
+MAKERS = {"llama": make_llama, "qwen2": make_llama, "qwen3": make_llama, "mistral": make_llama,
           "gpt2": make_gpt2, "marian": make_marian}
 
 

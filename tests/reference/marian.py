@@ -17,6 +17,7 @@ import numpy as np
 
 import safetensors
 from feature_maps import MAP_TENSORS, attention, encoder_attention
+from windowed import sizes_of, windowed_attention
 from reference import gelu_tanh, layer_norm, log_softmax
 
 ERF = np.frompyfunc(math.erf, 1, 1)
@@ -173,8 +174,15 @@ class MarianReference:
         linear, part = None, {}
         if kind == "linear_attention":
             linear = self.config["linear_attention"]
-            for name in MAP_TENSORS[linear["feature_map"]]:
-                part[name] = self.tensors[f"{prefix}.feature_map.{name}"]
+            for name in (*MAP_TENSORS[linear["feature_map"]], "far_bias", "log_decay"):
+                if f"{prefix}.feature_map.{name}" in self.tensors:
+                    part[name] = self.tensors[f"{prefix}.feature_map.{name}"]
+            layer = int(prefix.split("layers.")[1].split(".")[0])
+            sizes = sizes_of(linear, layer, not causal)
+            if sizes["window"] or linear["feature_map"] == "codebook":
+                y = windowed_attention(q, k, v, lambda x, positions: x, heads, linear, sizes, part,
+                                       causal)
+                return self._linear(y, prefix + ".out_proj")
         elif kind != "full_attention":
             raise ValueError(f"layer type {kind!r} is not known")
         return self._linear(attention(q, k, v, heads, linear, part, causal), prefix + ".out_proj")

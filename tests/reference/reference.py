@@ -15,6 +15,7 @@ import numpy as np
 
 import safetensors
 from feature_maps import MAP_TENSORS, attention
+from windowed import rope_features, sizes_of, windowed_attention
 
 
 def log_softmax(x):
@@ -43,9 +44,9 @@ def rope_frequencies(config, head_dim):
     return blend * frequencies + (1 - blend) * frequencies / scaling["factor"]
 
 
-def rotate(x, frequencies):
-    """RoPE on x [n, heads, d] at positions 0..n-1, halves paired (i, i + d/2)."""
-    angles = np.arange(len(x), dtype=np.float64)[:, None] * frequencies
+def rotate(x, frequencies, positions):
+    """RoPE on x [n, heads, d] at the positions [n], halves paired (i, i + d/2)."""
+    angles = np.asarray(positions, dtype=np.float64)[:, None] * frequencies
     cos, sin = np.cos(angles)[:, None].astype(x.dtype), np.sin(angles)[:, None].astype(x.dtype)
     half = x.shape[-1] // 2
     a, b = x[..., :half], x[..., half:]
@@ -77,11 +78,20 @@ class Reference:
         self.architecture = self.config["architectures"][0]
         self.gpt2 = self.architecture == "GPT2LMHeadModel"
         if self.architecture not in ("GPT2LMHeadModel", "LlamaForCausalLM", "Qwen2ForCausalLM",
-                                     "Qwen3ForCausalLM"):
+                                     "Qwen3ForCausalLM", "MistralForCausalLM"):
             raise ValueError(f"architecture {self.architecture} is not known")
         layers = self.config["n_layer" if self.gpt2 else "num_hidden_layers"]
-        self.layer_types = self.config.get("layer_types") or ["full_attention"] * layers
+        self.layer_types = self.config.get("layer_types") or self._sliding_types(layers)
         self.layers = layers
+
+    def _sliding_types(self, layers):
+        """What a file without layer_types means: full, but where HF's sliding windows are on."""
+        first = layers
+        if self.architecture == "MistralForCausalLM" and self.config["sliding_window"]:
+            first = 0
+        if self.config.get("use_sliding_window"):
+            first = self.config["max_window_layers"]
+        return ["full_attention" if i < first else "sliding_attention" for i in range(layers)]
 
     @property
     def vocab_size(self):
@@ -113,14 +123,27 @@ class Reference:
             out = out + self.tensors[name + ".bias"]
         return out
 
-    def _attention(self, layer, q, k, v, groups, prefix):
-        linear, part = None, {}
-        if self.layer_types[layer] == "linear_attention":
-            linear = self.config["linear_attention"]
-            for name in MAP_TENSORS[linear["feature_map"]]:
+    def _attention(self, layer, q, k, v, groups, prefix, turn=lambda x, positions: x):
+        """q, k before rotary positions, which turn(x, positions) gives them."""
+        everywhere = np.arange(len(q))
+        kind = self.layer_types[layer]
+        if kind == "sliding_attention":
+            sliding = {"feature_map": "none", "query_scale": q.shape[-1] ** -0.5,
+                       "window": self.config["sliding_window"], "rope_features": True}
+            return windowed_attention(q, k, v, turn, groups, sliding, sizes_of(sliding, layer), {})
+        if kind == "full_attention":
+            return attention(turn(q, everywhere), turn(k, everywhere), v, groups, None, {})
+        if kind != "linear_attention":
+            raise ValueError(f"layer type {kind!r} is not known")
+        linear, part = self.config["linear_attention"], {}
+        for name in (*MAP_TENSORS[linear["feature_map"]], "far_bias", "log_decay"):
+            if f"{prefix}.feature_map.{name}" in self.tensors:
                 part[name] = self.tensors[f"{prefix}.feature_map.{name}"]
-        elif self.layer_types[layer] != "full_attention":
-            raise ValueError(f"layer type {self.layer_types[layer]!r} is not known")
+        sizes = sizes_of(linear, layer)
+        if sizes["window"] or linear["feature_map"] == "codebook":
+            return windowed_attention(q, k, v, turn, groups, linear, sizes, part)
+        if rope_features(linear):
+            q, k = turn(q, everywhere), turn(k, everywhere)
         return attention(q, k, v, groups, linear, part)
 
     def _llama(self, ids):
@@ -140,8 +163,8 @@ class Reference:
             if self.architecture == "Qwen3ForCausalLM":
                 q = rms_norm(q, self.tensors[layer + ".self_attn.q_norm.weight"], eps)
                 k = rms_norm(k, self.tensors[layer + ".self_attn.k_norm.weight"], eps)
-            q, k = rotate(q, frequencies), rotate(k, frequencies)
-            y = self._attention(i, q, k, v, groups, layer + ".self_attn")
+            y = self._attention(i, q, k, v, groups, layer + ".self_attn",
+                                lambda rows, positions: rotate(rows, frequencies, positions))
             x = x + self._linear(y, layer + ".self_attn.o_proj")
             h = rms_norm(x, self.tensors[layer + ".post_attention_layernorm.weight"], eps)
             gate = self._linear(h, layer + ".mlp.gate_proj")
