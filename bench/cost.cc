@@ -23,28 +23,32 @@ struct MapShape {
   bool folded = false;
 };
 
-MapShape MapShapeOf(const ModelConfig& config, int layer) {
+MapShape MapShapeOf(const ModelConfig& config, int layer, bool cross) {
   FeatureMap map;
   map.kind = config.linear_attention->feature_map;
-  map.features = config.linear_attention->sizes(layer).features;
+  map.features = config.linear_attention->sizes(layer, cross).features;
+  // Llama's rotation stands between projection and map.
+  const bool foldable =
+      config.architecture == &kGpt2Architecture || config.architecture == &kMarianArchitecture;
   return {map.projected_features(), map.kind == FeatureMapKind::kT2r,
-          config.architecture == &kGpt2Architecture && ShouldFold(config, layer, false)};
+          foldable && ShouldFold(config, layer, cross)};
 }
 
-StepCost LinearAttentionCost(const ModelConfig& config, int layer, const MapShape& map,
+// cross: of an encoder-decoder, whose state a decode step only reads.
+StepCost LinearAttentionCost(const ModelConfig& config, int layer, bool cross, const MapShape& map,
                              int64_t sessions) {
   StepCost cost;
   const int64_t heads = config.heads;
   const int64_t groups = config.kv_heads;
   const int64_t d = config.head_dim;
-  const int64_t k = config.linear_attention->sizes(layer).features;
+  const int64_t k = config.linear_attention->sizes(layer, cross).features;
   if (!map.folded) {
-    cost.flops += sessions * (heads + groups) * 2 * map.rows * d;
+    cost.flops += sessions * (heads + (cross ? 0 : groups)) * 2 * map.rows * d;
     cost.weight_bytes += groups * map.rows * (d + (map.bias ? 1 : 0)) * 4;
   }
-  cost.flops += sessions * groups * (2 * k * d + k);     // S += φ(k)vᵀ, z += φ(k)
-  cost.flops += sessions * heads * (2 * k * d + 2 * k);  // φ(q)ᵀS, φ(q)·z
-  cost.state_bytes += sessions * 2 * groups * k * (d + 1) * 4;
+  if (!cross) cost.flops += sessions * groups * (2 * k * d + k);  // S += φ(k)vᵀ, z += φ(k)
+  cost.flops += sessions * heads * (2 * k * d + 2 * k);           // φ(q)ᵀS, φ(q)·z
+  cost.state_bytes += sessions * (cross ? 1 : 2) * groups * k * (d + 1) * 4;
   return cost;
 }
 
@@ -78,21 +82,22 @@ StepCost WindowedAttentionCost(const ModelConfig& config, int layer, const MapSh
   return cost;
 }
 
-StepCost FullAttentionCost(const ModelConfig& config, int64_t sessions, int64_t position,
+// Over `keys` keys, of which `added` are new and written.
+StepCost FullAttentionCost(const ModelConfig& config, int64_t sessions, int64_t keys, int64_t added,
                            DType kv_dtype) {
   StepCost cost;
   const int64_t d = config.head_dim;
-  const int64_t keys = position + 1;
   cost.flops += sessions * config.heads * 4 * keys * d;
   cost.state_bytes +=
-      sessions * config.kv_heads * 2 * (keys + 1) * d * static_cast<int64_t>(SizeOf(kv_dtype));
+      sessions * config.kv_heads * 2 * (keys + added) * d * static_cast<int64_t>(SizeOf(kv_dtype));
   return cost;
 }
 
 }  // namespace
 
 std::vector<StepCost> OperationsOfDecodeStep(const ModelConfig& config, DType weight_dtype,
-                                             int sessions, int64_t position, DType kv_dtype) {
+                                             int sessions, int64_t position, DType kv_dtype,
+                                             int64_t source) {
   std::vector<StepCost> operations;
   const auto matmul = [&](int64_t outputs, int64_t inputs, bool bias, DType dtype) {
     operations.push_back(MatMulCost(sessions, outputs, inputs, bias, dtype));
@@ -101,40 +106,58 @@ std::vector<StepCost> OperationsOfDecodeStep(const ModelConfig& config, DType we
   const int64_t inner = config.intermediate_size;
   const int64_t d = config.head_dim;
   const bool gpt2 = config.architecture == &kGpt2Architecture;
+  // Marian's projections all have biases, whatever the configuration says, and no gate.
+  const bool marian = config.architecture == &kMarianArchitecture;
+  // A matrix with a folded part stays float32.
+  const auto dtype_of = [&](const MapShape& map) {
+    return map.folded ? DType::kFloat32 : weight_dtype;
+  };
   for (int layer = 0; layer < config.layers; ++layer) {
     const bool linear = config.is_linear(layer, false);
-    const MapShape map = linear ? MapShapeOf(config, layer) : MapShape();
+    const MapShape map = linear ? MapShapeOf(config, layer, false) : MapShape();
     const int64_t width = map.folded ? map.rows : d;
-    matmul((config.heads + config.kv_heads) * width + config.kv_heads * d, hidden, config.qkv_bias,
-           map.folded ? DType::kFloat32 : weight_dtype);
+    matmul((config.heads + config.kv_heads) * width + config.kv_heads * d, hidden,
+           marian || config.qkv_bias, dtype_of(map));
     if (!linear) {
-      operations.push_back(FullAttentionCost(config, sessions, position, kv_dtype));
+      operations.push_back(FullAttentionCost(config, sessions, position + 1, 1, kv_dtype));
     } else if (config.linear_attention->sizes(layer).window > 0 ||
                config.linear_attention->feature_map == FeatureMapKind::kCodebook) {
       operations.push_back(WindowedAttentionCost(config, layer, map, sessions, position));
     } else {
-      operations.push_back(LinearAttentionCost(config, layer, map, sessions));
+      operations.push_back(LinearAttentionCost(config, layer, false, map, sessions));
     }
-    matmul(hidden, config.heads * d, config.attention_out_bias, weight_dtype);
-    matmul(gpt2 ? inner : 2 * inner, hidden, config.mlp_bias, weight_dtype);
-    matmul(hidden, inner, config.mlp_bias, weight_dtype);
+    matmul(hidden, config.heads * d, marian || config.attention_out_bias, weight_dtype);
+    if (marian) {
+      const bool linear_cross = config.is_linear(layer, true);
+      const MapShape cross = linear_cross ? MapShapeOf(config, layer, true) : MapShape();
+      matmul(config.heads * (cross.folded ? cross.rows : d), hidden, true, dtype_of(cross));
+      operations.push_back(linear_cross ? LinearAttentionCost(config, layer, true, cross, sessions)
+                                        : FullAttentionCost(config, sessions, source, 0, kv_dtype));
+      matmul(hidden, config.heads * d, true, weight_dtype);
+    }
+    matmul(gpt2 || marian ? inner : 2 * inner, hidden, marian || config.mlp_bias, weight_dtype);
+    matmul(hidden, inner, marian || config.mlp_bias, weight_dtype);
   }
-  matmul(config.vocab_size, hidden, false, weight_dtype);
+  // Marian's final_logits_bias, which nearly every checkpoint has.
+  matmul(config.vocab_size, hidden, marian, weight_dtype);
   return operations;
 }
 
 StepCost CostOfDecodeStep(const ModelConfig& config, DType weight_dtype, int sessions,
-                          int64_t position, DType kv_dtype) {
+                          int64_t position, DType kv_dtype, int64_t source) {
   StepCost sum;
   for (const StepCost& operation :
-       OperationsOfDecodeStep(config, weight_dtype, sessions, position, kv_dtype)) {
+       OperationsOfDecodeStep(config, weight_dtype, sessions, position, kv_dtype, source)) {
     sum.flops += operation.flops;
     sum.weight_bytes += operation.weight_bytes;
     sum.state_bytes += operation.state_bytes;
   }
-  const int64_t norm_bytes =
-      config.hidden_size * (config.architecture == &kGpt2Architecture ? 8 : 4);
-  sum.weight_bytes += (2 * static_cast<int64_t>(config.layers) + 1) * norm_bytes;
+  const bool marian = config.architecture == &kMarianArchitecture;
+  const bool final_norm = !marian || config.encoder_decoder->final_norm;
+  const int64_t norms = int64_t{config.layers} * (marian ? 3 : 2) + (final_norm ? 1 : 0);
+  // Llama's norms have a weight only, the others' a bias too.
+  const bool biased = marian || config.architecture == &kGpt2Architecture;
+  sum.weight_bytes += norms * config.hidden_size * (biased ? 8 : 4);
   return sum;
 }
 

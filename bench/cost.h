@@ -23,14 +23,15 @@ struct StepCost {
 
 // A step that decodes one token of each of `sessions` sessions, all at `position` (positions before
 // it: position, so a full layer attends to position + 1 keys). weight_dtype: of the matrices;
-// kv_dtype: of keys and values.
+// kv_dtype: of keys and values; source: tokens of each session's source, which an encoder-decoder's
+// full cross attention reads (its encoder has run before).
 StepCost CostOfDecodeStep(const ModelConfig& config, DType weight_dtype, int sessions,
-                          int64_t position, DType kv_dtype = DType::kFloat32);
+                          int64_t position, DType kv_dtype = DType::kFloat32, int64_t source = 0);
 
 // The same step's matrix products and attentions, each by itself, in their order, the head's last;
 // without the norms' weights.
 std::vector<StepCost> OperationsOfDecodeStep(const ModelConfig& config, DType weight_dtype,
                                              int sessions, int64_t position,
-                                             DType kv_dtype = DType::kFloat32);
+                                             DType kv_dtype = DType::kFloat32, int64_t source = 0);
 
 }  // namespace t2r

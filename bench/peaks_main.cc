@@ -25,8 +25,10 @@ struct Floor {
 };
 
 Floor FloorOf(const t2r::ModelConfig& config, t2r::DType dtype, const t2r::bench::Peaks& peaks,
-              int sessions, int64_t context) {
-  Floor floor{sessions, context, t2r::CostOfDecodeStep(config, dtype, sessions, context), 0, 0};
+              int sessions, int64_t context, int64_t source) {
+  Floor floor{sessions, context,
+              t2r::CostOfDecodeStep(config, dtype, sessions, context, t2r::DType::kFloat32, source),
+              0, 0};
   const double peak = dtype == t2r::DType::kBFloat16
                           ? std::max(peaks.bf16_gflop_per_s, peaks.f32_gflop_per_s)
                           : peaks.f32_gflop_per_s;
@@ -44,6 +46,7 @@ int main(int argc, char** argv) {
   std::string model;
   std::vector<int> sessions = {1, 8, 32, 64};
   std::vector<int64_t> contexts = {128};
+  int64_t source = 32;
   CLI::App app(
       "Measures the machine's peaks; with --model, the fastest decoding they allow, in tokens/s.",
       "t2r-bench-peaks");
@@ -59,6 +62,8 @@ int main(int argc, char** argv) {
       ->delimiter(',')
       ->type_name("N,N,...")
       ->check(t2r::flags::Range(int64_t{0}, int64_t{1} << 40));
+  app.add_option("--source", source, "With an encoder-decoder: tokens of each session's source")
+      ->check(t2r::flags::Range(int64_t{1}, int64_t{1} << 20));
   app.add_flag("--json", json, "One JSON object instead of a table");
   CLI11_PARSE(app, argc, argv);
 
@@ -74,7 +79,7 @@ int main(int argc, char** argv) {
     const t2r::DType dtype = bf16 ? t2r::DType::kBFloat16 : t2r::DType::kFloat32;
     for (const int64_t context : contexts) {
       for (const int count : sessions) {
-        floors.push_back(FloorOf(*config, dtype, peaks, count, context));
+        floors.push_back(FloorOf(*config, dtype, peaks, count, context, source));
       }
     }
   }

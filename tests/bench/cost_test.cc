@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/executor/model_executor.h"
+#include "testing/marian_directory.h"
 #include "tests/engine/model/counting_backend.h"
 #include "tests/engine/model/engine_fixture.h"
 
@@ -105,6 +106,96 @@ TEST(CostTest, ThePredictionIsWhatTheOpsCount) {
   mixed.attention_bias = true;
   mixed.mlp_bias = true;
   ExpectPredicted(mixed, 3, 130);
+}
+
+// What one decode step of a Marian at `position` counts, with sources of `source` tokens. Its other
+// positions went through in the step before.
+OpCounts CountedMarianStep(const MarianSpec& spec, int sessions, int64_t position, int64_t source) {
+  const TemporaryDirectory directory;
+  directory.Write("config.json", ConfigOf(spec));
+  WriteWeights(directory, RandomWeights(spec, 2));
+  const auto config = LoadModelConfig(directory.path());
+  EXPECT_TRUE(config.ok()) << config.status();
+  std::shared_ptr<SafetensorsDirectory> files = *SafetensorsDirectory::Open(directory.path());
+  auto backend = std::make_unique<CountingBackend>(MakeBackend({"cpu", 1}));
+  CountingBackend& counting = *backend;
+  auto model = MakeModel(*config, *files, *backend, {DType::kFloat32});
+  ModelExecutor executor(std::move(backend), files, std::move(model),
+                         {sessions, 64, 64, 0, 16, 16});
+  const std::vector<int32_t> sources(source, 4);
+  const std::vector<int32_t> targets(position, 3);
+  std::vector<ScheduledChunk> chunks;
+  for (int i = 0; i < sessions; ++i) {
+    const int slot = executor.Open({position + 1, source}, Greedy());
+    chunks.push_back(MakeChunk(slot, targets, 0, false));
+    chunks.back().source = sources;
+  }
+  std::vector<ChunkResult> results;
+  executor.Step(chunks, &results);
+  const std::vector<int32_t> token = {3};
+  for (ScheduledChunk& chunk : chunks) chunk = MakeChunk(chunk.slot, token, position, true);
+  counting.counts = OpCounts();
+  executor.Step(chunks, &results);
+  return counting.counts;
+}
+
+void ExpectPredicted(const MarianSpec& spec, int sessions, int64_t position, int64_t source) {
+  const OpCounts counted = CountedMarianStep(spec, sessions, position, source);
+  const auto config = ParseModelConfig(ConfigOf(spec), "");
+  ASSERT_TRUE(config.ok()) << config.status();
+  const StepCost cost =
+      CostOfDecodeStep(*config, DType::kFloat32, sessions, position, DType::kFloat32, source);
+  EXPECT_EQ(cost.flops, counted.flops);
+  EXPECT_EQ(cost.weight_bytes, counted.weight_bytes);
+  EXPECT_EQ(cost.state_bytes, counted.state_bytes);
+}
+
+TEST(CostTest, ThePredictionForMarianIsWhatTheOpsCount) {
+  MarianSpec full;
+  ExpectPredicted(full, 2, 5, 7);
+  MarianSpec folded;
+  folded.linear = {true, false, true};
+  folded.linear_cross = {true, true, false};
+  folded.final_norm = true;
+  ExpectPredicted(folded, 3, 9, 11);
+  MarianSpec wide = folded;  // its map is not folded
+  wide.features = 32;
+  ExpectPredicted(wide, 1, 4, 3);
+}
+
+// A decoder of one layer: hidden 8, two heads of 4, inner 16, vocabulary 10, folded maps of 3
+// features in both attentions; three sessions.
+TEST(CostTest, AMarianStepByHand) {
+  ModelConfig config;
+  config.architecture = Architecture::kMarian;
+  config.hidden_size = 8;
+  config.intermediate_size = 16;
+  config.layers = 1;
+  config.heads = config.kv_heads = 2;
+  config.head_dim = 4;
+  config.vocab_size = 10;
+  config.layer_types = {LayerType::kLinearAttention};
+  config.linear_attention.emplace().feature_size = 3;
+  config.encoder_decoder.emplace().cross_layer_types = {LayerType::kLinearAttention};
+  const StepCost cost = CostOfDecodeStep(config, DType::kBFloat16, 3, 5);
+  EXPECT_EQ(cost.flops, 3 * (2 * (2 * 3 + 2 * 3 + 2 * 4) * 8  // q and k as features, v
+                             + 2 * (2 * 3 * 4 + 3)            // S and z take a token
+                             + 2 * (2 * 3 * 4 + 2 * 3)        // and are read by each head
+                             + 2 * 8 * 8                      // out
+                             + 2 * (2 * 3) * 8                // cross attention's q
+                             + 2 * (2 * 3 * 4 + 2 * 3)        // reads
+                             + 2 * 8 * 8                      // out
+                             + 2 * 16 * 8 + 2 * 8 * 16        // up, down: no gate
+                             + 2 * 10 * 8));                  // head
+  EXPECT_EQ(cost.weight_bytes, (20 * 8 * 4 + 20 * 4)          // folded: float32
+                                   + (8 * 8 * 2 + 8 * 4)      // out
+                                   + (6 * 8 * 4 + 6 * 4)      // cross attention's q, folded
+                                   + (8 * 8 * 2 + 8 * 4)      // out
+                                   + (16 * 8 * 2 + 16 * 4) + (8 * 16 * 2 + 8 * 4)  //
+                                   + (10 * 8 * 2 + 10 * 4)                         // head
+                                   + 3 * 8 * 8);                                   // norms
+  EXPECT_EQ(cost.state_bytes, 3 * (2 * 2 * 3 * 5 * 4   // S and z of two heads, read and written
+                                   + 2 * 3 * 5 * 4));  // read
 }
 
 }  // namespace

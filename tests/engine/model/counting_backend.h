@@ -102,17 +102,20 @@ class CountingBackend : public Backend {
     const int64_t k = args.map.features;
     const int64_t d = args.head_dim;
     const int64_t rows = batch.rows();
+    const bool reads = args.mode != LinearAttentionMode::kAccumulate;
+    const bool writes = args.mode != LinearAttentionMode::kRead;
     if (!args.map.folded) {
       const int64_t projected = args.map.projected_features();
-      counts.flops += rows * (args.heads + args.groups) * 2 * projected * d;
+      const int64_t mapped = (reads ? args.heads : 0) + (writes ? args.groups : 0);
+      counts.flops += rows * mapped * 2 * projected * d;
       if (args.map.weight != nullptr) counts.weight_bytes += args.groups * projected * d * 4;
       if (args.map.bias != nullptr) counts.weight_bytes += args.groups * projected * 4;
     }
-    counts.flops += rows * args.groups * (2 * k * d + k);
-    counts.flops += rows * args.heads * (2 * k * d + 2 * k);
-    // A segment's state is read and written once, however many rows it has.
-    counts.state_bytes +=
-        static_cast<int64_t>(batch.segments.size()) * 2 * args.groups * k * (d + 1) * 4;
+    if (writes) counts.flops += rows * args.groups * (2 * k * d + k);
+    if (reads) counts.flops += rows * args.heads * (2 * k * d + 2 * k);
+    // A segment's state is read, and written where it changes, once, however many rows it has.
+    counts.state_bytes += static_cast<int64_t>(batch.segments.size()) * (writes ? 2 : 1) *
+                          args.groups * k * (d + 1) * 4;
     inner_->LinearAttention(batch, args);
   }
   void WindowedAttention(const Batch& batch, const WindowedAttentionArgs& args) override {
@@ -143,9 +146,15 @@ class CountingBackend : public Backend {
   void FullAttention(const Batch& batch, const FullAttentionArgs& args) override {
     ++counts.calls;
     const int64_t d = args.head_dim;
-    for (const int64_t position : batch.positions) {
-      counts.flops += 4 * args.heads * (position + 1) * d;
-      counts.state_bytes += 2 * args.groups * (position + 2) * d * 4;
+    for (const Segment& segment : batch.segments) {
+      for (int32_t row = 0; row < segment.rows; ++row) {
+        const bool cross = args.mode == FullAttentionMode::kCross;
+        const int64_t keys = cross ? segment.source_rows : segment.position + row + 1;
+        const int64_t moved =
+            (args.mode == FullAttentionMode::kAppend ? 0 : keys) + (cross ? 0 : 1);
+        if (args.mode != FullAttentionMode::kAppend) counts.flops += 4 * args.heads * keys * d;
+        counts.state_bytes += 2 * args.groups * moved * d * 4;
+      }
     }
     inner_->FullAttention(batch, args);
   }
