@@ -5,7 +5,9 @@
 #include <string>
 
 #include "convert/data/corpus.h"
+#include "convert/eval/score.h"
 #include "convert/eval/translate.h"
+#include "convert/eval/windows.h"
 #include "convert/model/parameter_specs.h"
 #include "convert/train/train_options.h"
 
@@ -18,6 +20,7 @@ struct DataFlags {
   CorpusOptions corpus;
   bool train_written = false;     // `train` holds the ids of documents, each closed by a line "--"
   int64_t valid_documents = 100;  // of the validation file, for the figures during training
+  WindowOptions valid_windows;    // of those figures
 };
 
 struct OutputFlags {
@@ -92,13 +95,17 @@ struct PretrainFlags {
 struct EvalFlags {
   std::string model, text;
   CorpusOptions corpus;
-  std::string device = "cpu";
-  int threads = 2;
+  WindowOptions windows;
+  int64_t concat = 0;  // tokens of a row of concatenated documents; 0: documents by themselves
+  bool by_position = false;  // print losses by position
+  std::string recall;        // distances, or auto; empty: none
+  int recall_probes = 16;    // a kind and distance
+  ScoreOptions engine;
   // Encoder-decoders.
-  std::string target;     // of the pairs; empty: the lines of `text` are pairs
-  bool translate = true;  // measure the engine's translations, not the loss alone
-  std::string output;     // file for the translations, a line each; empty: none
-  TranslateOptions translation;
+  std::string target;            // of the pairs; empty: the lines of `text` are pairs
+  bool translate = true;         // measure the engine's translations, not the loss alone
+  std::string output;            // file for the translations, a line each; empty: none
+  TranslateOptions translation;  // but for backend, threads and dtype: the engine's
 };
 
 struct MetricsFlags {

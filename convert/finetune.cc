@@ -209,7 +209,8 @@ void Finetune(const FinetuneFlags& flags) {
   }
   TrainingModel parent(teacher_config, device);
   LoadParameters(teacher, &parent, /*allow_missing_maps=*/false);
-  const Evaluation before = Evaluate(parent, corpora.valid, flags.training.threads);
+  const Evaluation before =
+      Evaluate(parent, corpora.valid, flags.training.threads, corpora.valid_windows, &progress);
   progress.Line("parent: " + Describe(before));
   const ModelConfig config =
       flags.feature_map.empty() ? parent_config : Swapped(flags, parent, corpora.valid, &progress);

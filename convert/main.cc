@@ -1,6 +1,7 @@
 // t2r-convert: import-gguf, pretrain, finetune (swap attention, then train), eval and metrics.
 #include <cstdio>
 #include <exception>
+#include <string>
 
 #include "convert/commands.h"
 #include "convert/gguf/pre_tokenizer.h"
@@ -43,6 +44,17 @@ void AddCorpusFlags(CLI::App* app, CorpusOptions* corpus) {
                   "A line that separates documents, e.g. '<|endoftext|>' (none: the file is one)")
       ->type_name("LINE");
   app->add_flag("--ids", corpus->ids, "The files hold token ids instead of text");
+  app->add_flag("--bos", corpus->bos,
+                "Put a BOS before every document even where the tokenizer adds none");
+}
+
+void AddWindowFlags(CLI::App* app, const std::string& prefix, WindowOptions* windows) {
+  app->add_option(prefix + "window", windows->window,
+                  "Tokens that are evaluated together (0: the model's positions, at most 2048)")
+      ->check(AtLeast(0));
+  app->add_option(prefix + "stride", windows->stride,
+                  "Tokens between the starts of these windows (0: the window less one token)")
+      ->check(AtLeast(0));
 }
 
 void AddDataFlags(CLI::App* app, DataFlags* data) {
@@ -60,6 +72,7 @@ void AddDataFlags(CLI::App* app, DataFlags* data) {
   app->add_option("--valid-documents", data->valid_documents,
                   "First documents (or pairs) of it that are evaluated while training (0: all)")
       ->check(AtLeast(0));
+  AddWindowFlags(app, "--valid-", &data->valid_windows);
   AddCorpusFlags(app, &data->corpus);
 }
 
@@ -259,8 +272,18 @@ CLI::App* AddEval(CLI::App* app, EvalFlags* flags) {
   on->add_option("--max-tokens-per-document", flags->corpus.max_tokens_per_document,
                  "Cut documents to so many tokens, BOS included (0: uncut)")
       ->check(AtLeast(0));
-  OneOf(on->add_option("--device", flags->device, "Where LibTorch computes the loss"),
-        {"cpu", "cuda"});
+  AddWindowFlags(on, "--", &flags->windows);
+  on->add_option("--concat", flags->concat,
+                 "Documents one after the other in rows of so many tokens (0: each by itself)")
+      ->check(AtLeast(0));
+  on->add_flag("--by-position", flags->by_position, "Print the loss by position too");
+  on->add_option("--recall", flags->recall,
+                 "Probe what is known from so many tokens back: auto, or distances such as 128,512")
+      ->type_name("DISTANCES");
+  on->add_option("--recall-probes", flags->recall_probes, "Probes of each kind and distance")
+      ->check(AtLeast(1));
+  OneOf(on->add_option("--device", flags->engine.backend, "Where the engine computes"),
+        {"auto", "cpu", "cuda"});
   on->add_option("--target", flags->target, "Targets, where --text holds the sources only")
       ->type_name("FILE");
   on->add_flag("--translate,!--no-translate", flags->translate,
@@ -269,10 +292,9 @@ CLI::App* AddEval(CLI::App* app, EvalFlags* flags) {
       ->type_name("FILE");
   on->add_option("--batch", flags->translation.batch, "Sessions translated together")
       ->check(AtLeast(1));
-  on->add_option("--threads", flags->threads, "Of the loss, and of the engine")
-      ->check(Range(1, 1024));
-  OneOf(on->add_option("--dtype", flags->translation.dtype,
-                       "The engine's weights; auto: as the files"),
+  on->add_option("--threads", flags->engine.threads, "Of the engine (0: one a core)")
+      ->check(Range(0, 1024));
+  OneOf(on->add_option("--dtype", flags->engine.dtype, "The engine's weights; auto: as the files"),
         {"auto", "float32", "bfloat16"});
   on->add_option("--max-tokens", flags->translation.max_tokens,
                  "Longest translation (0: twice its source and 10 more)")

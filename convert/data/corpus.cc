@@ -27,9 +27,6 @@ std::vector<int32_t> Encode(const std::string& document, const std::string& path
                        "...\": " + std::string(encoded.status().message()));
   }
   std::vector<int32_t> ids = *std::move(encoded);
-  if (!tokenizer.adds_bos() && config.bos_token_id.has_value()) {
-    ids.insert(ids.begin(), *config.bos_token_id);
-  }
   for (const int32_t id : ids) {
     if (id < 0 || id >= config.vocab_size) {
       throw ConvertError(path + ": the tokenizer gives id " + std::to_string(id) +
@@ -38,6 +35,18 @@ std::vector<int32_t> Encode(const std::string& document, const std::string& path
     }
   }
   return ids;
+}
+
+// The id that options.bos puts before documents; nullopt: none.
+std::optional<int32_t> ForcedBos(const CorpusOptions& options, const ModelConfig& config,
+                                 const Tokenizer* tokenizer) {
+  if (!options.bos) return std::nullopt;
+  if (tokenizer != nullptr && !options.ids) {
+    if (tokenizer->adds_bos()) return std::nullopt;
+    if (tokenizer->bos_id().has_value()) return tokenizer->bos_id();
+  }
+  if (config.bos_token_id.has_value()) return config.bos_token_id;
+  throw ConvertError("--bos: neither the tokenizer nor config.json names a BOS token");
 }
 
 // Fisher-Yates by our own rule: std::shuffle differs between standard libraries.
@@ -78,6 +87,7 @@ std::vector<std::string> SplitDocuments(const std::string& text, const std::stri
   };
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
+    if (line.ends_with('\r')) line.pop_back();
     if (!separator.empty() && Strip(line) == separator) {
       flush();
     } else {
@@ -101,9 +111,12 @@ Corpus LoadCorpus(const std::string& path, const CorpusOptions& options, const M
     documents.resize(static_cast<size_t>(options.documents));
   }
   Corpus corpus;
+  const std::optional<int32_t> bos = ForcedBos(options, config, tokenizer);
+  corpus.bos = bos.has_value() || options.ids || !tokenizer->adds_bos() ? bos : tokenizer->bos_id();
   for (const std::string& document : documents) {
     std::vector<int32_t> ids = options.ids ? ParseIds(document, path, config.vocab_size)
                                            : Encode(document, path, config, *tokenizer);
+    if (bos.has_value()) ids.insert(ids.begin(), *bos);
     const auto limit = static_cast<size_t>(options.max_tokens_per_document);
     if (limit > 0 && ids.size() > limit) ids.resize(limit);
     if (ids.size() < 2) {
@@ -117,6 +130,27 @@ Corpus LoadCorpus(const std::string& path, const CorpusOptions& options, const M
     throw ConvertError(path + ": no document has two tokens, so there is nothing to predict");
   }
   return corpus;
+}
+
+Corpus Concatenated(const Corpus& corpus, int64_t tokens) {
+  Corpus rows;
+  rows.bos = corpus.bos;
+  std::vector<int32_t> row;
+  const auto flush = [&] {
+    if (row.size() > 1) {
+      rows.tokens += static_cast<int64_t>(row.size());
+      rows.documents.push_back(std::move(row));
+    }
+    row.clear();
+  };
+  for (const auto& document : corpus.documents) {
+    for (const int32_t id : document) {
+      row.push_back(id);
+      if (static_cast<int64_t>(row.size()) == tokens) flush();
+    }
+  }
+  flush();
+  return rows;
 }
 
 std::vector<Window> CutWindows(const Corpus& corpus, int64_t size) {

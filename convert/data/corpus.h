@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,29 +16,34 @@ namespace t2r::convert {
 struct CorpusOptions {
   // A line that separates documents. Empty: the whole file is one document.
   std::string separator;
-  // The file holds token ids, separated by white space, instead of text; no BOS is added.
+  // The file holds token ids, separated by white space, instead of text.
   bool ids = false;
+  // A BOS first where the tokenizer (or a file of ids) puts none: its bos_id, or else the config's.
+  bool bos = false;
   int64_t documents = 0;                // the first so many; 0: all
   int64_t max_tokens_per_document = 0;  // cut to so many, BOS included; 0: uncut
 };
 
 struct Corpus {
-  // Each with its BOS (of a pair: the decoder's start token, then the target), at least two ids.
+  // Each with what the tokenizer puts around a text (of a pair: the decoder's start token, then the
+  // target), at least two ids.
   std::vector<std::vector<int32_t>> documents;
   std::vector<std::vector<int32_t>> sources;  // pairs only: each document's source, not empty
-  int64_t tokens = 0;                         // of all documents, sources left out
+  std::optional<int32_t> bos;  // that documents were given; nullopt: none, or ids as they are
+  int64_t tokens = 0;          // of all documents, sources left out
   int64_t skipped = 0;  // documents with nothing to predict (fewer than two ids); pairs with an
                         // empty side or a side that is too long
   bool pairs() const { return !sources.empty(); }
 };
 
 // Splits text into documents, white space stripped from both ends of each; empty ones are dropped.
+// A line ends with "\n" or "\r\n"; both are read as "\n".
 std::vector<std::string> SplitDocuments(const std::string& text, const std::string& separator);
 
-// Each document is tokenised as one text, with BOS first: the tokenizer's own, or, where it adds
-// none, the config's bos_token_id if there is one. `tokenizer` may be null with ids. Throws
-// ConvertError: no file, invalid UTF-8 (with its byte offset), no documents, an id outside the
-// vocabulary.
+// Each document is tokenised as one text, with BOS first where the tokenizer adds one, as the
+// service and transformers do it, or where options.bos asks for it. `tokenizer` may be null with
+// ids. Throws ConvertError: no file, invalid UTF-8 (with its byte offset), no documents, an id
+// outside the vocabulary, options.bos where neither tokenizer nor config names a BOS.
 Corpus LoadCorpus(const std::string& path, const CorpusOptions& options, const ModelConfig& config,
                   const Tokenizer* tokenizer);
 
@@ -56,6 +62,10 @@ std::vector<std::pair<std::string, std::string>> ReadPairs(const std::string& pa
 // Token ids, separated by white space. Throws ConvertError naming `path`.
 std::vector<int32_t> ParseIds(const std::string& text, const std::string& path, int vocab_size);
 
+// One sequence a row: all documents one after the other, cut into rows of `tokens` ids (the last
+// may be shorter; a single id is left out). For lengths that no single document has.
+Corpus Concatenated(const Corpus& corpus, int64_t tokens);
+
 // Part of a document: predicts ids[start + 1 … start + length] from ids[start … start + length -
 // 1].
 struct Window {
@@ -63,6 +73,9 @@ struct Window {
   int64_t start = 0;
   int64_t length = 0;         // ≥ 1
   int64_t source_length = 0;  // pairs: tokens of its source
+  // The first so many predictions do not count: an earlier window makes them, with more behind them
+  // or as much.
+  int64_t context = 0;  // < length
 };
 
 // Cuts every document from its start into windows of at most `size` predictions. Each token is

@@ -158,7 +158,7 @@ TranslatedLines TranslateLines(const std::string& directory, const Tokenizer& to
     longest = std::max(longest, sources.back().size());
   }
   EngineOptions engine_options;
-  engine_options.backend = "cpu";
+  engine_options.backend = options.backend;
   engine_options.threads = options.threads;
   engine_options.dtype = options.dtype;
   engine_options.max_sessions = options.batch;

@@ -34,10 +34,11 @@ Translations Translate(Executor* executor, const ModelConfig& config,
                        Progress* progress);
 
 struct TranslateOptions {
-  int batch = 64;              // sessions translated together
-  int threads = 0;             // of the engine; 0: one a core
-  std::string dtype = "auto";  // the engine's weights: auto, float32 or bfloat16
-  int64_t max_tokens = 0;      // as above
+  int batch = 64;               // sessions translated together
+  std::string backend = "cpu";  // auto, cpu or cuda
+  int threads = 0;              // of the engine; 0: one a core
+  std::string dtype = "auto";   // the engine's weights: auto, float32 or bfloat16
+  int64_t max_tokens = 0;       // as above
 };
 
 struct TranslatedLines {

@@ -3,9 +3,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstdio>
-#include <limits>
+#include <chrono>
 #include <utility>
 #include <vector>
 
@@ -30,8 +28,9 @@ TokenBatch MakeBatch(const Corpus& corpus, const BatchPlan& plan, torch::Device 
     const int32_t* from = corpus.documents[document].data() + window.start;
     std::copy_n(from, window.length, ids.data_ptr<int64_t>() + row * plan.length);
     std::copy_n(from + 1, window.length, targets.data_ptr<int64_t>() + row * plan.length);
-    std::fill_n(counted.data_ptr<float>() + row * plan.length, window.length, 1.0F);
-    batch.predictions += window.length;
+    std::fill_n(counted.data_ptr<float>() + row * plan.length + window.context,
+                window.length - window.context, 1.0F);
+    batch.predictions += window.length - window.context;
     if (!pairs) continue;
     std::copy_n(corpus.sources[document].data(), window.source_length,
                 source.data_ptr<int64_t>() + row * plan.source_length);
@@ -48,23 +47,10 @@ TokenBatch MakeBatch(const Corpus& corpus, const BatchPlan& plan, torch::Device 
   return batch;
 }
 
-double Evaluation::perplexity() const { return std::exp(nats_per_token()); }
-
-std::string Describe(const Evaluation& evaluation) {
-  char text[200];
-  std::snprintf(text, sizeof(text),
-                "%.5f nats/token, perplexity %.4f over %lld predicted tokens of %lld documents",
-                evaluation.nats_per_token(), evaluation.perplexity(),
-                static_cast<long long>(evaluation.predictions),
-                static_cast<long long>(evaluation.documents));
-  return text;
-}
-
 namespace {
 
-// Batches of documents of similar length, whole, up to `batch_tokens` positions at once.
-std::vector<BatchPlan> PlanEvaluation(const Corpus& corpus, int64_t batch_tokens) {
-  std::vector<Window> windows = CutWindows(corpus, std::numeric_limits<int64_t>::max());
+// Batches of windows of similar length, up to `batch_tokens` positions at once.
+std::vector<BatchPlan> PlanEvaluation(std::vector<Window> windows, int64_t batch_tokens) {
   std::stable_sort(windows.begin(), windows.end(), [](const Window& a, const Window& b) {
     return std::pair(a.length, a.source_length) > std::pair(b.length, b.source_length);
   });
@@ -83,32 +69,55 @@ std::vector<BatchPlan> PlanEvaluation(const Corpus& corpus, int64_t batch_tokens
   return plans;
 }
 
-// Sum of −log p over a batch.
+// Sum of −log p over a batch. Logits are made for so many positions at once: over a vocabulary of
+// 49,152, a batch's would take gigabytes.
 double BatchNats(const TrainingModel& model, const Corpus& corpus, const BatchPlan& plan) {
+  constexpr int64_t kLogitRows = 512;
   const torch::NoGradGuard no_grad;
   const TokenBatch batch = MakeBatch(corpus, plan, model.parameters().device());
-  const Tensor log_probabilities = model.Logits(model.Hidden(batch.input)).log_softmax(-1);
-  const Tensor chosen =
-      log_probabilities.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1).to(torch::kFloat64);
-  return -(chosen * batch.counted).sum().item<double>();
+  const Tensor hidden = model.Hidden(batch.input).flatten(0, 1);
+  const Tensor targets = batch.targets.flatten(), counted = batch.counted.flatten();
+  double nats = 0;
+  for (int64_t row = 0; row < hidden.size(0); row += kLogitRows) {
+    const int64_t end = std::min(row + kLogitRows, hidden.size(0));
+    const Tensor log_probabilities = model.Logits(hidden.slice(0, row, end)).log_softmax(-1);
+    const Tensor chosen = log_probabilities.gather(-1, targets.slice(0, row, end).unsqueeze(-1))
+                              .squeeze(-1)
+                              .to(torch::kFloat64);
+    nats -= (chosen * counted.slice(0, row, end)).sum().item<double>();
+  }
+  return nats;
 }
 
 }  // namespace
 
 Evaluation Evaluate(const TrainingModel& model, const Corpus& corpus, int threads,
-                    int64_t batch_tokens) {
-  const std::vector<BatchPlan> plans = PlanEvaluation(corpus, batch_tokens);
+                    const WindowOptions& windows, Progress* progress, int64_t batch_tokens) {
+  constexpr double kMoment = 2;  // seconds
+  const std::vector<BatchPlan> plans =
+      PlanEvaluation(CutEvaluation(corpus, WithDefaults(windows, model.config())), batch_tokens);
   std::vector<double> nats(plans.size());
+  const auto start = std::chrono::steady_clock::now();
   ForEachShard(std::min(plans.size(), static_cast<size_t>(std::max(1, threads))),
                [&](size_t shard, size_t shards) {
                  for (size_t i = shard; i < plans.size(); i += shards) {
                    nats[i] = BatchNats(model, corpus, plans[i]);
+                   if (shard > 0 || progress == nullptr)
+                     continue;  // one thread's share stands for all
+                   const std::chrono::duration<double> seconds =
+                       std::chrono::steady_clock::now() - start;
+                   if (seconds.count() < kMoment) continue;
+                   const double share = static_cast<double>(std::min(i + shards, plans.size())) /
+                                        static_cast<double>(plans.size());
+                   progress->Show(share, "evaluating", seconds.count() * (1 - share) / share);
                  }
                });
   Evaluation result;
   for (size_t i = 0; i < plans.size(); ++i) {
     result.nats += nats[i];
-    for (const Window& window : plans[i].windows) result.predictions += window.length;
+    for (const Window& window : plans[i].windows) {
+      result.predictions += window.length - window.context;
+    }
   }
   result.documents = static_cast<int64_t>(corpus.documents.size());
   return result;

@@ -79,6 +79,7 @@ void CheckDtype(const std::string& dtype) {
 Corpora LoadCorpora(const DataFlags& flags, int64_t window, const ModelConfig& config,
                     const Tokenizer* tokenizer, Progress* progress) {
   Corpora corpora;
+  corpora.valid_windows = WithDefaults(flags.valid_windows, config);
   CorpusOptions options = flags.corpus;
   options.documents = flags.valid_documents;
   if (config.encoder_decoder.has_value()) {
@@ -94,11 +95,9 @@ Corpora LoadCorpora(const DataFlags& flags, int64_t window, const ModelConfig& c
     if (flags.train_written) {
       train.ids = true;
       train.separator = "--";
+      train.bos = false;  // it begins as the parent wrote it
     }
     corpora.train = LoadCorpus(flags.train, train, config, tokenizer);
-    const auto limit = config.position_limit();
-    // A learned position for each id that is fed: all but the last.
-    if (limit.has_value()) options.max_tokens_per_document = *limit + 1;
     corpora.valid = LoadCorpus(flags.valid, options, config, tokenizer);
   }
   progress->Line(Counts("train", corpora.train) + "; " + Counts("valid", corpora.valid));
@@ -112,7 +111,8 @@ void TrainAndWrite(TrainingRun run, const Corpora& corpora, Progress* progress) 
   run.training.fingerprint = Fingerprint(run, corpora.train);
   Trainer trainer(run.model, run.teacher, corpora.train, run.training);
   const auto evaluate = [&](const std::string& caption) {
-    const Evaluation result = Evaluate(*run.model, corpora.valid, run.training.threads);
+    const Evaluation result =
+        Evaluate(*run.model, corpora.valid, run.training.threads, corpora.valid_windows, progress);
     progress->Line(caption + ": " + Describe(result));
     return result.nats_per_token();
   };

@@ -5,6 +5,7 @@
 
 #include "convert/commands.h"
 #include "convert/data/corpus.h"
+#include "convert/eval/windows.h"
 #include "convert/model/model.h"
 #include "convert/progress.h"
 
@@ -21,6 +22,7 @@ FeatureMapKind ParseFeatureMap(const std::string& name);
 
 struct Corpora {
   Corpus train, valid;
+  WindowOptions valid_windows;  // how `valid` is evaluated; defaults filled in for a decoder
 };
 
 // Pairs for encoder-decoders, else documents. `window` bounds the sides of a pair.

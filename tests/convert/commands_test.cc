@@ -177,15 +177,16 @@ TEST_F(CommandsTest, Gpt2TrainsWithinItsLearnedPositions) {
   flags.training.window = 33;
   EXPECT_THAT([&] { Finetune(flags); },
               ThrowsMessage<ConvertError>(HasSubstr("exceeds the 32 learned positions")));
+  // A document beyond the learned positions goes in windows.
   EvalFlags eval;
   eval.model = directory_ / "child";
   eval.corpus.ids = true;
-  eval.text = directory_.Write("long", CountingIds(1, 40));
+  eval.text = directory_.Write("long", CountingIds(1, 80));
   eval.corpus.separator = "--";
-  EXPECT_THAT([&] { Eval(eval); },
-              ThrowsMessage<ConvertError>(HasSubstr("--max-tokens-per-document 33")));
-  eval.corpus.max_tokens_per_document = 33;
+  eval.engine.backend = "cpu";
   EXPECT_NO_THROW(Eval(eval));
+  eval.windows.window = 34;
+  EXPECT_THAT([&] { Eval(eval); }, ThrowsMessage<ConvertError>(HasSubstr("allow at most 33")));
 }
 
 TEST_F(CommandsTest, RefusesFlagsThatCannotBe) {

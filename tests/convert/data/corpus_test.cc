@@ -61,27 +61,64 @@ TEST(SplitDocuments, CutsAtSeparatorLinesAndStrips) {
   EXPECT_THAT(SplitDocuments(" a\nb \n<x>\n\n<x>\n  c<x>\nd\n", "<x>"),
               ElementsAre("a\nb", "c<x>\nd"));
   EXPECT_THAT(SplitDocuments("a\n\nb\n", ""), ElementsAre("a\n\nb"));
+  EXPECT_THAT(SplitDocuments("a\r\n\r\nb\r\n<x>\r\nc\r\r\nd", "<x>"),
+              ElementsAre("a\n\nb", "c\r\nd"));
   EXPECT_THAT(SplitDocuments(" \n\t\n", "<x>"), ElementsAre());
 }
 
-TEST(LoadCorpus, PutsBosBeforeEachDocument) {
+TEST(LoadCorpus, FollowsTheTokenizerAboutBos) {
   const TemporaryDirectory directory;
   const std::string path = directory.Write("text", "ab\n--\nc\n");
   CorpusOptions options;
   options.separator = "--";
   ModelConfig config = Config(259);
-  const ByteTokenizer with_bos(true), without(false);
-  EXPECT_THAT(LoadCorpus(path, options, config, &with_bos).documents,
-              ElementsAre(ElementsAre(1, 'a' + 3, 'b' + 3), ElementsAre(1, 'c' + 3)));
-  // The tokenizer adds none: the configuration's.
   config.bos_token_id = 2;
-  EXPECT_THAT(LoadCorpus(path, options, config, &without).documents,
-              ElementsAre(ElementsAre(2, 'a' + 3, 'b' + 3), ElementsAre(2, 'c' + 3)));
-  // Neither has one: the first token of a document is given, and "c" has nothing to predict.
-  config.bos_token_id.reset();
-  const Corpus corpus = LoadCorpus(path, options, config, &without);
+  const ByteTokenizer with_bos(true), without(false);
+  Corpus corpus = LoadCorpus(path, options, config, &with_bos);
+  EXPECT_THAT(corpus.documents,
+              ElementsAre(ElementsAre(1, 'a' + 3, 'b' + 3), ElementsAre(1, 'c' + 3)));
+  EXPECT_EQ(corpus.bos, 1);
+  // It adds none: the first token of a document is given, and "c" has nothing to predict.
+  corpus = LoadCorpus(path, options, config, &without);
   EXPECT_THAT(corpus.documents, ElementsAre(ElementsAre('a' + 3, 'b' + 3)));
   EXPECT_EQ(corpus.skipped, 1);
+  EXPECT_EQ(corpus.bos, std::nullopt);
+}
+
+TEST(LoadCorpus, PutsBosWhereItIsAskedFor) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.Write("text", "ab\n--\nc\n");
+  CorpusOptions options;
+  options.separator = "--";
+  options.bos = true;
+  options.max_tokens_per_document = 2;
+  const ByteTokenizer with_bos(true), without(false);
+  for (const ByteTokenizer* tokenizer : {&with_bos, &without}) {
+    const Corpus corpus = LoadCorpus(path, options, Config(259), tokenizer);
+    EXPECT_THAT(corpus.documents, ElementsAre(ElementsAre(1, 'a' + 3), ElementsAre(1, 'c' + 3)));
+    EXPECT_EQ(corpus.bos, 1);
+  }
+  // Of files of ids: the configuration's, if it has one.
+  options.ids = true;
+  const std::string ids = directory.Write("ids", "5 6");
+  ModelConfig config = Config(9);
+  EXPECT_THAT(ErrorOf([&] { LoadCorpus(ids, options, config, nullptr); }), HasSubstr("--bos"));
+  config.bos_token_id = 2;
+  EXPECT_THAT(LoadCorpus(ids, options, config, nullptr).documents, ElementsAre(ElementsAre(2, 5)));
+}
+
+TEST(Concatenated, CutsRowsOfAllDocuments) {
+  Corpus corpus;
+  corpus.bos = 1;
+  corpus.documents = {{1, 2, 3}, {1, 4}, {1, 5, 6, 7, 8}};
+  const Corpus rows = Concatenated(corpus, 4);
+  EXPECT_THAT(rows.documents,
+              ElementsAre(ElementsAre(1, 2, 3, 1), ElementsAre(4, 1, 5, 6), ElementsAre(7, 8)));
+  EXPECT_EQ(rows.tokens, 10);
+  EXPECT_EQ(rows.bos, 1);
+  // A single id at the end has nothing to predict.
+  EXPECT_THAT(Concatenated(corpus, 3).documents,
+              ElementsAre(ElementsAre(1, 2, 3), ElementsAre(1, 4, 1), ElementsAre(5, 6, 7)));
 }
 
 TEST(LoadCorpus, TakesFirstDocumentsAndCutsThem) {

@@ -117,7 +117,7 @@ TEST_P(MarianGradientTest, IsTheLosses) {
   std::vector<std::unique_ptr<TrainingModel>> replicas;
   for (int i = 0; i < 2; ++i) replicas.push_back(TrainingModel::Replica(model));
   const double loss = BatchGradient(replicas, {}, corpus, PlanOf(corpus));
-  EXPECT_NEAR(loss, Evaluate(model, corpus, 2, 60).nats_per_token(), 1e-5 * loss);
+  EXPECT_NEAR(loss, Evaluate(model, corpus, 2, {}, nullptr, 60).nats_per_token(), 1e-5 * loss);
   const torch::Tensor gradient = replicas[0]->parameters().flat_grad().clone();
   const torch::NoGradGuard no_grad;
   torch::Tensor values = model.parameters().flat();

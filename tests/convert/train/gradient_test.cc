@@ -51,8 +51,9 @@ TEST(BatchGradient, MeanLossIsTheEvaluations) {
   const TrainingModel model = SwappedModel();
   const Corpus corpus = SmallCorpus();
   const double loss = BatchGradient(Replicas(model, 2), {}, corpus, PlanOf(corpus));
-  const Evaluation evaluation = Evaluate(model, corpus, /*threads=*/3, /*batch_tokens=*/50);
-  EXPECT_EQ(evaluation.nats, Evaluate(model, corpus, 1, 50).nats);
+  const Evaluation evaluation =
+      Evaluate(model, corpus, /*threads=*/3, {}, nullptr, /*batch_tokens=*/50);
+  EXPECT_EQ(evaluation.nats, Evaluate(model, corpus, 1, {}, nullptr, 50).nats);
   EXPECT_EQ(evaluation.predictions, corpus.tokens - 6);
   EXPECT_NEAR(loss, evaluation.nats_per_token(), 1e-5);
 }
