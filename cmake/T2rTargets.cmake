@@ -11,7 +11,7 @@ add_compile_options(
   "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wnon-virtual-dtor>"
   "$<$<COMPILE_LANGUAGE:CXX>:-Woverloaded-virtual;-Werror;-ffp-contract=off>"
   # g++ 12 sees overlaps in std::string's own code that are not there.
-  "$<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>")
+  "$<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-restrict>")
 
 if(T2R_ASSERTIONS)
   string(REPLACE "-DNDEBUG" "" CMAKE_CXX_FLAGS_RELWITHDEBINFO "${CMAKE_CXX_FLAGS_RELWITHDEBINFO}")
@@ -26,6 +26,11 @@ if(T2R_SANITIZE)
   if(T2R_SANITIZE MATCHES undefined)
     add_compile_options(-fno-sanitize-recover=undefined)
   endif()
+endif()
+
+if(T2R_FUZZ)
+  # g++'s warnings are the ones that count.
+  add_compile_options(-fsanitize=fuzzer-no-link -Wno-error)
 endif()
 
 find_program(T2R_CCACHE ccache)

@@ -82,9 +82,9 @@ std::vector<std::string> WarningsOf(const SafetensorsDirectory& files, const Mod
       warnings.push_back(absl::StrCat("tensor ", name, " is not used"));
     }
   }
-  for (const std::string& name : files.unsupported()) {
+  for (const auto& [name, type] : files.unsupported()) {
     if (!IsKnownBuffer(name)) {
-      warnings.push_back(absl::StrCat("tensor ", name, " is not used: it is not a float type"));
+      warnings.push_back(absl::StrCat("tensor ", name, " is not used: it has the type ", type));
     }
   }
   return warnings;
@@ -123,6 +123,7 @@ std::unique_ptr<Engine> Build(ModelConfig config, std::shared_ptr<SafetensorsDir
   executor.window_dtype = plan.window_dtype;
   engine->executor = std::make_unique<ModelExecutor>(std::move(backend), std::move(files),
                                                      std::move(model), executor);
+  engine->warnings.insert(engine->warnings.end(), config.warnings.begin(), config.warnings.end());
   engine->config = std::move(config);
   return engine;
 }

@@ -263,6 +263,53 @@ DType ReadFileDType(JsonFields& fields) {
   return Parse<DType>(name).value_or(DType::kFloat32);
 }
 
+// Keys of generation_config.json that change what is generated and do not count here, with the
+// value at which they change nothing.
+constexpr struct {
+  const char* key;
+  double neutral;
+} kIgnoredDefaults[] = {
+    {"typical_p", 1},
+    {"epsilon_cutoff", 0},
+    {"eta_cutoff", 0},
+    {"no_repeat_ngram_size", 0},
+    {"encoder_repetition_penalty", 1},
+    {"num_beam_groups", 1},
+    {"penalty_alpha", 0},
+    {"guidance_scale", 1},
+    {"min_new_tokens", 0},
+    {"min_length", 0},
+    {"suppress_tokens", 0},
+    {"begin_suppress_tokens", 0},
+    {"sequence_bias", 0},
+    {"stop_strings", 0},
+};
+
+void ReadDefaults(JsonFields& fields, ModelConfig* config) {
+  ModelConfig::GenerationDefaults& defaults = config->defaults;
+  const auto number = [&](const char* key, double low, double high, std::optional<float>* value) {
+    if (fields.Has(key)) *value = static_cast<float>(fields.Number(key, low, high));
+  };
+  if (fields.Has("top_k")) {
+    defaults.top_k = static_cast<int>(fields.Integer("top_k", 0, INT32_MAX));
+  }
+  number("top_p", 0, 1, &defaults.top_p);
+  number("min_p", 0, 1, &defaults.min_p);
+  number("repetition_penalty", 1e-6, 100, &defaults.repetition_penalty);
+  if (fields.Has("max_new_tokens")) {
+    defaults.max_new_tokens = fields.Integer("max_new_tokens", 1, kMaxPositions);
+  }
+  for (const auto& ignored : kIgnoredDefaults) {
+    const nlohmann::json* value = fields.Find(ignored.key);
+    if (value == nullptr || *value == ignored.neutral ||
+        (value->is_structured() && value->empty())) {
+      continue;
+    }
+    config->warnings.push_back(absl::StrCat(fields.prefix(), ignored.key,
+                                            " is set, which is not supported and not applied"));
+  }
+}
+
 absl::Status ReadGenerationConfig(const std::string& text, ModelConfig* config) {
   const std::string file = "generation_config.json";
   const auto json = ParseJsonObject(text, file, kMaxConfigBytes);
@@ -282,6 +329,7 @@ absl::Status ReadGenerationConfig(const std::string& text, ModelConfig* config) 
     config->default_temperature = static_cast<float>(fields.Number("temperature", 0, 1e6));
   }
   if (!sample) config->default_temperature = 0.0F;
+  ReadDefaults(fields, config);
   return fields.status();
 }
 

@@ -15,8 +15,9 @@
 namespace t2r {
 
 // All tensors of a model directory: model.safetensors, or the shards that
-// model.safetensors.index.json lists. F32, F16 and BF16; tensors of other types are skipped with
-// their names in unsupported(). Files stay mapped as long as this object lives.
+// model.safetensors.index.json lists, or all model-…-of-….safetensors where there is no index. F64
+// (rounded to F32), F32, F16 and BF16; tensors of other types are refused by Find and their names
+// are in unsupported(). Files stay mapped as long as this object lives.
 class SafetensorsDirectory : public WeightSource {
  public:
   // Errors name the file and the tensor: NOT_FOUND (no file), INVALID_ARGUMENT (bad or truncated).
@@ -30,7 +31,10 @@ class SafetensorsDirectory : public WeightSource {
 
   const HostTensor* Find(std::string_view name) const override;
   const std::map<std::string, HostTensor, std::less<>>& tensors() const { return tensors_; }
-  const std::vector<std::string>& unsupported() const { return unsupported_; }
+  // Name to type.
+  const std::map<std::string, std::string, std::less<>>& unsupported() const {
+    return unsupported_;
+  }
 
  private:
   struct Mapping;
@@ -40,7 +44,7 @@ class SafetensorsDirectory : public WeightSource {
 
   std::vector<std::unique_ptr<Mapping>> mappings_;
   std::map<std::string, HostTensor, std::less<>> tensors_;
-  std::vector<std::string> unsupported_;
+  std::map<std::string, std::string, std::less<>> unsupported_;
 };
 
 // Writes one file, atomically (temporary file, fsync, rename).

@@ -91,7 +91,11 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   bool number_float(number_float_t, const string_t&) override {
     return Fail("a fraction where an integer belongs");
   }
-  bool null() override { return Fail("null where a value belongs"); }
+  bool null() override {
+    // "__metadata__": null is as good as none.
+    if (depth_ == 1 && in_metadata_) return true;
+    return Fail("null where a value belongs");
+  }
   bool boolean(bool) override { return Fail("a boolean where none belongs"); }
   bool binary(binary_t&) override { return Fail("binary data"); }
   bool parse_error(size_t position, const std::string&, const nlohmann::json::exception&) override {
@@ -160,6 +164,34 @@ absl::Status CheckEntry(const SafetensorsEntry& entry, uint64_t data_bytes) {
   return absl::OkStatus();
 }
 
+// Every byte of the data belongs to one tensor: whoever hides something there, or lost a tensor, is
+// found out.
+absl::Status CheckCover(const std::vector<SafetensorsEntry>& entries, uint64_t data_bytes) {
+  std::vector<const SafetensorsEntry*> by_offset;
+  for (const SafetensorsEntry& entry : entries) by_offset.push_back(&entry);
+  std::sort(by_offset.begin(), by_offset.end(), [](const auto* a, const auto* b) {
+    return std::pair(a->begin, a->end) < std::pair(b->begin, b->end);
+  });
+  uint64_t covered = 0;
+  const SafetensorsEntry* before = nullptr;
+  for (const SafetensorsEntry* entry : by_offset) {
+    if (entry->begin < covered) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensors ", before->name, " and ", entry->name, " share data"));
+    }
+    if (entry->begin > covered) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", entry->name, ": the bytes [", covered, ", ", entry->begin,
+                       ") of the data before it belong to no tensor"));
+    }
+    covered = entry->end;
+    before = entry;
+  }
+  if (covered == data_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the last ", data_bytes - covered, " of the ",
+                                                 data_bytes, " bytes of data belong to no tensor"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<SafetensorsEntry>> ParseSafetensorsHeader(std::string_view header,
@@ -181,18 +213,8 @@ absl::StatusOr<std::vector<SafetensorsEntry>> ParseSafetensorsHeader(std::string
           absl::StrCat("tensor ", entries[i].name, ": named more than once"));
     }
   }
-  std::vector<const SafetensorsEntry*> by_offset;
-  for (const SafetensorsEntry& entry : entries) {
-    if (entry.begin < entry.end) by_offset.push_back(&entry);
-  }
-  std::sort(by_offset.begin(), by_offset.end(),
-            [](const auto* a, const auto* b) { return a->begin < b->begin; });
-  for (size_t i = 1; i < by_offset.size(); ++i) {
-    if (by_offset[i]->begin < by_offset[i - 1]->end) {
-      return absl::InvalidArgumentError(absl::StrCat("tensors ", by_offset[i - 1]->name, " and ",
-                                                     by_offset[i]->name, " share data"));
-    }
-  }
+  const absl::Status covered = CheckCover(entries, data_bytes);
+  if (!covered.ok()) return covered;
   return std::move(reader.entries);
 }
 

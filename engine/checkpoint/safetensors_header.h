@@ -20,9 +20,9 @@ struct SafetensorsEntry {
 
 // Parses the JSON header of a file whose data is data_bytes long. Checked: names are unique, every
 // entry has dtype, shape (at most 8 dimensions, no overflow) and data_offsets inside the data,
-// entries do not overlap, and for dtypes of known width shape · width = bytes. Errors
-// (INVALID_ARGUMENT) name the tensor. The text is read in one pass without building a tree, so
-// what a hostile header can make us allocate is bounded by its length.
+// entries cover the data without gap or overlap, and for dtypes of known width shape · width =
+// bytes. Errors (INVALID_ARGUMENT) name the tensor. The text is read in one pass without building a
+// tree, so what a hostile header can make us allocate is bounded by its length.
 absl::StatusOr<std::vector<SafetensorsEntry>> ParseSafetensorsHeader(std::string_view header,
                                                                      uint64_t data_bytes);
 

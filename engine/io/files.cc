@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "engine/io/git_lfs.h"
 
 namespace t2r {
 namespace {
@@ -55,6 +56,9 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_byt
     }
   }
   if (file.bad()) return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+  if (IsGitLfsPointer(text)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", kGitLfsPointer));
+  }
   return text;
 }
 

@@ -116,6 +116,13 @@ struct ModelConfig {
   std::optional<int32_t> bos_token_id;
   // generation_config.json's; 0 where do_sample is false, its default for encoder-decoders.
   std::optional<float> default_temperature;
+  // generation_config.json's too: what a request leaves unset.
+  struct GenerationDefaults {
+    std::optional<int> top_k;  // 0: off
+    std::optional<float> top_p, min_p, repetition_penalty;
+    std::optional<int64_t> max_new_tokens;
+  } defaults;
+  std::vector<std::string> warnings;   // what the files ask for and does not count, a line each
   DType file_dtype = DType::kFloat32;  // torch_dtype (or dtype); what --dtype auto means
 
   int linear_layers() const;  // causal attention

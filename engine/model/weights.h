@@ -34,7 +34,8 @@ class ModelError : public std::runtime_error {
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
-  // Null when there is no such tensor. Valid as long as the source.
+  // Null when there is no such tensor. Valid as long as the source. Throws ModelError, naming the
+  // type, for a tensor of one that is not read.
   virtual const HostTensor* Find(std::string_view name) const = 0;
 };
 

@@ -19,6 +19,7 @@ Session::Session(Request request, std::shared_ptr<EventSink> sink, const Tokeniz
                  std::unique_ptr<BeamGroup> beams)
     : request_(std::move(request)),
       sink_(std::move(sink)),
+      tokenizer_(tokenizer),
       eos_token_ids_(eos_token_ids),
       beams_(std::move(beams)),
       submitted_(submitted) {
@@ -108,7 +109,10 @@ std::optional<FinishReason> Session::CheckStops(int32_t token) {
   if (!decoder_) return std::nullopt;
   text_due_ = !matcher_;
   if (text_due_) return std::nullopt;
-  StopMatcher::Result matched = matcher_->Append(decoder_->Append(token));
+  const std::string text = decoder_->Append(token);
+  StopMatcher::Result matched = tokenizer_->IsSpecial(token)
+                                    ? matcher_->AppendName(tokenizer_->TokenText(token))
+                                    : matcher_->Append(text);
   event_.text = std::move(matched.text);
   if (!matched.stopped) return std::nullopt;
   text_closed_ = true;

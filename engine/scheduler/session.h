@@ -93,6 +93,7 @@ class Session {
   RequestId id_ = 0;
   Request request_;
   std::shared_ptr<EventSink> sink_;
+  const Tokenizer* tokenizer_;  // null: no text
   const std::vector<int32_t>& eos_token_ids_;
   std::unique_ptr<BeamGroup> beams_;
   std::optional<IncrementalDecoder> decoder_;

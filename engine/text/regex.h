@@ -20,13 +20,14 @@ struct Match {
   size_t end;
 };
 
-// A compiled pattern over UTF-8 with Unicode classes. Tokenizer files are written for Oniguruma;
-// \s, \S and \w are rewritten to its meaning, and constructs that the two read differently (&&,
-// nested classes, \h, (?m, {n,m}+) are refused by name. Immutable; safe to use from many threads.
+// A compiled pattern over UTF-8 with Unicode classes. Immutable; safe to use from many threads.
 class Regex {
  public:
-  // UNIMPLEMENTED for what is refused, INVALID_ARGUMENT for what does not compile.
+  // A pattern of Oniguruma's (engine/text/oniguruma.h), at most 16 KiB. UNIMPLEMENTED for what
+  // cannot be matched as there, INVALID_ARGUMENT for what does not compile.
   static absl::StatusOr<Regex> Compile(std::string_view pattern);
+  // A pattern of PCRE2's own.
+  static absl::StatusOr<Regex> CompilePcre(std::string_view pattern);
   // Matches the text itself.
   static absl::StatusOr<Regex> CompileLiteral(std::string_view text);
 

@@ -1,5 +1,6 @@
 #include "engine/text/stop_matcher.h"
 
+#include <algorithm>
 #include <deque>
 
 namespace t2r {
@@ -62,6 +63,61 @@ int32_t StopMatcher::Step(int32_t node, uint8_t byte) const {
   }
 }
 
+size_t StopMatcher::Named::text_bytes() const {
+  return static_cast<size_t>(std::count(in_name.begin(), in_name.end(), false));
+}
+
+bool StopMatcher::StepNamed(char byte, bool in_name) {
+  named_->node = Step(named_->node, static_cast<uint8_t>(byte));
+  named_->bytes += byte;
+  named_->in_name.push_back(in_name);
+  const Node& node = nodes_[named_->node];
+  const size_t drop = named_->bytes.size() - static_cast<size_t>(node.depth);
+  named_->bytes.erase(0, drop);
+  named_->in_name.erase(named_->in_name.begin(),
+                        named_->in_name.begin() + static_cast<std::ptrdiff_t>(drop));
+  return node.stop >= 0;
+}
+
+StopMatcher::Result StopMatcher::StopInNames(const std::string& text) {
+  const Node& node = nodes_[named_->node];
+  Result result;
+  stopped_by_ = node.stop;
+  result.stopped = true;
+  result.stop_index = node.stop;
+  // The stop string's own bytes of the text are its last ones.
+  named_->in_name.erase(named_->in_name.begin(),
+                        named_->in_name.end() - static_cast<std::ptrdiff_t>(node.stop_bytes));
+  result.text = std::move(held_) + text;
+  result.text.resize(result.text.size() - named_->text_bytes());
+  if (include_) {
+    result.text.append(named_->bytes, named_->bytes.size() - static_cast<size_t>(node.stop_bytes));
+  }
+  held_.clear();
+  return result;
+}
+
+std::string StopMatcher::Release(const std::string& text) {
+  size_t keep = static_cast<size_t>(nodes_[node_].depth);
+  if (named_.has_value()) {
+    keep = std::max(keep, named_->text_bytes());
+    // From here on both see the same.
+    if (named_->node == node_ && named_->text_bytes() == named_->bytes.size()) named_.reset();
+  }
+  std::string free;
+  if (keep <= text.size()) {  // all that was held is free
+    free = std::move(held_);
+    free.append(text, 0, text.size() - keep);
+    held_.assign(text, text.size() - keep, keep);
+  } else {
+    const size_t bytes = held_.size() + text.size() - keep;
+    free.assign(held_, 0, bytes);
+    held_.erase(0, bytes);
+    held_.append(text);
+  }
+  return free;
+}
+
 StopMatcher::Result StopMatcher::Append(const std::string& text) {
   Result result;
   if (stopped_by_ >= 0) {
@@ -72,32 +128,41 @@ StopMatcher::Result StopMatcher::Append(const std::string& text) {
   for (size_t i = 0; i < text.size(); ++i) {
     node_ = Step(node_, static_cast<uint8_t>(text[i]));
     const Node& node = nodes_[node_];
+    if (named_.has_value() && StepNamed(text[i], false) &&
+        (node.stop < 0 || nodes_[named_->node].stop_bytes > node.stop_bytes)) {
+      return StopInNames(text.substr(0, i + 1));
+    }
     if (node.stop < 0) continue;
     stopped_by_ = node.stop;
     result.stopped = true;
     result.stop_index = node.stop;
     result.text = std::move(held_);
     result.text.append(text, 0, i + 1);
-    if (!include_) result.text.resize(result.text.size() - node.stop_bytes);
+    if (!include_) result.text.resize(result.text.size() - static_cast<size_t>(node.stop_bytes));
     held_.clear();
     return result;
   }
-  const size_t keep = nodes_[node_].depth;
-  if (keep <= text.size()) {  // all that was held is free
-    result.text = std::move(held_);
-    result.text.append(text, 0, text.size() - keep);
-    held_.assign(text, text.size() - keep, keep);
-  } else {
-    const size_t free = held_.size() + text.size() - keep;
-    result.text.assign(held_, 0, free);
-    held_.erase(0, free);
-    held_.append(text);
+  result.text = Release(text);
+  return result;
+}
+
+StopMatcher::Result StopMatcher::AppendName(const std::string& name) {
+  if (stopped_by_ >= 0) return Append("");
+  if (!named_.has_value()) {
+    const auto depth = static_cast<size_t>(nodes_[node_].depth);
+    named_ = Named{node_, held_.substr(held_.size() - depth), std::vector<bool>(depth, false)};
   }
+  for (const char c : name) {
+    if (StepNamed(c, true)) return StopInNames("");
+  }
+  Result result;
+  result.text = Release("");
   return result;
 }
 
 std::string StopMatcher::Finish() {
   node_ = 0;
+  named_.reset();
   return std::exchange(held_, std::string());
 }
 

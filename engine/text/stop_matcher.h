@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,6 +27,11 @@ class StopMatcher {
   // Whole code points in (with stop strings in UTF-8), whole code points out. After a stop every
   // text is dropped and the same stop reported.
   Result Append(const std::string& text);
+  // A special token came, which is no part of the text but has a name that stop strings may hold:
+  // "<|im_end|>". A stop string matches if it does in the text with such names in it (then text
+  // before it that is held back goes, and with `include` the stop string is whole), or in the text
+  // without them.
+  Result AppendName(const std::string& name);
   // The held-back text, when generation ends otherwise. Empty after a stop.
   std::string Finish();
 
@@ -44,8 +50,25 @@ class StopMatcher {
 
   std::vector<Node> nodes_;
   bool include_;
+  // The end of the text with names in it, as far as it may begin a stop string: a byte each, and
+  // whether it is part of a name.
+  struct Named {
+    int32_t node = 0;
+    std::string bytes;
+    std::vector<bool> in_name;
+
+    size_t text_bytes() const;
+  };
+  // Advances `named_` by a byte; whether a stop string is complete.
+  bool StepNamed(char byte, bool in_name);
+  // The result of a stop string that ends where named_ does.
+  Result StopInNames(const std::string& text);
+  // Lets go of what need not be held, after `text` was appended to the text.
+  std::string Release(const std::string& text);
+
   int32_t node_ = 0;
-  std::string held_;  // nodes_[node_].depth bytes
+  std::optional<Named> named_;  // only where a name makes a difference
+  std::string held_;  // the text's last bytes: nodes_[node_].depth, or named_'s if these are more
   int stopped_by_ = -1;
 };
 

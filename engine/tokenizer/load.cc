@@ -44,7 +44,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadFiles(const std::string& director
   }
   T2R_ASSIGN_OR_RETURN(const OptionalText config_text, read("tokenizer_config.json"));
   T2R_ASSIGN_OR_RETURN(const OptionalText map_text, read("special_tokens_map.json"));
-  T2R_ASSIGN_OR_RETURN(const TokenizerConfig config, TokenizerConfig::Parse(config_text, map_text));
+  T2R_ASSIGN_OR_RETURN(const OptionalText added, read("added_tokens.json"));
+  T2R_ASSIGN_OR_RETURN(const TokenizerConfig config,
+                       TokenizerConfig::Parse(config_text, map_text, added));
   if (marian) {
     MarianFiles files;
     files.source_spm = *std::move(source);
@@ -54,7 +56,6 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadFiles(const std::string& director
     T2R_ASSIGN_OR_RETURN(files.config_json, read("config.json"));
     return MarianTokenizer::Parse(files, config);
   }
-  T2R_ASSIGN_OR_RETURN(const OptionalText added, read("added_tokens.json"));
 
   // A file of an unsupported kind falls to the next; a broken one is an error.
   std::string reasons;
@@ -68,11 +69,11 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadFiles(const std::string& director
     if (done(result)) return result;
   }
   if (sentencepiece) {
-    auto result = SentencePieceTokenizer::Parse(*sentencepiece, added, config);
+    auto result = SentencePieceTokenizer::Parse(*sentencepiece, config);
     if (done(result)) return result;
   }
   if (gpt2) {
-    auto result = ParseGpt2Files(*vocab, *merges, added, config);
+    auto result = ParseGpt2Files(*vocab, *merges, config);
     if (done(result)) return result;
   }
   return absl::UnimplementedError(reasons);

@@ -22,6 +22,10 @@ std::string TokenTable::Bytes(int32_t id, bool at_start) const {
                   : bytes_.substr(entry.offset, entry.length);
 }
 
+std::string TokenTable::Text(int32_t id) const {
+  return Has(id) ? bytes_.substr(entries_[id].offset, entries_[id].length) : std::string();
+}
+
 bool TokenTable::IsSpecial(int32_t id) const { return Has(id) && entries_[id].special; }
 
 }  // namespace t2r

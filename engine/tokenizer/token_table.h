@@ -11,11 +11,13 @@ namespace t2r {
 // Filled at load, then immutable and safe to use from many threads. Two allocations in all.
 class TokenTable {
  public:
-  // `at_start`: the bytes at the start of a text. Ids may come in any order; one set twice keeps
-  // the last.
+  // `at_start`: the bytes at the start of a text. A special token's `bytes` are its name. Ids may
+  // come in any order; one set twice keeps the last.
   void Set(int32_t id, std::string_view bytes, std::string_view at_start, bool special);
 
   std::string Bytes(int32_t id, bool at_start) const;
+  // Bytes inside a text, or a special token's name.
+  std::string Text(int32_t id) const;
   bool IsSpecial(int32_t id) const;
   // The largest id set, plus one.
   int size() const { return static_cast<int>(entries_.size()); }

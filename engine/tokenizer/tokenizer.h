@@ -35,6 +35,8 @@ class Tokenizer {
   // vocabulary. They may be part of a code point. `at_start`: nothing but special tokens comes
   // before it (SentencePiece drops the space it put before the first word).
   virtual std::string TokenBytes(int32_t id, bool at_start) const = 0;
+  // A token as a text that names it: its bytes, or a special token's name, such as "<s>".
+  virtual std::string TokenText(int32_t id) const { return TokenBytes(id, false); }
   // Special (control) tokens contribute no text.
   virtual bool IsSpecial(int32_t id) const = 0;
   virtual int vocab_size() const = 0;

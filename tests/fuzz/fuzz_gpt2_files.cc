@@ -15,7 +15,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string input(reinterpret_cast<const char*>(data), size);
   const size_t zero = input.find('\0');
   const std::string merges = zero == std::string::npos ? "" : input.substr(zero + 1);
-  const auto tokenizer = t2r::ParseGpt2Files(input.substr(0, zero), merges, std::nullopt, {});
+  const auto tokenizer = t2r::ParseGpt2Files(input.substr(0, zero), merges, {});
   if (!tokenizer.ok()) {
     if (tokenizer.status().message().empty()) std::abort();
     return 0;

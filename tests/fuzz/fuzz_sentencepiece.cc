@@ -19,7 +19,7 @@ std::vector<std::string> FuzzSeeds() {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string model(reinterpret_cast<const char*>(data), size);
-  const auto tokenizer = t2r::SentencePieceTokenizer::Parse(model, std::nullopt, {});
+  const auto tokenizer = t2r::SentencePieceTokenizer::Parse(model, {});
   if (!tokenizer.ok()) {
     if (tokenizer.status().message().empty()) std::abort();
     return 0;

@@ -1,7 +1,9 @@
 #include "engine/tokenizer/hf/added_tokens.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "engine/text/utf8.h"
 
 namespace t2r {
@@ -39,7 +41,9 @@ size_t SkipSpacesBack(std::string_view text, size_t position, size_t limit) {
 }
 
 bool IsWordCharacter(std::string_view character) {
-  static const Regex* const word = new Regex(*Regex::Compile("\\w"));
+  // Rust's \w.
+  static const Regex* const word =
+      new Regex(*Regex::CompilePcre("[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]"));
   const auto matches = word->FindAll(character);
   return matches.ok() && !matches->empty();
 }
@@ -58,6 +62,25 @@ bool StandsAlone(std::string_view text, size_t begin, size_t end) {
 }
 
 }  // namespace
+
+void NumberAddedTokens(const std::function<std::optional<int32_t>(const std::string&)>& find,
+                       int32_t model_size, std::vector<AddedToken>* tokens, size_t numbered) {
+  absl::flat_hash_set<std::string> known;
+  int32_t next = model_size;
+  size_t kept = 0;
+  for (size_t i = 0; i < tokens->size(); ++i) {
+    AddedToken& token = (*tokens)[i];
+    if (i >= numbered) {
+      if (token.content.empty() || known.contains(token.content)) continue;
+      token.id = find(token.content).value_or(next);
+    }
+    known.insert(token.content);
+    next = std::max(next, token.id + 1);
+    if (kept != i) (*tokens)[kept] = std::move(token);
+    ++kept;
+  }
+  tokens->resize(kept);
+}
 
 AddedTokenFinder::AddedTokenFinder() : token_at_(1, -1) {}
 

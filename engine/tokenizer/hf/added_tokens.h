@@ -3,6 +3,8 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +23,12 @@ struct AddedToken {
   bool rstrip = false;       // and to its right
   bool normalized = true;    // looked for in the normalised text, as normalised itself
 };
+
+// Gives the tokens from index `numbered` on the ids that HF's tokenizers gives them, in their
+// order: the model's (`find`) if it has the content, else the next free one after its `model_size`
+// entries and all before. Those whose content an earlier one has, and empty ones, are dropped.
+void NumberAddedTokens(const std::function<std::optional<int32_t>(const std::string&)>& find,
+                       int32_t model_size, std::vector<AddedToken>* tokens, size_t numbered);
 
 // Finds added tokens: from left to right, the longest where several begin, as HF does; special ones
 // too, so "</s>" in a user's text is the token. Immutable; safe to use from many threads.

@@ -56,27 +56,11 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> MergesFrom(
   return merges;
 }
 
-absl::Status AddToken(const std::string& content, int32_t id, bool special,
-                      HfTokenizer::Parts* parts) {
-  if (content.empty() || content.size() > AddedTokenFinder::kMaxContentBytes) {
-    return InvalidAt("added_tokens.json",
-                     absl::StrCat("the token with id ", id, " has ", content.size(),
-                                  " bytes, not 1 to ", AddedTokenFinder::kMaxContentBytes));
-  }
-  AddedToken token;
-  token.id = id;
-  token.content = content;
-  token.special = special;
-  parts->added.Add(token, content);
-  parts->table.Set(id, content, content, special);
-  return absl::OkStatus();
-}
-
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> ParseGpt2Files(
-    const std::string& vocab_json, const std::string& merges_txt,
-    const std::optional<std::string>& added_tokens_json, const TokenizerConfig& config) {
+absl::StatusOr<std::unique_ptr<Tokenizer>> ParseGpt2Files(const std::string& vocab_json,
+                                                          const std::string& merges_txt,
+                                                          const TokenizerConfig& config) {
   const std::string& name = config.tokenizer_class;
   if (!name.empty() && !name.starts_with("GPT2Tokenizer")) {
     return UnsupportedAt(
@@ -88,7 +72,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> ParseGpt2Files(
   T2R_ASSIGN_OR_RETURN(const auto merges, MergesFrom(merges_txt));
   T2R_ASSIGN_OR_RETURN(
       parts.model, BpeModel::Create(std::move(vocabulary), merges, {}, "vocab.json, merges.txt"));
-  T2R_ASSIGN_OR_RETURN(parts.pre_tokenizer, PreTokenizer::Gpt2(config.add_prefix_space));
+  T2R_ASSIGN_OR_RETURN(parts.pre_tokenizer,
+                       PreTokenizer::Gpt2(config.add_prefix_space.value_or(false)));
 
   const TokenDecoder decoder = TokenDecoder::ByteLevel();
   for (const auto& [token, id] : parts.model.vocabulary()) {
@@ -97,24 +82,18 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> ParseGpt2Files(
   }
   const std::string bos = config.bos_token.value_or(kEndOfText);
   const std::string eos = config.eos_token.value_or(kEndOfText);
-  BpeModel::Vocabulary added;
-  if (added_tokens_json.has_value()) {
-    T2R_ASSIGN_OR_RETURN(added, VocabularyFrom(*added_tokens_json, "added_tokens.json"));
+  std::vector<AddedToken> added = config.tokens;
+  if (parts.model.Find(kEndOfText).has_value()) {
+    added.push_back({.content = kEndOfText, .special = true, .normalized = false});
   }
-  const auto find = [&](const std::string& token) {
-    const auto it = added.find(token);
-    return it != added.end() ? std::optional<int32_t>(it->second) : parts.model.Find(token);
-  };
-  parts.bos = find(bos);
-  parts.eos = find(eos);
-  for (const std::string& token : {bos, eos, std::string(kEndOfText)}) {
-    if (const auto id = find(token)) {
-      T2R_RETURN_IF_ERROR(AddToken(token, *id, true, &parts));
-    }
-  }
-  for (const auto& [token, id] : added) {
-    const bool special = token == bos || token == eos || token == kEndOfText;
-    T2R_RETURN_IF_ERROR(AddToken(token, id, special, &parts));
+  const auto in_model = [&](const std::string& token) { return parts.model.Find(token); };
+  NumberAddedTokens(in_model, static_cast<int32_t>(parts.model.vocabulary().size()), &added, 0);
+  for (const AddedToken& token : added) {
+    const bool special = token.special || token.content == kEndOfText;
+    parts.added.Add(token, token.content);
+    parts.table.Set(token.id, token.content, token.content, special);
+    if (token.content == bos) parts.bos = token.id;
+    if (token.content == eos) parts.eos = token.id;
   }
   if (config.add_bos_token.value_or(false)) {
     if (!parts.bos.has_value()) {

@@ -19,6 +19,23 @@ constexpr int kMaxNesting = 8;
 constexpr char kGpt2Pattern[] =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+// The kinds below are no patterns of a file but classes of Rust: those of its regex library, whose
+// \w (unlike Oniguruma's) takes the join controls, and punctuation as its crate
+// unicode_categories knows it, which is older than what it lacks here.
+constexpr char kRustWords[] =
+    R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+)"
+    R"(|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\p{White_Space}]+)";
+constexpr char kRustSpace[] = R"(\p{White_Space})";
+constexpr char kRustPunctuation[] =
+    R"((?![\x{61D}\x{9FD}\x{A76}\x{C77}\x{C84}\x{1B4E}-\x{1B4F}\x{1B7D}-\x{1B7F})"
+    R"(\x{2E43}-\x{2E4F}\x{2E52}-\x{2E5D}\x{10D6E}\x{10EAD}\x{10F55}-\x{10F59})"
+    R"(\x{10F86}-\x{10F89}\x{113D4}-\x{113D5}\x{113D7}-\x{113D8}\x{1144B}-\x{1144F})"
+    R"(\x{1145A}-\x{1145B}\x{1145D}\x{11660}-\x{1166C}\x{116B9}\x{1183B}\x{11944}-\x{11946})"
+    R"(\x{119E2}\x{11A3F}-\x{11A46}\x{11A9A}-\x{11A9C}\x{11A9E}-\x{11AA2}\x{11B00}-\x{11B09})"
+    R"(\x{11BE1}\x{11C41}-\x{11C45}\x{11C70}-\x{11C71}\x{11EF7}-\x{11EF8}\x{11F43}-\x{11F4F})"
+    R"(\x{11FFF}\x{12FF1}-\x{12FF2}\x{16D6D}-\x{16D6F}\x{16E97}-\x{16E9A}\x{16FE2}\x{1E5FF})"
+    R"(\x{1E95E}-\x{1E95F}])[\p{P}$+<=>^`|~\x{166D}\x{111C9}])";
+
 absl::Status At(const std::string& where, const absl::Status& status) {
   return {status.code(), absl::StrCat(where, ": ", status.message())};
 }
@@ -38,7 +55,7 @@ absl::StatusOr<SplitBehavior> BehaviorFromJson(const Json& json, const std::stri
 }
 
 absl::Status AddPattern(const char* pattern, SplitBehavior behavior, bool invert, Steps* steps) {
-  T2R_ASSIGN_OR_RETURN(Regex regex, Regex::Compile(pattern));
+  T2R_ASSIGN_OR_RETURN(Regex regex, Regex::CompilePcre(pattern));
   steps->push_back(SplitStep(std::move(regex), behavior, invert));
   return absl::OkStatus();
 }
@@ -98,9 +115,10 @@ absl::Status AddSteps(const Json& json, const std::string& where, int nesting, S
   if (type == "Split") return AddSplit(json, where, steps);
   if (type == "Metaspace") return AddMetaspace(json, where, steps);
   if (type == "Whitespace") {
-    return AddPattern(R"(\w+|[^\w\s]+)", SplitBehavior::kRemoved, true, steps);
+    return AddPattern(kRustWords, SplitBehavior::kRemoved, true, steps);
   }
-  if (type == "WhitespaceSplit") return AddPattern(R"(\s)", SplitBehavior::kRemoved, false, steps);
+  if (type == "WhitespaceSplit")
+    return AddPattern(kRustSpace, SplitBehavior::kRemoved, false, steps);
   if (type == "Digits") {
     T2R_ASSIGN_OR_RETURN(const bool individual, BoolField(json, "individual_digits", where, false));
     return AddPattern(R"(\p{N})",
@@ -109,7 +127,7 @@ absl::Status AddSteps(const Json& json, const std::string& where, int nesting, S
   }
   if (type == "Punctuation") {
     T2R_ASSIGN_OR_RETURN(const SplitBehavior behavior, BehaviorFromJson(json, where, "Isolated"));
-    return AddPattern(R"([\p{P}$+<=>^`|~])", behavior, false, steps);
+    return AddPattern(kRustPunctuation, behavior, false, steps);
   }
   return UnsupportedAt(where, absl::StrCat("type \"", type, "\""));
 }

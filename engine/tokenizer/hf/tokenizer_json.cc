@@ -182,14 +182,22 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> ParseTokenizerJson(const std::string&
   T2R_ASSIGN_OR_RETURN(
       const TokenDecoder decoder,
       TokenDecoder::FromJson(ValueOrNull(root, "decoder"), "tokenizer.json: decoder"));
-  T2R_ASSIGN_OR_RETURN(const auto added, AddedTokensFromJson(root, parts.model));
+  T2R_ASSIGN_OR_RETURN(auto added, AddedTokensFromJson(root, parts.model));
+  const size_t numbered = added.size();
+  added.insert(added.end(), config.tokens.begin(), config.tokens.end());
+  const auto find = [&](const std::string& token) { return parts.model.Find(token); };
+  NumberAddedTokens(find, static_cast<int32_t>(parts.model.vocabulary().size()), &added, numbered);
 
   for (const auto& [token, id] : parts.model.vocabulary()) {
     parts.table.Set(id, decoder.Bytes(token), decoder.BytesAtStart(token), false);
   }
   for (const AddedToken& token : added) {
-    parts.table.Set(token.id, decoder.Bytes(token.content), decoder.BytesAtStart(token.content),
-                    token.special);
+    if (token.special || config.IsNamed(token.content)) {
+      parts.table.Set(token.id, token.content, token.content, true);
+    } else {
+      parts.table.Set(token.id, decoder.Bytes(token.content), decoder.BytesAtStart(token.content),
+                      false);
+    }
     if (token.normalized) {
       T2R_ASSIGN_OR_RETURN(const std::string pattern, parts.normalizer.Apply(token.content));
       parts.normalized_added.Add(token, pattern);

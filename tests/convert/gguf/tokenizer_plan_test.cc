@@ -242,7 +242,7 @@ GgufBytes FromSentencePiece(const std::string& model) {
 
 void ExpectSameIds(const std::string& model, const Tokenizer& imported,
                    const std::vector<std::string>& texts) {
-  const auto original = SentencePieceTokenizer::Parse(model, std::nullopt, TokenizerConfig());
+  const auto original = SentencePieceTokenizer::Parse(model, TokenizerConfig());
   ASSERT_TRUE(original.ok()) << original.status();
   for (const std::string& text : texts) {
     const auto expected = (*original)->Encode(text, true);

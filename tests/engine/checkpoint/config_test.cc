@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
 #include "engine/engine.h"
 #include "engine/model/architectures.h"
 
@@ -287,6 +288,21 @@ TEST(ConfigTest, EndTokensAndTemperatureOfBothFiles) {
   EXPECT_THAT(config.eos_token_ids, ElementsAre());
   EXPECT_EQ(config.default_temperature, 0.0F);
   EXPECT_FALSE(Parsed(Llama(), R"({"do_sample": true})").default_temperature.has_value());
+  const ModelConfig set = Parsed(Llama(), R"({"top_k": 20, "top_p": 0.8, "min_p": 0.05,
+      "repetition_penalty": 1.1, "max_new_tokens": 77, "typical_p": 0.5, "num_beam_groups": 1})");
+  EXPECT_EQ(set.defaults.top_k, 20);
+  EXPECT_EQ(set.defaults.top_p, 0.8F);
+  EXPECT_EQ(set.defaults.min_p, 0.05F);
+  EXPECT_EQ(set.defaults.repetition_penalty, 1.1F);
+  EXPECT_EQ(set.defaults.max_new_tokens, 77);
+  ASSERT_EQ(set.warnings.size(), 1U);
+  EXPECT_NE(set.warnings[0].find("typical_p"), std::string::npos);
+  EXPECT_FALSE(Parsed(Llama(), R"({"top_k": null})").defaults.top_k.has_value());
+  for (const char* bad : {"top_k\": -1", "top_p\": 1.5", "min_p\": -0.1", "repetition_penalty\": 0",
+                          "max_new_tokens\": 0", "top_k\": 1.5"}) {
+    ExpectError(Llama(), absl::StatusCode::kInvalidArgument,
+                "generation_config.json: ", absl::StrCat("{\"", bad, "}"));
+  }
   ExpectError(Llama(), absl::StatusCode::kInvalidArgument, "generation_config.json: temperature",
               R"({"temperature": -1})");
 }

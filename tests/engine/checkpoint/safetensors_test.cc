@@ -16,6 +16,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Pair;
 
 // A file's bytes: length, header, data of `data_bytes` bytes 0, 1, 2, ….
 std::string FileOf(const std::string& header, size_t data_bytes) {
@@ -114,7 +115,7 @@ TEST(SafetensorsTest, UnalignedDataAndUnknownTypes) {
              6);
   const auto files = SafetensorsDirectory::Parse(bytes);
   ASSERT_TRUE(files.ok()) << files.status();
-  EXPECT_THAT((*files)->unsupported(), ElementsAre("byte", "later"));
+  EXPECT_THAT((*files)->unsupported(), ElementsAre(Pair("byte", "U8"), Pair("later", "F4_NEW")));
   const HostTensor* tensor = (*files)->Find("f");
   ASSERT_NE(tensor, nullptr);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(tensor->data) % 4, 0U);
@@ -164,6 +165,80 @@ TEST(SafetensorsTest, DuplicatesAndOverlapsAreRefused) {
                              R"("b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})",
                              8)),
               HasSubstr("share data"));
+}
+
+TEST(SafetensorsTest, BytesOfNoTensorAreRefused) {
+  const std::string b = R"("b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]})";
+  EXPECT_THAT(ErrorOf(FileOf("{" + b + "}", 12)),
+              AllOf(HasSubstr("tensor b"), HasSubstr("[0, 8)")));
+  const std::string a = R"("a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]})";
+  EXPECT_THAT(ErrorOf(FileOf("{" + a + "," + b + "}", 12)),
+              AllOf(HasSubstr("tensor b"), HasSubstr("[4, 8)")));
+  EXPECT_THAT(ErrorOf(FileOf("{" + a + "}", 5)), HasSubstr("the last 1 of the 5 bytes"));
+  EXPECT_THAT(ErrorOf(FileOf("{}", 1)), HasSubstr("the last 1"));
+}
+
+TEST(SafetensorsTest, DoublesAreRoundedAndOtherTypesRefusedByName) {
+  const double values[] = {0.1, -3.0, 1e-300};
+  std::string bytes = FileOf(R"({"d":{"dtype":"F64","shape":[3],"data_offsets":[0,24]},)"
+                             R"("e":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[24,26]}})",
+                             26);
+  std::memcpy(bytes.data() + bytes.size() - 26, values, sizeof(values));
+  const auto files = SafetensorsDirectory::Parse(bytes);
+  ASSERT_TRUE(files.ok()) << files.status();
+  const HostTensor* tensor = (*files)->Find("d");
+  ASSERT_NE(tensor, nullptr);
+  EXPECT_EQ(tensor->dtype, DType::kFloat32);
+  const float rounded[] = {0.1F, -3.0F, 0.0F};
+  EXPECT_EQ(std::memcmp(tensor->data, rounded, sizeof(rounded)), 0);
+  try {
+    (*files)->Find("e");
+    ADD_FAILURE() << "found";
+  } catch (const ModelError& error) {
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("tensor e"), HasSubstr("F8_E4M3")));
+  }
+}
+
+std::string OpenError(const TemporaryDirectory& directory, absl::StatusCode code) {
+  const auto files = SafetensorsDirectory::Open(directory.path());
+  EXPECT_EQ(files.status().code(), code);
+  return std::string(files.status().message());
+}
+
+TEST(SafetensorsTest, DirectoriesWithoutTheUsualFiles) {
+  const std::string one = FileOf(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4);
+  {
+    const TemporaryDirectory directory;
+    directory.Write("model-00001-of-00001.safetensors", one);
+    const auto files = SafetensorsDirectory::Open(directory.path());
+    ASSERT_TRUE(files.ok()) << files.status();
+    EXPECT_NE((*files)->Find("a"), nullptr);
+  }
+  {
+    const TemporaryDirectory directory;
+    directory.Write("model-00001-of-00002.safetensors", one);
+    EXPECT_THAT(OpenError(directory, absl::StatusCode::kNotFound), HasSubstr("1 of 2 files"));
+  }
+  {
+    const TemporaryDirectory directory;
+    directory.Write("pytorch_model.bin", "x");
+    EXPECT_THAT(OpenError(directory, absl::StatusCode::kNotFound),
+                AllOf(HasSubstr("only pytorch_model.bin"), HasSubstr("safe_serialization")));
+  }
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n";
+  for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
+    const TemporaryDirectory directory;
+    directory.Write(name, pointer);
+    EXPECT_THAT(OpenError(directory, absl::StatusCode::kInvalidArgument),
+                AllOf(HasSubstr(name), HasSubstr("git lfs pull")));
+  }
+}
+
+TEST(SafetensorsTest, NoMetadataIsRead) {
+  const auto files = SafetensorsDirectory::Parse(
+      FileOf(R"({"__metadata__":null,"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4));
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ((*files)->tensors().size(), 1U);
 }
 
 TEST(SafetensorsTest, MetadataIsSkipped) {

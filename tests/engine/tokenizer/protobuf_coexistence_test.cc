@@ -19,8 +19,7 @@ void UseProtobuf() {
 
 TEST(ProtobufCoexistence, BothWorkInEitherOrder) {
   UseProtobuf();
-  const auto tokenizer =
-      SentencePieceTokenizer::Parse(testing::SmallModel({}), std::nullopt, TokenizerConfig());
+  const auto tokenizer = SentencePieceTokenizer::Parse(testing::SmallModel({}), TokenizerConfig());
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   const auto ids = (*tokenizer)->Encode("once upon", true);
   ASSERT_TRUE(ids.ok());

@@ -23,7 +23,7 @@ using testing::SmallModel;
 using testing::SmallModelOptions;
 
 std::unique_ptr<Tokenizer> Parse(const std::string& model, const TokenizerConfig& config = {}) {
-  auto result = SentencePieceTokenizer::Parse(model, std::nullopt, config);
+  auto result = SentencePieceTokenizer::Parse(model, config);
   EXPECT_TRUE(result.ok()) << result.status();
   return result.ok() ? *std::move(result) : nullptr;
 }
@@ -124,16 +124,13 @@ TEST(SentencePiece, TheConfigDecidesOnBosAndEos) {
 TEST(SentencePiece, RefusesByName) {
   TokenizerConfig config;
   config.tokenizer_class = "T5Tokenizer";
-  auto result = SentencePieceTokenizer::Parse(SmallModel({}), std::nullopt, config);
+  auto result = SentencePieceTokenizer::Parse(SmallModel({}), config);
   EXPECT_EQ(result.status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(result.status().message()), HasSubstr("T5Tokenizer"));
-  result = SentencePieceTokenizer::Parse(SmallModel({}), R"({"<chat>": 999})", {});
-  EXPECT_EQ(result.status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(result.status().message()), HasSubstr("<chat>"));
   const std::string model = SmallModel({});
   for (const std::string& bad :
        {std::string(), std::string("garbage"), model.substr(0, model.size() - 1), model + model}) {
-    result = SentencePieceTokenizer::Parse(bad, std::nullopt, {});
+    result = SentencePieceTokenizer::Parse(bad, {});
     EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(std::string(result.status().message()), HasSubstr("tokenizer.model"));
   }
@@ -143,12 +140,11 @@ TEST(SentencePiece, AHostileNormalisationTableIsRefused) {
   std::string map(4 + 1024, '\0');
   map[1] = 4;  // a trie of 1,024 bytes
   map += std::string("x\0", 2);
-  EXPECT_TRUE(SentencePieceTokenizer::Parse(SmallModel({.charsmap = map}), std::nullopt, {}).ok());
+  EXPECT_TRUE(SentencePieceTokenizer::Parse(SmallModel({.charsmap = map}), {}).ok());
   for (const int byte : {2, 3}) {  // unit 0 points far outside; once marked as a leaf, too
     std::string bad = map;
     bad[4 + byte] = '\xDE';
-    const auto result =
-        SentencePieceTokenizer::Parse(SmallModel({.charsmap = bad}), std::nullopt, {});
+    const auto result = SentencePieceTokenizer::Parse(SmallModel({.charsmap = bad}), {});
     EXPECT_THAT(std::string(result.status().message()), HasSubstr("precompiled_charsmap"));
   }
 }

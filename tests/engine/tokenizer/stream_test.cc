@@ -189,6 +189,66 @@ TEST(StopMatcher, AgreesWithTheDefinition) {
   EXPECT_GT(stopped, 2000);
 }
 
+TEST(StopMatcher, NamesOfSpecialTokensStopToo) {
+  StopMatcher whole({"<end>"}, false);
+  EXPECT_EQ(whole.Append("one ").text, "one ");
+  EXPECT_FALSE(whole.AppendName("<x>").stopped);
+  EXPECT_TRUE(whole.AppendName("<end>").stopped);
+  EXPECT_EQ(whole.Finish(), "");
+  StopMatcher around({"a<end>b"}, true);  // text on both sides of the name
+  EXPECT_EQ(around.Append("xa").text, "x");
+  EXPECT_EQ(around.AppendName("<end>").text, "");
+  const auto result = around.Append("bc");
+  EXPECT_TRUE(result.stopped);
+  EXPECT_EQ(result.text, "a<end>b");
+  StopMatcher other({"a<end>b"}, false);
+  other.Append("xa");
+  other.AppendName("<end>");
+  EXPECT_EQ(other.Append("c").text, "ac");
+  StopMatcher across({"ab"}, false);  // a name between does not hide it in the text
+  across.Append("a");
+  across.AppendName("<x>");
+  EXPECT_TRUE(across.Append("b").stopped);
+}
+
+// Against the definition: the first byte at which a stop string is complete in the text, or in the
+// text with the names in it.
+TEST(StopMatcher, WithNamesAgreesWithTheDefinition) {
+  std::mt19937 random(5);
+  int stopped = 0;
+  for (int round = 0; round < 20000; ++round) {
+    std::vector<std::string> stops(1 + random() % 3);
+    for (std::string& stop : stops) stop = RandomText(random, 1 + random() % 4);
+    StopMatcher matcher(stops, false);
+    std::string text, named, sent;  // named: the text with names in it
+    bool is_stop = false, expected = false;
+    for (int piece = 0; piece < 8 && !expected; ++piece) {
+      const bool name = random() % 3 == 0;
+      const std::string more = RandomText(random, 1 + random() % 2);
+      const auto ends = [&](const std::string& all) {
+        return std::any_of(stops.begin(), stops.end(),
+                           [&](const std::string& stop) { return all.ends_with(stop); });
+      };
+      for (const char c : more) {
+        named += c;
+        if (!name) text += c;
+        expected = ends(named) || (!name && ends(text));
+        if (expected) break;
+      }
+      const auto result = name ? matcher.AppendName(more) : matcher.Append(more);
+      sent += result.text;
+      is_stop = result.stopped;
+      ASSERT_EQ(is_stop, expected) << "round " << round;
+      ASSERT_TRUE(text.starts_with(sent)) << "round " << round;
+    }
+    if (!is_stop) {
+      ASSERT_EQ(sent + matcher.Finish(), text) << "round " << round;
+    }
+    stopped += is_stop ? 1 : 0;
+  }
+  EXPECT_GT(stopped, 2000);
+}
+
 TEST(StopMatcher, KnownCases) {
   StopMatcher spanning({"END"}, false);
   EXPECT_EQ(spanning.Append("one E").text, "one ");
