@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/executor/model_executor.h"
+#include "engine/model/architectures.h"
 #include "testing/marian_directory.h"
 #include "tests/engine/model/counting_backend.h"
 #include "tests/engine/model/engine_fixture.h"
@@ -167,7 +168,7 @@ TEST(CostTest, ThePredictionForMarianIsWhatTheOpsCount) {
 // features in both attentions; three sessions.
 TEST(CostTest, AMarianStepByHand) {
   ModelConfig config;
-  config.architecture = Architecture::kMarian;
+  config.architecture = &kMarianArchitecture;
   config.hidden_size = 8;
   config.intermediate_size = 16;
   config.layers = 1;
