@@ -75,6 +75,7 @@ struct Client::Impl {
   std::unordered_map<GenerateCall::Impl*, std::weak_ptr<GenerateCall::Impl>> calls;
 
   absl::StatusOr<ScoreResult> Score(const v1::ScoreRequest& request, const CallOptions& options) {
+    if (absl::Status texts = CheckTexts(request); !texts.ok()) return texts;
     v1::ScoreResponse response;
     absl::Status status = CallWithRetries(options, [&](grpc::ClientContext* context) {
       return stub->Score(context, request, &response);
@@ -184,6 +185,7 @@ absl::StatusOr<ScoreResult> Client::ScoreTranslation(const Prompt& source, const
 absl::StatusOr<TokenIds> Client::Tokenize(const std::string& text, const CallOptions& options) {
   v1::TokenizeRequest request;
   request.set_text(text);
+  if (absl::Status texts = CheckTexts(request); !texts.ok()) return texts;
   v1::TokenizeResponse response;
   absl::Status status = CallWithRetries(options, [&](grpc::ClientContext* context) {
     return impl_->stub->Tokenize(context, request, &response);

@@ -3,6 +3,7 @@
 #include <grpcpp/alarm.h>
 #include <grpcpp/client_context.h>
 
+#include <chrono>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -79,7 +80,18 @@ GenerateCall::Impl::~Impl() {
   on_released_(this);
 }
 
-void GenerateCall::Impl::Start() { StartAttempt(); }
+void GenerateCall::Impl::Start() {
+  const absl::Status texts = CheckTexts(request_);
+  if (texts.ok()) return StartAttempt();
+  // Callbacks come from gRPC's threads, never from the caller's.
+  auto alarm = std::make_shared<grpc::Alarm>();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    alarm_ = alarm;
+  }
+  alarm->Set(std::chrono::system_clock::now(),
+             [call = shared_from_this(), texts](bool) { call->on_done_(texts); });
+}
 
 void GenerateCall::Impl::StartAttempt() {
   std::shared_ptr<Attempt> attempt = std::make_shared<Attempt>(shared_from_this());

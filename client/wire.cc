@@ -1,7 +1,9 @@
 #include "client/wire.h"
 
 #include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
 #include "client/client.h"
+#include "engine/text/utf8.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -88,7 +90,35 @@ void ToProto(const Beams& beams, v1::Beams* proto) {
   }
 }
 
+absl::Status CheckText(const std::string& field, const std::string& text) {
+  const size_t invalid = FindInvalidUtf8(text);
+  if (invalid == std::string::npos) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": the text is not valid UTF-8 at byte ", invalid));
+}
+
 }  // namespace
+
+absl::Status CheckTexts(const google::protobuf::Message& message) {
+  using google::protobuf::FieldDescriptor;
+  const google::protobuf::Reflection& reflection = *message.GetReflection();
+  std::vector<const FieldDescriptor*> fields;
+  reflection.ListFields(message, &fields);
+  for (const FieldDescriptor* field : fields) {
+    absl::Status status;
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !field->is_repeated()) {
+      status = CheckTexts(reflection.GetMessage(message, field));
+    } else if (field->type() == FieldDescriptor::TYPE_STRING && !field->is_repeated()) {
+      status = CheckText(field->name(), reflection.GetString(message, field));
+    } else if (field->type() == FieldDescriptor::TYPE_STRING) {
+      for (int i = 0; status.ok() && i < reflection.FieldSize(message, field); ++i) {
+        status = CheckText(field->name(), reflection.GetRepeatedString(message, field, i));
+      }
+    }
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
 
 const char* FinishReasonName(FinishReason reason) {
   switch (reason) {

@@ -24,6 +24,10 @@ ModelInfo FromProto(const v1::GetModelResponse& response);
 // details become the status's payloads, under their type URLs.
 absl::Status MakeStatus(int code, const std::string& message, const std::string& details);
 
+// INVALID_ARGUMENT naming the field and the byte of the first text that is not valid UTF-8. A
+// server could not even parse such a message.
+absl::Status CheckTexts(const google::protobuf::Message& message);
+
 }  // namespace t2r::client
 
 #endif  // T2R_CLIENT_WIRE_H_

@@ -1,13 +1,14 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <exception>
 #include <limits>
-#include <new>
 #include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "engine/executor/device_status.h"
 #include "engine/executor/model_executor.h"
 #include "engine/model/tensors.h"
 
@@ -142,8 +143,8 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
   std::string note;
   try {
     backend = MakeBackend({options.backend, options.threads, &note, options.batch_invariant});
-  } catch (const DeviceError& error) {
-    return absl::InvalidArgumentError(error.what());
+  } catch (const std::exception& error) {
+    return StatusOf(error);
   }
   try {
     auto engine = Build(*std::move(config), *std::move(files), std::move(backend), options);
@@ -151,10 +152,9 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
     return engine;
   } catch (const ModelError& error) {
     return absl::InvalidArgumentError(absl::StrCat(directory, ": ", error.what()));
-  } catch (const DeviceError& error) {
-    return absl::ResourceExhaustedError(absl::StrCat(directory, ": ", error.what()));
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError(absl::StrCat(directory, ": not enough memory to load it"));
+  } catch (const std::exception& error) {
+    const absl::Status status = StatusOf(error);
+    return absl::Status(status.code(), absl::StrCat(directory, ": ", status.message()));
   }
 }
 

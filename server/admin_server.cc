@@ -1,95 +1,172 @@
 #include "server/admin_server.h"
 
-#include <CivetServer.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <deque>
 #include <utility>
-#include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 
 namespace t2r::server {
 namespace {
 
-// Start-up errors come as exceptions; civetweb's own lines on stderr would only repeat them.
-int DropLog(const mg_connection* /*connection*/, const char* /*message*/) { return 1; }
+constexpr size_t kMaxConnections = 256;
+constexpr size_t kMaxRequestBytes = 8192;
+constexpr absl::Duration kTimeout = absl::Seconds(2);
+constexpr size_t kReadBlock = 2048;
 
-class Page : public CivetHandler {
- public:
-  struct Answer {
-    int code;
-    const char* reason;
-    const char* type;
-    std::string body;
-  };
-  explicit Page(std::function<Answer()> answer) : answer_(std::move(answer)) {}
+std::string Page(int code, const std::string& reason, const std::string& type,
+                 const std::string& body, bool with_body) {
+  return absl::StrCat("HTTP/1.1 ", code, " ", reason, "\r\nContent-Type: ", type,
+                      "\r\nContent-Length: ", body.size(),
+                      "\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n",
+                      with_body ? body : "");
+}
 
-  bool handleGet(CivetServer* /*server*/, mg_connection* connection) override {
-    Send(connection, true);
-    return true;
-  }
-  bool handleHead(CivetServer* /*server*/, mg_connection* connection) override {
-    Send(connection, false);
-    return true;
-  }
-
- private:
-  void Send(mg_connection* connection, bool body) {
-    const Answer answer = answer_();
-    const std::string header =
-        absl::StrCat("HTTP/1.1 ", answer.code, " ", answer.reason,
-                     "\r\nContent-Type: ", answer.type, "\r\nContent-Length: ", answer.body.size(),
-                     "\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n");
-    mg_write(connection, header.data(), header.size());
-    if (body) mg_write(connection, answer.body.data(), answer.body.size());
-  }
-
-  std::function<Answer()> answer_;
-};
+bool Complete(const std::string& request) {
+  return absl::StrContains(request, "\r\n\r\n") || absl::StrContains(request, "\n\n");
+}
 
 }  // namespace
 
-struct AdminServer::Impl {
-  Impl(std::function<std::string()> metrics_text, std::function<bool()> healthy)
-      : metrics([text = std::move(metrics_text)] {
-          return Page::Answer{200, "OK", "text/plain; version=0.0.4; charset=utf-8", text()};
-        }),
-        healthz([is = std::move(healthy)] {
-          return is() ? Page::Answer{200, "OK", "text/plain", "ok\n"}
-                      : Page::Answer{503, "Service Unavailable", "text/plain", "not serving\n"};
-        }) {
-    callbacks.log_message = DropLog;
-  }
-
-  CivetCallbacks callbacks;
-  Page metrics;
-  Page healthz;
-  std::string address;
-  std::unique_ptr<CivetServer> server;  // last: its threads use the pages
+struct AdminServer::Connection {
+  int fd = -1;
+  absl::Time deadline;
+  std::string request;
+  std::string answer;  // empty: the request is still coming
+  size_t sent = 0;
 };
-
-AdminServer::AdminServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-AdminServer::~AdminServer() = default;
-
-const std::string& AdminServer::address() const { return impl_->address; }
 
 absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(
     const std::string& address, std::function<std::string()> metrics,
     std::function<bool()> healthy) {
-  auto impl = std::make_unique<Impl>(std::move(metrics), std::move(healthy));
-  const std::vector<std::string> options = {
-      "listening_ports",    address, "num_threads",       "2",
-      "request_timeout_ms", "10000", "enable_keep_alive", "no"};
-  try {
-    impl->server = std::make_unique<CivetServer>(options, &impl->callbacks);
-  } catch (const CivetException&) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", address,
-                                               " (is the port taken, the host this machine's?)"));
+  absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Open(address);
+  if (!listener.ok()) return listener.status();
+  std::unique_ptr<AdminServer> server(new AdminServer(std::move(metrics), std::move(healthy)));
+  server->event_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (server->event_ < 0) return absl::UnavailableError("no descriptor is left");
+  server->listener_ = *std::move(listener);
+  server->thread_ = std::thread([self = server.get()] { self->Run(); });
+  server->listener_->Start({}, [self = server.get()](int fd) { self->Take(fd); });
+  return server;
+}
+
+AdminServer::~AdminServer() {
+  if (listener_ != nullptr) listener_->Stop();
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
   }
-  impl->server->addHandler("/metrics", impl->metrics);
-  impl->server->addHandler("/healthz", impl->healthz);
-  impl->address = absl::StrCat(address.substr(0, address.rfind(':') + 1),
-                               impl->server->getListeningPorts().at(0));
-  return std::unique_ptr<AdminServer>(new AdminServer(std::move(impl)));
+  if (event_ >= 0) eventfd_write(event_, 1);
+  if (thread_.joinable()) thread_.join();
+  for (const int fd : taken_) close(fd);
+  if (event_ >= 0) close(event_);
+}
+
+void AdminServer::Take(int fd) {
+  {
+    const std::lock_guard lock(mutex_);
+    taken_.push_back(fd);
+  }
+  eventfd_write(event_, 1);
+}
+
+void AdminServer::Run() {
+  std::deque<Connection> open;  // oldest first
+  std::vector<pollfd> wanted;
+  while (true) {
+    wanted.assign(1, {event_, POLLIN, 0});
+    absl::Time next = absl::InfiniteFuture();
+    for (const Connection& connection : open) {
+      const bool writes = !connection.answer.empty();
+      wanted.push_back({connection.fd, static_cast<short>(writes ? POLLOUT : POLLIN), 0});
+      next = std::min(next, connection.deadline);
+    }
+    const int64_t left = absl::ToInt64Milliseconds(next - absl::Now()) + 1;
+    poll(wanted.data(), wanted.size(),
+         open.empty() ? -1 : static_cast<int>(std::max<int64_t>(left, 0)));
+    for (size_t i = 0; i < open.size(); ++i) {
+      if (wanted[i + 1].revents == 0 || Step(&open[i])) continue;
+      close(std::exchange(open[i].fd, -1));
+    }
+    const absl::Time now = absl::Now();
+    std::erase_if(open, [now](const Connection& connection) {
+      if (connection.fd >= 0 && connection.deadline > now) return false;
+      if (connection.fd >= 0) close(connection.fd);
+      return true;
+    });
+    eventfd_t count = 0;
+    eventfd_read(event_, &count);
+    const std::lock_guard lock(mutex_);
+    for (const int fd : taken_) {
+      if (open.size() == kMaxConnections) {
+        close(open.front().fd);
+        open.pop_front();
+      }
+      open.push_back({.fd = fd, .deadline = now + kTimeout, .request = "", .answer = ""});
+    }
+    taken_.clear();
+    if (!stopping_) continue;
+    for (const Connection& connection : open) close(connection.fd);
+    return;
+  }
+}
+
+bool AdminServer::Step(Connection* connection) {
+  if (connection->answer.empty()) {
+    char block[kReadBlock];
+    const ssize_t got = recv(connection->fd, block, sizeof(block), 0);
+    if (got < 0) return errno == EAGAIN || errno == EINTR;
+    if (got == 0) return false;
+    connection->request.append(block, static_cast<size_t>(got));
+    if (connection->request.size() > kMaxRequestBytes) {
+      connection->answer =
+          Page(431, "Request Header Fields Too Large", "text/plain", "too large\n", true);
+    } else if (Complete(connection->request)) {
+      connection->answer = Answer(connection->request);
+    } else {
+      return true;
+    }
+    connection->deadline = absl::Now() + kTimeout;
+  }
+  while (connection->sent < connection->answer.size()) {
+    const ssize_t written = send(connection->fd, connection->answer.data() + connection->sent,
+                                 connection->answer.size() - connection->sent, MSG_NOSIGNAL);
+    if (written < 0) return errno == EAGAIN || errno == EINTR;
+    connection->sent += static_cast<size_t>(written);
+  }
+  return false;
+}
+
+std::string AdminServer::Answer(const std::string& request) const {
+  const std::string line = request.substr(0, request.find_first_of("\r\n"));
+  const size_t first = line.find(' ');
+  const size_t second = line.find(' ', first == std::string::npos ? first : first + 1);
+  if (second == std::string::npos || line.substr(second + 1, 7) != "HTTP/1.") {
+    return Page(400, "Bad Request", "text/plain", "this is no HTTP request\n", true);
+  }
+  const std::string method = line.substr(0, first);
+  std::string target = line.substr(first + 1, second - first - 1);
+  target = target.substr(0, target.find('?'));
+  if (method != "GET" && method != "HEAD") {
+    return Page(405, "Method Not Allowed", "text/plain", "only GET and HEAD\n", true);
+  }
+  const bool body = method == "GET";
+  if (target == "/metrics") {
+    return Page(200, "OK", "text/plain; version=0.0.4; charset=utf-8", metrics_(), body);
+  }
+  if (target == "/healthz") {
+    return healthy_() ? Page(200, "OK", "text/plain", "ok\n", body)
+                      : Page(503, "Service Unavailable", "text/plain", "not serving\n", body);
+  }
+  return Page(404, "Not Found", "text/plain", "only /metrics and /healthz\n", body);
 }
 
 }  // namespace t2r::server

@@ -3,16 +3,26 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/listener.h"
 
 namespace t2r::server {
 
-// Serves GET and HEAD of
+// Serves GET and HEAD of exactly
 //   /metrics   the text that `metrics` returns
 //   /healthz   200 "ok" while `healthy` returns true, else 503
-// from two threads of its own until destruction. Both functions must be thread-safe.
+// until destruction. Both functions must be thread-safe.
+//
+// One thread polls all connections, so that those who say nothing hold nobody up: each has two
+// seconds to send its request and two to take its answer, and where 256 are open the oldest makes
+// room for a new one. A library with a thread for each connection is stopped by as many clients as
+// it has threads.
 class AdminServer {
  public:
   // address: HOST:PORT; port 0 takes a free one. UNAVAILABLE naming the address if it cannot
@@ -21,14 +31,32 @@ class AdminServer {
                                                             std::function<std::string()> metrics,
                                                             std::function<bool()> healthy);
   ~AdminServer();
+  AdminServer(const AdminServer&) = delete;
+  AdminServer& operator=(const AdminServer&) = delete;
 
   // HOST:PORT with the port in use.
-  const std::string& address() const;
+  const std::string& address() const { return listener_->address(); }
 
  private:
-  struct Impl;
-  explicit AdminServer(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  struct Connection;
+
+  AdminServer(std::function<std::string()> metrics, std::function<bool()> healthy)
+      : metrics_(std::move(metrics)), healthy_(std::move(healthy)) {}
+  void Run();
+  // From the listener's thread.
+  void Take(int fd);
+  // Reads or writes what can be; false: the connection is over.
+  bool Step(Connection* connection);
+  std::string Answer(const std::string& request) const;
+
+  const std::function<std::string()> metrics_;
+  const std::function<bool()> healthy_;
+  int event_ = -1;  // something is in taken_, or the end
+  std::mutex mutex_;
+  std::vector<int> taken_;
+  bool stopping_ = false;
+  std::unique_ptr<Listener> listener_;
+  std::thread thread_;
 };
 
 }  // namespace t2r::server

@@ -2,21 +2,25 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <csignal>
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "server/admin_server.h"
+#include "server/crash_lines.h"
 #include "server/grpc_server.h"
+#include "server/log_sink.h"
 #include "server/metrics.h"
+#include "server/port_watch.h"
 #include "server/served_model.h"
 
 namespace t2r::server {
@@ -25,15 +29,29 @@ namespace {
 // What RPCs get to take their last messages once every request has ended.
 constexpr absl::Duration kLastWrites = absl::Seconds(2);
 
-// A line on stdout, at once, also into a file or a pipe.
-void Print(const std::string& line) {
-  std::fprintf(stdout, "%s\n", line.c_str());
-  std::fflush(stdout);
-}
+// After the drain limit the process ends whatever still holds it up.
+constexpr absl::Duration kDrainReserve = absl::Seconds(5);
+// How often the server connects to its own port, and how long that may take.
+constexpr absl::Duration kPortInterval = absl::Seconds(5);
+constexpr absl::Duration kPortTimeout = absl::Seconds(2);
 
-void PrintError(const absl::Status& status) {
-  std::fprintf(stderr, "t2r-server: %s\n", std::string(status.message()).c_str());
-}
+// The two streams of a server process, neither of which it ever waits for.
+struct Output {
+  LogSink out{STDOUT_FILENO};
+  LogSink err{STDERR_FILENO};
+
+  // Lines on stdout, soon, also into a file or a pipe.
+  void Print(const std::string& lines) {
+    for (const absl::string_view line : absl::StrSplit(lines, '\n')) out.Write(std::string(line));
+  }
+  void Error(const absl::Status& status) {
+    err.Write(absl::StrCat("t2r-server: ", status.message()));
+  }
+  void Flush() {
+    out.Flush(absl::Milliseconds(500));
+    err.Flush(absl::Milliseconds(500));
+  }
+};
 
 // What the main thread waits for.
 class Events {
@@ -67,21 +85,30 @@ class Events {
 };
 
 // Blocks SIGTERM and SIGINT everywhere and takes them in a thread of their own: nothing of what a
-// drain does may be called from a signal handler.
-void StartSignalThread(std::shared_ptr<Events> events) {
+// drain does may be called from a signal handler. The thread also ends a process whose drain is
+// held up.
+void StartSignalThread(std::shared_ptr<Events> events, absl::Duration drain) {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
-  std::thread([set, events = std::move(events)] {
+  std::thread([set, events = std::move(events), limit = drain + kLastWrites + kDrainReserve] {
     int number = 0;
     sigwait(&set, &number);
     events->Signal();
-    sigwait(&set, &number);
-    _exit(128 + number);
+    const timespec wait = absl::ToTimespec(limit);
+    number = sigtimedwait(&set, nullptr, &wait);
+    _exit(number > 0 ? 128 + number : 0);
   }).detach();
+}
+
+// How many connections there may be beside what else needs descriptors.
+int64_t ConnectionLimit(int64_t wanted, int64_t files) {
+  const int64_t others = 32 + std::min<int64_t>(256, files / 8);
+  const int64_t possible = std::max<int64_t>(files - others, 1);
+  return wanted == 0 ? possible : std::min(wanted, possible);
 }
 
 std::string ReadyLine(const v1::GetModelResponse& info) {
@@ -94,63 +121,82 @@ std::string ReadyLine(const v1::GetModelResponse& info) {
 }  // namespace
 
 int RunServer(const ServerOptions& options) {
+  InstallCrashLines();
   const auto events = std::make_shared<Events>();
-  StartSignalThread(events);
+  StartSignalThread(events, options.drain_timeout);
+  Output output;
+  RouteLibraryLogs(&output.err);
 
+  const int64_t files = RaiseFileLimit();
   Metrics metrics;
-  absl::StatusOr<std::unique_ptr<GrpcServer>> grpc = GrpcServer::Start(options.grpc, metrics);
+  GrpcServerOptions edge = options.grpc;
+  edge.connections.connections = ConnectionLimit(edge.connections.connections, files);
+  absl::StatusOr<std::unique_ptr<GrpcServer>> grpc = GrpcServer::Start(edge, metrics);
   if (!grpc.ok()) {
-    PrintError(absl::UnavailableError(absl::StrCat("--listen: ", grpc.status().message())));
+    output.Error(absl::UnavailableError(absl::StrCat("--listen: ", grpc.status().message())));
     return 1;
   }
   GrpcServer& server = **grpc;
+  PortWatch port([&server] { return server.Answers(kPortTimeout); }, kPortInterval);
   absl::StatusOr<std::unique_ptr<AdminServer>> admin = AdminServer::Start(
-      options.admin, [&metrics] { return metrics.Text(); }, [&server] { return server.serving(); });
+      options.admin, [&metrics] { return metrics.Text(); },
+      [&server, &port] { return server.serving() && port.alive(); });
   if (!admin.ok()) {
-    PrintError(absl::UnavailableError(absl::StrCat("--admin: ", admin.status().message())));
+    output.Error(absl::UnavailableError(absl::StrCat("--admin: ", admin.status().message())));
     return 1;
   }
-  Print(absl::StrCat("grpc: listening on ", server.address()));
-  Print(absl::StrCat("admin: listening on ", (*admin)->address()));
+  output.Print(absl::StrCat("grpc: listening on ", server.address()));
+  output.Print(absl::StrCat("admin: listening on ", (*admin)->address()));
+  output.Print(absl::StrCat("files: ", files, " descriptors, up to ", edge.connections.connections,
+                            " connections"));
 
-  std::thread loader([&options, &metrics, &server, events] {
-    events->Loaded(LoadServedModel(options, metrics, [&server](const absl::Status& health) {
-      PrintError(health);
-      server.DeviceFailed();
-    }));
+  std::thread loader([&options, &metrics, &server, &output, events] {
+    events->Loaded(LoadServedModel(
+        options, metrics,
+        [&server, &output](const absl::Status& health) {
+          output.Error(health);
+          server.DeviceFailed();
+        },
+        // Requests may bring about many of these.
+        [&output](const absl::Status& fault) {
+          output.err.WriteForeign("a request failed", std::string(fault.message()));
+        }));
   });
   const auto loaded = events->WaitForModel();
   if (loaded == nullptr) {
     // Loading cannot be interrupted, and nothing has been served: there is nothing to drain.
     server.Shutdown(absl::ZeroDuration());
-    Print("server: stopped while loading");
+    output.Print("server: stopped while loading");
+    output.Flush();
     _exit(0);
   }
   loader.join();
   if (!loaded->ok()) {
     server.Shutdown(absl::ZeroDuration());
-    PrintError(absl::UnavailableError(
+    output.Error(absl::UnavailableError(
         absl::StrCat("--model ", options.model, ": ", loaded->status().message())));
     return 1;
   }
   const std::unique_ptr<ServedModel> model = std::move(**loaded);
   for (const std::string& warning : model->engine->warnings) {
-    std::fprintf(stderr, "t2r-server: warning: %s\n", warning.c_str());
+    output.err.Write(absl::StrCat("t2r-server: warning: ", warning));
   }
   if (!model->engine->backend_note.empty()) {
-    Print(absl::StrCat("backend: ", model->engine->backend_note));
+    output.Print(absl::StrCat("backend: ", model->engine->backend_note));
   }
   server.SetModel(model.get());
-  Print(ToTable(model->engine->memory));
-  Print(ReadyLine(model->info));
+  output.Print(std::string(absl::StripTrailingAsciiWhitespace(ToTable(model->engine->memory))));
+  output.Print(ReadyLine(model->info));
 
   events->WaitForSignal();
-  Print("server: draining");
+  output.Print("server: draining");
+  const absl::Time deadline = absl::Now() + options.drain_timeout;
   server.StopTaking();
-  model->scheduler->Drain(absl::Now() + options.drain_timeout);
+  server.FinishTexts(deadline);
+  model->scheduler->Drain(deadline);
   server.Shutdown(kLastWrites);
   model->scheduler.reset();  // its last events go to the server's context
-  Print("server: stopped");
+  output.Print("server: stopped");
   return 0;
 }
 

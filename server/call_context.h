@@ -1,9 +1,15 @@
 // What every RPC of the generation service works with.
 #pragma once
 
+#include <cstdint>
+
 #include "absl/time/time.h"
+#include "server/buffer_budget.h"
+#include "server/call_watch.h"
 #include "server/metrics.h"
+#include "server/options.h"
 #include "server/outbox.h"
+#include "server/peer_shares.h"
 #include "server/served_model.h"
 #include "server/worker_pool.h"
 #include "server/write_queue.h"
@@ -16,9 +22,12 @@ struct CallContext {
   Metrics& metrics;
   WorkerPool& workers;
   WriteQueue& writes;
+  CallWatch& watch;
+  BufferBudget& buffers;
+  PeerShares& peers;
   OutboxLimits outbox;
-  // What a client that stalled gets to take the rest and the status before the RPC is cut.
-  absl::Duration stall_grace = absl::Seconds(10);
+  ReadLimits reading;
+  bool tell_memory = false;  // GetModel says how much memory the machine has
 };
 
 }  // namespace t2r::server

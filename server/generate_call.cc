@@ -2,75 +2,48 @@
 
 #include <utility>
 
+#include "server/messages.h"
 #include "server/status.h"
 
 namespace t2r::server {
+namespace {
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateCall::Start(
-    CallContext& context, grpc::CallbackServerContext* rpc, const v1::GenerateRequest* request) {
-  std::shared_ptr<GenerateCall> call(new GenerateCall(context, rpc));
+// What a stream may have waiting even where all buffers together are full.
+constexpr int64_t kOwnBytes = 4096;
+
+}  // namespace
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateCall::Start(CallContext& context,
+                                                                grpc::CallbackServerContext* rpc,
+                                                                const grpc::ByteBuffer* request) {
+  std::shared_ptr<GenerateCall> call(new GenerateCall(context, *rpc));
   call->self_ = call;
-  call->Begin(*request);
+  call->Begin(TakeMessage(request));
   return call.get();
 }
 
-GenerateCall::GenerateCall(CallContext& context, grpc::CallbackServerContext* rpc)
-    : context_(context), rpc_(rpc), outbox_(context.outbox) {}
+GenerateCall::GenerateCall(CallContext& context, grpc::CallbackServerContext& rpc)
+    : EngineCall(context, rpc), outbox_(context.outbox), buffered_(context.buffers) {}
 
-void GenerateCall::Begin(const v1::GenerateRequest& request) {
-  absl::StatusOr<ServedModel*> model = context_.host.Get();
-  if (!model.ok()) return Refuse(model.status());
-  model_ = *model;
-  absl::StatusOr<PreparedRequest> made = MakeRequest(request, *model_);
-  if (!made.ok()) return Refuse(made.status());
-  deadline_ = DeadlineOf(rpc_->deadline());
-  made->request.deadline = deadline_;
-
-  absl::StatusOr<Scheduler::Reservation> reservation =
-      model_->scheduler->Reserve(made->queue_bound());
-  if (!reservation.ok()) return Refuse(reservation.status());
-  if (made->complete()) return Submit(std::move(made->request), *std::move(reservation));
-
-  // std::function wants what it holds to be copyable.
-  auto held = std::make_shared<std::pair<PreparedRequest, Scheduler::Reservation>>(
-      *std::move(made), *std::move(reservation));
-  context_.workers.Post([self = shared_from_this(), held] {
-    self->Tokenise(std::move(held->first), std::move(held->second));
-  });
+absl::StatusOr<PreparedRequest> GenerateCall::Read(const grpc::ByteBuffer& message) {
+  v1::GenerateRequest request;
+  if (absl::Status s = ParseMessage(message, &request); !s.ok()) return s;
+  return MakeRequest(request, *model_);
 }
 
-void GenerateCall::Tokenise(PreparedRequest prepared, Scheduler::Reservation reservation) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (cancelled_) return;  // the reservation goes back
-  }
-  absl::StatusOr<Request> request = Complete(std::move(prepared), *model_);
-  if (!request.ok()) return Refuse(request.status());
-  Submit(*std::move(request), std::move(reservation));
-}
-
-void GenerateCall::Submit(Request request, Scheduler::Reservation reservation) {
+bool GenerateCall::Ready(const Request& request) {
   started_.set_seed(request.sampling.seed);
   started_.set_prompt_tokens(static_cast<uint32_t>(request.queue_tokens()));
   started_.set_max_tokens(static_cast<uint32_t>(request.max_tokens));
-  absl::StatusOr<RequestId> id =
-      model_->scheduler->Submit(std::move(reservation), std::move(request), shared_from_this());
-  if (!id.ok()) return Refuse(id.status());
-  bool cancelled;
-  {
-    const std::lock_guard lock(mutex_);
-    id_ = *id;
-    cancelled = cancelled_;
-  }
-  if (cancelled) model_->scheduler->Cancel(*id);  // OnCancel came before there was an id
+  return true;
 }
 
 void GenerateCall::Refuse(const absl::Status& status) {
   context_.metrics.OnRefused(status.code());
   {
     const std::lock_guard lock(mutex_);
-    if (finishing_) return;
-    finishing_ = true;
+    if (std::exchange(finishing_, true)) return;
+    WatchTheRest(context_.reading.stall_timeout);
   }
   Finish(absl::IsResourceExhausted(status) ? ToGrpcStatus(status, context_.metrics.RetryDelay())
                                            : ToGrpcStatus(status));
@@ -84,9 +57,15 @@ void GenerateCall::OnStarted() {
 
 bool GenerateCall::HasRoom(int64_t tokens) {
   const std::lock_guard lock(mutex_);
-  if (cancelled_ || outbox_.HasRoom(tokens)) return true;
+  const bool fits = !context_.buffers.full() || outbox_.bytes() < kOwnBytes;
+  if (cancelled_ || (fits && outbox_.HasRoom(tokens))) return true;
   waiting_ = true;
   return false;
+}
+
+int64_t GenerateCall::TakenBytes() {
+  const std::lock_guard lock(mutex_);
+  return taken_;
 }
 
 void GenerateCall::OnToken(TokenEvent event) {
@@ -97,22 +76,25 @@ void GenerateCall::OnToken(TokenEvent event) {
 }
 
 void GenerateCall::OnFinished(FinishEvent event) {
-  if (event.reason == FinishReason::kStalled) {
-    context_.writes.After(absl::ToChronoNanoseconds(context_.stall_grace),
-                          [weak = weak_from_this()] {
-                            if (const auto self = weak.lock()) self->CutIfStillOpen();
-                          });
-  }
   std::unique_lock lock(mutex_);
   outbox_.PushFinished(event);
+  WatchTheRest(event.reason == FinishReason::kStalled ? context_.reading.stall_grace
+                                                      : context_.reading.stall_timeout);
   Schedule(std::move(lock));
+}
+
+void GenerateCall::WatchTheRest(absl::Duration limit) {
+  over_ = true;
+  rest_ = StallMeter(limit, context_.reading.min_read_rate);
+  rest_.Update(false, 0, absl::Now());
+  guard_.CutAt(rest_.deadline());
 }
 
 void GenerateCall::Schedule(std::unique_lock<std::mutex> lock) {
   if (queued_ || writing_ || finishing_) return;
   queued_ = true;
   lock.unlock();
-  context_.writes.Push(shared_from_this());
+  context_.writes.Push(std::static_pointer_cast<GenerateCall>(shared_from_this()));
 }
 
 void GenerateCall::Pump() {
@@ -125,10 +107,12 @@ void GenerateCall::Pump() {
     Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away"));
     return;
   }
-  const Outbox::Next next = outbox_.Pop(&message_);
+  const Outbox::Next next = outbox_.Pop(&event_);
   const bool wake = std::exchange(waiting_, false);
   writing_ = next == Outbox::Next::kMessage;
   finishing_ = next == Outbox::Next::kLastMessage || next == Outbox::Next::kEnd;
+  if (writing_ || next == Outbox::Next::kLastMessage) message_ = ToBytes(event_);
+  buffered_.Resize(outbox_.bytes() + static_cast<int64_t>(message_.Length()));
   lock.unlock();
   switch (next) {
     case Outbox::Next::kNothing:
@@ -150,36 +134,32 @@ void GenerateCall::OnWriteDone(bool ok) {
   {
     const std::lock_guard lock(mutex_);
     writing_ = false;
+    if (ok) taken_ += static_cast<int64_t>(message_.Length());
     if (!ok) cancelled_ = true;
+    if (over_) {
+      rest_.Update(false, taken_, absl::Now());
+      guard_.CutAt(rest_.deadline());
+    }
+    message_.Clear();
   }
   Pump();
 }
 
 void GenerateCall::OnCancel() {
-  std::optional<RequestId> id;
   bool finish = false;
   {
     const std::lock_guard lock(mutex_);
     cancelled_ = true;
-    id = id_;
     finish = !writing_ && !finishing_;  // with a write in flight OnWriteDone comes, and finishes
     if (finish) finishing_ = true;
   }
-  if (id && !HasPassed(deadline_)) model_->scheduler->Cancel(*id);
+  CancelRequest();
   if (finish) Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away"));
 }
 
 void GenerateCall::OnDone() {
-  {
-    const std::lock_guard lock(mutex_);
-    done_ = true;
-  }
-  const std::shared_ptr<GenerateCall> self = std::move(self_);  // may be the last
-}
-
-void GenerateCall::CutIfStillOpen() {
-  const std::lock_guard lock(mutex_);
-  if (!done_) rpc_->TryCancel();
+  guard_.Done();
+  const std::shared_ptr<EngineCall> self = std::move(self_);  // may be the last
 }
 
 }  // namespace t2r::server

@@ -1,95 +1,114 @@
 #include "server/generation_service.h"
 
-#include <functional>
+#include <memory>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "server/generate_call.h"
+#include "server/messages.h"
 #include "server/requests.h"
 #include "server/score_call.h"
-#include "server/status.h"
+#include "server/text_call.h"
 
 namespace t2r::server {
 namespace {
 
-// A unary RPC whose work runs on a worker. The default OnCancel does nothing: the work is short,
-// and its Finish ends the RPC.
-class WorkCall final : public grpc::ServerUnaryReactor {
- public:
-  // Runs `work` (which may use the RPC's request and response: they live until Finish) on a worker,
-  // or refuses where too many wait already.
-  static grpc::ServerUnaryReactor* Start(CallContext& context,
-                                         std::function<absl::Status(const ServedModel&)> work) {
-    auto* call = new WorkCall();
-    absl::StatusOr<ServedModel*> model = context.host.Get();
-    if (!model.ok()) {
-      call->Finish(ToGrpcStatus(model.status()));
-      return call;
-    }
-    const bool taken = context.workers.TryPost([call, served = *model, todo = std::move(work)] {
-      call->Finish(ToGrpcStatus(todo(*served)));
-    });
-    if (!taken) {
-      call->Finish(ToGrpcStatus(
-          absl::ResourceExhaustedError("too many texts wait for the tokenizer; try again later"),
-          absl::Milliseconds(100)));
-    }
-    return call;
+absl::Status DoTokenize(const grpc::ByteBuffer& message, const ServedModel& model, UnaryEnd& end) {
+  v1::TokenizeRequest request;
+  if (absl::Status s = ParseMessage(message, &request); !s.ok()) return s;
+  if (absl::Status s = CheckText("text", request.text(), model); !s.ok()) return s;
+  if (request.target() && !model.limits.encoder_decoder()) {
+    return absl::InvalidArgumentError("target: the model is not an encoder-decoder; leave it out");
   }
+  const absl::StatusOr<std::vector<int32_t>> ids =
+      request.target() ? model.tokenizer->EncodeTarget(request.text(), true)
+                       : model.tokenizer->Encode(request.text(), true);
+  if (!ids.ok()) {
+    return absl::Status(ids.status().code(), absl::StrCat("text: ", ids.status().message()));
+  }
+  v1::TokenizeResponse response;
+  FromIds(*ids, response.mutable_tokens());
+  end.Answer(response);
+  return absl::OkStatus();
+}
 
+absl::Status DoDetokenize(const grpc::ByteBuffer& message, const ServedModel& model,
+                          UnaryEnd& end) {
+  v1::DetokenizeRequest request;
+  if (absl::Status s = ParseMessage(message, &request); !s.ok()) return s;
+  if (absl::Status s = CheckHasTokenizer(model, "tokens"); !s.ok()) return s;
+  const int64_t limit = model.limits.max_prompt_tokens;
+  if (limit > 0 && request.tokens().ids_size() > limit) {
+    return absl::InvalidArgumentError(absl::StrCat("tokens: ", request.tokens().ids_size(),
+                                                   " ids, more than this server's limit of ", limit,
+                                                   " (--max-prompt-tokens)"));
+  }
+  std::vector<int32_t> ids;
+  absl::Status s = AppendIds("tokens", request.tokens(), model.limits.vocab_size, &ids);
+  if (!s.ok()) return s;
+  v1::DetokenizeResponse response;
+  response.set_text(model.tokenizer->Decode(ids));
+  end.Answer(response);
+  return absl::OkStatus();
+}
+
+// An RPC that is answered in its reaction.
+class QuickCall final : public grpc::ServerUnaryReactor {
+ public:
+  QuickCall(CallContext& context, grpc::CallbackServerContext& rpc, grpc::ByteBuffer* response)
+      : guard_(context.watch, rpc), end_(context, guard_, *this, response) {}
+  UnaryEnd& end() { return end_; }
+  void OnCancel() override { end_.Cancel(); }
   void OnDone() override { delete this; }
+
+ private:
+  CallGuard guard_;
+  UnaryEnd end_;
 };
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
-    grpc::CallbackServerContext* rpc, const v1::GenerateRequest* request) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(
+    grpc::CallbackServerContext* rpc, const grpc::ByteBuffer* request) {
   return GenerateCall::Start(context_, rpc, request);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Score(grpc::CallbackServerContext* rpc,
-                                                   const v1::ScoreRequest* request,
-                                                   v1::ScoreResponse* response) {
+                                                   const grpc::ByteBuffer* request,
+                                                   grpc::ByteBuffer* response) {
   return ScoreCall::Start(context_, rpc, request, response);
 }
 
-grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* /*rpc*/,
-                                                      const v1::TokenizeRequest* request,
-                                                      v1::TokenizeResponse* response) {
-  return WorkCall::Start(context_, [request, response](const ServedModel& model) -> absl::Status {
-    if (absl::Status s = CheckHasTokenizer(model, "text"); !s.ok()) return s;
-    if (request->target() && !model.limits.encoder_decoder()) {
-      return absl::InvalidArgumentError(
-          "target: the model is not an encoder-decoder; leave it out");
-    }
-    const absl::StatusOr<std::vector<int32_t>> ids =
-        request->target() ? model.tokenizer->EncodeTarget(request->text(), true)
-                          : model.tokenizer->Encode(request->text(), true);
-    if (!ids.ok()) return ids.status();
-    FromIds(*ids, response->mutable_tokens());
-    return absl::OkStatus();
-  });
+grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* rpc,
+                                                      const grpc::ByteBuffer* request,
+                                                      grpc::ByteBuffer* response) {
+  return TextCall::Start(context_, rpc, request, response, DoTokenize);
 }
 
-grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* /*rpc*/,
-                                                        const v1::DetokenizeRequest* request,
-                                                        v1::DetokenizeResponse* response) {
-  return WorkCall::Start(context_, [request, response](const ServedModel& model) -> absl::Status {
-    if (absl::Status s = CheckHasTokenizer(model, "tokens"); !s.ok()) return s;
-    if (absl::Status s = CheckIds("tokens", request->tokens(), model.limits.vocab_size); !s.ok())
-      return s;
-    response->set_text(model.tokenizer->Decode(ToIds(request->tokens())));
-    return absl::OkStatus();
-  });
+grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* rpc,
+                                                        const grpc::ByteBuffer* request,
+                                                        grpc::ByteBuffer* response) {
+  return TextCall::Start(context_, rpc, request, response, DoDetokenize);
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetModel(grpc::CallbackServerContext* rpc,
-                                                      const v1::GetModelRequest* /*request*/,
-                                                      v1::GetModelResponse* response) {
-  grpc::ServerUnaryReactor* reactor = rpc->DefaultReactor();
+                                                      const grpc::ByteBuffer* request,
+                                                      grpc::ByteBuffer* response) {
+  auto call = std::make_unique<QuickCall>(context_, *rpc, response);
+  v1::GetModelRequest message;
+  const absl::Status parsed = ParseMessage(TakeMessage(request), &message);
   const absl::StatusOr<ServedModel*> model = context_.host.Get();
-  if (model.ok()) *response = (*model)->info;
-  reactor->Finish(ToGrpcStatus(model.status()));
-  return reactor;
+  if (!parsed.ok() || !model.ok()) {
+    call->end().Fail(parsed.ok() ? model.status() : parsed);
+    return call.release();
+  }
+  v1::GetModelResponse info = (*model)->info;
+  if (!context_.tell_memory) {
+    info.mutable_memory()->clear_total_bytes();
+    info.mutable_memory()->clear_free_bytes();
+  }
+  call->end().Answer(info);
+  return call.release();
 }
 
 }  // namespace t2r::server

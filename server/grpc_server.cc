@@ -1,44 +1,73 @@
 #include "server/grpc_server.h"
 
-#include <grpc/support/log.h>
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
+#include <grpcpp/resource_quota.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/generation_service.h"
 #include "server/health_service.h"
+#include "server/reflection_service.h"
 
 namespace t2r::server {
 namespace {
 
-// While it lives gRPC logs nothing: why it cannot listen is said in our status, in one line.
-class QuietGrpc {
- public:
-  QuietGrpc() {
-    gpr_set_log_function([](gpr_log_func_args* /*line*/) {});
+// A client that does not answer a ping for as long as it may stall counts as gone.
+int PingTimeoutMs(const ReadLimits& reading) {
+  const absl::Duration stall = std::max(reading.stall_timeout, absl::Seconds(20));
+  return static_cast<int>(absl::ToInt64Milliseconds(std::min(stall, absl::Hours(1))));
+}
+
+void SetLimits(const GrpcServerOptions& options, grpc::ServerBuilder* builder) {
+  builder->SetMaxReceiveMessageSize(static_cast<int>(options.max_request_bytes));
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 16 << 10);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+                              static_cast<int>(options.max_streams_per_connection));
+  // A compressed message would be inflated before its size is looked at.
+  builder->SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
+  builder->SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
+  // A frozen client is noticed only by pings, one after 20 s of silence.
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, PingTimeoutMs(options.reading));
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // Clients may ping as often as that too.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
+  if (options.max_buffer_bytes > 0) {
+    // What messages that are still arriving may hold; past it gRPC ends streams.
+    grpc::ResourceQuota quota("server");
+    quota.Resize(static_cast<size_t>(options.max_buffer_bytes));
+    builder->SetResourceQuota(quota);
   }
-  ~QuietGrpc() { gpr_set_log_function(nullptr); }
-  QuietGrpc(const QuietGrpc&) = delete;
-  QuietGrpc& operator=(const QuietGrpc&) = delete;
-};
+}
 
 }  // namespace
 
 struct GrpcServer::Impl {
   Impl(const GrpcServerOptions& options, Metrics& metrics)
-      : workers(options.worker_threads, options.max_waiting_texts),
-        context{host, metrics, workers, writes, options.outbox, options.stall_grace},
-        generation(context) {}
+      : buffers(options.max_buffer_bytes),
+        peers(options.max_requests_per_peer),
+        workers(options.worker_threads, options.max_waiting_texts),
+        context{host,    metrics, workers,        writes,          watch,
+                buffers, peers,   options.outbox, options.reading, options.tell_memory},
+        health(context),
+        generation(context),
+        reflection(context) {}
 
   ModelHost host;
+  BufferBudget buffers;
+  PeerShares peers;
+  CallWatch watch;
   WriteQueue writes;
   WorkerPool workers;
-  HealthService health;
   CallContext context;
+  HealthService health;
   GenerationService generation;
-  std::string address;
+  ReflectionService reflection;
+  std::unique_ptr<Listener> listener;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor;
   std::unique_ptr<grpc::Server> server;
 };
 
@@ -47,42 +76,32 @@ GrpcServer::~GrpcServer() { Shutdown(absl::ZeroDuration()); }
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOptions& options,
                                                               Metrics& metrics) {
+  absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Open(options.address);
+  if (!listener.ok()) return listener.status();
   auto impl = std::make_unique<Impl>(options, metrics);
-  static const bool reflection = [] {
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-    return true;
-  }();
-  (void)reflection;
-
+  impl->listener = *std::move(listener);
   grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port);
-  // Without this a second server would share the port, silently.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_request_bytes));
-  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 16 << 10);
-  // A frozen client is noticed only by pings: one after 20 s of silence, 10 s for the answer.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  // Clients may ping as often as that too.
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
+  SetLimits(options, &builder);
   builder.RegisterService(&impl->generation);
   builder.RegisterService(&impl->health);
-  {
-    const QuietGrpc quiet;
-    impl->server = builder.BuildAndStart();
-  }
-  if (impl->server == nullptr || port == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", options.address,
-                                               " (is the port taken, the host this machine's?)"));
-  }
-  impl->address = absl::StrCat(options.address.substr(0, options.address.rfind(':') + 1), port);
+  if (options.reflection) builder.RegisterService(&impl->reflection);
+  impl->acceptor = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
+  impl->server = builder.BuildAndStart();
+  if (impl->server == nullptr) return absl::UnavailableError("gRPC does not start");
+  impl->listener->Start(options.connections, [acceptor = impl->acceptor.get()](int fd) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    connection.fd = fd;
+    acceptor->HandleNewConnection(&connection);
+  });
+  metrics.WatchEdge({.connections = [at = impl->listener.get()] { return at->open(); },
+                     .refused_connections = [at = impl->listener.get()] { return at->refused(); },
+                     .buffer_bytes = [at = &impl->buffers] { return at->used(); }});
   return std::unique_ptr<GrpcServer>(new GrpcServer(std::move(impl)));
 }
 
-const std::string& GrpcServer::address() const { return impl_->address; }
+const std::string& GrpcServer::address() const { return impl_->listener->address(); }
 
 void GrpcServer::SetModel(ServedModel* model) {
   impl_->host.Serve(model);
@@ -90,6 +109,8 @@ void GrpcServer::SetModel(ServedModel* model) {
 }
 
 bool GrpcServer::serving() const { return impl_->host.serving(); }
+
+bool GrpcServer::Answers(absl::Duration timeout) { return impl_->listener->Answers(timeout); }
 
 void GrpcServer::DeviceFailed() {
   impl_->host.Fail();
@@ -101,14 +122,19 @@ void GrpcServer::StopTaking() {
   impl_->health.SetServing(false);
 }
 
+void GrpcServer::FinishTexts(absl::Time deadline) { impl_->workers.WaitUntilIdle(deadline); }
+
 void GrpcServer::Shutdown(absl::Duration grace) {
   StopTaking();
+  impl_->context.metrics.WatchEdge({});
+  impl_->listener->Stop();
   impl_->health.Shutdown();
+  impl_->workers.Stop();
   if (impl_->server != nullptr) {
     impl_->server->Shutdown(absl::ToChronoTime(absl::Now() + grace));
     impl_->server->Wait();
+    impl_->server = nullptr;
   }
-  impl_->workers.Stop();
 }
 
 }  // namespace t2r::server

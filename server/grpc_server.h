@@ -7,6 +7,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/call_context.h"
+#include "server/listener.h"
 #include "server/metrics.h"
 #include "server/options.h"
 #include "server/served_model.h"
@@ -29,13 +31,17 @@ class GrpcServer {
   void SetModel(ServedModel* model);
   // Whether requests are being taken.
   bool serving() const;
+  // Whether a connection of our own is answered within `timeout`. Any thread.
+  bool Answers(absl::Duration timeout);
   // The model's device has failed: refuses new requests with UNAVAILABLE (health: NOT_SERVING).
   // Any thread.
   void DeviceFailed();
   // Refuses new requests with UNAVAILABLE (health: NOT_SERVING) and lets the others go on.
   void StopTaking();
-  // Stops listening and waits for the RPCs to end, at most `grace`; then cancels those that are
-  // left. No RPC and no worker touches the model after it. Idempotent.
+  // Until no text is being or waits to be tokenised, at most until `deadline`.
+  void FinishTexts(absl::Time deadline);
+  // Stops listening, drops the texts that wait, and waits for the RPCs to end, at most `grace`;
+  // then cancels those that are left. No RPC and no worker touches the model after it. Idempotent.
   void Shutdown(absl::Duration grace);
 
  private:

@@ -2,45 +2,78 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "absl/time/clock.h"
+#include "server/messages.h"
+#include "server/status.h"
+#include "server/unary_end.h"
 
 namespace t2r::server {
 namespace {
 
+using Request = grpc::health::v1::HealthCheckRequest;
+using Response = grpc::health::v1::HealthCheckResponse;
+
 bool Known(const std::string& service) { return service.empty() || service == "t2r.v1.Generation"; }
 
-HealthService::Response::ServingStatus ToStatus(bool serving) {
-  return serving ? HealthService::Response::SERVING : HealthService::Response::NOT_SERVING;
+Response::ServingStatus ToStatus(bool serving) {
+  return serving ? Response::SERVING : Response::NOT_SERVING;
 }
 
 }  // namespace
 
+class HealthService::Checker final : public grpc::ServerUnaryReactor {
+ public:
+  Checker(CallContext& context, grpc::CallbackServerContext& rpc, grpc::ByteBuffer* response)
+      : guard_(context.watch, rpc), end_(context, guard_, *this, response) {}
+  UnaryEnd& end() { return end_; }
+  void OnCancel() override { end_.Cancel(); }
+  void OnDone() override { delete this; }
+
+ private:
+  CallGuard guard_;
+  UnaryEnd end_;
+};
+
 // One Watch. Writes the state whenever it differs from the one written last; what passes while a
-// write is in flight is skipped.
-class HealthService::Watcher final : public grpc::ServerWriteReactor<Response>,
+// write is in flight is skipped. A client that does not take a state is cut.
+class HealthService::Watcher final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                                      public std::enable_shared_from_this<Watcher> {
  public:
-  Watcher(HealthService& service, bool known) : service_(service), known_(known) {}
+  Watcher(HealthService& service, grpc::CallbackServerContext& rpc, absl::Status refusal,
+          bool known)
+      : service_(service),
+        guard_(service.context_.watch, rpc),
+        refusal_(std::move(refusal)),
+        known_(known) {}
 
   // Something has changed: writes or ends as the service's state asks for.
   void Pump() {
     std::unique_lock lock(mutex_);
     if (writing_ || finishing_) return;
-    const bool ending = service_.stopped_;  // before the state: the last one is still written
+    const State state = service_.state();
     const Response::ServingStatus status =
-        known_ ? ToStatus(service_.serving_) : Response::SERVICE_UNKNOWN;
-    if (!cancelled_ && status != written_) {
+        known_ ? ToStatus(state.serving) : Response::SERVICE_UNKNOWN;
+    if (!cancelled_ && refusal_.ok() && status != written_) {
       written_ = status;
-      message_.set_status(status);
+      Response response;
+      response.set_status(status);
+      message_ = ToBytes(response);
       writing_ = true;
+      CutLater();
       lock.unlock();
       StartWrite(&message_);
-    } else if (cancelled_ || ending) {
+    } else if (cancelled_ || !refusal_.ok() || state.stopped) {
       finishing_ = true;
       const bool gone = cancelled_;
+      CutLater();
       lock.unlock();
       Finish(gone ? grpc::Status::CANCELLED
-                  : grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server is shutting down"));
+             : !refusal_.ok()
+                 ? ToGrpcStatus(refusal_)
+                 : ToGrpcStatus(absl::UnavailableError("the server is shutting down")));
     }
   }
 
@@ -48,6 +81,7 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<Response>,
     {
       const std::lock_guard lock(mutex_);
       writing_ = false;
+      guard_.CutAt(absl::InfiniteFuture());
       if (!ok) cancelled_ = true;
     }
     Pump();
@@ -61,31 +95,51 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<Response>,
     Pump();
   }
 
-  void OnDone() override { service_.Forget(this); }
+  void OnDone() override {
+    guard_.Done();
+    service_.Forget(this);
+  }
 
  private:
+  void CutLater() {
+    const absl::Duration limit = service_.context_.reading.stall_timeout;
+    if (limit > absl::ZeroDuration()) guard_.CutAt(absl::Now() + limit);
+  }
+
   HealthService& service_;
+  CallGuard guard_;
+  const absl::Status refusal_;
   const bool known_;
   std::mutex mutex_;
   std::optional<Response::ServingStatus> written_;
   bool writing_ = false;
   bool finishing_ = false;
   bool cancelled_ = false;
-  Response message_;
+  grpc::ByteBuffer message_;
 };
 
-HealthService::HealthService() = default;
+HealthService::HealthService(CallContext& context) : context_(context) {}
 HealthService::~HealthService() = default;
 
+HealthService::State HealthService::state() {
+  const std::lock_guard lock(mutex_);
+  return state_;
+}
+
 void HealthService::SetServing(bool serving) {
-  if (stopped_) return;
-  serving_ = serving;
+  {
+    const std::lock_guard lock(mutex_);
+    if (state_.stopped) return;
+    state_.serving = serving;
+  }
   PumpAll();
 }
 
 void HealthService::Shutdown() {
-  serving_ = false;
-  stopped_ = true;
+  {
+    const std::lock_guard lock(mutex_);
+    state_ = {.serving = false, .stopped = true};
+  }
   PumpAll();
 }
 
@@ -99,21 +153,31 @@ void HealthService::PumpAll() {
 }
 
 grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* rpc,
-                                               const Request* request, Response* response) {
-  grpc::ServerUnaryReactor* reactor = rpc->DefaultReactor();
-  if (!Known(request->service())) {
-    reactor->Finish(grpc::Status(grpc::StatusCode::NOT_FOUND,
-                                 "service: '" + request->service() + "' is not known here"));
-    return reactor;
+                                               const grpc::ByteBuffer* request,
+                                               grpc::ByteBuffer* response) {
+  auto checker = std::make_unique<Checker>(context_, *rpc, response);
+  Request message;
+  absl::Status status = ParseMessage(TakeMessage(request), &message);
+  // The name is not repeated: it may be as long as a request.
+  if (status.ok() && !Known(message.service())) {
+    status = absl::NotFoundError("service: not one of this server's (\"\", \"t2r.v1.Generation\")");
   }
-  response->set_status(ToStatus(serving_));
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  if (status.ok()) {
+    Response answer;
+    answer.set_status(ToStatus(state().serving));
+    checker->end().Answer(answer);
+  } else {
+    checker->end().Fail(status);
+  }
+  return checker.release();
 }
 
-grpc::ServerWriteReactor<HealthService::Response>* HealthService::Watch(
-    grpc::CallbackServerContext* /*rpc*/, const Request* request) {
-  auto watcher = std::make_shared<Watcher>(*this, Known(request->service()));
+grpc::ServerWriteReactor<grpc::ByteBuffer>* HealthService::Watch(grpc::CallbackServerContext* rpc,
+                                                                 const grpc::ByteBuffer* request) {
+  Request message;
+  absl::Status status = ParseMessage(TakeMessage(request), &message);
+  auto watcher =
+      std::make_shared<Watcher>(*this, *rpc, std::move(status), Known(message.service()));
   {
     const std::lock_guard lock(mutex_);
     watchers_.insert(watcher);

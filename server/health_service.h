@@ -2,42 +2,50 @@
 // up the shutdown.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <set>
 
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "server/call_context.h"
 
 namespace t2r::server {
 
-// Knows "" (the server) and "t2r.v1.Generation", both NOT_SERVING until SetServing. Thread-safe.
-class HealthService final : public grpc::health::v1::Health::CallbackService {
+// Knows "" (the server) and "t2r.v1.Generation", both NOT_SERVING until SetServing. Takes and gives
+// bytes; see messages.h. Thread-safe.
+class HealthService final : public grpc::health::v1::Health::WithRawCallbackMethod_Check<
+                                grpc::health::v1::Health::WithRawCallbackMethod_Watch<
+                                    grpc::health::v1::Health::Service>> {
  public:
-  using Request = grpc::health::v1::HealthCheckRequest;
-  using Response = grpc::health::v1::HealthCheckResponse;
-
-  HealthService();
+  // `context` must outlive the service and every RPC.
+  explicit HealthService(CallContext& context);
   ~HealthService() override;
 
-  // Tells every Watch of a known service.
+  // Tells every Watch of a known service. After Shutdown it does nothing.
   void SetServing(bool serving);
   // Ends every Watch, and later ones at once, with UNAVAILABLE after a NOT_SERVING.
   void Shutdown();
 
-  grpc::ServerUnaryReactor* Check(grpc::CallbackServerContext* rpc, const Request* request,
-                                  Response* response) override;
-  grpc::ServerWriteReactor<Response>* Watch(grpc::CallbackServerContext* rpc,
-                                            const Request* request) override;
+  grpc::ServerUnaryReactor* Check(grpc::CallbackServerContext* rpc, const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* response) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Watch(grpc::CallbackServerContext* rpc,
+                                                    const grpc::ByteBuffer* request) override;
 
  private:
+  class Checker;
   class Watcher;
+  struct State {
+    bool serving = false;
+    bool stopped = false;
+  };
+  State state();
   void Forget(Watcher* watcher);
+  // Tells every watcher of a state that has been set. Takes the lock.
   void PumpAll();
 
-  std::atomic<bool> serving_{false};
-  std::atomic<bool> stopped_{false};
+  CallContext& context_;
   std::mutex mutex_;
+  State state_;
   std::set<std::shared_ptr<Watcher>> watchers_;
 };
 

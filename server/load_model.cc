@@ -8,7 +8,8 @@ namespace t2r::server {
 
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
     const ServerOptions& options, Metrics& metrics,
-    std::function<void(const absl::Status&)> on_failure) {
+    std::function<void(const absl::Status&)> on_failure,
+    std::function<void(const absl::Status&)> on_fault) {
   absl::StatusOr<std::unique_ptr<Engine>> engine = LoadEngine(options.model, options.engine);
   if (!engine.ok()) return engine.status();
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = LoadTokenizer(options.model);
@@ -31,6 +32,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
 
   SchedulerOptions scheduler = options.scheduler;
   scheduler.on_failure = std::move(on_failure);
+  scheduler.on_fault = std::move(on_fault);
   scheduler.max_prompt_chunk = std::min(options.engine.prompt_chunk, executor.max_step_tokens);
   scheduler.eos_token_ids = config.eos_token_ids;
   model->scheduler = std::make_unique<Scheduler>(*model->engine->executor, model->tokenizer.get(),

@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
+#include <mutex>
+#include <utility>
 
 #include "engine/ops/enum_names.h"
 
@@ -106,6 +108,17 @@ struct Metrics::Impl {
   Histogram& step_time =
       MakeHistogram("t2r_iteration_time_seconds", "Time of one engine step.", kTokenBuckets);
 
+  Counter& not_finite = MakeCounter("t2r_not_finite_logits_total",
+                                    "Requests that ended because the model's logits were NaN or "
+                                    "infinite.");
+  Gauge& connections = MakeGauge("t2r_connections", "Client connections that are open.");
+  Gauge& refused_connections =
+      MakeGauge("t2r_connections_refused", "Connections closed for a limit so far.");
+  Gauge& buffer_bytes =
+      MakeGauge("t2r_buffer_bytes", "Request messages, outboxes and answers in memory.");
+  std::mutex edge_mutex;
+  Edge edge;
+
   double bytes_per_session = 0;  // set before the scheduler starts
   // Mean seconds between two finishes lately, for RetryDelay; 0: none seen.
   std::atomic<double> finish_gap{0};
@@ -153,7 +166,23 @@ absl::Duration Metrics::RetryDelay() const {
   return absl::Seconds(std::clamp(seconds, 0.1, 30.0));
 }
 
+void Metrics::WatchEdge(Edge edge) {
+  const std::lock_guard lock(impl_->edge_mutex);
+  impl_->edge = std::move(edge);
+}
+
+void Metrics::OnNotFinite() { impl_->not_finite.Increment(); }
+
 std::string Metrics::Text() const {
+  {
+    const std::lock_guard lock(impl_->edge_mutex);
+    const auto set = [](Gauge& gauge, const std::function<int64_t()>& value) {
+      gauge.Set(value ? static_cast<double>(value()) : 0);
+    };
+    set(impl_->connections, impl_->edge.connections);
+    set(impl_->refused_connections, impl_->edge.refused_connections);
+    set(impl_->buffer_bytes, impl_->edge.buffer_bytes);
+  }
   return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
 }
 

@@ -1,6 +1,7 @@
 // What the service measures, as Prometheus metrics: vLLM's names and units after the prefix t2r_.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -22,6 +23,11 @@ class Metrics : public SchedulerObserver {
   void SetModel(int slots, int64_t state_bytes);
   // Once the model is loaded: where its memory goes.
   void SetMemory(const MemoryPlan& plan);
+  // What the edge holds, asked for by Text; empty functions are 0. Replaces the one before.
+  struct Edge {
+    std::function<int64_t()> connections, refused_connections, buffer_bytes;
+  };
+  void WatchEdge(Edge edge);
   // A Generate or Score that never reached the scheduler's queue.
   void OnRefused(absl::StatusCode code);
   // When a refused request may try again: about the time that the waiting ones need to get their
@@ -35,6 +41,7 @@ class Metrics : public SchedulerObserver {
   void OnQueue(int64_t requests, int64_t tokens) override;
   void OnSessions(int running, int slots_used) override;
   void OnStep(int64_t decode_rows, int64_t prompt_rows, absl::Duration time) override;
+  void OnNotFinite() override;
   void OnFirstToken(absl::Duration since_submit) override;
   void OnToken(absl::Duration since_previous) override;
   void OnFinished(const FinishEvent& event, absl::Duration since_submit) override;

@@ -14,7 +14,8 @@ namespace {
 constexpr char kDescription[] =
     "Serves a model directory over gRPC (t2r.v1.Generation), with health checking and reflection "
     "on\n"
-    "the same port, /metrics and /healthz on the admin port.";
+    "the same port, /metrics and /healthz on the admin port. docs/security.md: what is bounded "
+    "where.";
 
 constexpr char kExamples[] =
     "Examples:\n"
@@ -94,8 +95,42 @@ void AddSchedulerFlags(CLI::App& app, SchedulerOptions* scheduler) {
   app.add_option("--max-beams", scheduler->max_beams,
                  "Beams a request may ask for; each takes one of the sessions")
       ->check(flags::Range(1, 100));
-  AddSeconds(app, "--stall-seconds", &scheduler->stall_timeout,
-             "Ends a stream whose client takes no token for so long; 0: never");
+  app.add_option("--max-prompt-tokens", scheduler->max_prompt_tokens,
+                 "Tokens of a prompt, its source included; 0: no limit")
+      ->check(flags::AtLeast(int64_t{0}));
+}
+
+void AddEdgeFlags(CLI::App& app, ServerOptions* o) {
+  GrpcServerOptions* grpc = &o->grpc;
+  app.add_option("--max-request-bytes", grpc->max_request_bytes, "Size of a request message")
+      ->check(flags::Range(int64_t{1024}, int64_t{1} << 30));
+  app.add_option("--max-text-bytes", o->max_text_bytes, "Size of a text to tokenise; 0: no limit")
+      ->check(flags::Range(int64_t{0}, int64_t{1} << 30));
+  app.add_option_function<int64_t>(
+         "--max-buffer-mib", [grpc](const int64_t& mib) { grpc->max_buffer_bytes = mib << 20; },
+         "Memory for requests, outboxes and answers together, in MiB; 0: no limit")
+      ->default_str(std::to_string(grpc->max_buffer_bytes >> 20))
+      ->check(flags::Range(int64_t{0}, int64_t{1} << 30));
+  app.add_option("--max-connections", grpc->connections.connections,
+                 "Client connections; 0: as many as file descriptors allow")
+      ->check(flags::Range(int64_t{0}, int64_t{1} << 20));
+  app.add_option("--max-connections-per-peer", grpc->connections.connections_per_peer,
+                 "Connections of one address; 0: no limit")
+      ->check(flags::Range(int64_t{0}, int64_t{1} << 20));
+  app.add_option("--max-streams-per-connection", grpc->max_streams_per_connection,
+                 "Requests at once of one connection; further ones wait at the client")
+      ->check(flags::Range(int64_t{1}, int64_t{1} << 20));
+  app.add_option("--max-requests-per-peer", grpc->max_requests_per_peer,
+                 "Requests at once of one address; 0: no limit")
+      ->check(flags::Range(int64_t{0}, int64_t{1} << 20));
+  AddSeconds(app, "--stall-seconds", &o->scheduler.stall_timeout,
+             "Ends a stream whose client takes nothing for so long; 0: never");
+  app.add_option("--min-read-rate", o->scheduler.min_read_rate,
+                 "Ends a stream that lags and whose client takes fewer bytes a second; 0: any")
+      ->check(flags::Range(int64_t{0}, int64_t{1} << 30));
+  app.add_option("--reflection", grpc->reflection, "Serve gRPC reflection, for tools");
+  app.add_option("--tell-memory", grpc->tell_memory,
+                 "Let GetModel tell any client how much memory the machine has");
 }
 
 void AddFlags(CLI::App& app, ServerOptions* o) {
@@ -111,8 +146,7 @@ void AddFlags(CLI::App& app, ServerOptions* o) {
   AddSchedulerFlags(app, &o->scheduler);
   app.add_option("--max-tokens", o->max_tokens, "Generated tokens a request may ask for")
       ->check(flags::Range(int64_t{1}, int64_t{std::numeric_limits<uint32_t>::max()}));
-  app.add_option("--max-request-bytes", o->grpc.max_request_bytes, "Size of a request message")
-      ->check(flags::Range(int64_t{1024}, int64_t{1} << 30));
+  AddEdgeFlags(app, o);
   AddSeconds(app, "--drain-seconds", &o->drain_timeout, "Time for running streams after SIGTERM");
 }
 
@@ -138,6 +172,14 @@ std::string Check(ServerOptions* o) {
       return std::string(flag) + ": '" + value + "' is not HOST:PORT";
     }
   }
+  const GrpcServerOptions& grpc = o->grpc;
+  if (grpc.max_buffer_bytes > 0 && grpc.max_request_bytes > grpc.max_buffer_bytes) {
+    return "--max-buffer-mib: " + std::to_string(grpc.max_buffer_bytes >> 20) +
+           " MiB do not hold one request of --max-request-bytes, " +
+           std::to_string(grpc.max_request_bytes) + " bytes";
+  }
+  o->grpc.reading.stall_timeout = o->scheduler.stall_timeout;
+  o->grpc.reading.min_read_rate = o->scheduler.min_read_rate;
   EngineOptions& engine = o->engine;
   if (engine.max_step_tokens == 0) return "";
   if (engine.max_step_tokens <= engine.max_sessions) {

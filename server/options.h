@@ -11,9 +11,18 @@
 #include "absl/time/time.h"
 #include "engine/engine.h"
 #include "engine/scheduler/options.h"
+#include "server/listener.h"
 #include "server/outbox.h"
 
 namespace t2r::server {
+
+// How long a client may take over what is ready for it; see StallMeter.
+struct ReadLimits {
+  absl::Duration stall_timeout = absl::Seconds(60);  // zero: for ever
+  // What a client whose stream was ended as stalled gets to take the rest and the status.
+  absl::Duration stall_grace = absl::Seconds(10);
+  int64_t min_read_rate = 4096;  // bytes a second; 0: any
+};
 
 struct GrpcServerOptions {
   std::string address = "127.0.0.1:50051";  // HOST:PORT; port 0 takes a free one
@@ -21,7 +30,14 @@ struct GrpcServerOptions {
   int worker_threads = 2;                   // tokenising
   size_t max_waiting_texts = 256;           // Tokenize and Detokenize calls that may wait for them
   OutboxLimits outbox;                      // of each Generate stream
-  absl::Duration stall_grace = absl::Seconds(10);  // see CallContext
+  ReadLimits reading;
+  // 0 connections: as many as file descriptors allow.
+  ListenerLimits connections = {.connections = 1024, .connections_per_peer = 0};
+  int64_t max_streams_per_connection = 1024;      // further ones wait at the client
+  int64_t max_requests_per_peer = 0;              // of one address; 0: no limit
+  int64_t max_buffer_bytes = int64_t{256} << 20;  // what RPCs hold together; 0: no limit
+  bool reflection = true;
+  bool tell_memory = false;  // see CallContext
 };
 
 struct ServerOptions {
@@ -32,6 +48,7 @@ struct ServerOptions {
   // LoadServedModel fills in what the model says: its end tokens, and the prompt chunk, which is
   // the engine's.
   SchedulerOptions scheduler;
+  int64_t max_text_bytes = 1 << 20;                  // of a text to be tokenised; 0: no limit
   int64_t max_tokens = 1 << 17;                      // generated tokens a request may ask for
   absl::Duration drain_timeout = absl::Seconds(30);  // what running streams get after SIGTERM
 };

@@ -6,6 +6,8 @@ namespace {
 // Wire bytes of a token beside its text: its id, its log probability, their tags and lengths.
 constexpr int64_t kTokenBytes = 24;
 constexpr int64_t kAlternativeBytes = 12;
+// A Delta that has as much takes no more: how fast a slow client reads is seen by whole messages.
+constexpr int64_t kDeltaBytes = 16 << 10;
 
 void SetDuration(absl::Duration from, google::protobuf::Duration* to) {
   to->set_seconds(absl::ToInt64Seconds(from));
@@ -42,19 +44,28 @@ v1::FinishReason ToProto(FinishReason reason) {
 
 void Outbox::PushStarted(const v1::Started& started) { started_ = started; }
 
+Outbox::Part& Outbox::Open() {
+  if (parts_.empty() || parts_.back().bytes >= kDeltaBytes) parts_.emplace_back();
+  return parts_.back();
+}
+
 void Outbox::PushToken(const TokenEvent& event) {
-  delta_.mutable_text()->append(event.text);
-  delta_.add_token_ids(static_cast<uint32_t>(event.token));
-  v1::TokenLogprobs* logprobs = delta_.add_logprobs();
+  Part& part = Open();
+  part.delta.mutable_text()->append(event.text);
+  part.delta.add_token_ids(static_cast<uint32_t>(event.token));
+  v1::TokenLogprobs* logprobs = part.delta.add_logprobs();
   SetLogprob({event.token, event.logprob}, logprobs->mutable_chosen());
   for (const TokenLogprob& other : event.top) SetLogprob(other, logprobs->add_top());
-  bytes_ += static_cast<int64_t>(event.text.size()) + kTokenBytes +
-            kAlternativeBytes * static_cast<int64_t>(event.top.size());
+  const int64_t bytes = static_cast<int64_t>(event.text.size()) + kTokenBytes +
+                        kAlternativeBytes * static_cast<int64_t>(event.top.size());
+  part.bytes += bytes;
+  bytes_ += bytes;
+  ++tokens_;
 }
 
 void Outbox::PushFinished(const FinishEvent& event) {
   ended_ = true;
-  delta_.mutable_text()->append(event.text);
+  if (!event.text.empty()) Open().delta.mutable_text()->append(event.text);
   status_ = event.status;
   if (event.reason == FinishReason::kDrained && status_.ok()) {
     status_ = absl::UnavailableError("the server is shutting down");
@@ -83,12 +94,10 @@ void Outbox::PushFinished(const FinishEvent& event) {
 }
 
 bool Outbox::HasRoom(int64_t tokens) const {
-  return delta_.token_ids_size() + tokens <= limits_.tokens && bytes_ < limits_.bytes;
+  return tokens_ + tokens <= limits_.tokens && bytes_ < limits_.bytes;
 }
 
-bool Outbox::empty() const {
-  return !started_ && !ended_ && delta_.token_ids().empty() && delta_.text().empty();
-}
+bool Outbox::empty() const { return !started_ && !ended_ && parts_.empty(); }
 
 Outbox::Next Outbox::Pop(v1::GenerateResponse* message) {
   message->Clear();
@@ -97,10 +106,12 @@ Outbox::Next Outbox::Pop(v1::GenerateResponse* message) {
     started_.reset();
     return Next::kMessage;
   }
-  if (!delta_.token_ids().empty() || !delta_.text().empty()) {
-    message->mutable_delta()->Swap(&delta_);
-    delta_.Clear();
-    bytes_ = 0;
+  if (!parts_.empty()) {
+    Part& part = parts_.front();
+    tokens_ -= part.delta.token_ids_size();
+    bytes_ -= part.bytes;
+    message->mutable_delta()->Swap(&part.delta);
+    parts_.pop_front();
     return Next::kMessage;
   }
   if (finished_) {

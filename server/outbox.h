@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <optional>
 
 #include "absl/status/status.h"
@@ -17,8 +18,8 @@ struct OutboxLimits {
 };
 
 // Tokens wait here between the engine, which must never block, and the gRPC writer, which is as
-// slow as its client. Tokens that wait together leave as one Delta, so a writer that lags sends
-// fewer and larger messages. Not thread-safe: the stream's lock guards it.
+// slow as its client. Tokens that wait together leave as one Delta of up to 16 KiB, so a writer
+// that lags sends fewer and larger messages. Not thread-safe: the stream's lock guards it.
 class Outbox {
  public:
   explicit Outbox(OutboxLimits limits) : limits_(limits) {}
@@ -30,6 +31,8 @@ class Outbox {
 
   // Whether `tokens` more tokens may come. Tokens that go over the byte limit are still taken.
   bool HasRoom(int64_t tokens) const;
+  // Of what waits, about.
+  int64_t bytes() const { return bytes_; }
   // Nothing waits, not even the end.
   bool empty() const;
 
@@ -47,7 +50,15 @@ class Outbox {
  private:
   const OutboxLimits limits_;
   std::optional<v1::Started> started_;
-  v1::Delta delta_;  // what came since the last Pop
+  struct Part {
+    v1::Delta delta;
+    int64_t bytes = 0;
+  };
+  // The part that takes more.
+  Part& Open();
+
+  std::deque<Part> parts_;  // oldest first
+  int64_t tokens_ = 0;      // of all parts
   int64_t bytes_ = 0;
   bool ended_ = false;  // PushFinished has been called
   std::optional<v1::Finished> finished_;

@@ -82,13 +82,12 @@ absl::Status Take(const TextOrIds& in, int64_t vocab_size, int least, const Serv
                   std::vector<int32_t>* ids, std::optional<Text>* text) {
   if (in.text != nullptr) {
     *text = Text{in.text_field, *in.text};
-    return CheckHasTokenizer(model, in.text_field);
+    return CheckText(in.text_field, *in.text, model);
   }
   if (in.ids->ids_size() < least) {
     return absl::InvalidArgumentError(absl::StrCat(in.ids_field, ": no ids; give at least one"));
   }
-  ids->insert(ids->end(), in.ids->ids().begin(), in.ids->ids().end());
-  return CheckIds(in.ids_field, *in.ids, vocab_size);
+  return AppendIds(in.ids_field, *in.ids, vocab_size, ids);
 }
 
 absl::Status NotSet(const char* what, const std::string& advice) {
@@ -174,12 +173,18 @@ void ResolveMaxTokens(const ModelLimits& limits, Request* request) {
 
 // All that Submit will check, now, before anything is reserved or tokenised: with the ids, or with
 // the fewest that a text can become.
-absl::Status Validate(const PreparedRequest& prepared, const ServedModel& model) {
+absl::Status Validate(PreparedRequest& prepared, const ServedModel& model) {
+  prepared.request.ids_checked = true;
+  if (prepared.complete()) {
+    const bool nothing = prepared.request.score && ScoresNothing(prepared.request);
+    return nothing ? absl::OkStatus() : model.scheduler->Validate(prepared.request);
+  }
+  // What is not complete has few ids, if any.
   Request probe = prepared.request;
   if (prepared.source) probe.source = {0};
   // A target prefix may be empty; a prompt or a target that is scored has a token.
   if (prepared.target && (probe.score || probe.prompt.empty())) probe.prompt.push_back(0);
-  if (probe.score ? ScoresNothing(probe) : prepared.complete()) return absl::OkStatus();
+  if (probe.score && ScoresNothing(probe)) return absl::OkStatus();
   if (!probe.score) probe.max_tokens = std::max<int64_t>(probe.max_tokens, 1);
   return model.scheduler->Validate(probe);
 }
@@ -209,11 +214,24 @@ int64_t PreparedRequest::queue_bound() const {
          (target ? TokenBound(target->text) : 0);
 }
 
-absl::Status CheckIds(const char* field, const v1::TokenIds& ids, int64_t vocab_size) {
+absl::Status AppendIds(const char* field, const v1::TokenIds& ids, int64_t vocab_size,
+                       std::vector<int32_t>* out) {
+  out->reserve(out->size() + static_cast<size_t>(ids.ids_size()));
   for (const uint32_t id : ids.ids()) {
     if (id >= vocab_size) return CheckId(field, id, vocab_size);
+    out->push_back(static_cast<int32_t>(id));
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckText(const char* field, const std::string& text, const ServedModel& model) {
+  const int64_t limit = model.limits.max_text_bytes;
+  if (limit > 0 && static_cast<int64_t>(text.size()) > limit) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ": ", text.size(), " bytes, and this server tokenises ", limit,
+                     " at most (--max-text-bytes); send a shorter text, or token ids"));
+  }
+  return CheckHasTokenizer(model, field);
 }
 
 absl::Status CheckHasTokenizer(const ServedModel& model, const std::string& what) {
@@ -267,6 +285,8 @@ absl::StatusOr<PreparedRequest> MakeRequest(const v1::ScoreRequest& in, const Se
 
 absl::StatusOr<Request> Complete(PreparedRequest prepared, const ServedModel& model) {
   Request& request = prepared.request;
+  if (!prepared.complete())
+    request.ids_checked = false;  // a tokenizer may know more than the model
   if (prepared.source) {
     absl::Status s = Encode(*prepared.source, true, true, model, &request.source);
     if (!s.ok()) return s;
@@ -282,8 +302,6 @@ absl::StatusOr<Request> Complete(PreparedRequest prepared, const ServedModel& mo
 }
 
 bool ScoresNothing(const Request& request) { return request.prompt.size() <= 1; }
-
-std::vector<int32_t> ToIds(const v1::TokenIds& ids) { return {ids.ids().begin(), ids.ids().end()}; }
 
 void FromIds(std::span<const int32_t> ids, v1::TokenIds* out) {
   out->mutable_ids()->Assign(ids.begin(), ids.end());

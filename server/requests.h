@@ -46,12 +46,13 @@ absl::StatusOr<Request> Complete(PreparedRequest prepared, const ServedModel& mo
 // Whether a Score of the request has nothing to predict.
 bool ScoresNothing(const Request& request);
 
-// `field` names the ids in the message.
-absl::Status CheckIds(const char* field, const v1::TokenIds& ids, int64_t vocab_size);
 absl::Status CheckHasTokenizer(const ServedModel& model, const std::string& what);
 
-// Ids that CheckIds has passed.
-std::vector<int32_t> ToIds(const v1::TokenIds& ids);
+// Appends the ids, each of which must be of the vocabulary; names the first that is not.
+absl::Status AppendIds(const char* field, const v1::TokenIds& ids, int64_t vocab_size,
+                       std::vector<int32_t>* out);
+// Whether a text is short enough to be tokenised, and the model has what it takes.
+absl::Status CheckText(const char* field, const std::string& text, const ServedModel& model);
 void FromIds(std::span<const int32_t> ids, v1::TokenIds* out);
 
 }  // namespace t2r::server

@@ -5,27 +5,21 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <memory>
-#include <mutex>
-#include <optional>
 #include <vector>
 
-#include "engine/scheduler/scheduler.h"
-#include "server/call_context.h"
+#include "server/engine_call.h"
+#include "server/unary_end.h"
 #include "t2r/v1/generation.pb.h"
 
 namespace t2r::server {
 
-// Takes the same road as Generate: validated and reserved in the reaction, tokenised on a worker,
-// scored in chunks beside the generating sessions. Finish is called once, by whoever ends it first:
-// a refusal, the scheduler's OnFinished, or OnCancel.
-class ScoreCall final : public grpc::ServerUnaryReactor,
-                        public EventSink,
-                        public std::enable_shared_from_this<ScoreCall> {
+// Takes the same road as Generate; scored in chunks beside the generating sessions.
+class ScoreCall final : public grpc::ServerUnaryReactor, public EngineCall {
  public:
-  // The reaction. `request` and `response` are valid until OnDone.
+  // The reaction. `response` is valid until OnDone.
   static grpc::ServerUnaryReactor* Start(CallContext& context, grpc::CallbackServerContext* rpc,
-                                         const v1::ScoreRequest* request,
-                                         v1::ScoreResponse* response);
+                                         const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response);
 
   void OnCancel() override;
   void OnDone() override;
@@ -36,27 +30,16 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
   void OnFinished(FinishEvent event) override;
 
  private:
-  ScoreCall(CallContext& context, grpc::CallbackServerContext* rpc, v1::ScoreResponse* response)
-      : context_(context), rpc_(rpc), response_(response) {}
+  ScoreCall(CallContext& context, grpc::CallbackServerContext& rpc, grpc::ByteBuffer* response)
+      : EngineCall(context, rpc), end_(context, guard_, *this, response) {}
 
-  void Begin(const v1::ScoreRequest& request);
-  void Submit(Request request, Scheduler::Reservation reservation);
-  void Refuse(const absl::Status& status);
-  // Takes the right to finish (and with it to touch *response_); false if it is gone.
-  bool TakeFinish();
+  absl::StatusOr<PreparedRequest> Read(const grpc::ByteBuffer& message) override;
+  bool Ready(const Request& request) override;
+  void Refuse(const absl::Status& status) override;
 
-  CallContext& context_;
-  grpc::CallbackServerContext* const rpc_;
-  v1::ScoreResponse* const response_;
-  ServedModel* model_ = nullptr;
-  absl::Time deadline_;
-  std::vector<int32_t> ids_;         // that are scored, and for other models the first
-  std::shared_ptr<ScoreCall> self_;  // until OnDone
-
-  std::mutex mutex_;
-  std::optional<RequestId> id_;
-  bool cancelled_ = false;
-  bool finishing_ = false;
+  UnaryEnd end_;
+  std::vector<int32_t> ids_;          // that are scored, and for other models the first
+  std::shared_ptr<EngineCall> self_;  // until OnDone
 };
 
 }  // namespace t2r::server

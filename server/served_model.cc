@@ -36,6 +36,8 @@ ModelLimits LimitsOf(const ModelConfig& config, const ExecutorLimits& executor,
   limits.vocab_size = executor.vocab_size;
   limits.max_positions = MaxPositions(executor);
   limits.max_tokens = options.max_tokens;
+  limits.max_prompt_tokens = options.scheduler.max_prompt_tokens;
+  limits.max_text_bytes = options.max_text_bytes;
   limits.default_temperature = config.default_temperature.value_or(1.0F);
   limits.source_vocab_size = executor.source_vocab_size;
   if (config.encoder_decoder) {
@@ -80,6 +82,8 @@ v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimi
   limits.set_max_stop_strings(options.scheduler.max_stop_strings);
   limits.set_max_logprobs(options.scheduler.max_top_logprobs);
   limits.set_max_request_bytes(options.grpc.max_request_bytes);
+  limits.set_max_prompt_tokens(static_cast<uint64_t>(options.scheduler.max_prompt_tokens));
+  limits.set_max_text_bytes(static_cast<uint64_t>(options.max_text_bytes));
   limits.set_max_source_tokens(executor.max_source);
   limits.set_max_beams(std::min(options.scheduler.max_beams, executor.slots));
   return info;

@@ -19,8 +19,10 @@ namespace t2r::server {
 // What the engine can hold, as far as requests are checked against it before they are tokenised.
 struct ModelLimits {
   int64_t vocab_size = 0;
-  int64_t max_positions = 0;  // prompt + max_tokens − 1; 0: no limit
-  int64_t max_tokens = 0;     // a request may generate
+  int64_t max_positions = 0;      // prompt + max_tokens − 1; 0: no limit
+  int64_t max_tokens = 0;         // a request may generate
+  int64_t max_prompt_tokens = 0;  // of a request, its source included; 0: no limit
+  int64_t max_text_bytes = 0;     // of a text to be tokenised; 0: no limit
   float default_temperature = 1.0F;
   // Encoder-decoders; 0 for other models.
   int64_t source_vocab_size = 0;
@@ -51,11 +53,13 @@ void DescribeMemory(const MemoryPlan& plan, v1::GetModelResponse* info);
 int64_t MaxPositions(const ExecutorLimits& executor);
 
 // Loads engine and tokenizer from options.model and starts a scheduler that reports to `metrics`
-// (which must outlive the result) and calls on_failure from its thread when the device has failed.
+// (which must outlive the result), calls on_failure from its thread when the device has failed, and
+// on_fault when a request ends by another fault.
 // Errors are those of LoadEngine and LoadTokenizer, one line.
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
     const ServerOptions& options, Metrics& metrics,
-    std::function<void(const absl::Status&)> on_failure);
+    std::function<void(const absl::Status&)> on_failure,
+    std::function<void(const absl::Status&)> on_fault);
 
 // Hands the model to the services once it is loaded, and says why there is none. Thread-safe.
 class ModelHost {

@@ -1,5 +1,6 @@
 #include "server/status.h"
 
+#include <algorithm>
 #include <string>
 
 #include "absl/time/clock.h"
@@ -30,9 +31,10 @@ absl::Time DeadlineOf(std::chrono::system_clock::time_point deadline) {
   return absl::FromChrono(deadline);
 }
 
-bool HasPassed(absl::Time deadline) {
-  // gRPC's timers round to milliseconds.
-  return absl::Now() + absl::Milliseconds(5) >= deadline;
+bool HasPassed(absl::Time deadline, absl::Time begun) {
+  if (deadline == absl::InfiniteFuture()) return false;
+  const absl::Duration slack = std::max(absl::Milliseconds(20), (deadline - begun) / 32);
+  return absl::Now() + std::min(slack, absl::Seconds(1)) >= deadline;
 }
 
 }  // namespace t2r::server

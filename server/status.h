@@ -20,6 +20,10 @@ absl::Time DeadlineOf(std::chrono::system_clock::time_point deadline);
 
 // Whether a deadline is what ended an RPC: gRPC then cancels it, the scheduler ends the request by
 // its own timer, and it is to be counted as a deadline, not as a client that went away.
-bool HasPassed(absl::Time deadline);
+//
+// A client's own timer often fires, and its reset arrives, a little before the deadline that was
+// computed here from what its header said, rounded, after its request had travelled: what is left
+// of the time since `begun` may be a 32nd of it, and 20 ms in any case.
+bool HasPassed(absl::Time deadline, absl::Time begun);
 
 }  // namespace t2r::server

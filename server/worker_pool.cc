@@ -1,55 +1,116 @@
 #include "server/worker_pool.h"
 
-#include <utility>
+#include <algorithm>
+
+#include "absl/time/clock.h"
 
 namespace t2r::server {
+namespace {
 
-WorkerPool::WorkerPool(int threads, size_t max_waiting) : max_waiting_(max_waiting) {
+// Four times what SentencePiece takes for a byte.
+constexpr absl::Duration kPerByte = absl::Microseconds(8);
+
+}  // namespace
+
+WorkerPool::WorkerPool(int threads, size_t max_waiting)
+    : max_waiting_(max_waiting), max_costly_(std::max(threads - 1, 1)) {
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Run(); });
 }
 
 WorkerPool::~WorkerPool() { Stop(); }
 
 void WorkerPool::Stop() {
+  std::vector<Task> dropped;
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
+    for (Queue* queue : {&cheap_, &costly_}) {
+      for (auto& [place, task] : *queue) dropped.push_back(std::move(task));
+      queue->clear();
+    }
+    places_.clear();
   }
   ready_.notify_all();
+  for (const Task& task : dropped) task(true);
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
 }
 
-void WorkerPool::Post(std::function<void()> task) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (stopping_) return;
-    tasks_.push_back(std::move(task));
-  }
-  ready_.notify_one();
+WorkerPool::Ticket WorkerPool::Post(int64_t cost, Task task) {
+  std::unique_lock lock(mutex_);
+  return Add(std::move(lock), cost, std::move(task));
 }
 
-bool WorkerPool::TryPost(std::function<void()> task) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (stopping_ || tasks_.size() >= max_waiting_) return false;
-    tasks_.push_back(std::move(task));
+WorkerPool::Ticket WorkerPool::TryPost(int64_t cost, Task task) {
+  std::unique_lock lock(mutex_);
+  if (places_.size() >= max_waiting_) return 0;
+  return Add(std::move(lock), cost, std::move(task));
+}
+
+WorkerPool::Ticket WorkerPool::Add(std::unique_lock<std::mutex> lock, int64_t cost, Task task) {
+  const Ticket ticket = ++last_ticket_;
+  if (stopping_) {
+    lock.unlock();
+    task(true);
+    return ticket;
   }
+  Queue& queue = cost > kCostly ? costly_ : cheap_;
+  const Place place(absl::Now() + kPerByte * cost, ticket);
+  queue.emplace(place, std::move(task));
+  places_.emplace(ticket, std::pair(&queue, place));
+  lock.unlock();
   ready_.notify_one();
+  return ticket;
+}
+
+bool WorkerPool::Remove(Ticket ticket) {
+  Task task;  // what it holds goes outside the lock
+  const std::lock_guard lock(mutex_);
+  const auto found = places_.find(ticket);
+  if (found == places_.end()) return false;
+  const auto [queue, place] = found->second;
+  const auto waiting = queue->find(place);
+  task = std::move(waiting->second);
+  queue->erase(waiting);
+  places_.erase(found);
+  if (places_.empty() && running_ == 0) idle_.notify_all();
   return true;
+}
+
+void WorkerPool::WaitUntilIdle(absl::Time deadline) {
+  std::unique_lock lock(mutex_);
+  const absl::Duration limit = std::min(deadline - absl::Now(), absl::Hours(24));
+  idle_.wait_for(lock, absl::ToChronoNanoseconds(limit),
+                 [this] { return places_.empty() && running_ == 0; });
+}
+
+WorkerPool::Queue* WorkerPool::Next() {
+  const bool costly = !costly_.empty() && running_costly_ < max_costly_;
+  if (cheap_.empty()) return costly ? &costly_ : nullptr;
+  return costly && costly_.begin()->first < cheap_.begin()->first ? &costly_ : &cheap_;
 }
 
 void WorkerPool::Run() {
   std::unique_lock lock(mutex_);
   while (true) {
-    ready_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
-    if (tasks_.empty()) return;
-    std::function<void()> task = std::move(tasks_.front());
-    tasks_.pop_front();
+    Queue* queue = nullptr;
+    ready_.wait(lock, [&] { return stopping_ || (queue = Next()) != nullptr; });
+    if (queue == nullptr) return;
+    const bool costly = queue == &costly_;
+    const auto head = queue->begin();
+    Task task = std::move(head->second);
+    places_.erase(head->first.second);
+    queue->erase(head);
+    ++running_;
+    running_costly_ += costly ? 1 : 0;
     lock.unlock();
-    task();
+    task(false);
     task = nullptr;  // what it holds goes outside the lock
     lock.lock();
+    --running_;
+    running_costly_ -= costly ? 1 : 0;
+    if (costly) ready_.notify_one();
+    if (places_.empty() && running_ == 0) idle_.notify_all();
   }
 }
 

@@ -1,39 +1,72 @@
-// A few threads for work that may take long and must not run in a gRPC reaction: tokenising.
+// A few threads for work that may take long and must not run in a gRPC reaction: parsing large
+// messages, tokenising, building large answers.
 #pragma once
 
 #include <condition_variable>
 #include <cstddef>
-#include <deque>
+#include <cstdint>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
+
+#include "absl/time/time.h"
 
 namespace t2r::server {
 
-// Runs tasks in order of arrival. Thread-safe. A task must not throw.
+// Cheap work overtakes costly work: a task's turn comes at its arrival plus the time that its cost
+// is expected to take, fourfold; so the costly one waits at most that much longer, however much
+// cheap work comes. Costly tasks run on all threads but one, so that the others find one free.
+// Thread-safe.
 class WorkerPool {
  public:
-  // max_waiting bounds what TryPost may have waiting.
+  // Called once, with true when the pool stops before it could run. Must not throw.
+  using Task = std::function<void(bool dropped)>;
+  using Ticket = uint64_t;  // 0: none
+
+  // Above it a task counts as costly, bytes.
+  static constexpr int64_t kCostly = 64 << 10;
+
+  // threads ≥ 1; max_waiting bounds what TryPost may have waiting.
   WorkerPool(int threads, size_t max_waiting);
   ~WorkerPool();  // Stop
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
 
-  // For work whose number is bounded elsewhere (a queue reservation).
-  void Post(std::function<void()> task);
-  // False, and the task is dropped, when max_waiting tasks of either kind wait already.
-  bool TryPost(std::function<void()> task);
-  // Runs what is queued, then ends the threads; later tasks are dropped. Once from one thread.
+  // cost: bytes to be worked through. For work whose number is bounded elsewhere (a queue
+  // reservation).
+  Ticket Post(int64_t cost, Task task);
+  // 0, and the task is destroyed, when max_waiting tasks of either kind wait already.
+  Ticket TryPost(int64_t cost, Task task);
+  // Destroys a task that still waits, without calling it. False when it has been called.
+  bool Remove(Ticket ticket);
+  // Until nothing waits or runs, at most until `deadline`.
+  void WaitUntilIdle(absl::Time deadline);
+  // Drops what waits, ends the threads after what they run; later tasks are dropped at once. Once
+  // from one thread.
   void Stop();
 
  private:
+  using Place = std::pair<absl::Time, Ticket>;
+  using Queue = std::map<Place, Task>;
+
+  Ticket Add(std::unique_lock<std::mutex> lock, int64_t cost, Task task);
   void Run();
+  // The queue whose head is next; null: nothing may run.
+  Queue* Next();
 
   const size_t max_waiting_;
   std::mutex mutex_;
   std::condition_variable ready_;
-  std::deque<std::function<void()>> tasks_;
+  std::condition_variable idle_;
+  Queue cheap_, costly_;
+  std::map<Ticket, std::pair<Queue*, Place>> places_;  // of what waits
+  Ticket last_ticket_ = 0;
+  int running_ = 0;
+  int running_costly_ = 0;
+  int max_costly_ = 1;
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

@@ -25,38 +25,17 @@ void WriteQueue::Push(std::shared_ptr<Writable> stream) {
   if (first) ready_.notify_one();
 }
 
-void WriteQueue::After(std::chrono::steady_clock::duration delay, std::function<void()> action) {
-  {
-    const std::lock_guard lock(mutex_);
-    timers_.emplace(std::chrono::steady_clock::now() + delay, std::move(action));
-  }
-  ready_.notify_one();
-}
-
 void WriteQueue::Run() {
   std::vector<std::shared_ptr<Writable>> batch;
   std::unique_lock lock(mutex_);
   while (true) {
-    if (!timers_.empty() && timers_.begin()->first <= std::chrono::steady_clock::now()) {
-      const std::function<void()> action = std::move(timers_.begin()->second);
-      timers_.erase(timers_.begin());
-      lock.unlock();
-      action();
-      lock.lock();
-    } else if (!streams_.empty()) {
-      batch.swap(streams_);
-      lock.unlock();
-      for (const std::shared_ptr<Writable>& stream : batch) stream->Pump();
-      batch.clear();
-      lock.lock();
-    } else if (stopping_) {
-      return;
-    } else if (timers_.empty()) {
-      ready_.wait(lock);
-    } else {
-      const auto next = timers_.begin()->first;
-      ready_.wait_until(lock, next);
-    }
+    ready_.wait(lock, [this] { return stopping_ || !streams_.empty(); });
+    if (streams_.empty()) return;
+    batch.swap(streams_);
+    lock.unlock();
+    for (const std::shared_ptr<Writable>& stream : batch) stream->Pump();
+    batch.clear();
+    lock.lock();
   }
 }
 

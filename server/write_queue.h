@@ -1,10 +1,7 @@
 // The thread that starts gRPC writes, so that the engine thread never does.
 #pragma once
 
-#include <chrono>
 #include <condition_variable>
-#include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -32,8 +29,6 @@ class WriteQueue {
 
   // Calls stream->Pump() soon. The caller sees to it that a stream is queued at most once.
   void Push(std::shared_ptr<Writable> stream);
-  // Calls `action` after `delay`, unless the queue ends first.
-  void After(std::chrono::steady_clock::duration delay, std::function<void()> action);
 
  private:
   void Run();
@@ -41,7 +36,6 @@ class WriteQueue {
   std::mutex mutex_;
   std::condition_variable ready_;
   std::vector<std::shared_ptr<Writable>> streams_;
-  std::multimap<std::chrono::steady_clock::time_point, std::function<void()>> timers_;
   bool stopping_ = false;
   std::thread thread_;
 };

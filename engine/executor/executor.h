@@ -65,6 +65,9 @@ struct ChunkResult {
   TokenLogprob sampled;           // when ScheduledChunk::sample
   std::vector<TokenLogprob> top;  // top_logprobs most likely tokens, best first
   std::vector<float> scores;      // log p(targets[i] | … tokens[i])
+  // The first position whose logits were wanted and were not all finite; -1: none. The rest of the
+  // result then means nothing.
+  int64_t not_finite = -1;
 };
 
 class Executor {
@@ -86,9 +89,10 @@ class Executor {
 
   // Starts the chunks through the model in one batch; a slot appears at most once, and the tokens
   // add up to at most max_step_tokens; sources do not count. What the chunks point at must stay
-  // until Wait, which comes before any other call. Throws DeviceError.
+  // until Wait, which comes before any other call. Throws DeviceError, or another exception: then
+  // the sessions of the step are to be closed, and unless the device is lost the others can go on.
   virtual void Launch(std::span<const ScheduledChunk> chunks) = 0;
-  // Waits for the step launched last; results is resized to its chunks. Throws DeviceError.
+  // Waits for the step launched last; results is resized to its chunks. Throws as Launch.
   virtual void Wait(std::vector<ChunkResult>* results) = 0;
 
   void Step(std::span<const ScheduledChunk> chunks, std::vector<ChunkResult>* results) {

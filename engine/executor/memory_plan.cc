@@ -134,7 +134,8 @@ class Planner {
     message += "; beside weights of " + text(plan.weight_bytes) + " there are " +
                text(memory_.free_bytes) + " free of " + text(memory_.total_bytes);
     if (Reserve() > 0) message += ", of which " + text(Reserve()) + " stay in reserve";
-    throw DeviceError(message + (fit > 0 ? ": lower max_sessions to " + text(fit) + " or less"
+    throw DeviceError(DeviceErrorKind::kOutOfMemory,
+                      message + (fit > 0 ? ": lower max_sessions to " + text(fit) + " or less"
                                          : ": lower max_step_tokens or kv_cache_bytes, or take a "
                                            "smaller model or dtype"));
   }

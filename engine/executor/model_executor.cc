@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -120,6 +121,9 @@ void ModelExecutor::Wait(std::vector<ChunkResult>* results) {
 void ModelExecutor::Start() {
   const std::span<const ScheduledChunk> chunks = chunks_;
   results_.assign(chunks.size(), ChunkResult());
+  // A step that failed may have left some of it.
+  ClearBatch();
+  logit_rows_.clear();
   int64_t rows = 0;
   for (size_t i = 0; i < chunks.size(); ++i) {
     const ScheduledChunk& chunk = chunks[i];
@@ -236,6 +240,12 @@ void ModelExecutor::FinishBatch() {
     const LogitRow& row = logit_rows_[i];
     SampleResult& sample = samples_[i];
     ChunkResult& result = results_[row.chunk];
+    // A device tells by the log probability alone.
+    const float told = row.sample ? sample.logprob : sample.target_logprob;
+    if (!sample.finite || !std::isfinite(told)) {
+      if (result.not_finite < 0) result.not_finite = chunks_[row.chunk].position + row.token;
+      continue;
+    }
     if (row.score) result.scores[row.token] = sample.target_logprob;
     if (!row.sample) continue;
     result.sampled = {sample.token, sample.logprob};

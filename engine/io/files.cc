@@ -41,7 +41,8 @@ void SyncDirectory(const std::string& directory) {
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_bytes) {
   std::error_code error;
-  if (std::filesystem::is_directory(path, error)) {
+  // Opening a FIFO would wait for its writer.
+  if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": is not a file"));
   }
   std::ifstream file(path, std::ios::binary);

@@ -18,7 +18,7 @@ std::string Why(int error) { return std::generic_category().message(error); }
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // of a FIFO too
   if (fd < 0) return absl::NotFoundError(absl::StrCat("cannot open ", path, ": ", Why(errno)));
   struct stat info = {};
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {

@@ -1,6 +1,9 @@
 #include "engine/model/weight_loader.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
+#include <string>
 #include <utility>
 
 namespace t2r {
@@ -12,6 +15,40 @@ std::string Shown(const std::vector<int64_t>& shape) {
     text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
   }
   return text + "]";
+}
+
+// The first element whose exponent is all ones, which an infinity or a NaN has; -1: none.
+template <typename Bits>
+int64_t FirstWithExponent(const void* data, int64_t count, Bits exponent) {
+  const auto* bytes = static_cast<const std::byte*>(data);
+  constexpr int64_t kBlock = 4096;
+  for (int64_t first = 0; first < count; first += kBlock) {
+    const int64_t end = std::min(first + kBlock, count);
+    const auto at = [bytes, exponent](int64_t i) {
+      Bits bits;
+      std::memcpy(&bits, bytes + i * static_cast<int64_t>(sizeof(Bits)), sizeof(Bits));
+      return (bits & exponent) == exponent;
+    };
+    bool any = false;  // a block without a branch is vectorised
+    for (int64_t i = first; i < end; ++i) any |= at(i);
+    for (int64_t i = first; any && i < end; ++i) {
+      if (at(i)) return i;
+    }
+  }
+  return -1;
+}
+
+int64_t FirstNotFinite(const HostTensor& tensor) {
+  const int64_t count = tensor.elements();
+  switch (tensor.dtype) {
+    case DType::kFloat32:
+      return FirstWithExponent<uint32_t>(tensor.data, count, 0x7f800000U);
+    case DType::kBFloat16:
+      return FirstWithExponent<uint16_t>(tensor.data, count, 0x7f80U);
+    case DType::kFloat16:
+      return FirstWithExponent<uint16_t>(tensor.data, count, 0x7c00U);
+  }
+  return -1;
 }
 
 }  // namespace
@@ -58,6 +95,11 @@ const HostTensor& WeightLoader::Get(const std::string& name) const {
   if (tensor->shape != spec.shape) {
     throw ModelError("tensor " + name + " has shape " + Shown(tensor->shape) +
                      "; the configuration needs " + Shown(spec.shape));
+  }
+  const int64_t bad = FirstNotFinite(*tensor);
+  if (bad >= 0) {
+    throw ModelError("tensor " + name + " of shape " + Shown(spec.shape) + " is damaged: its element " +
+                     std::to_string(bad) + " (in row-major order) is NaN or infinite");
   }
   return *tensor;
 }

@@ -19,7 +19,7 @@ std::vector<float> ToFloats(const HostTensor& tensor);
 
 // Used while a model is built. Names are those of TensorsOf; the file may hold the tensor under one
 // of its aliases. All getters throw ModelError naming the tensor, the shape that the configuration
-// implies and the shape found.
+// implies and the shape found, or the first element that is not finite.
 class WeightLoader {
  public:
   // matrix_dtype: what Load converts matrices to.

@@ -23,7 +23,8 @@ template <typename Function>
 Function* Find(const SharedLibrary& module, const char* symbol, const std::string& path) {
   Function* found = module.Find<Function>(symbol);
   if (found == nullptr) {
-    throw DeviceError("cuda: " + path + " is no CUDA module of t2r: it has no " + symbol);
+    throw DeviceError(DeviceErrorKind::kUnavailable,
+                      "cuda: " + path + " is no CUDA module of t2r: it has no " + symbol);
   }
   return found;
 }
@@ -32,15 +33,17 @@ CudaModuleMake* Load() {
   const std::string path = ModulePath();
   const SharedLibrary module(path, SymbolScope::kLocal);
   if (!module.loaded()) {
-    throw DeviceError("cuda: the CUDA module could not be loaded (" + module.error() +
-                      "): put libt2r_cuda.so beside the program or name it in T2R_CUDA_MODULE, "
-                      "with CUDA 13's libcublasLt where the loader finds it; or use the CPU "
-                      "backend");
+    throw DeviceError(DeviceErrorKind::kUnavailable,
+                      "cuda: the CUDA module could not be loaded (" + module.error() +
+                          "): put libt2r_cuda.so beside the program or name it in T2R_CUDA_MODULE, "
+                          "with CUDA 13's libcublasLt where the loader finds it; or use the CPU "
+                          "backend");
   }
   const std::string interface = Find<CudaInterface>(module, kCudaInterfaceSymbol, path)();
   if (interface != T2R_CUDA_INTERFACE) {
-    throw DeviceError("cuda: " + path + " has the interface " + interface +
-                      ", this program " T2R_CUDA_INTERFACE ": take both from the same build");
+    throw DeviceError(DeviceErrorKind::kUnavailable,
+                      "cuda: " + path + " has the interface " + interface +
+                          ", this program " T2R_CUDA_INTERFACE ": take both from the same build");
   }
   return Find<CudaModuleMake>(module, kCudaModuleMakeSymbol, path);
 }

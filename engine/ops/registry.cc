@@ -24,7 +24,8 @@ std::unique_ptr<Backend> MakeBackend(const BackendOptions& options) {
       return MakeCpuBackend(options.threads);
     }
   }
-  throw DeviceError("unknown backend \"" + options.name + "\": it is auto, cpu or cuda");
+  throw DeviceError(DeviceErrorKind::kInvalidArgument,
+                    "unknown backend \"" + options.name + "\": it is auto, cpu or cuda");
 }
 
 }  // namespace t2r

@@ -6,16 +6,32 @@
 #include <functional>
 #include <memory>
 #include <stdexcept>
+#include <string>
 
 #include "engine/ops/dtype.h"
 
 namespace t2r {
 
-// A backend failed while it allocated or computed (out of memory, a lost device). The scheduler
-// catches it: the engine is then unusable.
+// What failed in a backend, and with it what is still possible.
+enum class DeviceErrorKind : uint8_t {
+  kInvalidArgument,  // asked for what it does not have: an unknown backend, too wide a head
+  kUnavailable,      // there is no such device here, or its module or driver is missing
+  kOutOfMemory,      // the device goes on; what was asked for is not there
+  kInternal,         // a fault of ours; the device goes on
+  kLost,             // nothing can be computed any more
+};
+
+// A backend failed while it started, allocated or computed. A device that does not say more counts
+// as lost.
 class DeviceError : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  explicit DeviceError(const std::string& what) : DeviceError(DeviceErrorKind::kLost, what) {}
+  DeviceError(DeviceErrorKind kind, const std::string& what)
+      : std::runtime_error(what), kind_(kind) {}
+  DeviceErrorKind kind() const { return kind_; }
+
+ private:
+  DeviceErrorKind kind_;
 };
 
 // A row-major view [rows, cols] of device memory; rows lie `stride` elements apart (stride ≥ cols).

@@ -40,6 +40,8 @@ struct SampleResult {
   float logprob = 0;                           // of token
   float target_logprob = 0;                    // of SampleRequest::target
   std::vector<std::pair<int32_t, float>> top;  // best first, ties by lower id
+  // False where a logit of the row was NaN or infinite; the rest then means nothing.
+  bool finite = true;
 };
 
 }  // namespace t2r

@@ -141,6 +141,16 @@ std::vector<std::pair<int32_t, float>> Top(std::span<const float> logits, int n,
 
 }  // namespace
 
+bool AllFinite(std::span<const float> values) {
+  // An exponent of all ones is an infinity or a NaN. Without a branch the loop is vectorised.
+  constexpr uint32_t kExponent = 0x7f800000;
+  uint32_t any = 0;
+  for (const float value : values) {
+    any |= static_cast<uint32_t>((std::bit_cast<uint32_t>(value) & kExponent) == kExponent);
+  }
+  return any == 0;
+}
+
 int32_t GreedyToken(std::span<const float> logits) {
   const float largest = LargestOf(logits);
   for (size_t i = 0; i < logits.size(); ++i) {
@@ -212,6 +222,8 @@ std::vector<std::pair<int32_t, float>> TopLogProbabilities(std::span<const float
 
 SampleResult SampleRow(std::span<const float> logits, const SampleRequest& request) {
   SampleResult result;
+  result.finite = AllFinite(logits);
+  if (!result.finite) return result;
   const double norm = LogSumExp(logits);
   if (request.target >= 0) {
     result.target_logprob = LogProbability(logits, request.target, norm);

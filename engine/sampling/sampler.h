@@ -28,6 +28,9 @@ double CounterUniform(uint64_t seed, uint64_t sequence, uint64_t position);
 int32_t SampleToken(std::span<float> logits, const SamplingParams& params,
                     std::span<const TokenAdjustment> adjustments, uint64_t position);
 
+// Whether none is NaN or infinite.
+bool AllFinite(std::span<const float> values);
+
 // The token with the largest logit, the lowest id among equals. NaN counts as −∞.
 int32_t GreedyToken(std::span<const float> logits);
 

@@ -6,8 +6,12 @@
 
 namespace t2r {
 
+int64_t Admission::Counted(int64_t tokens) const {
+  return std::clamp<int64_t>(tokens, 0, std::max<int64_t>(max_tokens_ / 2, 1));
+}
+
 absl::Status Admission::Reserve(int64_t tokens) {
-  tokens = std::max<int64_t>(tokens, 0);
+  tokens = Counted(tokens);
   const std::lock_guard lock(mu_);
   if (requests_ > 0) {
     if (requests_ >= max_requests_) {
@@ -17,7 +21,7 @@ absl::Status Admission::Reserve(int64_t tokens) {
     }
     if (tokens > max_tokens_ - tokens_) {
       return absl::ResourceExhaustedError(absl::StrCat(
-          "the queue is full: ", tokens_, " prompt tokens wait and this request has up to ", tokens,
+          "the queue is full: ", tokens_, " prompt tokens wait and this request counts ", tokens,
           ", the limit is ", max_tokens_, " (max_queue_tokens); try again later"));
     }
   }
@@ -28,6 +32,8 @@ absl::Status Admission::Reserve(int64_t tokens) {
 }
 
 void Admission::Correct(int64_t from, int64_t to) {
+  from = Counted(from);
+  to = Counted(to);
   if (from == to) return;
   const std::lock_guard lock(mu_);
   tokens_ += to - from;
@@ -37,7 +43,7 @@ void Admission::Correct(int64_t from, int64_t to) {
 void Admission::Release(int64_t tokens) {
   const std::lock_guard lock(mu_);
   --requests_;
-  tokens_ -= tokens;
+  tokens_ -= Counted(tokens);
   Report();
 }
 

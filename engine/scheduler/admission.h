@@ -17,8 +17,9 @@ class Admission {
   Admission(int64_t max_requests, int64_t max_tokens, SchedulerObserver* observer)
       : max_requests_(max_requests), max_tokens_(max_tokens), observer_(observer) {}
 
-  // Takes a place for a request of up to `tokens` tokens. When nothing waits, any request fits;
-  // otherwise RESOURCE_EXHAUSTED naming the limit that it would pass.
+  // Takes a place for a request of up to `tokens` tokens, of which at most half the limit counts:
+  // so no request fills the queue alone. When nothing waits, any request fits; otherwise
+  // RESOURCE_EXHAUSTED naming the limit that it would pass.
   absl::Status Reserve(int64_t tokens);
   // A place taken for `from` tokens now counts `to`; never fails.
   void Correct(int64_t from, int64_t to);
@@ -26,6 +27,7 @@ class Admission {
   void Release(int64_t tokens);
 
  private:
+  int64_t Counted(int64_t tokens) const;
   void Report();
 
   const int64_t max_requests_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <numeric>
 
 namespace t2r {
 
@@ -80,19 +81,52 @@ void BatchFormer::Form(std::span<Session* const> active, absl::Time now, Step* s
   AddDecoding(decode_rows, step);
   if (need == 0) return;
 
-  int64_t budget = std::min(max_prompt_chunk_, max_step_tokens_ - step->decode_rows);
-  int64_t sources = 0;
+  shares_.clear();
   for (Session* session : active) {
-    if (budget <= 0) break;
-    if (!session->prefilling()) continue;
+    if (session->prefilling()) shares_.push_back({session, 0});
+  }
+  AddPrompts(std::min(max_prompt_chunk_, max_step_tokens_ - step->decode_rows), now, step);
+}
+
+void BatchFormer::AddPrompts(int64_t budget, absl::Time now, Step* step) {
+  int64_t sources = 0;
+  // Takes from `budget` for shares_[i], and returns what is left of it.
+  const auto share = [&](size_t i, int64_t rows_free) {
+    Session* session = shares_[i].session;
+    const int64_t before = shares_[i].rows;
     int64_t rows = session->prompt_rows_left();
-    if (rows > budget) rows = budget / alignment_ * alignment_;
-    if (rows == 0 || (session->Yields(rows) && !session->HasRoom(now))) continue;
-    const int64_t source = session->source_rows();
-    if (source > 0 && sources > 0 && sources + source > max_prompt_chunk_) continue;
-    step->Add(session, rows);
-    budget -= rows;
+    // What it has already lies at a multiple of the alignment, unless it is all.
+    if (rows > before + rows_free) rows = (before + rows_free) / alignment_ * alignment_;
+    if (rows <= before || (session->Yields(rows) && !session->HasRoom(now))) return rows_free;
+    const int64_t source = before == 0 ? session->source_rows() : 0;
+    if (source > 0 && sources > 0 && sources + source > max_prompt_chunk_) return rows_free;
     sources += source;
+    shares_[i].rows = rows;
+    return rows_free - (rows - before);
+  };
+
+  order_.resize(shares_.size());
+  std::iota(order_.begin(), order_.end(), size_t{0});
+  // Where no two prompts can share the rows they take turns: one step the shortest, one the oldest.
+  int64_t half = budget / 2;
+  if (half < alignment_) {
+    shortest_turn_ = !shortest_turn_;
+    half = shortest_turn_ ? budget : 0;
+  }
+  budget -= half;
+  if (half > 0) {
+    std::stable_sort(order_.begin(), order_.end(), [this](size_t a, size_t b) {
+      return shares_[a].session->prompt_rows_left() < shares_[b].session->prompt_rows_left();
+    });
+    for (const size_t i : order_) {
+      if (half == 0) break;
+      half = share(i, half);
+    }
+  }
+  budget += half;
+  for (size_t i = 0; i < shares_.size() && budget > 0; ++i) budget = share(i, budget);
+  for (const Share& mine : shares_) {
+    if (mine.rows > 0) step->Add(mine.session, mine.rows);
   }
 }
 

@@ -25,8 +25,10 @@ struct Step {
 };
 
 // Every decoding session with room gets its row, one with beams a row for each; what is left of
-// max_step_tokens, at most max_prompt_chunk, goes to prompts in order of arrival, as many as share
-// it. A prompt is cut only at multiples of the alignment: what is left of a step is unused where it
+// max_step_tokens, at most max_prompt_chunk, goes to prompts: half of it to those with the fewest
+// rows left, the rest in order of arrival, each half to as many as share it. So a short prompt runs
+// at once whatever long ones are there, and the oldest takes at most twice as long as alone. A
+// prompt is cut only at multiples of the alignment: what is left of a step is unused where it
 // reaches none. A source cannot be cut: of those that start, as many go into a step as have
 // max_prompt_chunk tokens together, and one in any case. A session whose sink has no room for the
 // token it would yield sits out.
@@ -49,12 +51,20 @@ class BatchFormer {
   // would leave less.
   int64_t PromptReserve(int64_t need);
   void AddDecoding(int64_t rows, Step* step);
+  void AddPrompts(int64_t budget, absl::Time now, Step* step);
 
   const int64_t max_step_tokens_;
   const int64_t alignment_;
   const int64_t max_prompt_chunk_;
   RequestId last_served_ = 0;
   bool prompt_turn_ = false;
+  bool shortest_turn_ = false;
+  struct Share {
+    Session* session = nullptr;
+    int64_t rows = 0;
+  };
+  std::vector<Share> shares_;  // of the prompts, in order of arrival
+  std::vector<size_t> order_;  // places in shares_
   std::vector<Session*> decoding_;
   int64_t decode_rows_ = 0;  // that they would all take
 };

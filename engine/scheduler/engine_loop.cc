@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "engine/executor/device_status.h"
 
 namespace t2r {
 
@@ -52,6 +53,7 @@ void EngineLoop::Run() {
 
 void EngineLoop::Receive(std::unique_ptr<Session> owned) {
   Session* session = owned.get();
+  session->set_stall_meter(StallMeter(options_.stall_timeout, options_.min_read_rate));
   sessions_.emplace(session->id(), std::move(owned));
   if (observer_ != nullptr) observer_->OnSubmitted();
   queue_.push_back(session);
@@ -69,10 +71,9 @@ void EngineLoop::EndExpired() {
 }
 
 void EngineLoop::EndStalled() {
-  if (options_.stall_timeout <= absl::ZeroDuration()) return;
   for (Session* session : active_) {
-    if (session->stalled_since() + options_.stall_timeout > now_) continue;
-    if (!session->HasRoom(now_)) End(session, FinishReason::kStalled);
+    if (session->stall_deadline() > now_ || session->HasRoom(now_)) continue;
+    if (session->stall_deadline() <= now_) End(session, FinishReason::kStalled);
   }
 }
 
@@ -89,8 +90,12 @@ void EngineLoop::Admit() {
     try {
       opened = OpenSlots(session, size);
     } catch (const std::exception& error) {
-      Fail(error.what());
-      return;
+      if (IsLost(error)) {
+        Fail(error.what());
+        return;
+      }
+      EndByFault(session, StatusOf(error));
+      continue;
     }
     if (!opened) {
       if (open_slots_ > 0) return;
@@ -112,15 +117,19 @@ bool EngineLoop::OpenSlots(Session* session, const SessionSize& size) {
   const Request& request = session->request();
   const int count = request.slots();
   if (!executor_.CanOpen(size, count)) return false;
-  const int slot = executor_.Open(size, request.sampling);
-  if (session->beams() != nullptr) {
-    std::vector<int> slots = {slot};
+  std::vector<int> slots;
+  slots.reserve(static_cast<size_t>(count));
+  try {
     while (static_cast<int>(slots.size()) < count) {
       slots.push_back(executor_.Open(size, request.sampling));
     }
-    session->beams()->Open(std::move(slots));
+  } catch (...) {
+    for (const int slot : slots) executor_.Close(slot);
+    throw;
   }
-  session->Open(slot, now_);
+  const int first = slots.front();
+  if (session->beams() != nullptr) session->beams()->Open(std::move(slots));
+  session->Open(first, now_);
   ++open_sessions_;
   open_slots_ += count;
   return true;
@@ -132,7 +141,7 @@ bool EngineLoop::LaunchStep() {
   try {
     executor_.Launch(step_.chunks);
   } catch (const std::exception& error) {
-    Fail(error.what());
+    StepFailed(error);
     return false;
   }
   return true;
@@ -143,7 +152,7 @@ void EngineLoop::WaitForStep() {
     executor_.Wait(&results_);
   } catch (const std::exception& error) {
     now_ = options_.clock();
-    Fail(error.what());
+    StepFailed(error);
     return;
   }
   now_ = options_.clock();
@@ -153,12 +162,32 @@ void EngineLoop::WaitForStep() {
   }
   for (size_t i = 0; i < step_.sessions.size(); ++i) {
     Session* session = step_.sessions[i];
+    if (session->slot() < 0) continue;  // an earlier row of its step ended it
     const std::optional<FinishReason> reason =
         session->Accept(step_.rows[i], std::move(results_[i]), now_);
     if (session->undelivered()) events_.push_back({.session = session});
     if (session->beams() != nullptr && !reason) CopyBeams(session);
-    if (reason) End(session, *reason);
+    if (reason == FinishReason::kError && !session->fault().ok()) {
+      if (observer_ != nullptr) observer_->OnNotFinite();
+      EndByFault(session, session->fault());
+    } else if (reason) {
+      End(session, *reason);
+    }
   }
+}
+
+void EngineLoop::StepFailed(const std::exception& error) {
+  if (IsLost(error)) return Fail(error.what());
+  // What the step left in its sessions' states is not known; nobody else's were touched.
+  const absl::Status status = StatusOf(error);
+  for (Session* session : step_.sessions) {
+    if (session->slot() >= 0) EndByFault(session, status);
+  }
+}
+
+void EngineLoop::EndByFault(Session* session, const absl::Status& fault) {
+  End(session, FinishReason::kError, fault);
+  if (options_.on_fault) options_.on_fault(fault);
 }
 
 void EngineLoop::CopyBeams(Session* session) {
@@ -167,7 +196,8 @@ void EngineLoop::CopyBeams(Session* session) {
       executor_.Fork(copy.from, copy.to);
     }
   } catch (const std::exception& error) {
-    Fail(error.what());
+    if (IsLost(error)) return Fail(error.what());
+    EndByFault(session, StatusOf(error));
   }
 }
 
@@ -195,7 +225,7 @@ void EngineLoop::Deliver() {
 }
 
 void EngineLoop::End(Session* session, FinishReason reason) {
-  End(session, reason, StatusOf(reason));
+  End(session, reason, EndStatus(reason));
 }
 
 void EngineLoop::End(Session* session, FinishReason reason, absl::Status status) {
@@ -216,7 +246,7 @@ void EngineLoop::End(Session* session, FinishReason reason, absl::Status status)
                      .status = std::move(status)});
 }
 
-absl::Status EngineLoop::StatusOf(FinishReason reason) const {
+absl::Status EngineLoop::EndStatus(FinishReason reason) const {
   switch (reason) {
     case FinishReason::kCancelled:
       return absl::CancelledError("the request was cancelled");
@@ -225,9 +255,13 @@ absl::Status EngineLoop::StatusOf(FinishReason reason) const {
     case FinishReason::kDrained:
       return absl::UnavailableError("drained: the server is shutting down");
     case FinishReason::kStalled:
-      return absl::AbortedError(absl::StrCat("the client took no token for ",
-                                             absl::FormatDuration(options_.stall_timeout),
-                                             ", the stall limit; read the stream faster"));
+      return absl::AbortedError(absl::StrCat(
+          "the client took no token for ", absl::FormatDuration(options_.stall_timeout),
+          ", the stall limit",
+          options_.min_read_rate > 0
+              ? absl::StrCat(", or fewer than ", options_.min_read_rate, " bytes a second")
+              : "",
+          "; read the stream faster"));
     case FinishReason::kError:
       if (failed_) return commands_.health();
       return absl::InternalError(
@@ -280,11 +314,7 @@ absl::Duration EngineLoop::UntilNextTimer() const {
   absl::Time next = absl::InfiniteFuture();
   if (!sessions_.empty()) next = in_.drain_deadline;
   if (!timers_.empty()) next = std::min(next, timers_.begin()->first);
-  if (options_.stall_timeout > absl::ZeroDuration()) {
-    for (const Session* session : active_) {
-      next = std::min(next, session->stalled_since() + options_.stall_timeout);
-    }
-  }
+  for (const Session* session : active_) next = std::min(next, session->stall_deadline());
   return std::max(next - options_.clock(), absl::ZeroDuration());
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <list>
 #include <map>
 #include <memory>
@@ -47,6 +48,8 @@ class EngineLoop {
   // All slots that the session needs, or none: whether there were enough. Throws DeviceError.
   bool OpenSlots(Session* session, const SessionSize& size);
   bool LaunchStep();
+  // The step ended with an exception: the device is lost, or the step's sessions end by it.
+  void StepFailed(const std::exception& error);
   void WaitForStep();
   // Makes the copies that a session's beams want before their next round.
   void CopyBeams(Session* session);
@@ -56,7 +59,9 @@ class EngineLoop {
   // Frees the session's slot or its place in the queue; the last event follows.
   void End(Session* session, FinishReason reason);
   void End(Session* session, FinishReason reason, absl::Status status);
-  absl::Status StatusOf(FinishReason reason) const;
+  // The same with kError for what is not the device's end, told to on_fault.
+  void EndByFault(Session* session, const absl::Status& fault);
+  absl::Status EndStatus(FinishReason reason) const;
   void CloseSlot(Session* session);
   // Takes ended sessions out of `active_`.
   void Compact();

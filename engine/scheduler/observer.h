@@ -16,6 +16,7 @@ class SchedulerObserver {
   virtual void OnQueue(int64_t /*requests*/, int64_t /*tokens*/) {}  // any thread, after a change
   virtual void OnSessions(int /*running*/, int /*slots_used*/) {}    // with beams, more slots
   virtual void OnStep(int64_t /*decode_rows*/, int64_t /*prompt_rows*/, absl::Duration /*time*/) {}
+  virtual void OnNotFinite() {}  // a request met logits that are not finite
   virtual void OnFirstToken(absl::Duration /*since_submit*/) {}
   virtual void OnToken(absl::Duration /*since_previous*/) {}
   virtual void OnFinished(const FinishEvent& /*event*/, absl::Duration /*since_submit*/) {}

@@ -24,7 +24,7 @@ enum class FinishReason : uint8_t {
   kDeadline,   // the request's deadline passed
   kDrained,    // the server is shutting down
   kStalled,    // the client did not take its tokens for too long
-  kError,      // the device failed, or a beam search found no finite log probability
+  kError,      // the device failed, memory ran out, or the model's logits are not finite
   kScored,     // a Score request is complete
 };
 
@@ -69,6 +69,8 @@ struct Request {
   BeamParams beams;
   // Score: log p(prompt[i+1] | prompt[0..i]) for all i; nothing is generated.
   bool score = false;
+  // Every id of prompt and source is known to be of its vocabulary: Validate need not look again.
+  bool ids_checked = false;
   absl::Time deadline = absl::InfiniteFuture();
 
   // Positions it needs: prompt + max_tokens − 1 (Score: prompt − 1), since the last token is not
@@ -105,7 +107,8 @@ struct Hypothesis {
 struct FinishEvent {
   FinishReason reason = FinishReason::kStop;
   // OK for stop, length, eos and scored. CANCELLED, DEADLINE_EXCEEDED; ABORTED when stalled;
-  // UNAVAILABLE when drained or after a device failure.
+  // UNAVAILABLE when drained or after a device failure; RESOURCE_EXHAUSTED or INTERNAL after a
+  // fault that is not the device's.
   absl::Status status;
   std::string text;                    // what was still held back
   std::string matched_stop;            // the stop string, when one ended it
@@ -129,6 +132,8 @@ class EventSink {
   // one, and the one before it if it has not been handed out yet. When room appears the owner calls
   // Scheduler::Wake.
   virtual bool HasRoom(int64_t tokens) = 0;
+  // Bytes that the client has taken so far; looked at where a least rate is set.
+  virtual int64_t TakenBytes() { return 0; }
   virtual void OnToken(TokenEvent event) = 0;
   // Always the last call, exactly once for every submitted request, room or not. The slot is free.
   virtual void OnFinished(FinishEvent event) = 0;

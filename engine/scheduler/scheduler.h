@@ -3,9 +3,10 @@
 //
 // One engine thread owns the executor and every session; other threads talk to it through a command
 // queue. Every decoding session with room in its outbox takes part in every step; what is left of
-// the step's token budget goes to prompts, in order of arrival, one chunk of at most
-// `max_prompt_chunk` tokens a step in total, so a long prompt delays the others by at most one
-// chunk. A session once admitted (OnStarted) is never evicted to make room. See docs/scheduling.md.
+// the step's token budget, at most `max_prompt_chunk` tokens, is shared by prompts: half goes to
+// those with the least left, the rest in order of arrival. So a long prompt delays decoding
+// sessions by at most one chunk a step, and hardly delays short prompts. A session once admitted
+// (OnStarted) is never evicted to make room. See docs/scheduling.md.
 #pragma once
 
 #include <cstdint>

@@ -5,6 +5,8 @@
 #include <span>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 namespace t2r {
 namespace {
 
@@ -33,12 +35,10 @@ Session::Session(Request request, std::shared_ptr<EventSink> sink, const Tokeniz
 }
 
 bool Session::HasRoom(absl::Time now) {
-  if (beams_ != nullptr || sink_->HasRoom(undelivered_ ? 2 : 1)) {
-    stalled_since_ = absl::InfiniteFuture();
-    return true;
-  }
-  stalled_since_ = std::min(stalled_since_, now);
-  return false;
+  if (beams_ != nullptr) return true;
+  const bool room = sink_->HasRoom(undelivered_ ? 2 : 1);
+  stall_.Update(room, sink_->TakenBytes(), now);
+  return room;
 }
 
 ScheduledChunk Session::NextChunk(int64_t rows, int64_t beam) const {
@@ -63,6 +63,13 @@ ScheduledChunk Session::NextChunk(int64_t rows, int64_t beam) const {
 
 std::optional<FinishReason> Session::Accept(int64_t rows, ChunkResult&& result, absl::Time now) {
   const bool sampled = Yields(rows);
+  if (result.not_finite >= 0) {
+    fault_ = absl::InternalError(absl::StrCat(
+        "the model's logits after position ", result.not_finite,
+        " are not finite (NaN or infinity): its weights, or what they make of this request, are "
+        "beyond the range of its numbers"));
+    return FinishReason::kError;
+  }
   if (sampled && beams_ != nullptr) return AcceptBeams(rows, std::move(result), now);
   consumed_ += rows;
   if (request_.score) {

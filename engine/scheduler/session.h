@@ -13,6 +13,7 @@
 #include "engine/scheduler/beam_group.h"
 #include "engine/scheduler/observer.h"
 #include "engine/scheduler/request.h"
+#include "engine/scheduler/stall_meter.h"
 #include "engine/tokenizer/incremental_decoder.h"
 #include "engine/tokenizer/tokenizer.h"
 
@@ -55,19 +56,24 @@ class Session {
   int64_t decode_rows() const { return beams_ == nullptr ? 1 : beams_->due(); }
   // Whether running `rows` more rows yields a token.
   bool Yields(int64_t rows) const { return !request_.score && consumed_ + rows >= prompt_rows_; }
-  // Asks the sink, and remembers since when it has had no room. Beams yield nothing on the way, so
-  // there is room always.
+  // How slow its client may be; before the first HasRoom.
+  void set_stall_meter(const StallMeter& meter) { stall_ = meter; }
+  // Asks the sink, and keeps account of a client that leaves no room. Beams yield nothing on the
+  // way, so there is room always.
   bool HasRoom(absl::Time now);
-  // InfiniteFuture: had room when last asked.
-  absl::Time stalled_since() const { return stalled_since_; }
+  // When its client will have stalled; InfiniteFuture: had room when last asked.
+  absl::Time stall_deadline() const { return stall_.deadline(); }
 
   // The next `rows` rows (prefilling: at most prompt_rows_left(); decoding: 1, of the beam-th beam
   // that is due). Valid until the next non-const call.
   ScheduledChunk NextChunk(int64_t rows, int64_t beam = 0) const;
   // Takes the result of NextChunk(rows): keeps the scores, or the token until Deliver. The reason
-  // when this ends the request. This is all that must happen before the next step is formed: text
-  // is made here only where a stop string may be in it.
+  // when this ends the request; kError where a row's logits were not finite, which fault() says.
+  // This is all that must happen before the next step is formed: text is made here only where a
+  // stop string may be in it.
   std::optional<FinishReason> Accept(int64_t rows, ChunkResult&& result, absl::Time now);
+  // Why Accept gave kError; OK: it was a beam search without a finite log probability.
+  const absl::Status& fault() const { return fault_; }
   // Whether a token waits for Deliver.
   bool undelivered() const { return undelivered_; }
   // Hands the token to the sink. observer may be null.
@@ -99,6 +105,7 @@ class Session {
   std::optional<IncrementalDecoder> decoder_;
   std::optional<StopMatcher> matcher_;
 
+  absl::Status fault_;
   int slot_ = -1;
   int64_t prompt_rows_ = 0;
   int64_t consumed_ = 0;    // tokens that went through the model, of every beam
@@ -116,7 +123,7 @@ class Session {
   absl::Time opened_ = absl::InfiniteFuture();
   absl::Time first_token_ = absl::InfiniteFuture();
   absl::Time last_token_ = absl::InfiniteFuture();
-  absl::Time stalled_since_ = absl::InfiniteFuture();
+  StallMeter stall_;
 };
 
 }  // namespace t2r

@@ -167,7 +167,7 @@ absl::Status CheckSource(const Request& request, const ExecutorLimits& limits) {
     return Invalid("source has ", size, " tokens, more than the limit of ", limits.max_source,
                    ": shorten it");
   }
-  for (size_t i = 0; i < size; ++i) {
+  for (size_t i = 0; !request.ids_checked && i < size; ++i) {
     absl::Status status = CheckId("source", i, request.source[i], limits.source_vocab_size);
     if (!status.ok()) return status;
   }
@@ -204,7 +204,11 @@ absl::Status CheckLength(const Request& request, const ExecutorLimits& limits) {
 absl::Status ValidateRequest(const Request& request, const ExecutorLimits& limits,
                              const SchedulerOptions& options, bool has_tokenizer) {
   if (request.prompt.empty()) return Invalid("prompt is empty: it needs at least 1 token");
-  for (size_t i = 0; i < request.prompt.size(); ++i) {
+  if (options.max_prompt_tokens > 0 && request.queue_tokens() > options.max_prompt_tokens) {
+    return Invalid("prompt of ", request.queue_tokens(), " tokens is longer than the limit of ",
+                   options.max_prompt_tokens, " (max_prompt_tokens): shorten it");
+  }
+  for (size_t i = 0; !request.ids_checked && i < request.prompt.size(); ++i) {
     absl::Status status = CheckId("prompt", i, request.prompt[i], limits.vocab_size);
     if (!status.ok()) return status;
   }

@@ -9,8 +9,9 @@ KvCache::KvCache(Backend& backend, const KvShape& shape, int64_t pages, int slot
     : backend_(backend), shape_(shape), pages_(shape.layers == 0 ? 0 : pages), tables_(slots) {
   int64_t bytes = 0;
   if (pages_ > INT32_MAX || __builtin_mul_overflow(shape.page_bytes(), pages_, &bytes)) {
-    throw DeviceError("a key/value cache of " + std::to_string(pages) + " pages of " +
-                      std::to_string(shape.page_bytes()) + " bytes does not fit any memory");
+    throw DeviceError(DeviceErrorKind::kOutOfMemory,
+                      "a key/value cache of " + std::to_string(pages) + " pages of " +
+                          std::to_string(shape.page_bytes()) + " bytes does not fit any memory");
   }
   buffer_ = backend.Allocate(static_cast<size_t>(bytes));
   free_.reserve(static_cast<size_t>(pages_));

@@ -36,8 +36,9 @@ StatePool::StatePool(Backend& backend, const StateShape& shape, int slots)
   stride_ = slot_bytes / 4;
   int64_t bytes = 0;
   if (slot_bytes == INT64_MAX || __builtin_mul_overflow(slot_bytes, int64_t{slots}, &bytes)) {
-    throw DeviceError("the states of " + std::to_string(slots) + " sessions of " +
-                      std::to_string(shape.bytes()) + " bytes do not fit any memory");
+    throw DeviceError(DeviceErrorKind::kOutOfMemory,
+                      "the states of " + std::to_string(slots) + " sessions of " +
+                          std::to_string(shape.bytes()) + " bytes do not fit any memory");
   }
   buffer_ = backend.Allocate(static_cast<size_t>(bytes));
   for (int slot = slots - 1; slot >= 0; --slot) free_.push_back(slot);

@@ -128,6 +128,26 @@ TEST_F(ClientTest, SendsEveryField) {
             "true stop_token_ids: 8 ignore_eos: true logprobs: 4");
 }
 
+TEST_F(ClientTest, SendsNoTextThatIsNotUtf8) {
+  const std::string invalid = "ok\xff";
+  const auto expect = [](const absl::Status& status, const std::string& field) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr(field + ": the text is not valid UTF-8 at byte 2"));
+  };
+  expect(client_->Generate(TextRequest(invalid), {}, nullptr), "text");
+  GenerateRequest stop = TextRequest("fine");
+  stop.stop = {"fine", invalid};
+  expect(client_->Generate(stop, {}, nullptr), "stop");
+  expect(client_->Score(invalid, {}).status(), "text");
+  expect(client_->Tokenize(invalid, {}).status(), "text");
+  Outcome outcome;
+  client_->StartGenerate(
+      TextRequest(invalid), {}, [](const Event&) {},
+      [&](const absl::Status& status) { outcome.SetDone(status); });
+  expect(outcome.WaitDone(), "text");
+}
+
 TEST_F(ClientTest, GivesTheServersStatus) {
   const absl::Status status = client_->Generate(TextRequest("invalid"), {}, nullptr);
   EXPECT_TRUE(absl::IsInvalidArgument(status));

@@ -75,13 +75,16 @@ TEST(OverloadTest, CountsTheTokensOfTheQueue) {
   server.executor.Hold();
   const auto running = server.Generate(TokenRequest({1, 2}, 3));
   ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_num_requests_running") == 1; }));
-  const auto waiting = server.Generate(TokenRequest({1, 2, 3, 4, 5, 6, 7, 8}, 3));
-  ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_num_requests_waiting") == 1; }));
+  const auto waiting = server.Generate(TokenRequest({1, 2, 3, 4}, 3));
+  const auto long_one = server.Generate(TokenRequest({1, 2, 3, 4, 5, 6, 7, 8}, 3));
+  ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_num_requests_waiting") == 2; }));
+  EXPECT_EQ(server.Metric("t2r_queue_tokens"), 9) << "of the long one only half the limit counts";
   EXPECT_EQ(server.Generate(TokenRequest({1, 2, 3}, 3))->Finish().error_code(),
             grpc::StatusCode::RESOURCE_EXHAUSTED);
   server.executor.AllowAll();
   EXPECT_TRUE(running->Finish().ok());
   EXPECT_TRUE(waiting->Finish().ok());
+  EXPECT_TRUE(long_one->Finish().ok());
 }
 
 TEST(CancelTest, WhileQueued) {
@@ -201,7 +204,7 @@ TEST(SlowReaderTest, DisturbsNobodyAndIsEndedWhenItStalls) {
 TEST(SlowReaderTest, IsCutWhenItNeverReadsAgain) {
   TestServerOptions options;
   options.scheduler.stall_timeout = absl::Milliseconds(100);
-  options.grpc.stall_grace = absl::Milliseconds(100);
+  options.grpc.reading.stall_grace = absl::Milliseconds(100);
   options.next_token = [](std::span<const int32_t> /*history*/) { return 65; };
   TestServer server(std::move(options));
   v1::GenerateRequest request = TokenRequest({1}, 1 << 20);

@@ -67,7 +67,27 @@ TEST(OptionsTest, ReadsEveryFlag) {
                                "--stall-seconds",
                                "0",
                                "--max-request-bytes",
-                               "4096"});
+                               "4096",
+                               "--min-read-rate",
+                               "11",
+                               "--max-prompt-tokens",
+                               "12",
+                               "--max-text-bytes",
+                               "13",
+                               "--max-buffer-mib",
+                               "14",
+                               "--max-connections",
+                               "15",
+                               "--max-connections-per-peer",
+                               "16",
+                               "--max-streams-per-connection",
+                               "17",
+                               "--max-requests-per-peer",
+                               "18",
+                               "--reflection",
+                               "false",
+                               "--tell-memory",
+                               "true"});
   ASSERT_FALSE(parsed.code) << parsed.err;
   const ServerOptions& o = parsed.options;
   EXPECT_EQ(o.model, "DIR");
@@ -88,6 +108,18 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(o.drain_timeout, absl::Seconds(1.5));
   EXPECT_EQ(o.scheduler.stall_timeout, absl::ZeroDuration());
   EXPECT_EQ(o.grpc.max_request_bytes, 4096);
+  EXPECT_EQ(o.scheduler.min_read_rate, 11);
+  EXPECT_EQ(o.grpc.reading.min_read_rate, 11);
+  EXPECT_EQ(o.grpc.reading.stall_timeout, absl::ZeroDuration());
+  EXPECT_EQ(o.scheduler.max_prompt_tokens, 12);
+  EXPECT_EQ(o.max_text_bytes, 13);
+  EXPECT_EQ(o.grpc.max_buffer_bytes, 14 << 20);
+  EXPECT_EQ(o.grpc.connections.connections, 15);
+  EXPECT_EQ(o.grpc.connections.connections_per_peer, 16);
+  EXPECT_EQ(o.grpc.max_streams_per_connection, 17);
+  EXPECT_EQ(o.grpc.max_requests_per_peer, 18);
+  EXPECT_FALSE(o.grpc.reflection);
+  EXPECT_TRUE(o.grpc.tell_memory);
 }
 
 TEST(OptionsTest, SessionsAreANumberOrAuto) {
@@ -147,6 +179,13 @@ TEST(OptionsTest, WrongOnesGiveOneLineThatNamesThem) {
       {"--max-sessions", {"--model", "DIR", "--max-sessions", "65537"}},
       {"--max-step-tokens", {"--model", "DIR", "--max-sessions", "64", "--max-step-tokens", "64"}},
       {"--stall-seconds", {"--model", "DIR", "--stall-seconds", "-1"}},
+      {"--stall-seconds", {"--model", "DIR", "--stall-seconds", "nan"}},
+      {"--drain-seconds", {"--model", "DIR", "--drain-seconds", "nan"}},
+      {"--drain-seconds", {"--model", "DIR", "--drain-seconds", "-nan"}},
+      {"--drain-seconds", {"--model", "DIR", "--drain-seconds", "inf"}},
+      {"--max-tokens", {"--model", "DIR", "--max-tokens", "nan"}},
+      {"--max-buffer-mib",
+       {"--model", "DIR", "--max-buffer-mib", "1", "--max-request-bytes", "1048577"}},
   };
   for (const auto& [name, arguments] : cases) {
     const Parsed parsed = Parse(arguments);

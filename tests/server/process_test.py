@@ -4,9 +4,7 @@ import json
 import os
 import re
 import signal
-import subprocess
 import threading
-import time
 import urllib.error
 import urllib.request
 
@@ -14,72 +12,13 @@ import grpc
 import pytest
 
 import make_models
+from server_process import SECONDS, Process, run, start_error
 from t2r.v1 import generation_pb2 as pb
 from t2r.v1 import generation_pb2_grpc as stubs
 
-BINARY = os.environ["T2R_SERVER"]
 # The CUDA module for the CPU's emulator (docs/cuda.md).
 EMULATED = os.environ["T2R_CUDA_EMULATED"]
-SECONDS = 60
 NOT_SERVING = b"\x08\x02"  # a grpc.health.v1.HealthCheckResponse
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("models") / "tiny"
-    return make_models.make(make_models.catalogue()["llama-t2r-clamp"], directory)
-
-
-class Process:
-    """A server whose stdout goes into a file."""
-
-    def __init__(self, tmp_path, model, *flags, **environment):
-        self.path = tmp_path / "stdout"
-        self.out = open(self.path, "w")
-        self.process = subprocess.Popen(
-            [BINARY, "--model", str(model), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-             "--threads", "1", *flags], stdout=self.out, stderr=subprocess.PIPE, text=True,
-            env=os.environ | environment)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
-        self.out.close()
-
-    def line(self, pattern):
-        """The first match in stdout, waiting for it."""
-        deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:
-            found = re.search(pattern, self.path.read_text(), re.M)
-            if found:
-                return found
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.01)
-        raise AssertionError(f"no {pattern!r} in:\n{self.path.read_text()}")
-
-    def ready(self):
-        self.line(r"^model: ready ")
-        return self.line(r"^grpc: listening on (127\.0\.0\.1:\d+)$").group(1)
-
-
-def run(*arguments, **environment):
-    done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=SECONDS,
-                          env=os.environ | environment)
-    return done.returncode, done.stdout, done.stderr
-
-
-def start_error(directory):
-    code, _, said = run("--model", str(directory), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-                        "--threads", "1")
-    assert code == 1
-    assert said.count("\n") == 1, said
-    assert said.startswith("t2r-server: ")
-    return said
 
 
 def test_help_and_version():
@@ -161,7 +100,7 @@ def metrics_of(server):
 
 
 def test_memory_is_planned_and_told_three_ways(tmp_path, model):
-    with Process(tmp_path, model, "--max-sessions", "7") as server:
+    with Process(tmp_path, model, "--max-sessions", "7", "--tell-memory", "true") as server:
         with grpc.insecure_channel(server.ready()) as channel:
             info = stubs.GenerationStub(channel).GetModel(pb.GetModelRequest(), timeout=SECONDS)
         printed = {}
@@ -279,8 +218,8 @@ def test_a_device_that_is_too_small_is_refused_with_the_numbers(model):
 
 def test_sessions_fill_a_device(tmp_path, model):
     size, reserve = 36 << 20, 16 << 20  # beside the reserve, 16 MiB through which weights are loaded
-    with Process(tmp_path, model, "--backend", "auto", T2R_CUDA_MODULE=EMULATED,
-                 T2R_EMULATOR_MEMORY=str(size)) as server:
+    with Process(tmp_path, model, "--backend", "auto", "--tell-memory", "true",
+                 T2R_CUDA_MODULE=EMULATED, T2R_EMULATOR_MEMORY=str(size)) as server:
         with grpc.insecure_channel(server.ready()) as channel:
             client = stubs.GenerationStub(channel)
             info = client.GetModel(pb.GetModelRequest(), timeout=SECONDS)

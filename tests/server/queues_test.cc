@@ -3,6 +3,9 @@
 
 #include <atomic>
 #include <future>
+#include <memory>
+#include <thread>
+#include <vector>
 
 #include "server/worker_pool.h"
 #include "server/write_queue.h"
@@ -10,30 +13,104 @@
 namespace t2r::server {
 namespace {
 
-TEST(WorkerPoolTest, RunsEverythingBeforeItEnds) {
-  std::atomic<int> ran{0};
-  {
-    WorkerPool pool(3, 1000);
-    for (int i = 0; i < 100; ++i) pool.Post([&] { ++ran; });
+// A pool of one thread that is held inside a task until Open.
+class HeldPool {
+ public:
+  explicit HeldPool(size_t max_waiting = 1000) : pool(1, max_waiting) {
+    pool.Post(1, [this](bool /*dropped*/) {
+      inside_.set_value();
+      gate_.get_future().wait();
+    });
+    inside_.get_future().wait();  // nothing waits now
   }
+  void Open() { gate_.set_value(); }
+
+ private:
+  std::promise<void> gate_, inside_;
+
+ public:
+  WorkerPool pool;  // first to go
+};
+
+TEST(WorkerPoolTest, RunsEverything) {
+  std::atomic<int> ran{0};
+  WorkerPool pool(3, 1000);
+  for (int i = 0; i < 100; ++i) {
+    pool.Post(i * 5000, [&](bool dropped) { ran += dropped ? 0 : 1; });
+  }
+  pool.WaitUntilIdle(absl::InfiniteFuture());
   EXPECT_EQ(ran, 100);
 }
 
 TEST(WorkerPoolTest, TryPostIsBounded) {
-  WorkerPool pool(1, 2);
-  std::promise<void> gate, inside;
+  HeldPool held(2);
+  const auto nothing = [](bool) {};
+  EXPECT_NE(held.pool.TryPost(1, nothing), 0U);
+  EXPECT_NE(held.pool.TryPost(1, nothing), 0U);
+  EXPECT_EQ(held.pool.TryPost(1, nothing), 0U);
+  held.Open();
+}
+
+TEST(WorkerPoolTest, CheapWorkOvertakesCostlyWork) {
+  HeldPool held;
+  std::vector<int> order;  // the pool has one thread
+  held.pool.Post(4 << 20, [&](bool) { order.push_back(0); });
+  held.pool.Post(1 << 20, [&](bool) { order.push_back(1); });
+  held.pool.Post(10, [&](bool) { order.push_back(2); });
+  held.Open();
+  held.pool.WaitUntilIdle(absl::InfiniteFuture());
+  EXPECT_EQ(order, (std::vector<int>{2, 1, 0}));
+}
+
+TEST(WorkerPoolTest, CostlyWorkLeavesAThreadToTheRest) {
+  WorkerPool pool(2, 1000);
+  std::promise<void> gate;
   std::shared_future<void> open = gate.get_future().share();
-  pool.Post([&, open] {
-    inside.set_value();
-    open.wait();
-  });
-  inside.get_future().wait();  // nothing waits now
-  EXPECT_TRUE(pool.TryPost([] {}));
-  EXPECT_TRUE(pool.TryPost([] {}));
-  EXPECT_FALSE(pool.TryPost([] {}));
+  std::atomic<int> costly{0};
+  for (int i = 0; i < 3; ++i) {
+    pool.Post(1 << 20, [&, open](bool) {
+      ++costly;
+      open.wait();
+    });
+  }
+  std::promise<void> ran;
+  pool.Post(10, [&](bool) { ran.set_value(); });
+  ran.get_future().wait();
+  EXPECT_LE(costly, 1);
   gate.set_value();
-  pool.Stop();
-  EXPECT_FALSE(pool.TryPost([] {}));
+  pool.WaitUntilIdle(absl::InfiniteFuture());
+  EXPECT_EQ(costly, 3);
+}
+
+TEST(WorkerPoolTest, WhatIsRemovedNeverRuns) {
+  HeldPool held;
+  const auto kept = std::make_shared<int>(0);
+  const WorkerPool::Ticket ticket = held.pool.Post(1, [kept](bool) { ++*kept; });
+  EXPECT_EQ(kept.use_count(), 2);
+  EXPECT_TRUE(held.pool.Remove(ticket));
+  EXPECT_EQ(kept.use_count(), 1) << "what it held is given back at once";
+  EXPECT_FALSE(held.pool.Remove(ticket));
+  held.Open();
+  held.pool.WaitUntilIdle(absl::InfiniteFuture());
+  EXPECT_EQ(*kept, 0);
+}
+
+TEST(WorkerPoolTest, StopDropsWhatWaits) {
+  HeldPool held;
+  std::atomic<int> dropped{0};
+  std::promise<void> heard;
+  for (int i = 0; i < 3; ++i) {
+    held.pool.Post(1, [&](bool was_dropped) {
+      dropped += was_dropped ? 1 : 0;
+      if (dropped == 3) heard.set_value();
+    });
+  }
+  std::thread stop([&] { held.pool.Stop(); });
+  heard.get_future().wait();  // although one still runs
+  held.Open();
+  stop.join();
+  held.pool.Post(1, [&](bool was_dropped) { dropped += was_dropped ? 1 : 0; });
+  EXPECT_EQ(dropped, 4);
 }
 
 class Counted : public Writable {
@@ -55,22 +132,6 @@ TEST(WriteQueueTest, PumpsWhatIsPushed) {
   const auto stream = std::make_shared<Counted>(1000);
   for (int i = 0; i < 1000; ++i) queue.Push(stream);
   stream->Wait();
-}
-
-TEST(WriteQueueTest, RunsTimersInTheirOrder) {
-  WriteQueue queue;
-  std::mutex mutex;
-  std::vector<int> order;
-  std::promise<void> last;
-  const auto note = [&](int n) {
-    const std::lock_guard lock(mutex);
-    order.push_back(n);
-    if (n == 2) last.set_value();
-  };
-  queue.After(std::chrono::milliseconds(60), [&] { note(2); });
-  queue.After(std::chrono::milliseconds(1), [&] { note(1); });
-  last.get_future().wait();
-  EXPECT_EQ(order, (std::vector<int>{1, 2}));
 }
 
 }  // namespace

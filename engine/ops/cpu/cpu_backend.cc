@@ -205,7 +205,8 @@ void CpuBackend::FetchSamples(std::span<SampleResult> results) {
 
 std::unique_ptr<Backend> MakeCpuBackend(int threads) {
   if (threads < 0 || threads > 1024) {
-    throw DeviceError("threads is " + std::to_string(threads) + ": give 0 (one a core) to 1024");
+    throw DeviceError(DeviceErrorKind::kInvalidArgument,
+                      "threads is " + std::to_string(threads) + ": give 0 (one a core) to 1024");
   }
   if (threads == 0) threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
   return std::make_unique<CpuBackend>(threads);

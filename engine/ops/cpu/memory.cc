@@ -19,7 +19,8 @@ size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * u
 
 Buffer AllocateHost(size_t bytes) {
   if (bytes > SIZE_MAX / 2) {
-    throw DeviceError("cannot allocate " + std::to_string(bytes) + " bytes: no such memory");
+    throw DeviceError(DeviceErrorKind::kOutOfMemory,
+                      "cannot allocate " + std::to_string(bytes) + " bytes: no such memory");
   }
   const bool huge = bytes >= kHugePage;
   const size_t want = RoundUp(bytes == 0 ? 1 : bytes, kPage);
@@ -27,8 +28,9 @@ Buffer AllocateHost(size_t bytes) {
   const size_t mapped = huge ? want + kHugePage : want;
   void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) {
-    throw DeviceError("cannot allocate " + std::to_string(bytes) +
-                      " bytes of memory: " + std::generic_category().message(errno));
+    throw DeviceError(DeviceErrorKind::kOutOfMemory,
+                      "cannot allocate " + std::to_string(bytes) +
+                          " bytes of memory: " + std::generic_category().message(errno));
   }
   auto* data = static_cast<std::byte*>(base);
   if (huge) {

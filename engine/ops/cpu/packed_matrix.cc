@@ -80,13 +80,13 @@ PackedMatrix::PackedMatrix(std::span<const HostMatrix> parts, int64_t rows, DTyp
 }
 
 void HostTable::ReadRow(int64_t row, float* out) const {
-  WithElements(data_, dtype(), [&](auto* source) {
+  WithElements(buffer_.data(), dtype(), [&](auto* source) {
     for (int64_t i = 0; i < cols(); ++i) out[i] = Widen(source[row * cols() + i]);
   });
 }
 
 void HostTable::AddRow(int64_t row, float* out) const {
-  WithElements(data_, dtype(), [&](auto* source) {
+  WithElements(buffer_.data(), dtype(), [&](auto* source) {
     for (int64_t i = 0; i < cols(); ++i) out[i] += Widen(source[row * cols() + i]);
   });
 }

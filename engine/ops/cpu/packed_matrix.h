@@ -1,8 +1,10 @@
-// Weights in the layout that the matrix kernels read, and lookup tables left in place.
+// Weights in the layout that the matrix kernels read, and lookup tables.
 #pragma once
 
+#include <cstring>
 #include <span>
 
+#include "engine/ops/cpu/memory.h"
 #include "engine/ops/cpu/thread_pool.h"
 #include "engine/ops/matmul.h"
 #include "engine/ops/tensor.h"
@@ -25,11 +27,13 @@ class PackedMatrix : public Matrix {
   Buffer buffer_;
 };
 
-// A table whose rows are looked up, in the host's memory.
+// A table whose rows are looked up: a copy, since who wrote its file may change that later.
 class HostTable : public Matrix {
  public:
   explicit HostTable(const HostMatrix& table)
-      : Matrix(table.rows, table.cols, table.dtype), data_(table.data) {}
+      : Matrix(table.rows, table.cols, table.dtype), buffer_(AllocateHost(HostTable::bytes())) {
+    if (HostTable::bytes() > 0) std::memcpy(buffer_.data(), table.data, HostTable::bytes());
+  }
 
   size_t bytes() const override { return static_cast<size_t>(rows() * cols()) * SizeOf(dtype()); }
   // out[i] = row[i], or += row[i], widened.
@@ -37,7 +41,7 @@ class HostTable : public Matrix {
   void AddRow(int64_t row, float* out) const;
 
  private:
-  const void* data_;
+  Buffer buffer_;
 };
 
 }  // namespace t2r

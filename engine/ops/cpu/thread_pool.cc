@@ -39,7 +39,8 @@ ThreadPool::ThreadPool(int threads) {
     loop_.fetch_add(1);
     loop_.notify_all();
     for (std::thread& thread : workers_) thread.join();
-    throw DeviceError("cannot start " + std::to_string(threads) + " threads: " + e.what());
+    throw DeviceError(DeviceErrorKind::kOutOfMemory,
+                      "cannot start " + std::to_string(threads) + " threads: " + e.what());
   }
 }
 

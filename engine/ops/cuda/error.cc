@@ -33,14 +33,26 @@ const char* Remedy(cudaError_t error) {
   }
 }
 
+DeviceErrorKind KindOf(cudaError_t error) {
+  switch (error) {
+    case cudaErrorMemoryAllocation:
+      return DeviceErrorKind::kOutOfMemory;
+    case cudaErrorNoDevice:
+    case cudaErrorInsufficientDriver:
+      return DeviceErrorKind::kUnavailable;
+    default:
+      return DeviceErrorKind::kLost;
+  }
+}
+
 }  // namespace
 
 void Check(cudaError_t error, const char* call) {
   if (error == cudaSuccess) return;
   const char* name = cudaGetErrorName(error);
   const char* text = cudaGetErrorString(error);
-  throw DeviceError(std::string("CUDA: ") + call + " failed with " + name + " (" + text +
-                    "): " + Remedy(error));
+  throw DeviceError(KindOf(error), std::string("CUDA: ") + call + " failed with " + name + " (" +
+                                       text + "): " + Remedy(error));
 }
 
 }  // namespace t2r::cuda

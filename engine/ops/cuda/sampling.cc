@@ -70,9 +70,10 @@ void Sampler::Sample(Tensor logits, std::span<const SampleRequest> requests) {
   for (const SampleRequest& request : requests) {
     assert(request.row >= 0 && request.row < logits.rows);
     if (request.top > kMaxAlternatives) {
-      throw DeviceError("top = " + std::to_string(request.top) +
-                        " alternatives: the CUDA backend reports " +
-                        std::to_string(kMaxAlternatives) + " at most; ask for fewer");
+      throw DeviceError(DeviceErrorKind::kInvalidArgument,
+                        "top = " + std::to_string(request.top) +
+                            " alternatives: the CUDA backend reports " +
+                            std::to_string(kMaxAlternatives) + " at most; ask for fewer");
     }
     if (request.sampling != nullptr) adjustments += request.adjustments.size();
     alternatives += request.top;

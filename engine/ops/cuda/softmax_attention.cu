@@ -195,7 +195,7 @@ void Attend(const OpContext& context, const AttendParameters<T>& p) {
 template <typename T>
 void AttendByWidth(const OpContext& context, const AttendParameters<T>& p) {
   if (p.d > kMaxHeadDim) {
-    throw DeviceError("softmax attention with head_dim " + std::to_string(p.d) +
+    throw DeviceError(DeviceErrorKind::kInvalidArgument, "softmax attention with head_dim " + std::to_string(p.d) +
                       ": the CUDA backend takes " + std::to_string(kMaxHeadDim) +
                       " at most; use the CPU backend");
   }

@@ -26,7 +26,8 @@ TEST(AdmissionTest, RequestLimit) {
 
 TEST(AdmissionTest, TokenLimit) {
   Admission admission(10, 100, nullptr);
-  EXPECT_TRUE(admission.Reserve(60).ok());
+  EXPECT_TRUE(admission.Reserve(30).ok());
+  EXPECT_TRUE(admission.Reserve(30).ok());
   const absl::Status full = admission.Reserve(41);
   EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(full.message()), HasSubstr("max_queue_tokens"));
@@ -41,18 +42,35 @@ TEST(AdmissionTest, AnEmptyQueueTakesAnything) {
   EXPECT_TRUE(admission.Reserve(100).ok());
 }
 
+TEST(AdmissionTest, NoRequestFillsTheQueueAlone) {
+  FakeObserver observer;
+  Admission admission(10, 100, &observer);
+  EXPECT_TRUE(admission.Reserve(4'000'000).ok());
+  EXPECT_EQ(observer.counts().queue_tokens, 50);
+  EXPECT_TRUE(admission.Reserve(50).ok());
+  EXPECT_FALSE(admission.Reserve(1).ok());
+  admission.Correct(4'000'000, 3'000'000);
+  EXPECT_EQ(observer.counts().queue_tokens, 100);
+  admission.Correct(3'000'000, 20);
+  admission.Release(20);
+  admission.Release(50);
+  EXPECT_EQ(observer.counts().queue_tokens, 0);
+}
+
 TEST(AdmissionTest, CorrectionCounts) {
   FakeObserver observer;
   Admission admission(10, 100, &observer);
-  EXPECT_TRUE(admission.Reserve(90).ok());
+  EXPECT_TRUE(admission.Reserve(45).ok());
+  EXPECT_TRUE(admission.Reserve(45).ok());
   EXPECT_FALSE(admission.Reserve(20).ok());
-  admission.Correct(90, 30);
-  EXPECT_EQ(observer.counts().queue_tokens, 30);
-  EXPECT_TRUE(admission.Reserve(70).ok());
-  EXPECT_EQ(observer.counts().queue_requests, 2);
+  admission.Correct(45, 30);
+  EXPECT_EQ(observer.counts().queue_tokens, 75);
+  EXPECT_TRUE(admission.Reserve(25).ok());
+  EXPECT_EQ(observer.counts().queue_requests, 3);
   EXPECT_EQ(observer.counts().queue_tokens, 100);
   admission.Release(30);
-  admission.Release(70);
+  admission.Release(45);
+  admission.Release(25);
   EXPECT_EQ(observer.counts().queue_requests, 0);
   EXPECT_EQ(observer.counts().queue_tokens, 0);
 }

@@ -13,6 +13,8 @@
 namespace t2r {
 namespace {
 
+constexpr absl::Duration kStall = absl::Seconds(7);
+
 class BatchFormerTest : public ::testing::Test {
  protected:
   // A session that has its slot, all of its prompt still to run.
@@ -25,6 +27,7 @@ class BatchFormerTest : public ::testing::Test {
                                                   no_eos_, absl::UnixEpoch()));
     Session* session = sessions_.back().get();
     session->set_id(sessions_.size());
+    session->set_stall_meter(StallMeter(kStall));
     session->Open(static_cast<int>(sessions_.size()) - 1, absl::UnixEpoch());
     sinks_.back()->OnStarted();
     active_.push_back(session);
@@ -96,6 +99,42 @@ TEST_F(BatchFormerTest, ShortPromptsShareAChunk) {
   EXPECT_FALSE(step_.chunks[3].sample);
 }
 
+// A short prompt runs in its first step, whatever long ones came before; the oldest keeps half.
+TEST_F(BatchFormerTest, AShortPromptDoesNotWaitForLongOnes) {
+  std::vector<Session*> longs;
+  for (int i = 0; i < 5; ++i) longs.push_back(AddPrompt(400'000));
+  BatchFormer former(256, 128);
+  for (int i = 0; i < 3; ++i) Run(former);
+  Session* small = AddPrompt(3);
+  Session* middle = AddPrompt(200);
+  Run(former);
+  EXPECT_EQ(rows_[small], 3);
+  EXPECT_EQ(rows_[middle], 61);
+  EXPECT_EQ(rows_[longs[0]], 64);
+  EXPECT_EQ(step_.prompt_rows, 128);
+}
+
+TEST_F(BatchFormerTest, ShortPromptsDoNotStarveTheOldest) {
+  Session* oldest = AddPrompt(1000);
+  BatchFormer former(256, 128);
+  for (int i = 0; i < 15; ++i) {
+    for (int j = 0; j < 10; ++j) AddPrompt(50);
+    Run(former);
+    EXPECT_EQ(rows_[oldest], 64);
+  }
+  Run(former);
+  EXPECT_FALSE(oldest->prefilling());
+}
+
+TEST_F(BatchFormerTest, WhereTwoPromptsCannotShareAStepTheyTakeTurns) {
+  Session* big = AddPrompt(800);
+  Session* small = AddPrompt(24);
+  BatchFormer former(16, 8, 8);
+  for (int i = 0; i < 6; ++i) Run(former);
+  EXPECT_FALSE(small->prefilling());
+  EXPECT_EQ(big->prompt_rows_left(), 800 - 24);
+}
+
 TEST_F(BatchFormerTest, PromptsGetWhatDecodingLeaves) {
   for (int i = 0; i < 6; ++i) AddDecoding();
   Session* prompt = AddPrompt(100);
@@ -111,7 +150,7 @@ TEST_F(BatchFormerTest, ASessionWithoutRoomSitsOut) {
   BatchFormer former(8, 4);
   Run(former);
   EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{other, 1}}));
-  EXPECT_EQ(full->stalled_since(), absl::UnixEpoch());
+  EXPECT_EQ(full->stall_deadline(), absl::UnixEpoch() + kStall);
   sinks_[0]->AddRoom(1);
   Run(former);
   EXPECT_EQ(rows_[full], 1);
@@ -122,9 +161,12 @@ TEST_F(BatchFormerTest, APromptWhoseTokenHasNoRoomLetsOthersPass) {
   Session* next = AddPrompt(3);
   BatchFormer former(16, 4);
   Run(former);  // no token comes of the first chunk
-  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{full, 4}}));
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{full, 2}, {next, 2}}));
   Run(former);
-  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{next, 3}}));
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{full, 3}, {next, 1}}));
+  Session* last = AddPrompt(4);
+  Run(former);
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{next, 1}, {last, 4}}));
 }
 
 TEST_F(BatchFormerTest, TooManyDecodingSessionsTakeTurns) {
@@ -201,12 +243,12 @@ TEST_F(BatchFormerTest, PromptsAreCutAtMultiplesOfTheAlignment) {
   Session* second = AddPrompt(9);
   Session* third = AddPrompt(2);
   BatchFormer former(64, 14, 4);
-  Run(former);  // 12 of 14; the last two reach no multiple of the second, and suffice for the third
-  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{first, 12}, {third, 2}}));
+  Run(former);  // half for the shortest, third and second, the other for the oldest
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{first, 8}, {second, 4}, {third, 2}}));
   Run(former);  // the end of a prompt may lie anywhere
-  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{first, 7}, {second, 4}, {third, 1}}));
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{first, 8}, {second, 5}, {third, 1}}));
   Run(former);
-  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{first, 1}, {second, 5}, {third, 1}}));
+  EXPECT_EQ(rows_, (std::map<Session*, int64_t>{{first, 3}, {second, 1}, {third, 1}}));
 }
 
 TEST_F(BatchFormerTest, AChunkBelowTheAlignmentIsRaised) {

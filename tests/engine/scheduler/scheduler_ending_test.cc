@@ -2,11 +2,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <exception>
 #include <memory>
+#include <new>
+#include <span>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "engine/ops/tensor.h"
 #include "engine/scheduler/scheduler.h"
 #include "tests/engine/scheduler/testing/fake_executor.h"
 #include "tests/engine/scheduler/testing/fakes.h"
@@ -22,6 +27,8 @@ class EndingTest : public ::testing::Test {
     SchedulerOptions options;
     options.max_prompt_chunk = max_prompt_chunk;
     options.stall_timeout = absl::Seconds(30);
+    options.min_read_rate = min_read_rate_;
+    options.on_fault = [this](const absl::Status& fault) { faults_.push_back(fault); };
     options.clock = clock_.AsFunction();
     options.on_failure = [this](const absl::Status& health) {
       EXPECT_EQ(observer_.counts().finished, finished_before_failure_);
@@ -53,6 +60,8 @@ class EndingTest : public ::testing::Test {
 
   // What on_failure was told, by the engine thread before any request ends.
   std::vector<absl::Status> failures_;
+  std::vector<absl::Status> faults_;  // the same of on_fault
+  int64_t min_read_rate_ = 0;
   int64_t finished_before_failure_ = 0;
   FakeClock clock_;
   FakeObserver observer_;
@@ -204,6 +213,31 @@ TEST_F(EndingTest, AClientThatTakesNothingStalls) {
   ExpectAllFree();
 }
 
+// One token of 100 bytes now and then keeps nobody's slot when the least rate is 1,000 bytes a
+// second: 29 seconds without room and 0.1 earned.
+TEST_F(EndingTest, AClientThatDripsStalls) {
+  min_read_rate_ = 1000;
+  Start();
+  auto dripping = Submit(MakeRequest(2, 50), nullptr, 3);
+  dripping->WaitForTokens(3);
+  Submit(MakeRequest(1, 1))->WaitUntilFinished();
+  Submit(MakeRequest(1, 1))->WaitUntilFinished();
+  clock_.Advance(absl::Seconds(29));
+  dripping->TakeBytes(100);
+  dripping->AddRoom(1);
+  scheduler_->Wake();
+  dripping->WaitForTokens(4);
+  Submit(MakeRequest(1, 1))->WaitUntilFinished();
+  Submit(MakeRequest(1, 1))->WaitUntilFinished();
+  EXPECT_FALSE(dripping->finished());
+  clock_.Advance(absl::Milliseconds(1200));
+  scheduler_->Wake();
+  const FinishEvent finish = dripping->WaitUntilFinished();
+  EXPECT_EQ(finish.reason, FinishReason::kStalled);
+  EXPECT_THAT(std::string(finish.status.message()), HasSubstr("1000 bytes a second"));
+  ExpectAllFree();
+}
+
 TEST_F(EndingTest, RoomFoundAtTheStallLimitSaves) {
   Start();
   auto sink = Submit(MakeRequest(2, 5), nullptr, 1);
@@ -340,6 +374,69 @@ TEST_F(EndingTest, ADeviceFailureEndsEverything) {
   EXPECT_EQ(scheduler_->Submit(*std::move(reservation), MakeRequest(1, 1), late).status().code(),
             absl::StatusCode::kUnavailable);
   scheduler_->Drain(absl::InfiniteFuture());
+  ExpectAllFree();
+}
+
+// Memory that runs out, or a fault of the program, ends the requests of the step and nobody else.
+TEST_F(EndingTest, AFaultThatIsNotTheDevicesEndsItsStepOnly) {
+  const struct {
+    std::exception_ptr error;
+    absl::StatusCode code;
+  } cases[] = {
+      {std::make_exception_ptr(std::bad_alloc()), absl::StatusCode::kResourceExhausted},
+      {std::make_exception_ptr(DeviceError(DeviceErrorKind::kOutOfMemory, "full")),
+       absl::StatusCode::kResourceExhausted},
+      {std::make_exception_ptr(DeviceError(DeviceErrorKind::kInternal, "odd")),
+       absl::StatusCode::kInternal},
+      {std::make_exception_ptr(std::logic_error("wrong")), absl::StatusCode::kInternal},
+  };
+  executor_.Hold();
+  Start();
+  for (const auto& fault : cases) {
+    auto first = Submit(MakeRequest(2, 50));
+    executor_.WaitUntilHeldAfter(executor_.steps());
+    executor_.FailNextStep(fault.error);
+    auto waiting = Submit(MakeRequest(2, 3));
+    executor_.AllowAll();
+    const FinishEvent finish = first->WaitUntilFinished();
+    EXPECT_EQ(finish.reason, FinishReason::kError);
+    EXPECT_EQ(finish.status.code(), fault.code) << finish.status;
+    EXPECT_EQ(faults_.back(), finish.status);
+    EXPECT_EQ(waiting->WaitUntilFinished().reason, FinishReason::kLength);
+    executor_.Hold();
+  }
+  executor_.AllowAll();
+  EXPECT_TRUE(failures_.empty());
+  EXPECT_TRUE(scheduler_->health().ok());
+  ExpectAllFree();
+}
+
+TEST_F(EndingTest, AnOpenThatRunsOutOfMemoryEndsItsRequestOnly) {
+  executor_.FailNextOpen(std::make_exception_ptr(std::bad_alloc()));
+  Start();
+  const FinishEvent finish = Submit(MakeRequest(2, 5))->WaitUntilFinished();
+  EXPECT_EQ(finish.status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(Submit(MakeRequest(2, 5))->WaitUntilFinished().reason, FinishReason::kLength);
+  EXPECT_TRUE(failures_.empty());
+  ExpectAllFree();
+}
+
+TEST_F(EndingTest, LogitsThatAreNotFiniteEndTheirRequestWithThePosition) {
+  executor_.set_not_finite([](std::span<const int32_t> history) { return history.size() == 6; });
+  Start();
+  auto sink = Submit(MakeRequest(3, 50));
+  const FinishEvent finish = sink->WaitUntilFinished();
+  EXPECT_EQ(finish.reason, FinishReason::kError);
+  EXPECT_EQ(finish.status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(finish.status.message()), HasSubstr("position 5"));
+  EXPECT_EQ(sink->tokens().size(), 3U) << "those before it";
+  Request score = MakeRequest(9, 0);
+  score.score = true;
+  EXPECT_THAT(std::string(Submit(score)->WaitUntilFinished().status.message()),
+              HasSubstr("position 5"));
+  EXPECT_EQ(Submit(MakeRequest(2, 3))->WaitUntilFinished().reason, FinishReason::kLength);
+  EXPECT_EQ(observer_.counts().not_finite, 2);
+  EXPECT_EQ(faults_.size(), 2U);
   ExpectAllFree();
 }
 

@@ -21,7 +21,7 @@ TEST(SchedulerQueueTest, TheQueueIsBounded) {
   executor.Hold();
   FakeObserver observer;
   SchedulerOptions options;
-  options.max_queue_requests = 2;
+  options.max_queue_requests = 3;
   options.max_queue_tokens = 50;
   Scheduler scheduler(executor, nullptr, &observer, options);
   std::vector<std::shared_ptr<FakeSink>> sinks;
@@ -39,10 +39,11 @@ TEST(SchedulerQueueTest, TheQueueIsBounded) {
   ASSERT_EQ(observer.counts().slots_used, 4);
   ASSERT_EQ(observer.counts().queue_requests, 0);
   submit(10);
+  submit(20);
   const auto tokens = scheduler.Reserve(41);
   EXPECT_EQ(tokens.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(tokens.status().message()), HasSubstr("max_queue_tokens"));
-  submit(40);
+  submit(20);
   const auto requests = scheduler.Reserve(0);
   EXPECT_EQ(requests.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(requests.status().message()), HasSubstr("max_queue_requests"));

@@ -113,6 +113,7 @@ void TestServer::Load() {
   flags.max_tokens = options.max_tokens;
   flags.grpc = options.grpc;
   flags.scheduler = options.scheduler;
+  flags.max_text_bytes = options.max_text_bytes;
   model->limits = LimitsOf(config, options.executor, flags);
   model->info = DescribeModel(config, options.executor, flags);
   metrics.SetModel(options.executor.slots, options.executor.state_bytes);

@@ -30,6 +30,7 @@ struct TestServerOptions {
   SchedulerOptions scheduler;
   GrpcServerOptions grpc;
   int64_t max_tokens = 1 << 20;
+  int64_t max_text_bytes = 0;
   bool tokenizer = true;
   bool load = true;  // false: the model is not there until Load
   FakeExecutor::NextToken next_token;

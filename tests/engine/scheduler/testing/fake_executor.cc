@@ -112,6 +112,16 @@ void FakeExecutor::FailSteps() {
   fail_ = true;
 }
 
+void FakeExecutor::FailNextStep(std::exception_ptr error) {
+  const std::lock_guard lock(mu_);
+  step_error_ = std::move(error);
+}
+
+void FakeExecutor::FailNextOpen(std::exception_ptr error) {
+  const std::lock_guard lock(mu_);
+  open_error_ = std::move(error);
+}
+
 void FakeExecutor::FailOpens() {
   const std::lock_guard lock(mu_);
   fail_opens_ = true;
@@ -173,6 +183,7 @@ int FakeExecutor::Open(const SessionSize& size, const SamplingParams& /*sampling
   const std::lock_guard lock(mu_);
   CheckCall();
   EXPECT_GE(positions, 1);
+  if (open_error_ != nullptr) std::rethrow_exception(std::exchange(open_error_, nullptr));
   if (fail_opens_) throw DeviceError("the fake device opens nothing");
   if (PagesFor(positions) > free_pages_) return -1;
   for (size_t i = 0; i < slots_.size(); ++i) {
@@ -233,6 +244,7 @@ void FakeExecutor::Wait(std::vector<ChunkResult>* results) {
   if (hold_) --allowed_;
   if (fail_) throw DeviceError("the fake device is broken");
   ++steps_;
+  if (step_error_ != nullptr) std::rethrow_exception(std::exchange(step_error_, nullptr));
 
   results->assign(chunks.size(), ChunkResult());
   std::set<int> seen;
@@ -262,6 +274,10 @@ void FakeExecutor::Run(const ScheduledChunk& chunk, ChunkResult* result) {
     slot.history.push_back(chunk.tokens[i]);
     if (i < chunk.targets.size()) {
       result->scores.push_back(MixScore(slot.history, chunk.targets[i]));
+    }
+    const bool wanted = i < chunk.targets.size() || (chunk.sample && i + 1 == chunk.tokens.size());
+    if (wanted && result->not_finite < 0 && not_finite_ && not_finite_(slot.history)) {
+      result->not_finite = static_cast<int64_t>(slot.history.size()) - 1;
     }
   }
   EXPECT_LE(static_cast<int64_t>(slot.history.size()), slot.positions);

@@ -3,6 +3,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <span>
@@ -46,6 +47,10 @@ class FakeExecutor : public Executor {
   void set_next_token(NextToken next) { next_ = std::move(next); }
   // Default: i with log probability −1 − i.
   void set_alternatives(Alternatives alternatives) { alternatives_ = std::move(alternatives); }
+  // Whether the logits after `history` are not finite.
+  void set_not_finite(std::function<bool(std::span<const int32_t> history)> not_finite) {
+    not_finite_ = std::move(not_finite);
+  }
   void set_keep_records(bool keep) { keep_records_ = keep; }
 
   // ---- Any thread ----
@@ -59,6 +64,10 @@ class FakeExecutor : public Executor {
   // Every step from now on throws DeviceError, in Launch or in Wait.
   void FailLaunches();
   void FailSteps();
+  // The next step throws this, once, in Wait; the device goes on.
+  void FailNextStep(std::exception_ptr error);
+  // The same in Open.
+  void FailNextOpen(std::exception_ptr error);
   // From now on Open throws, or Close, which frees the slot nevertheless.
   void FailOpens();
   void FailCloses();
@@ -94,6 +103,7 @@ class FakeExecutor : public Executor {
   const ExecutorLimits limits_;
   NextToken next_;
   Alternatives alternatives_;
+  std::function<bool(std::span<const int32_t>)> not_finite_;
   bool keep_records_ = true;
 
   mutable std::mutex mu_;
@@ -105,6 +115,7 @@ class FakeExecutor : public Executor {
   bool hold_ = false;
   int64_t allowed_ = 0;
   bool waiting_ = false;
+  std::exception_ptr step_error_, open_error_;
   bool fail_launches_ = false;
   bool fail_ = false;
   bool fail_opens_ = false;

@@ -16,6 +16,16 @@ void FakeSink::Wait(const char* what, Predicate predicate) {
       << ", finished: " << finished_;
 }
 
+void FakeSink::TakeBytes(int64_t bytes) {
+  const std::lock_guard lock(mu_);
+  taken_bytes_ += bytes;
+}
+
+int64_t FakeSink::TakenBytes() {
+  const std::lock_guard lock(mu_);
+  return taken_bytes_;
+}
+
 void FakeSink::AddRoom(int64_t n) {
   const std::lock_guard lock(mu_);
   capacity_ += n;
@@ -136,6 +146,11 @@ void FakeObserver::OnStep(int64_t decode_rows, int64_t prompt_rows, absl::Durati
   ++counts_.steps;
   counts_.decode_rows += decode_rows;
   counts_.prompt_rows += prompt_rows;
+}
+
+void FakeObserver::OnNotFinite() {
+  const std::lock_guard lock(mu_);
+  ++counts_.not_finite;
 }
 
 void FakeObserver::OnFirstToken(absl::Duration since_submit) {

@@ -23,6 +23,8 @@ class FakeSink : public EventSink {
   // ---- Any thread ----
   // Makes room for n more tokens; the owner then calls Wake.
   void AddRoom(int64_t n);
+  // Counts bytes as taken by the client.
+  void TakeBytes(int64_t bytes);
   void WaitUntilStarted();
   void WaitForTokens(int64_t n);
   // The last event, waiting for it.
@@ -36,6 +38,7 @@ class FakeSink : public EventSink {
 
   void OnStarted() override;
   bool HasRoom(int64_t tokens) override;
+  int64_t TakenBytes() override;
   void OnToken(TokenEvent event) override;
   void OnFinished(FinishEvent event) override;
 
@@ -46,6 +49,7 @@ class FakeSink : public EventSink {
   mutable std::mutex mu_;
   std::condition_variable changed_;
   int64_t capacity_;
+  int64_t taken_bytes_ = 0;
   bool started_ = false;
   bool finished_ = false;
   std::vector<TokenEvent> events_;
@@ -73,6 +77,7 @@ class FakeObserver : public SchedulerObserver {
     int64_t queue_requests = 0, queue_tokens = 0, max_queue_requests = 0;
     int64_t steps = 0, decode_rows = 0, prompt_rows = 0;
     int running = 0, slots_used = 0;
+    int64_t not_finite = 0;
     std::map<FinishReason, int64_t> reasons;
   };
   Counts counts() const;
@@ -81,6 +86,7 @@ class FakeObserver : public SchedulerObserver {
   void OnQueue(int64_t requests, int64_t tokens) override;
   void OnSessions(int running, int slots_used) override;
   void OnStep(int64_t decode_rows, int64_t prompt_rows, absl::Duration time) override;
+  void OnNotFinite() override;
   void OnFirstToken(absl::Duration since_submit) override;
   void OnToken(absl::Duration since_previous) override;
   void OnFinished(const FinishEvent& event, absl::Duration since_submit) override;

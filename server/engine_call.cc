@@ -1,0 +1,130 @@
+#include "server/engine_call.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/status.h"
+
+namespace t2r::server {
+
+EngineCall::EngineCall(CallContext& context, grpc::CallbackServerContext& rpc)
+    : context_(context),
+      guard_(context.watch, rpc),
+      begun_(absl::Now()),
+      deadline_(DeadlineOf(rpc.deadline())),
+      peer_(context.peers.limit() > 0 ? rpc.peer() : ""),
+      lease_(context.buffers) {}
+
+void EngineCall::Begin(grpc::ByteBuffer message) {
+  absl::StatusOr<ServedModel*> model = context_.host.Get();
+  if (!model.ok()) return Refuse(model.status());
+  model_ = *model;
+  if (!context_.peers.Take(peer_, &share_)) {
+    return Refuse(absl::ResourceExhaustedError(
+        absl::StrCat("this address has ", context_.peers.limit(),
+                     " requests here already, the limit (--max-requests-per-peer); try again "
+                     "later")));
+  }
+  const auto size = static_cast<int64_t>(message.Length());
+  if (!lease_.TryResize(size)) {
+    return Refuse(absl::ResourceExhaustedError(
+        absl::StrCat("the server's buffers are full: ", context_.buffers.used(), " of ",
+                     context_.buffers.limit(), " bytes (--max-buffer-mib); try again later")));
+  }
+  if (size <= WorkerPool::kCostly) return Prepare(message, {}, false);
+  // A token takes a byte of the message at least.
+  absl::StatusOr<Scheduler::Reservation> reservation = model_->scheduler->Reserve(size);
+  if (!reservation.ok()) return Refuse(reservation.status());
+  Post(
+      size,
+      [this, message = std::move(message)](Scheduler::Reservation place) {
+        Prepare(message, std::move(place), true);
+      },
+      *std::move(reservation));
+}
+
+void EngineCall::Post(int64_t cost, std::function<void(Scheduler::Reservation)> work,
+                      Scheduler::Reservation reservation) {
+  // std::function wants what it holds to be copyable.
+  auto place = std::make_shared<Scheduler::Reservation>(std::move(reservation));
+  const WorkerPool::Ticket ticket = context_.workers.Post(
+      cost, [self = shared_from_this(), place, todo = std::move(work)](bool dropped) {
+        if (dropped) return self->Refuse(absl::UnavailableError("the server is shutting down"));
+        if (!self->Cancelled()) todo(std::move(*place));
+      });
+  bool cancelled;
+  {
+    const std::lock_guard lock(request_mutex_);
+    ticket_ = ticket;
+    cancelled = cancelled_;
+  }
+  if (cancelled) context_.workers.Remove(ticket);
+}
+
+void EngineCall::Prepare(const grpc::ByteBuffer& message, Scheduler::Reservation reservation,
+                         bool worker) {
+  absl::StatusOr<PreparedRequest> made = Read(message);
+  if (!made.ok()) return Refuse(made.status());
+  made->request.deadline = deadline_;
+  if (!reservation.valid()) {
+    absl::StatusOr<Scheduler::Reservation> got = model_->scheduler->Reserve(made->queue_bound());
+    if (!got.ok()) return Refuse(got.status());
+    reservation = *std::move(got);
+  }
+  if (made->complete()) return Submit(std::move(made->request), std::move(reservation));
+  if (worker) return Tokenise(*std::move(made), std::move(reservation));
+  const int64_t cost = made->queue_bound();
+  auto prepared = std::make_shared<PreparedRequest>(*std::move(made));
+  Post(
+      cost,
+      [this, prepared](Scheduler::Reservation place) {
+        Tokenise(std::move(*prepared), std::move(place));
+      },
+      std::move(reservation));
+}
+
+void EngineCall::Tokenise(PreparedRequest prepared, Scheduler::Reservation reservation) {
+  absl::StatusOr<Request> request = Complete(std::move(prepared), *model_);
+  if (!request.ok()) return Refuse(request.status());
+  Submit(*std::move(request), std::move(reservation));
+}
+
+void EngineCall::Submit(Request request, Scheduler::Reservation reservation) {
+  if (!Ready(request)) return;
+  {
+    const std::lock_guard lock(request_mutex_);
+    lease_.Resize(request.queue_tokens() * static_cast<int64_t>(sizeof(int32_t)));
+  }
+  absl::StatusOr<RequestId> id =
+      model_->scheduler->Submit(std::move(reservation), std::move(request), shared_from_this());
+  if (!id.ok()) return Refuse(id.status());
+  bool cancelled;
+  {
+    const std::lock_guard lock(request_mutex_);
+    id_ = *id;
+    cancelled = cancelled_;
+  }
+  if (cancelled) model_->scheduler->Cancel(*id);  // CancelRequest came before there was an id
+}
+
+bool EngineCall::Cancelled() {
+  const std::lock_guard lock(request_mutex_);
+  return cancelled_;
+}
+
+void EngineCall::CancelRequest() {
+  std::optional<RequestId> id;
+  WorkerPool::Ticket ticket;
+  {
+    const std::lock_guard lock(request_mutex_);
+    cancelled_ = true;
+    id = id_;
+    ticket = std::exchange(ticket_, 0);
+  }
+  if (ticket != 0) context_.workers.Remove(ticket);
+  // Where the deadline is what ended the RPC the scheduler's own timer ends the request, and it
+  // counts as a deadline.
+  if (id && !HasPassed(deadline_, begun_)) model_->scheduler->Cancel(*id);
+}
+
+}  // namespace t2r::server

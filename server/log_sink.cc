@@ -1,0 +1,178 @@
+#include "server/log_sink.h"
+
+#include <google/protobuf/stubs/logging.h>
+#include <grpc/support/log.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "server/crash_lines.h"
+
+namespace t2r::server {
+namespace {
+
+constexpr size_t kMaxLines = 1000;
+constexpr size_t kMaxForeignBytes = 512;
+constexpr double kForeignRate = 10;   // lines a second
+constexpr double kForeignBurst = 20;  // lines
+// What a pipe that polls writable takes without blocking (PIPE_BUF on Linux).
+constexpr size_t kBlock = 4096;
+
+std::atomic<LogSink*> library_sink{nullptr};
+
+void OnGrpcLog(gpr_log_func_args* line) {
+  LogSink* sink = library_sink.load();
+  if (sink != nullptr) sink->WriteForeign("grpc", line->message);
+}
+
+void OnProtobufLog(google::protobuf::LogLevel level, const char* /*file*/, int /*line*/,
+                   const std::string& message) {
+  LogSink* sink = library_sink.load();
+  if (sink != nullptr && level >= google::protobuf::LOGLEVEL_WARNING) {
+    sink->WriteForeign("protobuf", message);
+  }
+}
+
+// All of `text`, waiting as long as it takes. False when the descriptor is broken.
+bool WriteAll(int fd, std::string_view text) {
+  while (!text.empty()) {
+    pollfd wanted = {fd, POLLOUT, 0};
+    if (poll(&wanted, 1, -1) < 0 && errno != EINTR) return false;
+    const ssize_t written = write(fd, text.data(), std::min(text.size(), kBlock));
+    if (written < 0 && errno != EINTR && errno != EAGAIN) return false;
+    if (written > 0) text.remove_prefix(static_cast<size_t>(written));
+  }
+  return true;
+}
+
+}  // namespace
+
+std::string EscapeForLog(std::string_view text, bool ascii) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string out;
+  out.reserve(text.size());
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f || (ascii && byte >= 0x80)) {
+      out += "\\x";
+      out += kDigits[byte >> 4];
+      out += kDigits[byte & 15];
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+struct LogSink::State {
+  explicit State(int descriptor) : fd(descriptor) {}
+
+  void Push(std::string line) {
+    {
+      const std::lock_guard lock(mutex);
+      if (lines.size() >= kMaxLines) {
+        ++dropped;
+        return;
+      }
+      lines.push_back(std::move(line));
+    }
+    changed.notify_all();
+  }
+
+  void Run() {
+    std::unique_lock lock(mutex);
+    while (true) {
+      changed.wait(lock, [this] { return stopping || !lines.empty() || dropped > 0; });
+      std::string text;
+      for (const std::string& line : lines) absl::StrAppend(&text, line, "\n");
+      if (dropped > 0) absl::StrAppend(&text, "t2r-server: ", dropped, " lines were dropped\n");
+      lines.clear();
+      dropped = 0;
+      if (text.empty()) return;
+      writing = true;
+      lock.unlock();
+      WriteAll(fd, text);
+      lock.lock();
+      writing = false;
+      changed.notify_all();
+    }
+  }
+
+  const int fd;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<std::string> lines;
+  int64_t dropped = 0;
+  bool writing = false;
+  bool stopping = false;
+  // Of WriteForeign.
+  double tokens = kForeignBurst;
+  absl::Time refilled = absl::Now();
+  int64_t left_out = 0;
+};
+
+LogSink::LogSink(int fd) : state_(std::make_shared<State>(fd)) {
+  // Detached: nothing may wait for a thread that a full pipe holds.
+  std::thread([state = state_] { state->Run(); }).detach();
+}
+
+LogSink::~LogSink() {
+  Flush(absl::Milliseconds(500));
+  LogSink* self = this;
+  library_sink.compare_exchange_strong(self, nullptr);
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->stopping = true;
+  }
+  state_->changed.notify_all();
+}
+
+void LogSink::Write(const std::string& line) { state_->Push(EscapeForLog(line, false)); }
+
+void LogSink::WriteForeign(const std::string& library, const std::string& line) {
+  std::string text = absl::StrCat("t2r-server: ", library, ": ",
+                                  EscapeForLog(line.substr(0, kMaxForeignBytes), true),
+                                  line.size() > kMaxForeignBytes ? "…" : "");
+  KeepLastWords(text);
+  {
+    const std::lock_guard lock(state_->mutex);
+    const absl::Time now = absl::Now();
+    const double earned = absl::ToDoubleSeconds(now - state_->refilled) * kForeignRate;
+    state_->tokens = std::clamp(state_->tokens + earned, 0.0, kForeignBurst);
+    state_->refilled = now;
+    if (state_->tokens < 1) {
+      ++state_->left_out;
+      return;
+    }
+    state_->tokens -= 1;
+    if (state_->left_out > 0) absl::StrAppend(&text, " (", state_->left_out, " left out before)");
+    state_->left_out = 0;
+  }
+  state_->Push(std::move(text));
+}
+
+void LogSink::Flush(absl::Duration limit) {
+  std::unique_lock lock(state_->mutex);
+  state_->changed.wait_for(lock, absl::ToChronoNanoseconds(limit), [this] {
+    return state_->lines.empty() && state_->dropped == 0 && !state_->writing;
+  });
+}
+
+void RouteLibraryLogs(LogSink* sink) {
+  library_sink.store(sink);
+  gpr_set_log_function(OnGrpcLog);
+  google::protobuf::SetLogHandler(OnProtobufLog);
+}
+
+}  // namespace t2r::server

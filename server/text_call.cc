@@ -1,0 +1,73 @@
+#include "server/text_call.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/messages.h"
+
+namespace t2r::server {
+
+grpc::ServerUnaryReactor* TextCall::Start(CallContext& context, grpc::CallbackServerContext* rpc,
+                                          const grpc::ByteBuffer* request,
+                                          grpc::ByteBuffer* response, Work work) {
+  std::shared_ptr<TextCall> call(new TextCall(context, *rpc, response));
+  call->self_ = call;
+  if (!context.peers.Take(context.peers.limit() > 0 ? rpc->peer() : "", &call->share_)) {
+    call->end_.Fail(absl::ResourceExhaustedError(
+        absl::StrCat("this address has ", context.peers.limit(),
+                     " requests here already, the limit (--max-requests-per-peer); try again "
+                     "later")));
+  } else {
+    call->Begin(TakeMessage(request), std::move(work));
+  }
+  return call.get();
+}
+
+void TextCall::Begin(grpc::ByteBuffer message, Work work) {
+  absl::StatusOr<ServedModel*> model = context_.host.Get();
+  if (!model.ok()) return end_.Fail(model.status());
+  const auto size = static_cast<int64_t>(message.Length());
+  if (!lease_.TryResize(size)) {
+    return end_.Fail(absl::ResourceExhaustedError(
+        absl::StrCat("the server's buffers are full: ", context_.buffers.used(), " of ",
+                     context_.buffers.limit(), " bytes (--max-buffer-mib); try again later")));
+  }
+  const WorkerPool::Ticket ticket = context_.workers.TryPost(
+      size, [self = shared_from_this(), served = *model, message = std::move(message),
+             todo = std::move(work)](bool dropped) {
+        if (dropped) {
+          return self->end_.Fail(absl::UnavailableError("the server is shutting down"));
+        }
+        const absl::Status status = todo(message, *served, self->end_);
+        if (!status.ok()) self->end_.Fail(status);
+      });
+  if (ticket == 0) {
+    return end_.Fail(
+        absl::ResourceExhaustedError("too many texts wait for the tokenizer; try again later"));
+  }
+  bool cancelled;
+  {
+    const std::lock_guard lock(mutex_);
+    ticket_ = ticket;
+    cancelled = cancelled_;
+  }
+  if (cancelled) context_.workers.Remove(ticket);
+}
+
+void TextCall::OnCancel() {
+  WorkerPool::Ticket ticket;
+  {
+    const std::lock_guard lock(mutex_);
+    cancelled_ = true;
+    ticket = std::exchange(ticket_, 0);
+  }
+  if (ticket != 0) context_.workers.Remove(ticket);
+  end_.Cancel();
+}
+
+void TextCall::OnDone() {
+  guard_.Done();
+  const std::shared_ptr<TextCall> self = std::move(self_);
+}
+
+}  // namespace t2r::server

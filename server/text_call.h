@@ -1,0 +1,55 @@
+// One RPC that only works on a text: Tokenize or Detokenize.
+#pragma once
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <functional>
+#include <memory>
+#include <mutex>
+
+#include "server/call_context.h"
+#include "server/call_watch.h"
+#include "server/unary_end.h"
+
+namespace t2r::server {
+
+// The message waits for a worker, which parses it, works and answers. A call whose client goes
+// gives up its turn; one that runs already ends unheard.
+class TextCall final : public grpc::ServerUnaryReactor,
+                       public std::enable_shared_from_this<TextCall> {
+ public:
+  // Parses the message and answers, or says what is wrong. A worker.
+  using Work = std::function<absl::Status(const grpc::ByteBuffer& message, const ServedModel& model,
+                                          UnaryEnd& end)>;
+
+  // The reaction; refuses where too many wait already. `response` is valid until OnDone.
+  static grpc::ServerUnaryReactor* Start(CallContext& context, grpc::CallbackServerContext* rpc,
+                                         const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response, Work work);
+
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  TextCall(CallContext& context, grpc::CallbackServerContext& rpc, grpc::ByteBuffer* response)
+      : context_(context),
+        guard_(context.watch, rpc),
+        end_(context, guard_, *this, response),
+        lease_(context.buffers) {}
+  void Begin(grpc::ByteBuffer message, Work work);
+
+  CallContext& context_;
+  CallGuard guard_;
+  UnaryEnd end_;
+  PeerShares::Share share_;
+  BufferLease lease_;               // of the message
+  std::shared_ptr<TextCall> self_;  // until OnDone
+
+  std::mutex mutex_;
+  WorkerPool::Ticket ticket_ = 0;
+  bool cancelled_ = false;
+};
+
+}  // namespace t2r::server

@@ -1,0 +1,49 @@
+#include "server/unary_end.h"
+
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "server/messages.h"
+#include "server/status.h"
+
+namespace t2r::server {
+
+bool UnaryEnd::Take() {
+  const std::lock_guard lock(mutex_);
+  return !std::exchange(finished_, true);
+}
+
+void UnaryEnd::Finish(const grpc::Status& status, int64_t bytes) {
+  const ReadLimits& reading = context_.reading;
+  if (reading.stall_timeout > absl::ZeroDuration()) {
+    absl::Duration limit = reading.stall_timeout;
+    if (reading.min_read_rate > 0) {
+      limit +=
+          absl::Seconds(static_cast<double>(bytes) / static_cast<double>(reading.min_read_rate));
+    }
+    guard_.CutAt(absl::Now() + limit);
+  }
+  reactor_.Finish(status);
+}
+
+void UnaryEnd::Answer(const google::protobuf::Message& message) {
+  if (!Take()) return;
+  *response_ = ToBytes(message);
+  const auto bytes = static_cast<int64_t>(response_->Length());
+  lease_.Resize(bytes);
+  Finish(grpc::Status::OK, bytes);
+}
+
+void UnaryEnd::Fail(const absl::Status& status) {
+  if (!Take()) return;
+  Finish(absl::IsResourceExhausted(status) ? ToGrpcStatus(status, context_.metrics.RetryDelay())
+                                           : ToGrpcStatus(status),
+         0);
+}
+
+void UnaryEnd::Cancel() {
+  if (!Take()) return;
+  Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away"), 0);
+}
+
+}  // namespace t2r::server
