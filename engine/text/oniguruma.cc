@@ -28,7 +28,7 @@ struct Class {
 };
 constexpr char kSpace[] = "\\t-\\r \\x{85}\\p{Z}";
 constexpr char kWordOfPosix[] = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
-// \w and \p{Word} take the superscripts and fractions of Latin-1 besides.
+// \w and \p{Word} take the superscripts and fractions of Latin-1 besides, but not inside a class.
 constexpr char kWord[] = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
 constexpr char kHex[] = "0-9a-fA-F";
 
@@ -58,13 +58,13 @@ absl::Status Refuse(absl::string_view what) {
 }
 
 // \p{name}; PCRE2 takes a script's name for its extensions, Oniguruma for the script itself.
-Class Property(const std::string& name) {
+Class Property(const std::string& name, bool in_class) {
   std::string plain;
   for (const char c : name) {
     if (c != '_' && c != '-' && c != ' ') plain += static_cast<char>(std::tolower(c));
   }
   if (plain == "punct") return {"\\p{P}"};
-  if (plain == "word") return {kWord};
+  if (plain == "word") return {in_class ? kWordOfPosix : kWord};
   if (const auto found = PosixClasses().find(plain); found != PosixClasses().end()) {
     return found->second;
   }
@@ -103,10 +103,10 @@ class Translator {
   bool Starts(std::string_view what) const { return pattern_.substr(at_).starts_with(what); }
 
   // What an escape stands for that is a class; nullopt: no class. Moves past it.
-  absl::StatusOr<std::optional<Class>> ClassEscape() {
+  absl::StatusOr<std::optional<Class>> ClassEscape(bool in_class) {
     const char c = pattern_[at_ + 1];
     const std::map<char, const char*> letters = {
-        {'s', kSpace}, {'w', kWord}, {'d', "\\p{Nd}"}, {'h', kHex}};
+        {'s', kSpace}, {'w', in_class ? kWordOfPosix : kWord}, {'d', "\\p{Nd}"}, {'h', kHex}};
     const auto found = letters.find(static_cast<char>(std::tolower(c)));
     if (found != letters.end()) {
       at_ += 2;
@@ -120,7 +120,7 @@ class Translator {
     std::string name(pattern_.substr(at_ + 3, close - at_ - 3));
     const bool caret = name.starts_with('^');
     if (caret) name.erase(0, 1);
-    Class result = Property(name);
+    Class result = Property(name, in_class);
     result.negated = result.negated != ((c == 'P') != caret);
     at_ = close + 1;
     return std::optional<Class>(std::move(result));
@@ -158,7 +158,7 @@ class Translator {
   }
 
   absl::Status Escape() {
-    T2R_ASSIGN_OR_RETURN(const std::optional<Class> named, ClassEscape());
+    T2R_ASSIGN_OR_RETURN(const std::optional<Class> named, ClassEscape(false));
     if (named.has_value()) {
       absl::StrAppend(&out_, named->negated ? "[^" : "[", named->content, "]");
       return absl::OkStatus();
@@ -268,7 +268,7 @@ class Translator {
       return absl::OkStatus();
     }
     if (c == '\\' && at_ + 1 < pattern_.size()) {
-      T2R_ASSIGN_OR_RETURN(const std::optional<Class> named, ClassEscape());
+      T2R_ASSIGN_OR_RETURN(const std::optional<Class> named, ClassEscape(true));
       if (named.has_value()) {
         AddClass(*named, members);
         return absl::OkStatus();

@@ -50,15 +50,16 @@ const std::vector<uint32_t>& AssignedPoints() {
 void ExpectClass(const std::string& name,
                  const std::function<bool(const std::string&)>& is_member) {
   const std::vector<bool> members = Members(name);
-  // Unicode 16 made 38 more marks alphabetic than Unicode 14 has.
-  const bool alphabetic = name.find("Alpha") != name.npos || name.find("[:al") != name.npos;
-  const auto mark = Regex::CompilePcre("\\p{M}");
+  // Unicode 15 and 16 made 38 more marks alphabetic and 5 more modifier letters lowercase.
+  const bool newer = name.find("Alpha") != name.npos || name.find("[:al") != name.npos ||
+                     name.find("[:lower") != name.npos;
+  const auto changed = Regex::CompilePcre("[\\p{M}\\p{Lm}]");
   int wrong = 0;
   for (const uint32_t c : AssignedPoints()) {
     std::string text;
     AppendCodePoint(c, &text);
     if (is_member(text) == members[c]) continue;
-    if (alphabetic && !mark->FindAll(text)->empty()) continue;
+    if (newer && !changed->FindAll(text)->empty()) continue;
     if (++wrong <= 5)
       ADD_FAILURE() << name << ": U+" << std::hex << c << " is not as in the golden";
   }
@@ -118,7 +119,7 @@ TEST(Constructs, MeanWhatTheyMeanInOniguruma) {
   using ::testing::ElementsAre;
   EXPECT_THAT(Found("[a[bc]]+", "xabcx"), ElementsAre("abc"));
   EXPECT_THAT(Found("[a-z&&[^aeiou]]+", "hello"), ElementsAre("h", "ll"));
-  EXPECT_THAT(Found("[^a-c&&[b-z]]+", "abcdxyz!"), ElementsAre("a", "!"));
+  EXPECT_THAT(Found("[^a-c&&[b-z]]+", "abcdxyz!"), ElementsAre("a", "dxyz!"));
   EXPECT_THAT(Found(" ?[^(\\s|[.,!?\u2026\u3002])]+", "one two. three"),
               ElementsAre("one", " two", " three"));
   EXPECT_THAT(Found("(?m:a.b)", "a\nb"), ElementsAre("a\nb"));

@@ -232,7 +232,7 @@ TEST(LoadTokenizer, ReadsConfigurationsLikeTransformers) {
   ASSERT_GE(golden.size(), 42u);
   for (const auto& [name, test_case] : golden.items()) {
     SCOPED_TRACE(name);
-    const TempDirectory directory;
+    const TemporaryDirectory directory;
     const auto source = test_case["source"].get<std::string>();
     directory.Write(source.ends_with(".model") ? "tokenizer.model" : "tokenizer.json",
                     ReadFile(TestData(source)));
@@ -253,7 +253,7 @@ TEST(LoadTokenizer, ReadsConfigurationsLikeTransformers) {
 }
 
 TEST(LoadTokenizer, ANamedEndTokenIsSpecialWhateverTokenizerJsonSays) {
-  const TempDirectory directory;
+  const TemporaryDirectory directory;
   directory.Write("tokenizer.json", Tiny("null", "false", "[]", R"([{"id": 7, "content": "<e>",
       "special": false, "normalized": false}])"));
   directory.Write("tokenizer_config.json", R"({"eos_token": "<e>"})");
@@ -279,7 +279,7 @@ TEST(LoadTokenizer, BadConfigurationsAreRefusedByName) {
       {R"({"legacy": "yes"})", "legacy"},
   };
   for (const auto& bad : cases) {
-    const TempDirectory directory;
+    const TemporaryDirectory directory;
     directory.Write("tokenizer.json", Tiny("null", "false", "[]"));
     directory.Write("tokenizer_config.json", bad.config);
     const auto tokenizer = LoadTokenizer(directory.path());
