@@ -17,6 +17,7 @@
 #include "engine/tokenizer/tokenizer.h"
 #include "testing/model_directory.h"
 #include "testing/reference_model.h"
+#include "testing/shared_data.h"
 
 namespace t2r::convert {
 namespace {

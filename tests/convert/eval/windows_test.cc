@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "convert/error.h"
+#include "engine/model/architectures.h"
 
 namespace t2r::convert {
 namespace {
@@ -16,7 +17,7 @@ using testing::HasSubstr;
 
 ModelConfig Config(int64_t positions, bool stored = false) {
   ModelConfig config;
-  config.architecture = stored ? Architecture::kGpt2 : Architecture::kLlama;
+  config.architecture = stored ? &kGpt2Architecture : &kLlamaArchitecture;
   config.max_position_embeddings = positions;
   return config;
 }
