@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -95,6 +96,94 @@ INSTANTIATE_TEST_SUITE_P(
         AgreementCase{"gpt2_rfa", SmallGpt2Json, FeatureMapKind::kRfa, Normalizer::kClamp, 14, {}},
         AgreementCase{
             "gpt2_hedgehog", SmallGpt2Json, FeatureMapKind::kHedgehog, Normalizer::kAdd, 6, {1}}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+struct WindowedAgreement {
+  const char* name;
+  std::string json;
+  FeatureMapKind map;
+  LinearSizes sizes;
+  bool rope_features;
+  std::vector<LinearSizes> layers = {};
+  std::optional<int64_t> sink_position = std::nullopt;
+  bool decay = false;
+};
+
+class WindowedAgreementTest : public testing::TestWithParam<WindowedAgreement> {};
+
+TEST_P(WindowedAgreementTest, SameLogProbabilities) {
+  const WindowedAgreement& c = GetParam();
+  SwapOptions options{c.map, c.sizes.features, {1}, {}};
+  options.window = c.sizes.window;
+  options.sinks = c.sizes.sinks;
+  options.fold = c.sizes.fold;
+  options.rope_features = c.rope_features;
+  options.sink_position = c.sink_position;
+  ModelConfig config = SwappedConfig(Unwrap(ParseModelConfig(c.json, "")), options);
+  config.linear_attention->layers = c.layers;
+  TrainingModel model(config, torch::kCPU);
+  Randomize(&model, 5);
+  {
+    const torch::NoGradGuard no_grad;
+    for (const auto& spec : model.parameters().specs()) {
+      torch::Tensor value = model.parameters().Get(spec.name).detach();
+      if (IsLogDecay(spec)) {
+        if (c.decay) value.copy_(-torch::rand_like(value) * 0.1);
+      } else if (spec.feature_map) {
+        value.add_(torch::randn_like(value) * 0.5);
+      }
+    }
+  }
+  const TemporaryDirectory directory;
+  WriteModelDirectory(directory / "model", SwappedConfigJson(c.json, config, "float32"), model,
+                      "float32", "");
+  const auto ids = Ids(73);
+  const torch::Tensor converter = ConverterScores(model, ids);
+  const torch::Tensor engine = EngineScores(directory / "model", Fed(ids), Predicted(ids));
+  EXPECT_GT(converter.std().item<double>(), 0.1) << "the model must not be trivial";
+  EXPECT_LE(((engine - converter).norm() / converter.norm()).item<double>(), 1e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Forms, WindowedAgreementTest,
+    testing::Values(
+        WindowedAgreement{
+            "codebook", SmallLlamaJson(), FeatureMapKind::kCodebook, {12, 16, 2, 1}, false},
+        WindowedAgreement{
+            "codebook_rotated", SmallLlamaJson(), FeatureMapKind::kCodebook, {12, 16, 2, 1}, true},
+        WindowedAgreement{"codebook_folds_and_decays",
+                          SmallLlamaJson(),
+                          FeatureMapKind::kCodebook,
+                          {9, 10, 1, 4},
+                          false,
+                          {},
+                          std::nullopt,
+                          true},
+        WindowedAgreement{"codebook_by_layer",
+                          SmallLlamaJson(),
+                          FeatureMapKind::kCodebook,
+                          {20, 12, 1, 1},
+                          false,
+                          {{20, 6, 1, 1}, {}, {5, 12, 3, 2}},
+                          9},
+        WindowedAgreement{
+            "codebook_alone", SmallLlamaJson(), FeatureMapKind::kCodebook, {12, 0, 0, 1}, false},
+        WindowedAgreement{
+            "window_alone", SmallLlamaJson(), FeatureMapKind::kNone, {0, 8, 3, 1}, true},
+        WindowedAgreement{
+            "gpt2_codebook", SmallGpt2Json(), FeatureMapKind::kCodebook, {12, 16, 2, 3}, false},
+        WindowedAgreement{"t2r", SmallLlamaJson(), FeatureMapKind::kT2r, {10, 16, 1, 1}, true},
+        WindowedAgreement{
+            "hedgehog_plain", SmallLlamaJson(), FeatureMapKind::kHedgehog, {12, 16, 1, 5}, false},
+        WindowedAgreement{"gpt2_elu", SmallGpt2Json(), FeatureMapKind::kElu, {8, 16, 1, 1}, true},
+        WindowedAgreement{"gpt2_rfa_decays",
+                          SmallGpt2Json(),
+                          FeatureMapKind::kRfa,
+                          {8, 16, 0, 1},
+                          true,
+                          {},
+                          std::nullopt,
+                          true}),
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST(EngineAgreement, SoftmaxModelsToo) {
