@@ -89,8 +89,14 @@ void GenerateCall::Impl::Start() {
     const std::lock_guard<std::mutex> lock(mutex_);
     alarm_ = alarm;
   }
-  alarm->Set(std::chrono::system_clock::now(),
-             [call = shared_from_this(), texts](bool) { call->on_done_(texts); });
+  alarm->Set(std::chrono::system_clock::now(), [call = shared_from_this(), texts](bool) {
+    {
+      // The alarm holds the call, which holds the alarm.
+      const std::lock_guard<std::mutex> lock(call->mutex_);
+      call->alarm_.reset();
+    }
+    call->on_done_(texts);
+  });
 }
 
 void GenerateCall::Impl::StartAttempt() {

@@ -43,6 +43,7 @@ ModelConfig ConfigOf(const Shape& shape, int features) {
 
 RandomSource::RandomSource(const ModelConfig& config) {
   for (TensorSpec& tensor : TensorsOf(config)) {
+    if (tensor.optional) continue;
     tensors_[tensor.name] = {nullptr, DType::kBFloat16, std::move(tensor.shape)};
   }
   int64_t largest = 0;

@@ -68,9 +68,9 @@ TEST(CompressionTest, IsRefusedBeforeItIsInflated) {
 }
 
 // Two workers, of which one is held inside a costly text.
-class TextTest : public ::testing::Test {
+class TextQueueTest : public ::testing::Test {
  protected:
-  TextTest() {
+  TextQueueTest() {
     options_.grpc.worker_threads = 1;
     options_.before_encode = [this] {
       if (inside_++ > 0) return;
@@ -78,7 +78,7 @@ class TextTest : public ::testing::Test {
     };
     gate_.lock();
   }
-  ~TextTest() override { Open(); }
+  ~TextQueueTest() override { Open(); }
   void Open() {
     if (!std::exchange(open_, true)) gate_.unlock();
   }
@@ -95,7 +95,7 @@ class TextTest : public ::testing::Test {
   std::atomic<int> inside_{0};
 };
 
-TEST_F(TextTest, ACancelledTextGivesItsPlaceBackAtOnce) {
+TEST_F(TextQueueTest, ACancelledTextGivesItsPlaceBackAtOnce) {
   options_.scheduler.max_queue_tokens = 1000;
   TestServer server(options_);
   const auto held = Hold(server);
@@ -111,7 +111,7 @@ TEST_F(TextTest, ACancelledTextGivesItsPlaceBackAtOnce) {
   EXPECT_EQ(server.tokenizer->encoded(), 1);
 }
 
-TEST_F(TextTest, ACancelledTokenizeIsNeverTokenised) {
+TEST_F(TextQueueTest, ACancelledTokenizeIsNeverTokenised) {
   TestServer server(options_);
   const auto held = Hold(server);
   for (int i = 0; i < 5; ++i) {
@@ -130,7 +130,7 @@ TEST_F(TextTest, ACancelledTokenizeIsNeverTokenised) {
   EXPECT_EQ(server.tokenizer->encoded(), 2);
 }
 
-TEST_F(TextTest, ShutdownDropsTheTextsThatWait) {
+TEST_F(TextQueueTest, ShutdownDropsTheTextsThatWait) {
   TestServer server(options_);
   const auto held = Hold(server);
   const auto waiting = server.Generate(TextRequest("waiting", 1));
@@ -196,18 +196,16 @@ TEST(LimitTest, BuffersAreBoundedTogether) {
 
 TEST(LimitTest, AnAddressHasItsShare) {
   TestServerOptions options;
-  options.grpc.max_requests_per_peer = 2;
+  options.grpc.max_requests_per_peer = 1;
   TestServer server(std::move(options));
   server.executor.Hold();
   const auto first = server.Generate(TokenRequest({1}, 2));
-  const auto second = server.Generate(TokenRequest({1}, 2));
-  ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_requests_started_total") == 2; }));
+  ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_requests_started_total") == 1; }));
   const grpc::Status status = server.Generate(TokenRequest({1}, 2))->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_THAT(status.error_message(), HasSubstr("--max-requests-per-peer"));
   server.executor.AllowAll();
   EXPECT_TRUE(first->Finish().ok());
-  EXPECT_TRUE(second->Finish().ok());
   EXPECT_TRUE(WaitUntil([&] { return server.Generate(TokenRequest({1}, 2))->Finish().ok(); }));
 }
 
@@ -217,14 +215,14 @@ TEST(UnreadTest, AStreamThatIsOverIsCutWhenNobodyReadsIt) {
   options.next_token = [](std::span<const int32_t> /*history*/) { return 65; };
   TestServer server(std::move(options));
   // More than the client's window, less than that and the outbox.
-  v1::GenerateRequest request = TokenRequest({1}, 400);
+  v1::GenerateRequest request = TokenRequest({1}, 150);
   request.set_logprobs(20);
   const auto unread = server.Generate(request);
   ASSERT_TRUE(WaitUntil(
       [&] { return server.Metric("t2r_request_success_total{finished_reason=\"length\"}") == 1; }));
   // Shutdown with a long grace would wait for an RPC that is still open.
   server.server->Shutdown(absl::Seconds(50));
-  EXPECT_EQ(unread->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_FALSE(unread->Finish().ok());
 }
 
 TEST(UnreadTest, AnAnswerThatNobodyReadsIsCut) {
@@ -236,11 +234,17 @@ TEST(UnreadTest, AnAnswerThatNobodyReadsIsCut) {
   // A call that is never asked for its answer: the window stays as it is.
   grpc::CompletionQueue queue;
   auto call = stub.PrepareCall(&context, "/t2r.v1.Generation/Tokenize", &queue);
-  call->StartCall(nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  int start = 0;
+  call->StartCall(&start);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
   v1::TokenizeRequest request;
   request.set_text(std::string(900'000, 'x'));
   const grpc::Slice slice(request.SerializeAsString());
-  call->WriteLast(grpc::ByteBuffer(&slice, 1), grpc::WriteOptions(), nullptr);
+  int write = 0;
+  call->WriteLast(grpc::ByteBuffer(&slice, 1), grpc::WriteOptions(), &write);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
   ASSERT_TRUE(WaitUntil([&] { return server.tokenizer->encoded() == 1; }));
   ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_buffer_bytes") > 100'000; }));
   EXPECT_TRUE(WaitUntil([&] { return server.Metric("t2r_buffer_bytes") == 0; }));
@@ -248,8 +252,6 @@ TEST(UnreadTest, AnAnswerThatNobodyReadsIsCut) {
   grpc::Status status;
   int finish = 0;
   call->Finish(&status, &finish);
-  void* tag = nullptr;
-  bool ok = false;
   while (queue.Next(&tag, &ok) && tag != &finish) {
   }
   EXPECT_FALSE(status.ok());

@@ -18,6 +18,7 @@ using testing::HasSubstr;
 ModelConfig Config(int64_t positions, bool stored = false) {
   ModelConfig config;
   config.architecture = stored ? &kGpt2Architecture : &kLlamaArchitecture;
+  config.rotary_dim = stored ? 0 : 8;
   config.max_position_embeddings = positions;
   return config;
 }
