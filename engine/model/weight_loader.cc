@@ -98,8 +98,9 @@ const HostTensor& WeightLoader::Get(const std::string& name) const {
   }
   const int64_t bad = FirstNotFinite(*tensor);
   if (bad >= 0) {
-    throw ModelError("tensor " + name + " of shape " + Shown(spec.shape) + " is damaged: its element " +
-                     std::to_string(bad) + " (in row-major order) is NaN or infinite");
+    throw ModelError("tensor " + name + " of shape " + Shown(spec.shape) +
+                     " is damaged: its element " + std::to_string(bad) +
+                     " (in row-major order) is NaN or infinite");
   }
   return *tensor;
 }

@@ -126,8 +126,8 @@ class Backend {
   // of row t; angles in float64, results float32. inverse_frequencies is host memory. [T, 2n].
   virtual void RopeTable(const Batch& batch, std::span<const double> inverse_frequencies,
                          double factor, Tensor cos_sin) = 0;
-  // Rotates `heads` heads of width head_dim in place: of each the first 2n = cos_sin.cols ≤ head_dim
-  // values, in pairs (i, i + n) (the half-split form of HF's Llama and GPT-NeoX).
+  // Rotates `heads` heads of width head_dim in place: of each the first 2n = cos_sin.cols ≤
+  // head_dim values, in pairs (i, i + n) (the half-split form of HF's Llama and GPT-NeoX).
   virtual void Rope(Tensor cos_sin, int heads, int head_dim, Tensor x) = 0;
   virtual void LinearAttention(const Batch& batch, const LinearAttentionArgs& args) = 0;
   virtual void WindowedAttention(const Batch& batch, const WindowedAttentionArgs& args) = 0;

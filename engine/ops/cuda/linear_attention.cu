@@ -9,10 +9,11 @@ namespace t2r::cuda {
 
 void LinearAttention(const OpContext& context, const LinearAttentionArgs& args) {
   if (args.head_dim > kMaxHeadDim || args.map.features > kMaxFeatures) {
-    throw DeviceError(DeviceErrorKind::kInvalidArgument, "linear attention with head_dim " + std::to_string(args.head_dim) + " and " +
-                      std::to_string(args.map.features) + " features: the CUDA backend takes " +
-                      std::to_string(kMaxHeadDim) + " and " + std::to_string(kMaxFeatures) +
-                      " at most; use the CPU backend");
+    throw DeviceError(DeviceErrorKind::kInvalidArgument,
+                      "linear attention with head_dim " + std::to_string(args.head_dim) + " and " +
+                          std::to_string(args.map.features) + " features: the CUDA backend takes " +
+                          std::to_string(kMaxHeadDim) + " and " + std::to_string(kMaxFeatures) +
+                          " at most; use the CPU backend");
   }
   const LinearParameters parameters(args);
   PrefillLinearAttention(context, parameters);

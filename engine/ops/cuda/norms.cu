@@ -1,4 +1,5 @@
-// RMSNorm and LayerNorm: a block a row (or a row's head), sums in an order that the number of columns alone decides.
+// RMSNorm and LayerNorm: a block a row (or a row's head), sums in an order that the number of
+// columns alone decides.
 #include "engine/ops/cuda/row_access.h"
 #include "engine/ops/cuda/row_kernels.h"
 

@@ -195,9 +195,10 @@ void Attend(const OpContext& context, const AttendParameters<T>& p) {
 template <typename T>
 void AttendByWidth(const OpContext& context, const AttendParameters<T>& p) {
   if (p.d > kMaxHeadDim) {
-    throw DeviceError(DeviceErrorKind::kInvalidArgument, "softmax attention with head_dim " + std::to_string(p.d) +
-                      ": the CUDA backend takes " + std::to_string(kMaxHeadDim) +
-                      " at most; use the CPU backend");
+    throw DeviceError(DeviceErrorKind::kInvalidArgument,
+                      "softmax attention with head_dim " + std::to_string(p.d) +
+                          ": the CUDA backend takes " + std::to_string(kMaxHeadDim) +
+                          " at most; use the CPU backend");
   }
   if (p.d <= 32) return Attend<T, 1, 4>(context, p);
   if (p.d <= 64) return Attend<T, 2, 4>(context, p);

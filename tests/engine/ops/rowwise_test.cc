@@ -266,7 +266,8 @@ TEST_P(RowwiseTest, RopeAtAnyPosition) {
 
 TEST_P(RowwiseTest, RopeOfAPartOfEachHead) {
   const int heads = 3;
-  for (const auto& [d, turned] : std::vector<std::pair<int, int>>{{8, 2}, {64, 16}, {80, 20}, {9, 6}}) {
+  for (const auto& [d, turned] :
+       std::vector<std::pair<int, int>>{{8, 2}, {64, 16}, {80, 20}, {9, 6}}) {
     std::vector<double> frequencies;
     for (int i = 0; i < turned / 2; ++i) frequencies.push_back(std::pow(100.0, -2.0 * i / turned));
     Batch batch;
