@@ -15,7 +15,7 @@ EngineCall::EngineCall(CallContext& context, grpc::CallbackServerContext& rpc)
       peer_(context.peers.limit() > 0 ? rpc.peer() : ""),
       lease_(context.buffers) {}
 
-void EngineCall::Begin(grpc::ByteBuffer message) {
+void EngineCall::Begin(const grpc::ByteBuffer& message) {
   absl::StatusOr<ServedModel*> model = context_.host.Get();
   if (!model.ok()) return Refuse(model.status());
   model_ = *model;
@@ -37,9 +37,7 @@ void EngineCall::Begin(grpc::ByteBuffer message) {
   if (!reservation.ok()) return Refuse(reservation.status());
   Post(
       size,
-      [this, message = std::move(message)](Scheduler::Reservation place) {
-        Prepare(message, std::move(place), true);
-      },
+      [this, message](Scheduler::Reservation place) { Prepare(message, std::move(place), true); },
       *std::move(reservation));
 }
 

@@ -26,7 +26,7 @@ class EngineCall : public EventSink, public std::enable_shared_from_this<EngineC
   EngineCall(CallContext& context, grpc::CallbackServerContext& rpc);
 
   // In the reaction.
-  void Begin(grpc::ByteBuffer message);
+  void Begin(const grpc::ByteBuffer& message);
   // The client is gone. Any thread.
   void CancelRequest();
 

@@ -168,6 +168,7 @@ absl::Status CheckEntry(const SafetensorsEntry& entry, uint64_t data_bytes) {
 // found out.
 absl::Status CheckCover(const std::vector<SafetensorsEntry>& entries, uint64_t data_bytes) {
   std::vector<const SafetensorsEntry*> by_offset;
+  by_offset.reserve(entries.size());
   for (const SafetensorsEntry& entry : entries) by_offset.push_back(&entry);
   std::sort(by_offset.begin(), by_offset.end(), [](const auto* a, const auto* b) {
     return std::pair(a->begin, a->end) < std::pair(b->begin, b->end);

@@ -98,7 +98,7 @@ AtomicFile::~AtomicFile() {
 }
 
 absl::Status AtomicFile::Write(std::string_view bytes) {
-  const absl::Status status = WriteAll(fd_, bytes);
+  absl::Status status = WriteAll(fd_, bytes);
   if (status.ok()) return status;
   return absl::InternalError(absl::StrCat("cannot write ", temporary_, ": ", status.message()));
 }
@@ -139,7 +139,7 @@ absl::Status ReplaceDirectory(const std::string& staged, const std::string& targ
     std::filesystem::remove_all(old, ignored);
     if (rename(target.c_str(), old.c_str()) != 0) return Failed("rename", target);
     if (rename(staged.c_str(), target.c_str()) != 0) {
-      const absl::Status status = Failed("rename", staged);
+      absl::Status status = Failed("rename", staged);
       rename(old.c_str(), target.c_str());
       return status;
     }

@@ -19,8 +19,7 @@ struct Architecture {
                                  Backend& backend, const ModelOptions& options);  // MakeModel
 };
 
-// Each stands in the file of its forward pass.
-extern const Architecture kLlamaArchitecture;
+// Each stands in the file of its forward pass; kLlamaArchitecture is declared in config.h.
 extern const Architecture kGpt2Architecture;
 extern const Architecture kMarianArchitecture;
 
