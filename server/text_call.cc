@@ -23,7 +23,7 @@ grpc::ServerUnaryReactor* TextCall::Start(CallContext& context, grpc::CallbackSe
   return call.get();
 }
 
-void TextCall::Begin(grpc::ByteBuffer message, Work work) {
+void TextCall::Begin(const grpc::ByteBuffer& message, Work work) {
   absl::StatusOr<ServedModel*> model = context_.host.Get();
   if (!model.ok()) return end_.Fail(model.status());
   const auto size = static_cast<int64_t>(message.Length());
@@ -33,8 +33,8 @@ void TextCall::Begin(grpc::ByteBuffer message, Work work) {
                      context_.buffers.limit(), " bytes (--max-buffer-mib); try again later")));
   }
   const WorkerPool::Ticket ticket = context_.workers.TryPost(
-      size, [self = shared_from_this(), served = *model, message = std::move(message),
-             todo = std::move(work)](bool dropped) {
+      size,
+      [self = shared_from_this(), served = *model, message, todo = std::move(work)](bool dropped) {
         if (dropped) {
           return self->end_.Fail(absl::UnavailableError("the server is shutting down"));
         }

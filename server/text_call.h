@@ -38,7 +38,7 @@ class TextCall final : public grpc::ServerUnaryReactor,
         guard_(context.watch, rpc),
         end_(context, guard_, *this, response),
         lease_(context.buffers) {}
-  void Begin(grpc::ByteBuffer message, Work work);
+  void Begin(const grpc::ByteBuffer& message, Work work);
 
   CallContext& context_;
   CallGuard guard_;
