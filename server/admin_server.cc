@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <deque>
 #include <utility>
 
@@ -89,9 +90,13 @@ void AdminServer::Run() {
       wanted.push_back({connection.fd, static_cast<short>(writes ? POLLOUT : POLLIN), 0});
       next = std::min(next, connection.deadline);
     }
-    const int64_t left = absl::ToInt64Milliseconds(next - absl::Now()) + 1;
-    poll(wanted.data(), wanted.size(),
-         open.empty() ? -1 : static_cast<int>(std::max<int64_t>(left, 0)));
+    // Rounded up, so that the deadline has passed when nothing else ends the wait.
+    int timeout_ms = -1;
+    if (!open.empty()) {
+      const int64_t left = absl::ToInt64Milliseconds(next - absl::Now());
+      timeout_ms = static_cast<int>(std::clamp<int64_t>(left + 1, 0, INT_MAX));
+    }
+    poll(wanted.data(), wanted.size(), timeout_ms);
     for (size_t i = 0; i < open.size(); ++i) {
       if (wanted[i + 1].revents == 0 || Step(&open[i])) continue;
       close(std::exchange(open[i].fd, -1));

@@ -96,22 +96,16 @@ template <typename Element, int H>
 HWY_INLINE void ScoreBlock(const float* q, int64_t q_stride, const Element* keys, int64_t width,
                            int64_t dim, float* scores, int64_t score_stride) {
   const int64_t end = RoundUpToLanes(width);
-  for (int64_t c = 0; c < end;) {
-    const int64_t rest = (end - c) / kLanes;
-    const auto run = [&]<int V>() HWY_ATTR {
+  int64_t c = 0;
+  const auto run = [&]<int V>() HWY_ATTR {
+    for (; end - c >= V * kLanes; c += V * kLanes) {
       ScoreVectors<Element, H, V>(q, q_stride, keys + c, width, dim, scores + c, score_stride);
-      c += V * kLanes;
-    };
-    if (rest >= kScoreVectors) {
-      run.template operator()<kScoreVectors>();
-    } else if (rest >= 3) {
-      run.template operator()<std::min(3, kScoreVectors)>();
-    } else if (rest == 2) {
-      run.template operator()<2>();
-    } else {
-      run.template operator()<1>();
     }
-  }
+  };
+  run.template operator()<kScoreVectors>();
+  if constexpr (kScoreVectors > 3) run.template operator()<3>();
+  if constexpr (kScoreVectors > 2) run.template operator()<2>();
+  run.template operator()<1>();
 }
 
 // ---- Weighted sums ----
@@ -168,27 +162,18 @@ HWY_INLINE void WeightedRows(int heads, const float* weights, int64_t weight_str
                              int64_t y_stride) {
   constexpr int kVectors = kLanes >= 16 ? 4 : 2;
   ForHeads(heads, [&]<int H>() HWY_ATTR {
-    for (int64_t j = 0; j < dim;) {
-      const int64_t rest = dim - j;
-      const auto run = [&]<class D, int V>(D d) HWY_ATTR {
+    int64_t j = 0;
+    const auto run = [&]<class D, int V>(D d) HWY_ATTR {
+      constexpr int64_t kStep = V * static_cast<int64_t>(hn::MaxLanes(D()));
+      for (; dim - j >= kStep; j += kStep) {
         WeightedVectors<D, V, H>(d, weights, weight_stride, rows + j, count, dim, y + j, y_stride);
-        j += V * static_cast<int64_t>(hn::MaxLanes(D()));
-      };
-      if (rest >= kVectors * kLanes) {
-        run.template operator()<DF, kVectors>(DF());
-      } else if (rest >= kLanes) {
-        run.template operator()<DF, 1>(DF());
-      } else if (rest >= 8) {
-        using Eight = hn::CappedTag<float, 8>;
-        run.template operator()<Eight, 1>(Eight());
-      } else if (rest >= 4) {
-        using Four = hn::CappedTag<float, 4>;
-        run.template operator()<Four, 1>(Four());
-      } else {
-        using One = hn::CappedTag<float, 1>;
-        run.template operator()<One, 1>(One());
       }
-    }
+    };
+    run.template operator()<DF, kVectors>(DF());
+    run.template operator()<DF, 1>(DF());
+    run.template operator()<hn::CappedTag<float, 8>, 1>(hn::CappedTag<float, 8>());
+    run.template operator()<hn::CappedTag<float, 4>, 1>(hn::CappedTag<float, 4>());
+    run.template operator()<hn::CappedTag<float, 1>, 1>(hn::CappedTag<float, 1>());
   });
 }
 
