@@ -5,7 +5,7 @@
 #   docker build --target cuda -t t2r-cuda .
 #   docker run --rm --gpus all -p 50051:50051 -v "$PWD/my-model:/model:ro" t2r-cuda --model /model
 # Arguments are added to the addresses, in place of the default model; SIGTERM drains, so give `docker stop -t`
-# more than --drain-seconds.
+# more than --drain-delay and --drain-seconds together.
 #
 # nvcc and libcublasLt of the CUDA image come from NVIDIA's image below, or from an installed toolkit:
 #   docker build --target cuda --build-context cuda-toolkit=/usr/local/cuda-13.0 -t t2r-cuda .
@@ -37,10 +37,12 @@ RUN apt-get update -qq \
       libabsl20220623 libgrpc++1.51 libhwy1 libpcre2-8-0 libprometheus-cpp-core1.0 libutf8proc2 \
       libprotobuf32 libsentencepiece0 \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --system --no-create-home --shell /usr/sbin/nologin t2r
+ && groupadd --system --gid 10001 t2r \
+ && useradd --system --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin t2r
 COPY --from=build /src/build/release/t2r-server /src/build/release/t2r /usr/local/bin/
 COPY --from=build /src/models/demo /models/demo
-USER t2r
+# In numbers: Kubernetes' runAsNonRoot cannot tell what a name means.
+USER 10001:10001
 EXPOSE 50051 9100
 STOPSIGNAL SIGTERM
 # A large model takes a while to load: raise --start-period for it.
@@ -55,7 +57,7 @@ USER root
 COPY --from=build-cuda /src/build/cuda/libcublasLt.so.13 /usr/local/lib/
 COPY --from=build-cuda /src/build/cuda/libt2r_cuda.so /usr/local/bin/
 RUN ldconfig
-USER t2r
+USER 10001:10001
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ENTRYPOINT ["t2r-server", "--listen", "0.0.0.0:50051", "--admin", "0.0.0.0:9100", "--backend", "cuda"]
 

@@ -221,7 +221,8 @@ absl::Status Client::WaitUntilServing(const CallOptions& options) {
     grpc::ClientContext context;
     SetDeadline(context, deadline);
     context.set_wait_for_ready(true);
-    const grpc::health::v1::HealthCheckRequest request;
+    grpc::health::v1::HealthCheckRequest request;
+    request.set_service("t2r.v1.Generation");  // "" would only say that the process lives
     grpc::health::v1::HealthCheckResponse response;
     const grpc::Status status = impl_->health->Check(&context, request, &response);
     if (status.ok() && response.status() == grpc::health::v1::HealthCheckResponse::SERVING) {

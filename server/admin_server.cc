@@ -45,12 +45,11 @@ struct AdminServer::Connection {
   size_t sent = 0;
 };
 
-absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(
-    const std::string& address, std::function<std::string()> metrics,
-    std::function<bool()> healthy) {
+absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::string& address,
+                                                                AdminPages pages) {
   absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Open(address);
   if (!listener.ok()) return listener.status();
-  std::unique_ptr<AdminServer> server(new AdminServer(std::move(metrics), std::move(healthy)));
+  std::unique_ptr<AdminServer> server(new AdminServer(std::move(pages)));
   server->event_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (server->event_ < 0) return absl::UnavailableError("no descriptor is left");
   server->listener_ = *std::move(listener);
@@ -165,13 +164,19 @@ std::string AdminServer::Answer(const std::string& request) const {
   }
   const bool body = method == "GET";
   if (target == "/metrics") {
-    return Page(200, "OK", "text/plain; version=0.0.4; charset=utf-8", metrics_(), body);
+    return Page(200, "OK", "text/plain; version=0.0.4; charset=utf-8", pages_.metrics(), body);
   }
-  if (target == "/healthz") {
-    return healthy_() ? Page(200, "OK", "text/plain", "ok\n", body)
-                      : Page(503, "Service Unavailable", "text/plain", "not serving\n", body);
+  if (target == "/livez") {
+    return pages_.alive()
+               ? Page(200, "OK", "text/plain", "ok\n", body)
+               : Page(503, "Service Unavailable", "text/plain", "needs a restart\n", body);
   }
-  return Page(404, "Not Found", "text/plain", "only /metrics and /healthz\n", body);
+  if (target == "/readyz" || target == "/healthz") {
+    return pages_.ready() ? Page(200, "OK", "text/plain", "ok\n", body)
+                          : Page(503, "Service Unavailable", "text/plain", "not serving\n", body);
+  }
+  return Page(404, "Not Found", "text/plain", "only /metrics, /livez, /readyz and /healthz\n",
+              body);
 }
 
 }  // namespace t2r::server

@@ -1,4 +1,4 @@
-// The HTTP port for operators: /metrics and /healthz.
+// The HTTP port for operators: metrics and probes.
 #pragma once
 
 #include <functional>
@@ -14,10 +14,18 @@
 
 namespace t2r::server {
 
+// What the pages ask. All functions must be thread-safe.
+struct AdminPages {
+  std::function<std::string()> metrics;
+  std::function<bool()> ready;  // requests are taken
+  std::function<bool()> alive;  // false only where a restart helps
+};
+
 // Serves GET and HEAD of exactly
-//   /metrics   the text that `metrics` returns
-//   /healthz   200 "ok" while `healthy` returns true, else 503
-// until destruction. Both functions must be thread-safe.
+//   /metrics            the text that `metrics` returns
+//   /readyz, /healthz   200 "ok" while `ready` returns true, else 503
+//   /livez              the same of `alive`
+// until destruction.
 //
 // One thread polls all connections, so that those who say nothing hold nobody up: each has two
 // seconds to send its request and two to take its answer, and where 256 are open the oldest makes
@@ -28,8 +36,7 @@ class AdminServer {
   // address: HOST:PORT; port 0 takes a free one. UNAVAILABLE naming the address if it cannot
   // listen.
   static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& address,
-                                                            std::function<std::string()> metrics,
-                                                            std::function<bool()> healthy);
+                                                            AdminPages pages);
   ~AdminServer();
   AdminServer(const AdminServer&) = delete;
   AdminServer& operator=(const AdminServer&) = delete;
@@ -40,8 +47,7 @@ class AdminServer {
  private:
   struct Connection;
 
-  AdminServer(std::function<std::string()> metrics, std::function<bool()> healthy)
-      : metrics_(std::move(metrics)), healthy_(std::move(healthy)) {}
+  explicit AdminServer(AdminPages pages) : pages_(std::move(pages)) {}
   void Run();
   // From the listener's thread.
   void Take(int fd);
@@ -49,8 +55,7 @@ class AdminServer {
   bool Step(Connection* connection);
   std::string Answer(const std::string& request) const;
 
-  const std::function<std::string()> metrics_;
-  const std::function<bool()> healthy_;
+  const AdminPages pages_;
   int event_ = -1;  // something is in taken_, or the end
   std::mutex mutex_;
   std::vector<int> taken_;

@@ -34,6 +34,8 @@ constexpr absl::Duration kDrainReserve = absl::Seconds(5);
 // How often the server connects to its own port, and how long that may take.
 constexpr absl::Duration kPortInterval = absl::Seconds(5);
 constexpr absl::Duration kPortTimeout = absl::Seconds(2);
+// A turn of the engine thread is a step of one batch: one that takes longer than this hangs.
+constexpr absl::Duration kStuck = absl::Minutes(5);
 
 // The two streams of a server process, neither of which it ever waits for.
 struct Output {
@@ -104,6 +106,24 @@ void StartSignalThread(std::shared_ptr<Events> events, absl::Duration drain) {
   }).detach();
 }
 
+// Whether the engine thread hangs, from any thread.
+class EngineWatch {
+ public:
+  // Null: no scheduler any more.
+  void Watch(const Scheduler* scheduler) {
+    const std::lock_guard lock(mutex_);
+    scheduler_ = scheduler;
+  }
+  bool Stuck() {
+    const std::lock_guard lock(mutex_);
+    return scheduler_ != nullptr && scheduler_->TurnTime() > kStuck;
+  }
+
+ private:
+  std::mutex mutex_;
+  const Scheduler* scheduler_ = nullptr;
+};
+
 // How many connections there may be beside what else needs descriptors.
 int64_t ConnectionLimit(int64_t wanted, int64_t files) {
   const int64_t others = 32 + std::min<int64_t>(256, files / 8);
@@ -123,7 +143,7 @@ std::string ReadyLine(const v1::GetModelResponse& info) {
 int RunServer(const ServerOptions& options) {
   InstallCrashLines();
   const auto events = std::make_shared<Events>();
-  StartSignalThread(events, options.drain_timeout);
+  StartSignalThread(events, options.drain_delay + options.drain_timeout);
   Output output;
   RouteLibraryLogs(&output.err);
 
@@ -138,9 +158,16 @@ int RunServer(const ServerOptions& options) {
   }
   GrpcServer& server = **grpc;
   PortWatch port([&server] { return server.Answers(kPortTimeout); }, kPortInterval);
-  absl::StatusOr<std::unique_ptr<AdminServer>> admin = AdminServer::Start(
-      options.admin, [&metrics] { return metrics.Text(); },
-      [&server, &port] { return server.serving() && port.alive(); });
+  EngineWatch engine;
+  const auto works = [&port, &engine] { return port.alive() && !engine.Stuck(); };
+  const auto ready = [&server, works] { return server.serving() && works(); };
+  const auto alive = [&server, works] { return !server.failed() && works(); };
+  const auto page = [&metrics, ready, alive] {
+    metrics.SetHealth(ready(), alive());
+    return metrics.Text();
+  };
+  absl::StatusOr<std::unique_ptr<AdminServer>> admin =
+      AdminServer::Start(options.admin, {.metrics = page, .ready = ready, .alive = alive});
   if (!admin.ok()) {
     output.Error(absl::UnavailableError(absl::StrCat("--admin: ", admin.status().message())));
     return 1;
@@ -184,17 +211,24 @@ int RunServer(const ServerOptions& options) {
   if (!model->engine->backend_note.empty()) {
     output.Print(absl::StrCat("backend: ", model->engine->backend_note));
   }
+  engine.Watch(model->scheduler.get());
   server.SetModel(model.get());
   output.Print(std::string(absl::StripTrailingAsciiWhitespace(ToTable(model->engine->memory))));
   output.Print(ReadyLine(model->info));
 
   events->WaitForSignal();
+  server.StopTaking();
+  if (options.drain_delay > absl::ZeroDuration()) {
+    output.Print(absl::StrCat("server: refusing new work, draining in ",
+                              absl::FormatDuration(options.drain_delay)));
+    absl::SleepFor(options.drain_delay);
+  }
   output.Print("server: draining");
   const absl::Time deadline = absl::Now() + options.drain_timeout;
-  server.StopTaking();
   server.FinishTexts(deadline);
   model->scheduler->Drain(deadline);
   server.Shutdown(kLastWrites);
+  engine.Watch(nullptr);
   model->scheduler.reset();  // its last events go to the server's context
   output.Print("server: stopped");
   return 0;

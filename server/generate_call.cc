@@ -45,8 +45,7 @@ void GenerateCall::Refuse(const absl::Status& status) {
     if (std::exchange(finishing_, true)) return;
     WatchTheRest(context_.reading.stall_timeout);
   }
-  Finish(absl::IsResourceExhausted(status) ? ToGrpcStatus(status, context_.metrics.RetryDelay())
-                                           : ToGrpcStatus(status));
+  Finish(ToRefusal(status, context_.metrics.RetryDelay()));
 }
 
 void GenerateCall::OnStarted() {

@@ -14,10 +14,14 @@
 namespace t2r::server {
 namespace {
 
+int Milliseconds(absl::Duration time) {
+  return static_cast<int>(std::max<int64_t>(absl::ToInt64Milliseconds(time), 1));
+}
+
 // A client that does not answer a ping for as long as it may stall counts as gone.
 int PingTimeoutMs(const ReadLimits& reading) {
   const absl::Duration stall = std::max(reading.stall_timeout, absl::Seconds(20));
-  return static_cast<int>(absl::ToInt64Milliseconds(std::min(stall, absl::Hours(1))));
+  return Milliseconds(std::min(stall, absl::Hours(1)));
 }
 
 void SetLimits(const GrpcServerOptions& options, grpc::ServerBuilder* builder) {
@@ -35,6 +39,14 @@ void SetLimits(const GrpcServerOptions& options, grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // Clients may ping as often as that too.
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
+  if (options.max_connection_age > absl::ZeroDuration()) {
+    builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
+                                Milliseconds(options.max_connection_age));
+  }
+  if (options.max_connection_age_grace > absl::ZeroDuration()) {
+    builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
+                                Milliseconds(options.max_connection_age_grace));
+  }
   if (options.max_buffer_bytes > 0) {
     // What messages that are still arriving may hold; past it gRPC ends streams.
     grpc::ResourceQuota quota("server");
@@ -55,6 +67,8 @@ struct GrpcServer::Impl {
         health(context),
         generation(context),
         reflection(context) {}
+
+  void TellHealth() { health.Set(!host.failed() && !host.draining(), host.serving()); }
 
   ModelHost host;
   BufferBudget buffers;
@@ -105,21 +119,22 @@ const std::string& GrpcServer::address() const { return impl_->listener->address
 
 void GrpcServer::SetModel(ServedModel* model) {
   impl_->host.Serve(model);
-  impl_->health.SetServing(impl_->host.serving());
+  impl_->TellHealth();
 }
 
+bool GrpcServer::failed() const { return impl_->host.failed(); }
 bool GrpcServer::serving() const { return impl_->host.serving(); }
 
 bool GrpcServer::Answers(absl::Duration timeout) { return impl_->listener->Answers(timeout); }
 
 void GrpcServer::DeviceFailed() {
   impl_->host.Fail();
-  impl_->health.SetServing(impl_->host.serving());
+  impl_->TellHealth();
 }
 
 void GrpcServer::StopTaking() {
   impl_->host.Drain();
-  impl_->health.SetServing(false);
+  impl_->TellHealth();
 }
 
 void GrpcServer::FinishTexts(absl::Time deadline) { impl_->workers.WaitUntilIdle(deadline); }

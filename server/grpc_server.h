@@ -29,6 +29,8 @@ class GrpcServer {
   const std::string& address() const;
   // Serves `model` from now on (health: SERVING). It must live until Shutdown has returned.
   void SetModel(ServedModel* model);
+  // Whether the model's device has failed.
+  bool failed() const;
   // Whether requests are being taken.
   bool serving() const;
   // Whether a connection of our own is answered within `timeout`. Any thread.

@@ -16,7 +16,13 @@ namespace {
 using Request = grpc::health::v1::HealthCheckRequest;
 using Response = grpc::health::v1::HealthCheckResponse;
 
-bool Known(const std::string& service) { return service.empty() || service == "t2r.v1.Generation"; }
+// What a request asks about.
+enum class About : uint8_t { kProcess, kService, kUnknown };
+
+About AboutWhat(const std::string& service) {
+  if (service.empty()) return About::kProcess;
+  return service == "t2r.v1.Generation" ? About::kService : About::kUnknown;
+}
 
 Response::ServingStatus ToStatus(bool serving) {
   return serving ? Response::SERVING : Response::NOT_SERVING;
@@ -43,11 +49,11 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<grpc::ByteB
                                      public std::enable_shared_from_this<Watcher> {
  public:
   Watcher(HealthService& service, grpc::CallbackServerContext& rpc, absl::Status refusal,
-          bool known)
+          About about)
       : service_(service),
         guard_(service.context_.watch, rpc),
         refusal_(std::move(refusal)),
-        known_(known) {}
+        about_(about) {}
 
   // Something has changed: writes or ends as the service's state asks for.
   void Pump() {
@@ -55,7 +61,8 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<grpc::ByteB
     if (writing_ || finishing_) return;
     const State state = service_.state();
     const Response::ServingStatus status =
-        known_ ? ToStatus(state.serving) : Response::SERVICE_UNKNOWN;
+        about_ == About::kUnknown ? Response::SERVICE_UNKNOWN
+                                  : ToStatus(about_ == About::kProcess ? state.alive : state.ready);
     if (!cancelled_ && refusal_.ok() && status != written_) {
       written_ = status;
       Response response;
@@ -109,7 +116,7 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<grpc::ByteB
   HealthService& service_;
   CallGuard guard_;
   const absl::Status refusal_;
-  const bool known_;
+  const About about_;
   std::mutex mutex_;
   std::optional<Response::ServingStatus> written_;
   bool writing_ = false;
@@ -126,11 +133,12 @@ HealthService::State HealthService::state() {
   return state_;
 }
 
-void HealthService::SetServing(bool serving) {
+void HealthService::Set(bool alive, bool ready) {
   {
     const std::lock_guard lock(mutex_);
     if (state_.stopped) return;
-    state_.serving = serving;
+    state_.alive = alive;
+    state_.ready = ready;
   }
   PumpAll();
 }
@@ -138,7 +146,7 @@ void HealthService::SetServing(bool serving) {
 void HealthService::Shutdown() {
   {
     const std::lock_guard lock(mutex_);
-    state_ = {.serving = false, .stopped = true};
+    state_ = {.alive = false, .ready = false, .stopped = true};
   }
   PumpAll();
 }
@@ -159,12 +167,14 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* rpc,
   Request message;
   absl::Status status = ParseMessage(TakeMessage(request), &message);
   // The name is not repeated: it may be as long as a request.
-  if (status.ok() && !Known(message.service())) {
+  const About about = AboutWhat(message.service());
+  if (status.ok() && about == About::kUnknown) {
     status = absl::NotFoundError("service: not one of this server's (\"\", \"t2r.v1.Generation\")");
   }
   if (status.ok()) {
     Response answer;
-    answer.set_status(ToStatus(state().serving));
+    const State now = state();
+    answer.set_status(ToStatus(about == About::kProcess ? now.alive : now.ready));
     checker->end().Answer(answer);
   } else {
     checker->end().Fail(status);
@@ -177,7 +187,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* HealthService::Watch(grpc::CallbackS
   Request message;
   absl::Status status = ParseMessage(TakeMessage(request), &message);
   auto watcher =
-      std::make_shared<Watcher>(*this, *rpc, std::move(status), Known(message.service()));
+      std::make_shared<Watcher>(*this, *rpc, std::move(status), AboutWhat(message.service()));
   {
     const std::lock_guard lock(mutex_);
     watchers_.insert(watcher);

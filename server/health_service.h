@@ -11,8 +11,9 @@
 
 namespace t2r::server {
 
-// Knows "" (the server) and "t2r.v1.Generation", both NOT_SERVING until SetServing. Takes and gives
-// bytes; see messages.h. Thread-safe.
+// Knows "" and "t2r.v1.Generation". As Kubernetes' probes have it, "" is the process: SERVING from
+// the start on, until its device fails or it shuts down. The service's name tells whether requests
+// are taken: a balancer watches that one. Takes and gives bytes; see messages.h. Thread-safe.
 class HealthService final : public grpc::health::v1::Health::WithRawCallbackMethod_Check<
                                 grpc::health::v1::Health::WithRawCallbackMethod_Watch<
                                     grpc::health::v1::Health::Service>> {
@@ -22,7 +23,7 @@ class HealthService final : public grpc::health::v1::Health::WithRawCallbackMeth
   ~HealthService() override;
 
   // Tells every Watch of a known service. After Shutdown it does nothing.
-  void SetServing(bool serving);
+  void Set(bool alive, bool ready);
   // Ends every Watch, and later ones at once, with UNAVAILABLE after a NOT_SERVING.
   void Shutdown();
 
@@ -35,7 +36,8 @@ class HealthService final : public grpc::health::v1::Health::WithRawCallbackMeth
   class Checker;
   class Watcher;
   struct State {
-    bool serving = false;
+    bool alive = true;
+    bool ready = false;
     bool stopped = false;
   };
   State state();

@@ -116,6 +116,8 @@ struct Metrics::Impl {
       MakeGauge("t2r_connections_refused", "Connections closed for a limit so far.");
   Gauge& buffer_bytes =
       MakeGauge("t2r_buffer_bytes", "Request messages, outboxes and answers in memory.");
+  Gauge& ready = MakeGauge("t2r_ready", "1 while requests are taken, as /readyz says.");
+  Gauge& alive = MakeGauge("t2r_alive", "0 where only a restart helps, as /livez says.");
   std::mutex edge_mutex;
   Edge edge;
 
@@ -187,6 +189,11 @@ std::string Metrics::Text() const {
 }
 
 void Metrics::OnSubmitted() { impl_->started.Increment(); }
+
+void Metrics::SetHealth(bool ready, bool alive) {
+  impl_->ready.Set(ready ? 1 : 0);
+  impl_->alive.Set(alive ? 1 : 0);
+}
 
 void Metrics::OnQueue(int64_t requests, int64_t tokens) {
   impl_->waiting.Set(static_cast<double>(requests));

@@ -28,6 +28,8 @@ class Metrics : public SchedulerObserver {
     std::function<int64_t()> connections, refused_connections, buffer_bytes;
   };
   void WatchEdge(Edge edge);
+  // What the probes say.
+  void SetHealth(bool ready, bool alive);
   // A Generate or Score that never reached the scheduler's queue.
   void OnRefused(absl::StatusCode code);
   // When a refused request may try again: about the time that the waiting ones need to get their

@@ -14,7 +14,8 @@ namespace {
 constexpr char kDescription[] =
     "Serves a model directory over gRPC (t2r.v1.Generation), with health checking and reflection "
     "on\n"
-    "the same port, /metrics and /healthz on the admin port. docs/security.md: what is bounded "
+    "the same port, /metrics, /livez and /readyz on the admin port. docs/security.md: what is "
+    "bounded "
     "where.";
 
 constexpr char kExamples[] =
@@ -24,7 +25,8 @@ constexpr char kExamples[] =
     "  t2r-server --model DIR --listen 127.0.0.1:0 --admin 127.0.0.1:0   # free ports, printed\n"
     "  t2r-server --model DIR --dtype bfloat16 --threads 8 --max-queue-requests 64\n"
     "\n"
-    "SIGTERM or SIGINT drains: new work is refused, running streams get --drain-seconds to end.\n"
+    "SIGTERM or SIGINT drains: new work is refused, running streams get --drain-seconds to end\n"
+    "after --drain-delay, during which balancers may notice.\n"
     "A second signal ends the process at once. Exit status: 0 drained, 1 start-up failed, 2 usage.";
 
 // Leaves a number of sessions, 0 for auto.
@@ -128,6 +130,10 @@ void AddEdgeFlags(CLI::App& app, ServerOptions* o) {
   app.add_option("--min-read-rate", o->scheduler.min_read_rate,
                  "Ends a stream that lags and whose client takes fewer bytes a second; 0: any")
       ->check(flags::Range(int64_t{0}, int64_t{1} << 30));
+  AddSeconds(app, "--max-connection-age", &grpc->max_connection_age,
+             "Ask connections to end at this age, so that clients spread anew; 0: never");
+  AddSeconds(app, "--max-connection-age-grace", &grpc->max_connection_age_grace,
+             "What their streams get from then on; 0: as long as they take");
   app.add_option("--reflection", grpc->reflection, "Serve gRPC reflection, for tools");
   app.add_option("--tell-memory", grpc->tell_memory,
                  "Let GetModel tell any client how much memory the machine has");
@@ -140,7 +146,7 @@ void AddFlags(CLI::App& app, ServerOptions* o) {
   app.add_option("--listen", o->grpc.address, "gRPC address; port 0 takes a free one")
       ->type_name("HOST:PORT");
   app.add_option("--admin", o->admin,
-                 "HTTP address of /metrics and /healthz; port 0 takes a free one")
+                 "HTTP address of /metrics and the probes; port 0 takes a free one")
       ->type_name("HOST:PORT");
   AddEngineFlags(app, &o->engine);
   AddSchedulerFlags(app, &o->scheduler);
@@ -148,6 +154,8 @@ void AddFlags(CLI::App& app, ServerOptions* o) {
       ->check(flags::Range(int64_t{1}, int64_t{std::numeric_limits<uint32_t>::max()}));
   AddEdgeFlags(app, o);
   AddSeconds(app, "--drain-seconds", &o->drain_timeout, "Time for running streams after SIGTERM");
+  AddSeconds(app, "--drain-delay", &o->drain_delay,
+             "Before that: refuse work, but go on listening, so that balancers notice");
 }
 
 // HOST:PORT with a number that fits a port; HOST may be [::1].

@@ -36,21 +36,28 @@ struct GrpcServerOptions {
   int64_t max_streams_per_connection = 1024;      // further ones wait at the client
   int64_t max_requests_per_peer = 0;              // of one address; 0: no limit
   int64_t max_buffer_bytes = int64_t{256} << 20;  // what RPCs hold together; 0: no limit
+  // Connections are asked to end (GOAWAY) at this age, give or take a tenth, so that clients look
+  // for new servers; zero: never.
+  absl::Duration max_connection_age = absl::ZeroDuration();
+  // What their streams get from then on; zero: as long as they take.
+  absl::Duration max_connection_age_grace = absl::ZeroDuration();
   bool reflection = true;
   bool tell_memory = false;  // see CallContext
 };
 
 struct ServerOptions {
   std::string model;                     // model directory
-  std::string admin = "127.0.0.1:9100";  // HTTP: /metrics, /healthz; port 0 takes a free one
+  std::string admin = "127.0.0.1:9100";  // HTTP: metrics and probes; port 0 takes a free one
   GrpcServerOptions grpc;
   EngineOptions engine;
   // LoadServedModel fills in what the model says: its end tokens, and the prompt chunk, which is
   // the engine's.
   SchedulerOptions scheduler;
-  int64_t max_text_bytes = 1 << 20;                  // of a text to be tokenised; 0: no limit
-  int64_t max_tokens = 1 << 17;                      // generated tokens a request may ask for
-  absl::Duration drain_timeout = absl::Seconds(30);  // what running streams get after SIGTERM
+  int64_t max_text_bytes = 1 << 20;  // of a text to be tokenised; 0: no limit
+  int64_t max_tokens = 1 << 17;      // generated tokens a request may ask for
+  // After SIGTERM the port still listens, and refuses, for so long: balancers notice meanwhile.
+  absl::Duration drain_delay = absl::ZeroDuration();
+  absl::Duration drain_timeout = absl::Seconds(30);  // what running streams get after the delay
 };
 
 // Reads the command line. Returns the exit code when the process should end now: 0 after --help or

@@ -68,6 +68,9 @@ class ModelHost {
   absl::StatusOr<ServedModel*> Get() const;
   // Whether Get would give the model.
   bool serving() const { return state_.load(std::memory_order_acquire) == State::kServing; }
+  // Whether the device has failed, which only a restart mends.
+  bool failed() const { return state_.load(std::memory_order_acquire) == State::kFailed; }
+  bool draining() const { return state_.load(std::memory_order_acquire) == State::kDraining; }
 
   // At most once; `model` must live until every RPC has ended.
   void Serve(ServedModel* model);

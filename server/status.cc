@@ -26,6 +26,12 @@ grpc::Status ToGrpcStatus(const absl::Status& status, absl::Duration delay) {
           rich.SerializeAsString()};
 }
 
+grpc::Status ToRefusal(const absl::Status& status, absl::Duration delay) {
+  if (absl::IsResourceExhausted(status)) return ToGrpcStatus(status, delay);
+  if (absl::IsUnavailable(status)) return ToGrpcStatus(status, absl::Seconds(1));
+  return ToGrpcStatus(status);
+}
+
 absl::Time DeadlineOf(std::chrono::system_clock::time_point deadline) {
   if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
   return absl::FromChrono(deadline);

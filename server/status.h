@@ -15,6 +15,10 @@ grpc::Status ToGrpcStatus(const absl::Status& status);
 // The same with google.rpc.RetryInfo in grpc-status-details-bin: try again after `delay`.
 grpc::Status ToGrpcStatus(const absl::Status& status, absl::Duration delay);
 
+// What refuses a request of which nothing has been done. RESOURCE_EXHAUSTED says when to try again
+// (`delay`), and UNAVAILABLE to do so after a second, when another server may have been found.
+grpc::Status ToRefusal(const absl::Status& status, absl::Duration delay);
+
 // An RPC's deadline; infinite where the client set none.
 absl::Time DeadlineOf(std::chrono::system_clock::time_point deadline);
 

@@ -36,9 +36,7 @@ void UnaryEnd::Answer(const google::protobuf::Message& message) {
 
 void UnaryEnd::Fail(const absl::Status& status) {
   if (!Take()) return;
-  Finish(absl::IsResourceExhausted(status) ? ToGrpcStatus(status, context_.metrics.RetryDelay())
-                                           : ToGrpcStatus(status),
-         0);
+  Finish(ToRefusal(status, context_.metrics.RetryDelay()), 0);
 }
 
 void UnaryEnd::Cancel() {

@@ -27,7 +27,7 @@ class UnaryEnd {
         lease_(context.buffers) {}
 
   void Answer(const google::protobuf::Message& message);
-  // RESOURCE_EXHAUSTED tells when to try again.
+  // RESOURCE_EXHAUSTED and UNAVAILABLE tell when to try again.
   void Fail(const absl::Status& status);
   // The client is gone.
   void Cancel();

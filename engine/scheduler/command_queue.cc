@@ -7,6 +7,14 @@
 #include "absl/strings/str_cat.h"
 
 namespace t2r {
+namespace {
+
+int64_t SteadyNanoseconds() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
+
+}  // namespace
 
 absl::Status CommandQueue::AcceptingLocked() const {
   if (failed_) return absl::UnavailableError(failure_);
@@ -22,6 +30,11 @@ absl::Status CommandQueue::Accepting() const {
 absl::Status CommandQueue::health() const {
   const std::lock_guard lock(mu_);
   return failed_ ? absl::UnavailableError(failure_) : absl::OkStatus();
+}
+
+absl::Duration CommandQueue::Away() const {
+  const int64_t since = away_since_.load();
+  return since == 0 ? absl::ZeroDuration() : absl::Nanoseconds(SteadyNanoseconds() - since);
 }
 
 absl::StatusOr<RequestId> CommandQueue::Push(std::unique_ptr<Session> session) {
@@ -72,6 +85,7 @@ void CommandQueue::Stop() {
 }
 
 void CommandQueue::Take(absl::Duration timeout, Commands* commands) {
+  away_since_ = 0;
   commands->submitted.clear();
   commands->cancelled.clear();
   std::unique_lock lock(mu_);
@@ -89,6 +103,7 @@ void CommandQueue::Take(absl::Duration timeout, Commands* commands) {
   commands->cancelled.swap(cancelled_);
   commands->drain_deadline = drain_deadline_;
   commands->stop = stop_;
+  away_since_ = SteadyNanoseconds();
 }
 
 void CommandQueue::Retire(int64_t count) {

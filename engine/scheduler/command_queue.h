@@ -43,6 +43,8 @@ class CommandQueue {
   void Stop();
   // The device failure, if there was one.
   absl::Status health() const;
+  // How long the engine thread has been away since its last Take; zero while it is in one.
+  absl::Duration Away() const;
 
   // ---- The engine thread ----
   // Moves out what came in; sleeps first while there is nothing, at most `timeout`.
@@ -60,6 +62,9 @@ class CommandQueue {
   std::condition_variable empty_;
   // Set by Wake without the lock unless it is the first since the last Take.
   std::atomic<bool> woken_{false};
+  // When the last Take ended, on the steady clock, in nanoseconds; 0 while the engine is in Take,
+  // and before the first.
+  std::atomic<int64_t> away_since_{0};
   bool changed_ = false;  // any of the fields below, for the engine thread
   std::vector<std::unique_ptr<Session>> submitted_;
   std::vector<RequestId> cancelled_;

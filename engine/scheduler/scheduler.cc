@@ -119,4 +119,6 @@ void Scheduler::Drain(absl::Time deadline) {
 
 absl::Status Scheduler::health() const { return impl_->commands.health(); }
 
+absl::Duration Scheduler::TurnTime() const { return impl_->commands.Away(); }
+
 }  // namespace t2r

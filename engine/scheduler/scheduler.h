@@ -81,6 +81,9 @@ class Scheduler {
 
   // Not OK (UNAVAILABLE) after a device failure, which ends every request with kError.
   absl::Status health() const;
+  // How long the engine thread's present turn (a step, and what goes with it) has taken; zero while
+  // it waits for work. Minutes of it mean that the device or a kernel hangs. Any thread.
+  absl::Duration TurnTime() const;
 
  private:
   struct Impl;

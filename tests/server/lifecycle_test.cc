@@ -13,7 +13,10 @@ using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 using ::testing::HasSubstr;
 
-HealthCheckResponse::ServingStatus Check(TestServer& server, const std::string& service = "") {
+constexpr const char* kService = "t2r.v1.Generation";
+
+HealthCheckResponse::ServingStatus Check(TestServer& server,
+                                         const std::string& service = kService) {
   grpc::ClientContext context;
   HealthCheckRequest request;
   request.set_service(service);
@@ -27,10 +30,12 @@ TEST(LoadingTest, IsUnavailableUntilLoaded) {
   options.load = false;
   TestServer server(std::move(options));
   EXPECT_EQ(Check(server), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(Check(server, ""), HealthCheckResponse::SERVING);  // it lives, though it is not ready
   EXPECT_FALSE(server.server->serving());
   const grpc::Status status = server.Generate(TokenRequest({1}, 1))->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_THAT(status.error_message(), HasSubstr("not loaded"));
+  EXPECT_THAT(status.error_details(), HasSubstr("google.rpc.RetryInfo"));
   grpc::ClientContext score, model, tokenize;
   v1::ScoreResponse scored;
   EXPECT_EQ(server.stub->Score(&score, {}, &scored).error_code(), grpc::StatusCode::UNAVAILABLE);
@@ -43,7 +48,7 @@ TEST(LoadingTest, IsUnavailableUntilLoaded) {
 
   server.Load();
   EXPECT_EQ(Check(server), HealthCheckResponse::SERVING);
-  EXPECT_EQ(Check(server, "t2r.v1.Generation"), HealthCheckResponse::SERVING);
+  EXPECT_EQ(Check(server, ""), HealthCheckResponse::SERVING);
   EXPECT_TRUE(server.Generate(TokenRequest({1}, 1))->Finish().ok());
 }
 
@@ -68,7 +73,9 @@ TEST(HealthTest, WatchTellsChangesAndEndsAtShutdown) {
   options.load = false;
   TestServer server(std::move(options));
   grpc::ClientContext context;
-  const auto reader = server.health->Watch(&context, {});
+  HealthCheckRequest request;
+  request.set_service(kService);
+  const auto reader = server.health->Watch(&context, request);
   HealthCheckResponse response;
   ASSERT_TRUE(reader->Read(&response));
   EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
@@ -95,7 +102,9 @@ TEST(DrainTest, LetsStreamsEndAndRefusesNewOnes) {
   ASSERT_TRUE(WaitUntil([&] { return !server.server->serving(); }));
   const grpc::Status refused = server.Generate(TokenRequest({1}, 5))->Finish();
   EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(refused.error_details(), HasSubstr("google.rpc.RetryInfo"));
   EXPECT_EQ(Check(server), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(Check(server, ""), HealthCheckResponse::NOT_SERVING);
   server.executor.AllowAll();
   EXPECT_TRUE(stream->Finish().ok());
   EXPECT_EQ(stream->ids.size(), 5u);
@@ -141,7 +150,9 @@ TEST(DeviceTest, FailureEndsRequestsAndServing) {
   }
   // It was NOT_SERVING before the streams ended.
   EXPECT_FALSE(server.server->serving());
+  EXPECT_TRUE(server.server->failed());
   EXPECT_EQ(Check(server), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(Check(server, ""), HealthCheckResponse::NOT_SERVING);
   const grpc::Status later = server.Generate(TokenRequest({1}, 5))->Finish();
   EXPECT_EQ(later.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_THAT(later.error_message(), HasSubstr("device failed"));

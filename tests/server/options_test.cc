@@ -64,6 +64,12 @@ TEST(OptionsTest, ReadsEveryFlag) {
                                "5",
                                "--drain-seconds",
                                "1.5",
+                               "--drain-delay",
+                               "2.5",
+                               "--max-connection-age",
+                               "300",
+                               "--max-connection-age-grace",
+                               "60",
                                "--stall-seconds",
                                "0",
                                "--max-request-bytes",
@@ -106,6 +112,9 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(o.engine.max_step_tokens, 10);
   EXPECT_EQ(o.engine.prompt_chunk, 5);
   EXPECT_EQ(o.drain_timeout, absl::Seconds(1.5));
+  EXPECT_EQ(o.drain_delay, absl::Seconds(2.5));
+  EXPECT_EQ(o.grpc.max_connection_age, absl::Minutes(5));
+  EXPECT_EQ(o.grpc.max_connection_age_grace, absl::Minutes(1));
   EXPECT_EQ(o.scheduler.stall_timeout, absl::ZeroDuration());
   EXPECT_EQ(o.grpc.max_request_bytes, 4096);
   EXPECT_EQ(o.scheduler.min_read_rate, 11);

@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import re
 import signal
 import threading
@@ -86,11 +87,66 @@ def test_admin_pages(tmp_path, model):
             assert "text/plain" in answer.headers["Content-Type"]
             text = answer.read().decode()
         assert "t2r_slots 64\n" in text and "t2r_num_requests_running 0\n" in text
-        with urllib.request.urlopen(admin + "/healthz", timeout=SECONDS) as answer:
-            assert answer.status == 200
+        assert "t2r_ready 1\n" in text and "t2r_alive 1\n" in text
+        assert [status_of(server, page) for page in ("/livez", "/readyz", "/healthz")] == [200] * 3
         with pytest.raises(urllib.error.HTTPError) as error:
             urllib.request.urlopen(admin + "/nothing", timeout=SECONDS)
         assert error.value.code == 404
+
+
+def status_of(server, page):
+    admin = "http://" + server.line(r"^admin: listening on (127\.0\.0\.1:\d+)$").group(1)
+    try:
+        with urllib.request.urlopen(admin + page, timeout=SECONDS) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_after_the_signal_it_listens_and_refuses_for_the_drain_delay(tmp_path, model):
+    request = pb.GenerateRequest(tokens=pb.TokenIds(ids=[5]), max_tokens=1)
+    with Process(tmp_path, model, "--drain-delay", "600") as server:
+        address = server.ready()
+        with grpc.insecure_channel(address) as channel:
+            assert list(stubs.GenerationStub(channel).Generate(request, timeout=SECONDS))
+        server.process.send_signal(signal.SIGTERM)
+        server.line(r"^server: refusing new work, draining in 10m$")
+        with grpc.insecure_channel(address) as channel:  # a connection of its own is still taken
+            with pytest.raises(grpc.RpcError) as error:
+                list(stubs.GenerationStub(channel).Generate(request, timeout=SECONDS))
+            assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+            details = dict(error.value.trailing_metadata())["grpc-status-details-bin"]
+            assert b"google.rpc.RetryInfo" in details
+            check = channel.unary_unary("/grpc.health.v1.Health/Check")
+            assert check(b"\x0a\x11t2r.v1.Generation", timeout=SECONDS) == NOT_SERVING
+        # Not ready, but a restart would not help.
+        assert status_of(server, "/readyz") == 503 and status_of(server, "/livez") == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(SECONDS) == 128 + signal.SIGTERM
+    with Process(tmp_path, model, "--drain-delay", "0.1") as server:
+        server.ready()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(SECONDS) == 0
+        assert "server: stopped\n" in server.path.read_text()
+
+
+def test_connections_end_at_their_age_and_streams_do_not(tmp_path, model):
+    request = pb.GenerateRequest(tokens=pb.TokenIds(ids=[5]), max_tokens=1 << 16, ignore_eos=True)
+    with Process(tmp_path, model, "--max-connection-age", "0.2") as server:
+        with grpc.insecure_channel(server.ready()) as channel:
+            states = queue.Queue()
+            channel.subscribe(states.put, try_to_connect=True)
+            call = stubs.GenerationStub(channel).Generate(request, timeout=SECONDS)
+            events = iter(call)
+            assert next(events).WhichOneof("event") == "started"
+            while states.get(timeout=SECONDS) != grpc.ChannelConnectivity.READY:
+                pass
+            while states.get(timeout=SECONDS) != grpc.ChannelConnectivity.IDLE:  # GOAWAY has come
+                pass
+            for event in events:
+                if event.WhichOneof("event") == "delta":
+                    break  # the stream goes on
+            call.cancel()
 
 
 def metrics_of(server):
@@ -263,6 +319,8 @@ def test_a_failing_device_ends_streams_and_serving_but_not_the_process(tmp_path,
             assert error.value.code() == grpc.StatusCode.UNAVAILABLE
             check = channel.unary_unary("/grpc.health.v1.Health/Check")
             assert check(b"", timeout=SECONDS) == NOT_SERVING
+            assert status_of(server, "/livez") == 503 and status_of(server, "/readyz") == 503
+            assert "t2r_alive 0\n" in metrics_of(server)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(SECONDS) == 0
         said = server.process.stderr.read()

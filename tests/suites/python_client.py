@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 import make_models
-from service import CALL_SECONDS, SERVING, Server, collect, pb, shared
+from service import CALL_SECONDS, READINESS, SERVING, Server, collect, pb, shared
 
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 LIST_SERVICES = b"\x3a\x00"  # ServerReflectionRequest { list_services: "" }
@@ -150,6 +150,7 @@ def test_health_and_reflection(model):
     with Server(model) as server:
         check = server.channel.unary_unary(HEALTH_CHECK)
         assert check(b"", timeout=CALL_SECONDS) == SERVING
+        assert check(READINESS, timeout=CALL_SECONDS) == SERVING
         assert page(server, "/healthz") == "ok\n"
         listed = next(iter(server.channel.stream_stream(REFLECTION)(
             iter([LIST_SERVICES]), timeout=CALL_SECONDS)))

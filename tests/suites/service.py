@@ -27,6 +27,7 @@ CALL_SECONDS = 120
 # grpc.health.v1's response with status SERVING; the Python package `grpc` leaves no room for
 # generated modules of that name.
 HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
+READINESS = b"\x0a\x11t2r.v1.Generation"  # the request that asks about the service
 SERVING = b"\x08\x01"
 
 
@@ -103,7 +104,7 @@ class Server:
             self._fail("said no \"grpc: listening on\" line")
         self.channel = grpc.insecure_channel(self.address)
         watch = self.channel.unary_stream(HEALTH_WATCH)(
-            b"", timeout=max(1, deadline - time.monotonic()))
+            READINESS, timeout=max(1, deadline - time.monotonic()))
         with contextlib.closing(watch_updates(watch)) as updates:
             try:
                 if any(update == SERVING for update in updates):
