@@ -5,8 +5,6 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 
-#include <condition_variable>
-#include <mutex>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -15,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "client/generate_call.h"
 #include "client/wire.h"
+#include "engine/io/mutex.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 
 namespace t2r::client {
@@ -67,12 +66,13 @@ struct Client::Impl {
   std::unique_ptr<v1::Generation::Stub> stub;
   std::unique_ptr<grpc::health::v1::Health::Stub> health;
 
-  std::mutex mutex;
-  std::condition_variable no_calls;
+  Mutex mutex;
+  CondVar no_calls;
   // A call's last reference may go on one of gRPC's threads, and with it a reference to the
   // channel, whose own last reference must not go there: it would wait for that very thread. So
   // calls stay here until they are destroyed.
-  std::unordered_map<GenerateCall::Impl*, std::weak_ptr<GenerateCall::Impl>> calls;
+  std::unordered_map<GenerateCall::Impl*, std::weak_ptr<GenerateCall::Impl>> calls
+      ABSL_GUARDED_BY(mutex);
 
   absl::StatusOr<ScoreResult> Score(const v1::ScoreRequest& request, const CallOptions& options) {
     if (absl::Status texts = CheckTexts(request); !texts.ok()) return texts;
@@ -88,14 +88,14 @@ struct Client::Impl {
   std::shared_ptr<GenerateCall::Impl> NewCall(const GenerateRequest& request,
                                               const CallOptions& options, EventCallback on_event,
                                               DoneCallback on_done) {
-    auto call = std::make_shared<GenerateCall::Impl>(
-        stub.get(), ToProto(request), options, std::move(on_event), std::move(on_done),
-        [this](GenerateCall::Impl* released) {
-          const std::lock_guard<std::mutex> lock(mutex);
-          calls.erase(released);
-          if (calls.empty()) no_calls.notify_all();
-        });
-    const std::lock_guard<std::mutex> lock(mutex);
+    auto call = std::make_shared<GenerateCall::Impl>(stub.get(), ToProto(request), options,
+                                                     std::move(on_event), std::move(on_done),
+                                                     [this](GenerateCall::Impl* released) {
+                                                       const MutexLock lock(mutex);
+                                                       calls.erase(released);
+                                                       if (calls.empty()) no_calls.NotifyAll();
+                                                     });
+    const MutexLock lock(mutex);
     calls.emplace(call.get(), call);
     return call;
   }
@@ -126,13 +126,13 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& targe
 Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Client::~Client() {
-  std::unique_lock<std::mutex> lock(impl_->mutex);
+  MutexLock lock(impl_->mutex);
   std::vector<GenerateCall> running;
   for (const auto& [pointer, call] : impl_->calls) running.emplace_back(call);
-  lock.unlock();
+  lock.Unlock();
   for (const GenerateCall& call : running) call.Cancel();
-  lock.lock();
-  impl_->no_calls.wait(lock, [this] { return impl_->calls.empty(); });
+  lock.Lock();
+  while (!impl_->calls.empty()) impl_->no_calls.Wait(lock);
 }
 
 GenerateCall Client::StartGenerate(const GenerateRequest& request, const CallOptions& options,
@@ -146,10 +146,10 @@ GenerateCall Client::StartGenerate(const GenerateRequest& request, const CallOpt
 absl::Status Client::Generate(const GenerateRequest& request, const CallOptions& options,
                               const std::function<bool(const Event&)>& on_event) {
   struct {
-    std::mutex mutex;
-    std::condition_variable changed;
-    bool done = false;
-    absl::Status status;
+    Mutex mutex;
+    CondVar changed;
+    bool done ABSL_GUARDED_BY(mutex) = false;
+    absl::Status status ABSL_GUARDED_BY(mutex);
   } result;
   GenerateCall handle;
   bool stopped = false;  // callbacks of one call are serial
@@ -161,15 +161,15 @@ absl::Status Client::Generate(const GenerateRequest& request, const CallOptions&
         handle.Cancel();
       },
       [&](const absl::Status& status) {
-        const std::lock_guard<std::mutex> lock(result.mutex);
+        const MutexLock lock(result.mutex);
         result.status = status;
         result.done = true;
-        result.changed.notify_all();
+        result.changed.NotifyAll();
       });
   handle = GenerateCall(call);
   call->Start();
-  std::unique_lock<std::mutex> lock(result.mutex);
-  result.changed.wait(lock, [&] { return result.done; });
+  MutexLock lock(result.mutex);
+  while (!result.done) result.changed.Wait(lock);
   return result.status;
 }
 

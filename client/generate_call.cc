@@ -86,13 +86,13 @@ void GenerateCall::Impl::Start() {
   // Callbacks come from gRPC's threads, never from the caller's.
   auto alarm = std::make_shared<grpc::Alarm>();
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     alarm_ = alarm;
   }
   alarm->Set(std::chrono::system_clock::now(), [call = shared_from_this(), texts](bool) {
     {
       // The alarm holds the call, which holds the alarm.
-      const std::lock_guard<std::mutex> lock(call->mutex_);
+      const MutexLock lock(call->mutex_);
       call->alarm_.reset();
     }
     call->on_done_(texts);
@@ -103,7 +103,7 @@ void GenerateCall::Impl::StartAttempt() {
   std::shared_ptr<Attempt> attempt = std::make_shared<Attempt>(shared_from_this());
   bool cancelled = false;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     cancelled = cancelled_;
     alarm_.reset();
     if (!cancelled) attempt_ = attempt;
@@ -119,7 +119,7 @@ void GenerateCall::Impl::Cancel() {
   std::shared_ptr<Attempt> attempt;
   std::shared_ptr<grpc::Alarm> alarm;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     cancelled_ = true;
     attempt = attempt_;
     alarm = alarm_;
@@ -136,7 +136,7 @@ void GenerateCall::Impl::AttemptDone(absl::Status status, bool got_event, bool g
   if (!got_event) next = retry_.NextTry(status, absl::Now());
   std::shared_ptr<grpc::Alarm> alarm;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     attempt_.reset();
     if (next && cancelled_) status = absl::CancelledError("cancelled before the next try");
     if (next && !cancelled_) alarm = alarm_ = std::make_shared<grpc::Alarm>();
@@ -150,7 +150,7 @@ void GenerateCall::Impl::AttemptDone(absl::Status status, bool got_event, bool g
              [call = shared_from_this()](bool) { call->StartAttempt(); });
   bool cancelled = false;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     cancelled = cancelled_;
   }
   if (cancelled) alarm->Cancel();  // a Cancel before Set had no effect on the alarm

@@ -4,9 +4,9 @@
 
 #include <functional>
 #include <memory>
-#include <mutex>
 
 #include "client/client.h"
+#include "engine/io/mutex.h"
 #include "t2r/v1/generation.grpc.pb.h"
 
 namespace grpc {
@@ -55,10 +55,10 @@ struct GenerateCall::Impl : std::enable_shared_from_this<GenerateCall::Impl> {
   const std::function<void(Impl*)> on_released_;
   RetryPolicy retry_;  // touched by one attempt's end at a time
 
-  std::mutex mutex_;  // guards what follows; never held over a call into gRPC or a callback
-  bool cancelled_ = false;
-  std::shared_ptr<Attempt> attempt_;
-  std::shared_ptr<grpc::Alarm> alarm_;
+  Mutex mutex_;  // never held over a call into gRPC or a callback
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<Attempt> attempt_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<grpc::Alarm> alarm_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace t2r::client

@@ -61,7 +61,7 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
 AdminServer::~AdminServer() {
   if (listener_ != nullptr) listener_->Stop();
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
   if (event_ >= 0) eventfd_write(event_, 1);
@@ -72,7 +72,7 @@ AdminServer::~AdminServer() {
 
 void AdminServer::Take(int fd) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     taken_.push_back(fd);
   }
   eventfd_write(event_, 1);
@@ -108,7 +108,7 @@ void AdminServer::Run() {
     });
     eventfd_t count = 0;
     eventfd_read(event_, &count);
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     for (const int fd : taken_) {
       if (open.size() == kMaxConnections) {
         close(open.front().fd);

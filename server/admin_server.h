@@ -3,13 +3,13 @@
 
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/io/mutex.h"
 #include "server/listener.h"
 
 namespace t2r::server {
@@ -57,9 +57,9 @@ class AdminServer {
 
   const AdminPages pages_;
   int event_ = -1;  // something is in taken_, or the end
-  std::mutex mutex_;
-  std::vector<int> taken_;
-  bool stopping_ = false;
+  Mutex mutex_;
+  std::vector<int> taken_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::unique_ptr<Listener> listener_;
   std::thread thread_;
 };

@@ -3,10 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <csignal>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
@@ -15,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "engine/io/mutex.h"
 #include "server/admin_server.h"
 #include "server/crash_lines.h"
 #include "server/grpc_server.h"
@@ -59,31 +58,31 @@ struct Output {
 class Events {
  public:
   void Signal() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     signalled_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   void Loaded(absl::StatusOr<std::unique_ptr<ServedModel>> result) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     result_ = std::make_unique<absl::StatusOr<std::unique_ptr<ServedModel>>>(std::move(result));
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   // Null when a signal came first.
   std::unique_ptr<absl::StatusOr<std::unique_ptr<ServedModel>>> WaitForModel() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return signalled_ || result_ != nullptr; });
+    MutexLock lock(mutex_);
+    while (!signalled_ && result_ == nullptr) changed_.Wait(lock);
     return signalled_ ? nullptr : std::move(result_);
   }
   void WaitForSignal() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return signalled_; });
+    MutexLock lock(mutex_);
+    while (!signalled_) changed_.Wait(lock);
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool signalled_ = false;
-  std::unique_ptr<absl::StatusOr<std::unique_ptr<ServedModel>>> result_;
+  Mutex mutex_;
+  CondVar changed_;
+  bool signalled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::unique_ptr<absl::StatusOr<std::unique_ptr<ServedModel>>> result_ ABSL_GUARDED_BY(mutex_);
 };
 
 // Blocks SIGTERM and SIGINT everywhere and takes them in a thread of their own: nothing of what a
@@ -111,17 +110,17 @@ class EngineWatch {
  public:
   // Null: no scheduler any more.
   void Watch(const Scheduler* scheduler) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     scheduler_ = scheduler;
   }
   bool Stuck() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return scheduler_ != nullptr && scheduler_->TurnTime() > kStuck;
   }
 
  private:
-  std::mutex mutex_;
-  const Scheduler* scheduler_ = nullptr;
+  Mutex mutex_;
+  const Scheduler* scheduler_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };
 
 // How many connections there may be beside what else needs descriptors.

@@ -19,16 +19,16 @@ CallWatch::CallWatch() : thread_([this] { Run(); }) {}
 
 CallWatch::~CallWatch() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
   thread_.join();
 }
 
 void CallWatch::Run() {
   std::vector<grpc_call*> due;
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (!stopping_) {
     const int64_t now = absl::GetCurrentTimeNanos();
     for (CallGuard* guard : guards_) {
@@ -39,34 +39,36 @@ void CallWatch::Run() {
       grpc_call_ref(guard->call_);
       due.push_back(guard->call_);
     }
-    lock.unlock();
+    lock.Unlock();
     for (grpc_call* call : due) {
       grpc_call_cancel_with_status(call, GRPC_STATUS_CANCELLED, "the client takes nothing",
                                    nullptr);
       grpc_call_unref(call);
     }
     due.clear();
-    lock.lock();
+    lock.Lock();
     if (guards_.empty()) {
-      changed_.wait(lock, [this] { return stopping_ || !guards_.empty(); });
+      while (!stopping_ && guards_.empty()) changed_.Wait(lock);
     } else {
-      changed_.wait_for(lock, kTick, [this] { return stopping_; });
+      const CondVar::Clock::time_point next = CondVar::Clock::now() + kTick;
+      while (!stopping_ && changed_.WaitUntil(lock, next)) {
+      }
     }
   }
 }
 
 CallGuard::CallGuard(CallWatch& watch, grpc::CallbackServerContext& rpc)
     : watch_(watch), call_(rpc.c_call()), due_(std::numeric_limits<int64_t>::max()) {
-  const std::lock_guard lock(watch_.mutex_);
+  const MutexLock lock(watch_.mutex_);
   watch_.guards_.push_back(this);
   place_ = std::prev(watch_.guards_.end());
-  if (watch_.guards_.size() == 1) watch_.changed_.notify_all();
+  if (watch_.guards_.size() == 1) watch_.changed_.NotifyAll();
 }
 
 CallGuard::~CallGuard() { Done(); }
 
 void CallGuard::Done() {
-  const std::lock_guard lock(watch_.mutex_);
+  const MutexLock lock(watch_.mutex_);
   if (done_) return;
   done_ = true;
   watch_.guards_.erase(place_);

@@ -4,13 +4,12 @@
 #include <grpcpp/server_context.h>
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <list>
-#include <mutex>
 #include <thread>
 
 #include "absl/time/time.h"
+#include "engine/io/mutex.h"
 
 namespace t2r::server {
 
@@ -29,10 +28,10 @@ class CallWatch {
   friend class CallGuard;
   void Run();
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::list<CallGuard*> guards_;
-  bool stopping_ = false;
+  Mutex mutex_;
+  CondVar changed_;
+  std::list<CallGuard*> guards_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
 
@@ -55,8 +54,8 @@ class CallGuard {
   CallWatch& watch_;
   grpc_call* const call_;
   std::atomic<int64_t> due_;  // Unix nanoseconds
-  std::list<CallGuard*>::iterator place_;
-  bool done_ = false;  // under the watch's lock
+  std::list<CallGuard*>::iterator place_ ABSL_GUARDED_BY(watch_.mutex_);
+  bool done_ ABSL_GUARDED_BY(watch_.mutex_) = false;
 };
 
 }  // namespace t2r::server

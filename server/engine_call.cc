@@ -26,7 +26,12 @@ void EngineCall::Begin(const grpc::ByteBuffer& message) {
                      "later")));
   }
   const auto size = static_cast<int64_t>(message.Length());
-  if (!lease_.TryResize(size)) {
+  bool fits = false;
+  {
+    const MutexLock lock(request_mutex_);
+    fits = lease_.TryResize(size);
+  }
+  if (!fits) {
     return Refuse(absl::ResourceExhaustedError(
         absl::StrCat("the server's buffers are full: ", context_.buffers.used(), " of ",
                      context_.buffers.limit(), " bytes (--max-buffer-mib); try again later")));
@@ -52,7 +57,7 @@ void EngineCall::Post(int64_t cost, std::function<void(Scheduler::Reservation)> 
       });
   bool cancelled;
   {
-    const std::lock_guard lock(request_mutex_);
+    const MutexLock lock(request_mutex_);
     ticket_ = ticket;
     cancelled = cancelled_;
   }
@@ -90,7 +95,7 @@ void EngineCall::Tokenise(PreparedRequest prepared, Scheduler::Reservation reser
 void EngineCall::Submit(Request request, Scheduler::Reservation reservation) {
   if (!Ready(request)) return;
   {
-    const std::lock_guard lock(request_mutex_);
+    const MutexLock lock(request_mutex_);
     lease_.Resize(request.queue_tokens() * static_cast<int64_t>(sizeof(int32_t)));
   }
   absl::StatusOr<RequestId> id =
@@ -98,7 +103,7 @@ void EngineCall::Submit(Request request, Scheduler::Reservation reservation) {
   if (!id.ok()) return Refuse(id.status());
   bool cancelled;
   {
-    const std::lock_guard lock(request_mutex_);
+    const MutexLock lock(request_mutex_);
     id_ = *id;
     cancelled = cancelled_;
   }
@@ -106,7 +111,7 @@ void EngineCall::Submit(Request request, Scheduler::Reservation reservation) {
 }
 
 bool EngineCall::Cancelled() {
-  const std::lock_guard lock(request_mutex_);
+  const MutexLock lock(request_mutex_);
   return cancelled_;
 }
 
@@ -114,7 +119,7 @@ void EngineCall::CancelRequest() {
   std::optional<RequestId> id;
   WorkerPool::Ticket ticket;
   {
-    const std::lock_guard lock(request_mutex_);
+    const MutexLock lock(request_mutex_);
     cancelled_ = true;
     id = id_;
     ticket = std::exchange(ticket_, 0);

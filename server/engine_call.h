@@ -6,9 +6,9 @@
 
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 
+#include "engine/io/mutex.h"
 #include "engine/scheduler/scheduler.h"
 #include "server/call_context.h"
 #include "server/call_watch.h"
@@ -55,11 +55,11 @@ class EngineCall : public EventSink, public std::enable_shared_from_this<EngineC
   const std::string peer_;
   PeerShares::Share share_;
 
-  std::mutex request_mutex_;
-  BufferLease lease_;  // message, texts, ids
-  WorkerPool::Ticket ticket_ = 0;
-  std::optional<RequestId> id_;
-  bool cancelled_ = false;
+  Mutex request_mutex_;
+  BufferLease lease_ ABSL_GUARDED_BY(request_mutex_);  // of message, texts, ids
+  WorkerPool::Ticket ticket_ ABSL_GUARDED_BY(request_mutex_) = 0;
+  std::optional<RequestId> id_ ABSL_GUARDED_BY(request_mutex_);
+  bool cancelled_ ABSL_GUARDED_BY(request_mutex_) = false;
 };
 
 }  // namespace t2r::server

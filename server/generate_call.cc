@@ -41,7 +41,7 @@ bool GenerateCall::Ready(const Request& request) {
 void GenerateCall::Refuse(const absl::Status& status) {
   context_.metrics.OnRefused(status.code());
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (std::exchange(finishing_, true)) return;
     WatchTheRest(context_.reading.stall_timeout);
   }
@@ -49,13 +49,16 @@ void GenerateCall::Refuse(const absl::Status& status) {
 }
 
 void GenerateCall::OnStarted() {
-  std::unique_lock lock(mutex_);
-  outbox_.PushStarted(started_);
-  Schedule(std::move(lock));
+  {
+    const MutexLock lock(mutex_);
+    outbox_.PushStarted(started_);
+    if (!WantsTurn()) return;
+  }
+  Queue();
 }
 
 bool GenerateCall::HasRoom(int64_t tokens) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const bool fits = !context_.buffers.full() || outbox_.bytes() < kOwnBytes;
   if (cancelled_ || (fits && outbox_.HasRoom(tokens))) return true;
   waiting_ = true;
@@ -63,23 +66,29 @@ bool GenerateCall::HasRoom(int64_t tokens) {
 }
 
 int64_t GenerateCall::TakenBytes() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return taken_;
 }
 
 void GenerateCall::OnToken(TokenEvent event) {
-  std::unique_lock lock(mutex_);
-  if (cancelled_) return;
-  outbox_.PushToken(event);
-  Schedule(std::move(lock));
+  {
+    const MutexLock lock(mutex_);
+    if (cancelled_) return;
+    outbox_.PushToken(event);
+    if (!WantsTurn()) return;
+  }
+  Queue();
 }
 
 void GenerateCall::OnFinished(FinishEvent event) {
-  std::unique_lock lock(mutex_);
-  outbox_.PushFinished(event);
-  WatchTheRest(event.reason == FinishReason::kStalled ? context_.reading.stall_grace
-                                                      : context_.reading.stall_timeout);
-  Schedule(std::move(lock));
+  {
+    const MutexLock lock(mutex_);
+    outbox_.PushFinished(event);
+    WatchTheRest(event.reason == FinishReason::kStalled ? context_.reading.stall_grace
+                                                        : context_.reading.stall_timeout);
+    if (!WantsTurn()) return;
+  }
+  Queue();
 }
 
 void GenerateCall::WatchTheRest(absl::Duration limit) {
@@ -89,20 +98,23 @@ void GenerateCall::WatchTheRest(absl::Duration limit) {
   guard_.CutAt(rest_.deadline());
 }
 
-void GenerateCall::Schedule(std::unique_lock<std::mutex> lock) {
-  if (queued_ || writing_ || finishing_) return;
+bool GenerateCall::WantsTurn() {
+  if (queued_ || writing_ || finishing_) return false;
   queued_ = true;
-  lock.unlock();
+  return true;
+}
+
+void GenerateCall::Queue() {
   context_.writes.Push(std::static_pointer_cast<GenerateCall>(shared_from_this()));
 }
 
 void GenerateCall::Pump() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   queued_ = false;
   if (writing_ || finishing_) return;
   if (cancelled_) {
     finishing_ = true;
-    lock.unlock();
+    lock.Unlock();
     Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away"));
     return;
   }
@@ -112,7 +124,8 @@ void GenerateCall::Pump() {
   finishing_ = next == Outbox::Next::kLastMessage || next == Outbox::Next::kEnd;
   if (writing_ || next == Outbox::Next::kLastMessage) message_ = ToBytes(event_);
   buffered_.Resize(outbox_.bytes() + static_cast<int64_t>(message_.Length()));
-  lock.unlock();
+  const grpc::Status end = finishing_ ? ToGrpcStatus(outbox_.status()) : grpc::Status::OK;
+  lock.Unlock();
   switch (next) {
     case Outbox::Next::kNothing:
       break;
@@ -120,10 +133,10 @@ void GenerateCall::Pump() {
       StartWrite(&message_);
       break;
     case Outbox::Next::kLastMessage:
-      StartWriteAndFinish(&message_, grpc::WriteOptions(), ToGrpcStatus(outbox_.status()));
+      StartWriteAndFinish(&message_, grpc::WriteOptions(), end);
       break;
     case Outbox::Next::kEnd:
-      Finish(ToGrpcStatus(outbox_.status()));
+      Finish(end);
       break;
   }
   if (wake) model_->scheduler->Wake();
@@ -131,7 +144,7 @@ void GenerateCall::Pump() {
 
 void GenerateCall::OnWriteDone(bool ok) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     writing_ = false;
     if (ok) taken_ += static_cast<int64_t>(message_.Length());
     if (!ok) cancelled_ = true;
@@ -147,7 +160,7 @@ void GenerateCall::OnWriteDone(bool ok) {
 void GenerateCall::OnCancel() {
   bool finish = false;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     cancelled_ = true;
     finish = !writing_ && !finishing_;  // with a write in flight OnWriteDone comes, and finishes
     if (finish) finishing_ = true;

@@ -5,8 +5,8 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <memory>
-#include <mutex>
 
+#include "engine/io/mutex.h"
 #include "engine/scheduler/stall_meter.h"
 #include "server/engine_call.h"
 #include "server/outbox.h"
@@ -49,27 +49,28 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   absl::StatusOr<PreparedRequest> Read(const grpc::ByteBuffer& message) override;
   bool Ready(const Request& request) override;
   void Refuse(const absl::Status& status) override;
-  // Queues the stream for writing if it has to be; `lock` is released.
-  void Schedule(std::unique_lock<std::mutex> lock);
-  // The stream is over: its client has time to take the rest. Under the lock.
-  void WatchTheRest(absl::Duration limit);
+  // Whether the stream has to be queued for writing, which the caller then does without the lock.
+  bool WantsTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Queue();
+  // The stream is over: its client has time to take the rest.
+  void WatchTheRest(absl::Duration limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   v1::Started started_;
   std::shared_ptr<EngineCall> self_;  // until OnDone
 
-  std::mutex mutex_;
-  Outbox outbox_;
-  BufferLease buffered_;  // of the outbox and the write in flight
-  int64_t taken_ = 0;     // bytes whose write is done
-  StallMeter rest_;       // once it is over
-  bool over_ = false;
-  bool cancelled_ = false;  // the client is gone, or a write failed
-  bool queued_ = false;     // in the write queue
-  bool writing_ = false;    // a write is in flight; message_ belongs to gRPC
-  bool finishing_ = false;  // Finish has been called
-  bool waiting_ = false;    // HasRoom has answered no since the last Wake
-  v1::GenerateResponse event_;
-  grpc::ByteBuffer message_;
+  Mutex mutex_;
+  Outbox outbox_ ABSL_GUARDED_BY(mutex_);
+  BufferLease buffered_ ABSL_GUARDED_BY(mutex_);  // of the outbox and the write in flight
+  int64_t taken_ ABSL_GUARDED_BY(mutex_) = 0;     // bytes whose write is done
+  StallMeter rest_ ABSL_GUARDED_BY(mutex_);       // once it is over
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;  // the client is gone, or a write failed
+  bool queued_ ABSL_GUARDED_BY(mutex_) = false;     // in the write queue
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;    // a write is in flight
+  bool finishing_ ABSL_GUARDED_BY(mutex_) = false;  // Finish has been called
+  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;    // HasRoom has answered no since the last Wake
+  v1::GenerateResponse event_ ABSL_GUARDED_BY(mutex_);
+  grpc::ByteBuffer message_;  // gRPC's while a write is in flight, under the lock otherwise
 };
 
 }  // namespace t2r::server

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "engine/io/mutex.h"
 #include "server/messages.h"
 #include "server/status.h"
 #include "server/unary_end.h"
@@ -57,7 +58,7 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<grpc::ByteB
 
   // Something has changed: writes or ends as the service's state asks for.
   void Pump() {
-    std::unique_lock lock(mutex_);
+    MutexLock lock(mutex_);
     if (writing_ || finishing_) return;
     const State state = service_.state();
     const Response::ServingStatus status =
@@ -70,13 +71,13 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<grpc::ByteB
       message_ = ToBytes(response);
       writing_ = true;
       CutLater();
-      lock.unlock();
+      lock.Unlock();
       StartWrite(&message_);
     } else if (cancelled_ || !refusal_.ok() || state.stopped) {
       finishing_ = true;
       const bool gone = cancelled_;
       CutLater();
-      lock.unlock();
+      lock.Unlock();
       Finish(gone ? grpc::Status::CANCELLED
              : !refusal_.ok()
                  ? ToGrpcStatus(refusal_)
@@ -86,7 +87,7 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<grpc::ByteB
 
   void OnWriteDone(bool ok) override {
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       writing_ = false;
       guard_.CutAt(absl::InfiniteFuture());
       if (!ok) cancelled_ = true;
@@ -96,7 +97,7 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<grpc::ByteB
 
   void OnCancel() override {
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       cancelled_ = true;
     }
     Pump();
@@ -117,11 +118,11 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<grpc::ByteB
   CallGuard guard_;
   const absl::Status refusal_;
   const About about_;
-  std::mutex mutex_;
-  std::optional<Response::ServingStatus> written_;
-  bool writing_ = false;
-  bool finishing_ = false;
-  bool cancelled_ = false;
+  Mutex mutex_;
+  std::optional<Response::ServingStatus> written_ ABSL_GUARDED_BY(mutex_);
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::ByteBuffer message_;
 };
 
@@ -129,13 +130,13 @@ HealthService::HealthService(CallContext& context) : context_(context) {}
 HealthService::~HealthService() = default;
 
 HealthService::State HealthService::state() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return state_;
 }
 
 void HealthService::Set(bool alive, bool ready) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (state_.stopped) return;
     state_.alive = alive;
     state_.ready = ready;
@@ -145,7 +146,7 @@ void HealthService::Set(bool alive, bool ready) {
 
 void HealthService::Shutdown() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     state_ = {.alive = false, .ready = false, .stopped = true};
   }
   PumpAll();
@@ -154,7 +155,7 @@ void HealthService::Shutdown() {
 void HealthService::PumpAll() {
   std::vector<std::shared_ptr<Watcher>> watchers;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     watchers.assign(watchers_.begin(), watchers_.end());
   }
   for (const auto& watcher : watchers) watcher->Pump();
@@ -189,7 +190,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* HealthService::Watch(grpc::CallbackS
   auto watcher =
       std::make_shared<Watcher>(*this, *rpc, std::move(status), AboutWhat(message.service()));
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     watchers_.insert(watcher);
   }
   watcher->Pump();
@@ -198,7 +199,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* HealthService::Watch(grpc::CallbackS
 
 void HealthService::Forget(Watcher* watcher) {
   std::shared_ptr<Watcher> last;  // freed outside the lock
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto found = watchers_.find(watcher->shared_from_this());
   last = *found;
   watchers_.erase(found);

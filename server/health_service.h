@@ -3,9 +3,9 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <set>
 
+#include "engine/io/mutex.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "server/call_context.h"
 
@@ -46,9 +46,9 @@ class HealthService final : public grpc::health::v1::Health::WithRawCallbackMeth
   void PumpAll();
 
   CallContext& context_;
-  std::mutex mutex_;
-  State state_;
-  std::set<std::shared_ptr<Watcher>> watchers_;
+  Mutex mutex_;
+  State state_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::shared_ptr<Watcher>> watchers_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace t2r::server

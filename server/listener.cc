@@ -203,28 +203,28 @@ void Listener::Sweep() {
   }
 }
 
+bool Listener::Full(const std::string& peer) const {
+  if (limits_.connections > 0 && static_cast<int64_t>(connections_.size()) >= limits_.connections) {
+    return true;
+  }
+  const auto same = peers_.find(peer);
+  return limits_.connections_per_peer > 0 && same != peers_.end() &&
+         same->second >= limits_.connections_per_peer;
+}
+
 bool Listener::Admit(int fd, const std::string& peer, int port) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (own_ports_.count(port) > 0) return true;
-  const auto full = [&] {
-    if (limits_.connections > 0 &&
-        static_cast<int64_t>(connections_.size()) >= limits_.connections) {
-      return true;
-    }
-    const auto same = peers_.find(peer);
-    return limits_.connections_per_peer > 0 && same != peers_.end() &&
-           same->second >= limits_.connections_per_peer;
-  };
   // The connection that had this descriptor is closed.
-  if (connections_.count(fd) > 0 || full()) Sweep();
-  if (full()) return false;
+  if (connections_.count(fd) > 0 || Full(peer)) Sweep();
+  if (Full(peer)) return false;
   connections_[fd] = {InodeOf(fd), peer};
   ++peers_[peer];
   return true;
 }
 
 int64_t Listener::open() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   Sweep();
   return static_cast<int64_t>(connections_.size());
 }
@@ -243,7 +243,7 @@ bool Listener::Answers(absl::Duration timeout) {
   bool good = bind(fd, reinterpret_cast<const sockaddr*>(&any), at.ai_addrlen) == 0;
   const int own_port = good ? LocalPort(fd) : 0;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     own_ports_.insert(own_port);
   }
   good = good && (connect(fd, at.ai_addr, at.ai_addrlen) == 0 || errno == EINPROGRESS);
@@ -260,7 +260,7 @@ bool Listener::Answers(absl::Duration timeout) {
   char first = 0;
   good = good && wait(POLLIN) && recv(fd, &first, 1, 0) == 1;
   close(fd);
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   own_ports_.erase(own_port);
   return good;
 }

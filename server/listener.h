@@ -10,7 +10,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
@@ -18,6 +17,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/io/mutex.h"
 
 namespace t2r::server {
 
@@ -64,8 +64,9 @@ class Listener {
   explicit Listener(std::string address) : address_(std::move(address)) {}
   void Run();
   void Accept(int listener);
-  // Forgets the connections that are closed. Under the lock.
-  void Sweep();
+  // Forgets the connections that are closed.
+  void Sweep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Full(const std::string& peer) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Admit(int fd, const std::string& peer, int port);
 
   std::string address_;
@@ -77,10 +78,10 @@ class Listener {
   std::thread thread_;
   std::atomic<int64_t> refused_{0};
 
-  std::mutex mutex_;
-  std::map<int, Connection> connections_;
-  std::map<std::string, int64_t> peers_;
-  std::set<int> own_ports_;  // of Answers' connections
+  Mutex mutex_;
+  std::map<int, Connection> connections_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, int64_t> peers_ ABSL_GUARDED_BY(mutex_);
+  std::set<int> own_ports_ ABSL_GUARDED_BY(mutex_);  // of Answers' connections
 };
 
 // Raises the limit of open files to what the system allows, and returns it.

@@ -8,15 +8,14 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <condition_variable>
 #include <deque>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/io/mutex.h"
 #include "server/crash_lines.h"
 
 namespace t2r::server {
@@ -80,20 +79,20 @@ struct LogSink::State {
 
   void Push(std::string line) {
     {
-      const std::lock_guard lock(mutex);
+      const MutexLock lock(mutex);
       if (lines.size() >= kMaxLines) {
         ++dropped;
         return;
       }
       lines.push_back(std::move(line));
     }
-    changed.notify_all();
+    changed.NotifyAll();
   }
 
   void Run() {
-    std::unique_lock lock(mutex);
+    MutexLock lock(mutex);
     while (true) {
-      changed.wait(lock, [this] { return stopping || !lines.empty() || dropped > 0; });
+      while (!stopping && lines.empty() && dropped == 0) changed.Wait(lock);
       std::string text;
       for (const std::string& line : lines) absl::StrAppend(&text, line, "\n");
       if (dropped > 0) absl::StrAppend(&text, "t2r-server: ", dropped, " lines were dropped\n");
@@ -101,25 +100,25 @@ struct LogSink::State {
       dropped = 0;
       if (text.empty()) return;
       writing = true;
-      lock.unlock();
+      lock.Unlock();
       WriteAll(fd, text);
-      lock.lock();
+      lock.Lock();
       writing = false;
-      changed.notify_all();
+      changed.NotifyAll();
     }
   }
 
   const int fd;
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::deque<std::string> lines;
-  int64_t dropped = 0;
-  bool writing = false;
-  bool stopping = false;
+  Mutex mutex;
+  CondVar changed;
+  std::deque<std::string> lines ABSL_GUARDED_BY(mutex);
+  int64_t dropped ABSL_GUARDED_BY(mutex) = 0;
+  bool writing ABSL_GUARDED_BY(mutex) = false;
+  bool stopping ABSL_GUARDED_BY(mutex) = false;
   // Of WriteForeign.
-  double tokens = kForeignBurst;
-  absl::Time refilled = absl::Now();
-  int64_t left_out = 0;
+  double tokens ABSL_GUARDED_BY(mutex) = kForeignBurst;
+  absl::Time refilled ABSL_GUARDED_BY(mutex) = absl::Now();
+  int64_t left_out ABSL_GUARDED_BY(mutex) = 0;
 };
 
 LogSink::LogSink(int fd) : state_(std::make_shared<State>(fd)) {
@@ -132,10 +131,10 @@ LogSink::~LogSink() {
   LogSink* self = this;
   library_sink.compare_exchange_strong(self, nullptr);
   {
-    const std::lock_guard lock(state_->mutex);
+    const MutexLock lock(state_->mutex);
     state_->stopping = true;
   }
-  state_->changed.notify_all();
+  state_->changed.NotifyAll();
 }
 
 void LogSink::Write(const std::string& line) { state_->Push(EscapeForLog(line, false)); }
@@ -146,7 +145,7 @@ void LogSink::WriteForeign(const std::string& library, const std::string& line) 
                                   line.size() > kMaxForeignBytes ? "…" : "");
   KeepLastWords(text);
   {
-    const std::lock_guard lock(state_->mutex);
+    const MutexLock lock(state_->mutex);
     const absl::Time now = absl::Now();
     const double earned = absl::ToDoubleSeconds(now - state_->refilled) * kForeignRate;
     state_->tokens = std::clamp(state_->tokens + earned, 0.0, kForeignBurst);
@@ -163,10 +162,13 @@ void LogSink::WriteForeign(const std::string& library, const std::string& line) 
 }
 
 void LogSink::Flush(absl::Duration limit) {
-  std::unique_lock lock(state_->mutex);
-  state_->changed.wait_for(lock, absl::ToChronoNanoseconds(limit), [this] {
-    return state_->lines.empty() && state_->dropped == 0 && !state_->writing;
-  });
+  const CondVar::Clock::time_point end = CondVar::Clock::now() + absl::ToChronoNanoseconds(limit);
+  State& state = *state_;
+  MutexLock lock(state.mutex);
+  bool in_time = true;
+  while (in_time && (!state.lines.empty() || state.dropped > 0 || state.writing)) {
+    in_time = state.changed.WaitUntil(lock, end);
+  }
 }
 
 void RouteLibraryLogs(LogSink* sink) {

@@ -9,9 +9,9 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
-#include <mutex>
 #include <utility>
 
+#include "engine/io/mutex.h"
 #include "engine/ops/enum_names.h"
 
 namespace t2r::server {
@@ -118,8 +118,8 @@ struct Metrics::Impl {
       MakeGauge("t2r_buffer_bytes", "Request messages, outboxes and answers in memory.");
   Gauge& ready = MakeGauge("t2r_ready", "1 while requests are taken, as /readyz says.");
   Gauge& alive = MakeGauge("t2r_alive", "0 where only a restart helps, as /livez says.");
-  std::mutex edge_mutex;
-  Edge edge;
+  Mutex edge_mutex;
+  Edge edge ABSL_GUARDED_BY(edge_mutex);
 
   double bytes_per_session = 0;  // set before the scheduler starts
   // Mean seconds between two finishes lately, for RetryDelay; 0: none seen.
@@ -169,7 +169,7 @@ absl::Duration Metrics::RetryDelay() const {
 }
 
 void Metrics::WatchEdge(Edge edge) {
-  const std::lock_guard lock(impl_->edge_mutex);
+  const MutexLock lock(impl_->edge_mutex);
   impl_->edge = std::move(edge);
 }
 
@@ -177,7 +177,7 @@ void Metrics::OnNotFinite() { impl_->not_finite.Increment(); }
 
 std::string Metrics::Text() const {
   {
-    const std::lock_guard lock(impl_->edge_mutex);
+    const MutexLock lock(impl_->edge_mutex);
     const auto set = [](Gauge& gauge, const std::function<int64_t()>& value) {
       gauge.Set(value ? static_cast<double>(value()) : 0);
     };

@@ -10,7 +10,7 @@ std::string PeerAddress(const std::string& peer) {
 bool PeerShares::Take(const std::string& peer, Share* share) {
   if (limit_ == 0) return true;
   std::string address = PeerAddress(peer);
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   int64_t& count = counts_[address];
   if (count >= limit_) return false;
   ++count;
@@ -21,7 +21,7 @@ bool PeerShares::Take(const std::string& peer, Share* share) {
 
 PeerShares::Share::~Share() {
   if (shares_ == nullptr) return;
-  const std::lock_guard lock(shares_->mutex_);
+  const MutexLock lock(shares_->mutex_);
   const auto found = shares_->counts_.find(address_);
   if (--found->second == 0) shares_->counts_.erase(found);
 }

@@ -3,9 +3,10 @@
 
 #include <cstdint>
 #include <map>
-#include <mutex>
 #include <string>
 #include <utility>
+
+#include "engine/io/mutex.h"
 
 namespace t2r::server {
 
@@ -42,8 +43,8 @@ class PeerShares {
 
  private:
   const int64_t limit_;
-  std::mutex mutex_;
-  std::map<std::string, int64_t> counts_;
+  Mutex mutex_;
+  std::map<std::string, int64_t> counts_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace t2r::server

@@ -10,21 +10,24 @@ PortWatch::PortWatch(std::function<bool()> answers, absl::Duration interval)
 
 PortWatch::~PortWatch() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
   thread_.join();
 }
 
 void PortWatch::Run() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (!stopping_) {
-    lock.unlock();
+    lock.Unlock();
     alive_ = answers_();
-    lock.lock();
+    lock.Lock();
     const absl::Duration pause = alive_ ? interval_ : std::min(interval_, absl::Seconds(1));
-    changed_.wait_for(lock, absl::ToChronoNanoseconds(pause), [this] { return stopping_; });
+    const CondVar::Clock::time_point next =
+        CondVar::Clock::now() + absl::ToChronoNanoseconds(pause);
+    while (!stopping_ && changed_.WaitUntil(lock, next)) {
+    }
   }
 }
 

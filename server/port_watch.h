@@ -2,12 +2,11 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <functional>
-#include <mutex>
 #include <thread>
 
 #include "absl/time/time.h"
+#include "engine/io/mutex.h"
 
 namespace t2r::server {
 
@@ -30,9 +29,9 @@ class PortWatch {
   const std::function<bool()> answers_;
   const absl::Duration interval_;
   std::atomic<bool> alive_{true};
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool stopping_ = false;
+  Mutex mutex_;
+  CondVar changed_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
 

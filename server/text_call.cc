@@ -47,7 +47,7 @@ void TextCall::Begin(const grpc::ByteBuffer& message, Work work) {
   }
   bool cancelled;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     ticket_ = ticket;
     cancelled = cancelled_;
   }
@@ -57,7 +57,7 @@ void TextCall::Begin(const grpc::ByteBuffer& message, Work work) {
 void TextCall::OnCancel() {
   WorkerPool::Ticket ticket;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     cancelled_ = true;
     ticket = std::exchange(ticket_, 0);
   }

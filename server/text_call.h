@@ -7,8 +7,8 @@
 
 #include <functional>
 #include <memory>
-#include <mutex>
 
+#include "engine/io/mutex.h"
 #include "server/call_context.h"
 #include "server/call_watch.h"
 #include "server/unary_end.h"
@@ -47,9 +47,9 @@ class TextCall final : public grpc::ServerUnaryReactor,
   BufferLease lease_;               // of the message
   std::shared_ptr<TextCall> self_;  // until OnDone
 
-  std::mutex mutex_;
-  WorkerPool::Ticket ticket_ = 0;
-  bool cancelled_ = false;
+  Mutex mutex_;
+  WorkerPool::Ticket ticket_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace t2r::server

@@ -9,7 +9,7 @@
 namespace t2r::server {
 
 bool UnaryEnd::Take() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return !std::exchange(finished_, true);
 }
 

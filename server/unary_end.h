@@ -6,8 +6,7 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
-#include <mutex>
-
+#include "engine/io/mutex.h"
 #include "server/call_context.h"
 #include "server/call_watch.h"
 
@@ -41,8 +40,8 @@ class UnaryEnd {
   grpc::ServerUnaryReactor& reactor_;
   grpc::ByteBuffer* const response_;
   BufferLease lease_;
-  std::mutex mutex_;
-  bool finished_ = false;
+  Mutex mutex_;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace t2r::server

@@ -22,7 +22,7 @@ WorkerPool::~WorkerPool() { Stop(); }
 void WorkerPool::Stop() {
   std::vector<Task> dropped;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
     for (Queue* queue : {&cheap_, &costly_}) {
       for (auto& [place, task] : *queue) dropped.push_back(std::move(task));
@@ -30,42 +30,47 @@ void WorkerPool::Stop() {
     }
     places_.clear();
   }
-  ready_.notify_all();
+  ready_.NotifyAll();
   for (const Task& task : dropped) task(true);
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
 }
 
 WorkerPool::Ticket WorkerPool::Post(int64_t cost, Task task) {
-  std::unique_lock lock(mutex_);
-  return Add(std::move(lock), cost, std::move(task));
+  MutexLock lock(mutex_);
+  const Ticket ticket = Add(cost, &task);
+  lock.Unlock();
+  Added(task);
+  return ticket;
 }
 
 WorkerPool::Ticket WorkerPool::TryPost(int64_t cost, Task task) {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   if (places_.size() >= max_waiting_) return 0;
-  return Add(std::move(lock), cost, std::move(task));
+  const Ticket ticket = Add(cost, &task);
+  lock.Unlock();
+  Added(task);
+  return ticket;
 }
 
-WorkerPool::Ticket WorkerPool::Add(std::unique_lock<std::mutex> lock, int64_t cost, Task task) {
+WorkerPool::Ticket WorkerPool::Add(int64_t cost, Task* task) {
   const Ticket ticket = ++last_ticket_;
-  if (stopping_) {
-    lock.unlock();
-    task(true);
-    return ticket;
-  }
+  if (stopping_) return ticket;
   Queue& queue = cost > kCostly ? costly_ : cheap_;
   const Place place(absl::Now() + kPerByte * cost, ticket);
-  queue.emplace(place, std::move(task));
+  queue.emplace(place, std::exchange(*task, nullptr));
   places_.emplace(ticket, std::pair(&queue, place));
-  lock.unlock();
-  ready_.notify_one();
   return ticket;
+}
+
+void WorkerPool::Added(const Task& left) {
+  if (left) return left(true);
+  ready_.NotifyOne();
 }
 
 bool WorkerPool::Remove(Ticket ticket) {
   Task task;  // what it holds goes outside the lock
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto found = places_.find(ticket);
   if (found == places_.end()) return false;
   const auto [queue, place] = found->second;
@@ -73,15 +78,16 @@ bool WorkerPool::Remove(Ticket ticket) {
   task = std::move(waiting->second);
   queue->erase(waiting);
   places_.erase(found);
-  if (places_.empty() && running_ == 0) idle_.notify_all();
+  if (places_.empty() && running_ == 0) idle_.NotifyAll();
   return true;
 }
 
 void WorkerPool::WaitUntilIdle(absl::Time deadline) {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   const absl::Duration limit = std::min(deadline - absl::Now(), absl::Hours(24));
-  idle_.wait_for(lock, absl::ToChronoNanoseconds(limit),
-                 [this] { return places_.empty() && running_ == 0; });
+  const CondVar::Clock::time_point end = CondVar::Clock::now() + absl::ToChronoNanoseconds(limit);
+  bool in_time = true;
+  while (in_time && !(places_.empty() && running_ == 0)) in_time = idle_.WaitUntil(lock, end);
 }
 
 WorkerPool::Queue* WorkerPool::Next() {
@@ -91,10 +97,13 @@ WorkerPool::Queue* WorkerPool::Next() {
 }
 
 void WorkerPool::Run() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (true) {
-    Queue* queue = nullptr;
-    ready_.wait(lock, [&] { return stopping_ || (queue = Next()) != nullptr; });
+    Queue* queue = Next();
+    while (queue == nullptr && !stopping_) {
+      ready_.Wait(lock);
+      queue = Next();
+    }
     if (queue == nullptr) return;
     const bool costly = queue == &costly_;
     const auto head = queue->begin();
@@ -103,14 +112,14 @@ void WorkerPool::Run() {
     queue->erase(head);
     ++running_;
     running_costly_ += costly ? 1 : 0;
-    lock.unlock();
+    lock.Unlock();
     task(false);
     task = nullptr;  // what it holds goes outside the lock
-    lock.lock();
+    lock.Lock();
     --running_;
     running_costly_ -= costly ? 1 : 0;
-    if (costly) ready_.notify_one();
-    if (places_.empty() && running_ == 0) idle_.notify_all();
+    if (costly) ready_.NotifyOne();
+    if (places_.empty() && running_ == 0) idle_.NotifyAll();
   }
 }
 

@@ -2,17 +2,16 @@
 // messages, tokenising, building large answers.
 #pragma once
 
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "engine/io/mutex.h"
 
 namespace t2r::server {
 
@@ -52,22 +51,26 @@ class WorkerPool {
   using Place = std::pair<absl::Time, Ticket>;
   using Queue = std::map<Place, Task>;
 
-  Ticket Add(std::unique_lock<std::mutex> lock, int64_t cost, Task task);
+  // Takes the task where the pool still runs; otherwise leaves it in *task.
+  Ticket Add(int64_t cost, Task* task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What follows an Add, without the lock: a task that was left is dropped, another announced.
+  void Added(const Task& left);
   void Run();
   // The queue whose head is next; null: nothing may run.
-  Queue* Next();
+  Queue* Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const size_t max_waiting_;
-  std::mutex mutex_;
-  std::condition_variable ready_;
-  std::condition_variable idle_;
-  Queue cheap_, costly_;
-  std::map<Ticket, std::pair<Queue*, Place>> places_;  // of what waits
-  Ticket last_ticket_ = 0;
-  int running_ = 0;
-  int running_costly_ = 0;
-  int max_costly_ = 1;
-  bool stopping_ = false;
+  const int max_costly_;
+  Mutex mutex_;
+  CondVar ready_;
+  CondVar idle_;
+  Queue cheap_ ABSL_GUARDED_BY(mutex_);
+  Queue costly_ ABSL_GUARDED_BY(mutex_);
+  std::map<Ticket, std::pair<Queue*, Place>> places_ ABSL_GUARDED_BY(mutex_);  // of what waits
+  Ticket last_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
+  int running_ ABSL_GUARDED_BY(mutex_) = 0;
+  int running_costly_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;
 };
 

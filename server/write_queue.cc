@@ -8,34 +8,34 @@ WriteQueue::WriteQueue() : thread_([this] { Run(); }) {}
 
 WriteQueue::~WriteQueue() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
-  ready_.notify_one();
+  ready_.NotifyOne();
   thread_.join();
 }
 
 void WriteQueue::Push(std::shared_ptr<Writable> stream) {
   bool first;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     first = streams_.empty();
     streams_.push_back(std::move(stream));
   }
-  if (first) ready_.notify_one();
+  if (first) ready_.NotifyOne();
 }
 
 void WriteQueue::Run() {
   std::vector<std::shared_ptr<Writable>> batch;
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (true) {
-    ready_.wait(lock, [this] { return stopping_ || !streams_.empty(); });
+    while (!stopping_ && streams_.empty()) ready_.Wait(lock);
     if (streams_.empty()) return;
     batch.swap(streams_);
-    lock.unlock();
+    lock.Unlock();
     for (const std::shared_ptr<Writable>& stream : batch) stream->Pump();
     batch.clear();
-    lock.lock();
+    lock.Lock();
   }
 }
 

@@ -1,11 +1,11 @@
 // The thread that starts gRPC writes, so that the engine thread never does.
 #pragma once
 
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <vector>
+
+#include "engine/io/mutex.h"
 
 namespace t2r::server {
 
@@ -33,10 +33,10 @@ class WriteQueue {
  private:
   void Run();
 
-  std::mutex mutex_;
-  std::condition_variable ready_;
-  std::vector<std::shared_ptr<Writable>> streams_;
-  bool stopping_ = false;
+  Mutex mutex_;
+  CondVar ready_;
+  std::vector<std::shared_ptr<Writable>> streams_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
 

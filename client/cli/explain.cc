@@ -1,8 +1,6 @@
-#include <condition_variable>
-#include <mutex>
-
 #include "absl/strings/str_cat.h"
 #include "client/cli/commands.h"
+#include "engine/io/mutex.h"
 
 namespace t2r::client {
 namespace {
@@ -53,33 +51,36 @@ CallOptions MakeCallOptions(const CommandLine& line) {
 absl::Status GenerateInterruptibly(Client& client, const Console& console,
                                    const GenerateRequest& request, const CallOptions& options,
                                    const std::function<bool(const Event&)>& on_event) {
-  std::mutex mutex;
-  std::condition_variable changed;
-  bool done = false;
-  bool cancel = false;  // wanted by on_event
-  absl::Status result;
+  struct {
+    Mutex mutex;
+    CondVar changed;
+    bool done ABSL_GUARDED_BY(mutex) = false;
+    bool cancel ABSL_GUARDED_BY(mutex) = false;  // wanted by on_event
+    absl::Status status ABSL_GUARDED_BY(mutex);
+  } end;
   const GenerateCall call = client.StartGenerate(
       request, options,
       [&](const Event& event) {
         if (on_event(event)) return;
-        const std::lock_guard<std::mutex> lock(mutex);
-        cancel = true;
-        changed.notify_all();
+        const MutexLock lock(end.mutex);
+        end.cancel = true;
+        end.changed.NotifyAll();
       },
       [&](const absl::Status& status) {
-        const std::lock_guard<std::mutex> lock(mutex);
-        result = status;
-        done = true;
-        changed.notify_all();
+        const MutexLock lock(end.mutex);
+        end.status = status;
+        end.done = true;
+        end.changed.NotifyAll();
       });
   if (console.interrupt != nullptr) console.interrupt->SetHandler([call] { call.Cancel(); });
-  std::unique_lock<std::mutex> lock(mutex);
-  changed.wait(lock, [&] { return done || cancel; });
-  if (!done) {
+  MutexLock lock(end.mutex);
+  while (!end.done && !end.cancel) end.changed.Wait(lock);
+  if (!end.done) {
     call.Cancel();
-    changed.wait(lock, [&] { return done; });
+    while (!end.done) end.changed.Wait(lock);
   }
-  lock.unlock();
+  const absl::Status result = end.status;
+  lock.Unlock();
   if (console.interrupt != nullptr) console.interrupt->SetHandler(nullptr);
   return result;
 }

@@ -44,7 +44,7 @@ Interrupt::~Interrupt() {
 }
 
 void Interrupt::SetHandler(std::function<void()> handler) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   handler_ = std::move(handler);
 }
 
@@ -55,7 +55,7 @@ void Interrupt::Run() {
     if (fds[1].revents != 0) return;
     signalfd_siginfo info;
     if (read(signal_fd_, &info, sizeof info) != sizeof info) continue;
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (interrupted_.exchange(true) || !handler_) _exit(kInterruptedExitCode);
     handler_();
   }

@@ -4,8 +4,9 @@
 
 #include <atomic>
 #include <functional>
-#include <mutex>
 #include <thread>
+
+#include "engine/io/mutex.h"
 
 namespace t2r::client {
 
@@ -31,8 +32,8 @@ class Interrupt {
   std::atomic<bool> interrupted_ = false;
   int signal_fd_ = -1;
   int stop_fd_ = -1;
-  std::mutex mutex_;  // held while the handler runs
-  std::function<void()> handler_;
+  Mutex mutex_;  // held while the handler runs
+  std::function<void()> handler_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

@@ -27,15 +27,15 @@ TranslationError Translation::Run(const std::atomic<bool>& stop,
   TranslationError error = {sources_.size(), absl::OkStatus()};
   size_t next = 0;
   bool wanted = true;
-  std::unique_lock<std::mutex> lock(mutex_);
+  MutexLock lock(mutex_);
   while (wanted && !stop && next < results_.size()) {
     Result& result = results_[next];
     if (!result.ended) {
-      changed_.wait_for(lock, kProgressInterval);
+      changed_.WaitUntil(lock, CondVar::Clock::now() + kProgressInterval);
       const Progress now = progress_;
-      lock.unlock();
+      lock.Unlock();
       on_progress(now);
-      lock.lock();
+      lock.Lock();
       continue;
     }
     if (!result.status.ok()) {
@@ -43,9 +43,9 @@ TranslationError Translation::Run(const std::atomic<bool>& stop,
       break;
     }
     const Translated translated = std::move(result.translated);
-    lock.unlock();
+    lock.Unlock();
     wanted = on_result(next, translated);
-    lock.lock();
+    lock.Lock();
     ++next;
   }
   if (next < results_.size() && error.status.ok()) {
@@ -64,7 +64,7 @@ ClosedLoop::Job Translation::MakeJob(size_t index) {
 }
 
 void Translation::OnEvent(size_t index, const Event& event) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   Translated& translated = results_[index].translated;
   if (const auto* delta = std::get_if<Delta>(&event)) {
     translated.text += delta->text;
@@ -83,11 +83,11 @@ void Translation::OnEvent(size_t index, const Event& event) {
 }
 
 void Translation::OnDone(size_t index, const absl::Status& status) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   results_[index].ended = true;
   results_[index].status = status;
   ++progress_.ended;
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 }  // namespace t2r::client

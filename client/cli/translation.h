@@ -3,16 +3,15 @@
 #define T2R_CLIENT_CLI_TRANSLATION_H_
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "client/client.h"
 #include "client/load/closed_loop.h"
+#include "engine/io/mutex.h"
 
 namespace t2r::client {
 
@@ -68,10 +67,10 @@ class Translation {
   const std::vector<std::string>& sources_;
   const TranslationOptions options_;
 
-  std::mutex mutex_;  // guards the rest
-  std::condition_variable changed_;
-  std::vector<Result> results_;
-  Progress progress_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::vector<Result> results_ ABSL_GUARDED_BY(mutex_);
+  Progress progress_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace t2r::client

@@ -9,26 +9,27 @@ ClosedLoop::ClosedLoop(size_t sessions, size_t requests, MakeJob make, StartCall
 
 ClosedLoop::~ClosedLoop() {
   Stop();
-  std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [this] { return Over(); });
+  MutexLock lock(mutex_);
+  while (!Over()) changed_.Wait(lock);
 }
 
 void ClosedLoop::Start() {
+  size_t sessions = 0;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    running_ = sessions_.size();
+    const MutexLock lock(mutex_);
+    sessions = running_ = sessions_.size();
   }
-  for (size_t session = 0; session < sessions_.size(); ++session) StartNext(session);
+  for (size_t session = 0; session < sessions; ++session) StartNext(session);
 }
 
 void ClosedLoop::StartNext(size_t session) {
   size_t index = 0;
   uint64_t sequence = 0;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (stopping_ || issued_ == requests_) {
       --running_;
-      changed_.notify_all();
+      changed_.NotifyAll();
       return;
     }
     index = issued_++;
@@ -41,28 +42,28 @@ void ClosedLoop::StartNext(size_t session) {
              [this, session, done = std::move(job.on_done)](const absl::Status& status) {
                done(status);
                {
-                 const std::lock_guard<std::mutex> lock(mutex_);
+                 const MutexLock lock(mutex_);
                  ++ended_;
                }
                StartNext(session);
              });
   bool cancel = false;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     // The request may have ended, and the next have begun, before start_ returned.
     if (sessions_[session].sequence == sequence) sessions_[session].call = call;
     cancel = stopping_;
   }
   if (cancel) call.Cancel();
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   --starting_;
-  changed_.notify_all();  // under the lock: a waiter may let all of this go
+  changed_.NotifyAll();  // under the lock: a waiter may let all of this go
 }
 
 void ClosedLoop::Stop() {
   std::vector<GenerateCall> calls;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     if (stopping_) return;
     stopping_ = true;
     for (const Session& session : sessions_) calls.push_back(session.call);
@@ -71,12 +72,15 @@ void ClosedLoop::Stop() {
 }
 
 bool ClosedLoop::WaitFor(std::chrono::milliseconds time) {
-  std::unique_lock<std::mutex> lock(mutex_);
-  return changed_.wait_for(lock, time, [this] { return Over(); });
+  MutexLock lock(mutex_);
+  const CondVar::Clock::time_point end = CondVar::Clock::now() + time;
+  while (!Over() && changed_.WaitUntil(lock, end)) {
+  }
+  return Over();
 }
 
 size_t ClosedLoop::ended() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const MutexLock lock(mutex_);
   return ended_;
 }
 

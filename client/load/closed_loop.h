@@ -3,14 +3,13 @@
 #define T2R_CLIENT_LOAD_CLOSED_LOOP_H_
 
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <mutex>
 #include <vector>
 
 #include "client/client.h"
+#include "engine/io/mutex.h"
 
 namespace t2r::client {
 
@@ -52,20 +51,23 @@ class ClosedLoop {
   };
 
   void StartNext(size_t session);
-  bool Over() const { return running_ == 0 && starting_ == 0; }
+  bool Over() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return running_ == 0 && starting_ == 0;
+  }
 
   const size_t requests_;
   const MakeJob make_;
   const StartCall start_;
 
-  mutable std::mutex mutex_;  // guards the rest
-  std::condition_variable changed_;
-  std::vector<Session> sessions_;
-  size_t issued_ = 0;    // requests
-  size_t ended_ = 0;     // requests
-  size_t running_ = 0;   // sessions with requests to come
-  size_t starting_ = 0;  // threads inside StartNext, which may outlast the request they started
-  bool stopping_ = false;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::vector<Session> sessions_ ABSL_GUARDED_BY(mutex_);
+  size_t issued_ ABSL_GUARDED_BY(mutex_) = 0;   // requests
+  size_t ended_ ABSL_GUARDED_BY(mutex_) = 0;    // requests
+  size_t running_ ABSL_GUARDED_BY(mutex_) = 0;  // sessions with requests to come
+  size_t starting_ ABSL_GUARDED_BY(mutex_) =
+      0;  // threads inside StartNext, which may outlast the request they started
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace t2r::client

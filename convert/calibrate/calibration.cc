@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <mutex>
 #include <string>
 #include <utility>
 
 #include "convert/error.h"
 #include "convert/train/loss.h"
 #include "convert/train/shards.h"
+#include "engine/io/mutex.h"
 
 namespace t2r::convert {
 namespace {
@@ -100,7 +100,7 @@ class Meter {
   Meter(Progress* progress, std::string what, size_t units)
       : progress_(progress), what_(std::move(what)), units_(units) {}
   void Done() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     ++done_;
     if (progress_ == nullptr) return;
     const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
@@ -111,9 +111,10 @@ class Meter {
  private:
   Progress* progress_;
   std::string what_;
-  size_t units_, done_ = 0;
-  Clock::time_point start_ = Clock::now();
-  std::mutex mutex_;
+  const size_t units_;
+  const Clock::time_point start_ = Clock::now();
+  Mutex mutex_;
+  size_t done_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace

@@ -12,7 +12,7 @@ int64_t Admission::Counted(int64_t tokens) const {
 
 absl::Status Admission::Reserve(int64_t tokens) {
   tokens = Counted(tokens);
-  const std::lock_guard lock(mu_);
+  const MutexLock lock(mu_);
   if (requests_ > 0) {
     if (requests_ >= max_requests_) {
       return absl::ResourceExhaustedError(
@@ -35,13 +35,13 @@ void Admission::Correct(int64_t from, int64_t to) {
   from = Counted(from);
   to = Counted(to);
   if (from == to) return;
-  const std::lock_guard lock(mu_);
+  const MutexLock lock(mu_);
   tokens_ += to - from;
   Report();
 }
 
 void Admission::Release(int64_t tokens) {
-  const std::lock_guard lock(mu_);
+  const MutexLock lock(mu_);
   --requests_;
   tokens_ -= Counted(tokens);
   Report();

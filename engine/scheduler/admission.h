@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <mutex>
 
 #include "absl/status/status.h"
+#include "engine/io/mutex.h"
 #include "engine/scheduler/observer.h"
 
 namespace t2r {
@@ -28,14 +28,14 @@ class Admission {
 
  private:
   int64_t Counted(int64_t tokens) const;
-  void Report();
+  void Report() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const int64_t max_requests_;
   const int64_t max_tokens_;
   SchedulerObserver* const observer_;
-  std::mutex mu_;
-  int64_t requests_ = 0;
-  int64_t tokens_ = 0;
+  Mutex mu_;
+  int64_t requests_ ABSL_GUARDED_BY(mu_) = 0;
+  int64_t tokens_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace t2r

@@ -23,12 +23,12 @@ absl::Status CommandQueue::AcceptingLocked() const {
 }
 
 absl::Status CommandQueue::Accepting() const {
-  const std::lock_guard lock(mu_);
+  const MutexLock lock(mu_);
   return AcceptingLocked();
 }
 
 absl::Status CommandQueue::health() const {
-  const std::lock_guard lock(mu_);
+  const MutexLock lock(mu_);
   return failed_ ? absl::UnavailableError(failure_) : absl::OkStatus();
 }
 
@@ -38,7 +38,7 @@ absl::Duration CommandQueue::Away() const {
 }
 
 absl::StatusOr<RequestId> CommandQueue::Push(std::unique_ptr<Session> session) {
-  const std::lock_guard lock(mu_);
+  const MutexLock lock(mu_);
   absl::Status accepting = AcceptingLocked();
   if (!accepting.ok()) return accepting;
   const RequestId id = next_id_++;
@@ -46,56 +46,54 @@ absl::StatusOr<RequestId> CommandQueue::Push(std::unique_ptr<Session> session) {
   submitted_.push_back(std::move(session));
   ++live_;
   changed_ = true;
-  engine_.notify_one();
+  engine_.NotifyOne();
   return id;
 }
 
 void CommandQueue::Cancel(RequestId id) {
-  const std::lock_guard lock(mu_);
+  const MutexLock lock(mu_);
   cancelled_.push_back(id);
   changed_ = true;
-  engine_.notify_one();
+  engine_.NotifyOne();
 }
 
 void CommandQueue::Wake() {
   if (woken_.exchange(true)) return;
   // The engine thread either sees the flag before it sleeps or already waits for the signal.
-  const std::lock_guard lock(mu_);
-  engine_.notify_one();
+  const MutexLock lock(mu_);
+  engine_.NotifyOne();
 }
 
 void CommandQueue::Drain(absl::Time deadline) {
-  const std::lock_guard lock(mu_);
+  const MutexLock lock(mu_);
   draining_ = true;
   drain_deadline_ = std::min(drain_deadline_, deadline);
   changed_ = true;
-  engine_.notify_one();
+  engine_.NotifyOne();
 }
 
 void CommandQueue::WaitUntilEmpty() {
-  std::unique_lock lock(mu_);
-  empty_.wait(lock, [this] { return live_ == 0; });
+  MutexLock lock(mu_);
+  while (live_ != 0) empty_.Wait(lock);
 }
 
 void CommandQueue::Stop() {
-  const std::lock_guard lock(mu_);
+  const MutexLock lock(mu_);
   stop_ = true;
   changed_ = true;
-  engine_.notify_one();
+  engine_.NotifyOne();
 }
 
 void CommandQueue::Take(absl::Duration timeout, Commands* commands) {
   away_since_ = 0;
   commands->submitted.clear();
   commands->cancelled.clear();
-  std::unique_lock lock(mu_);
-  const auto ready = [this] { return changed_ || woken_.load(); };
-  if (timeout == absl::InfiniteDuration()) {
-    engine_.wait(lock, ready);
-  } else if (timeout > absl::ZeroDuration()) {
-    // Waking early is harmless, and a bounded wait cannot overflow the clock.
-    engine_.wait_for(lock, absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(1))), ready);
-  }
+  MutexLock lock(mu_);
+  // Returning early is harmless, and a bounded wait cannot overflow the clock.
+  const CondVar::Clock::time_point end =
+      CondVar::Clock::now() + absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(1)));
+  bool in_time = timeout > absl::ZeroDuration();
+  while (in_time && !changed_ && !woken_.load()) in_time = engine_.WaitUntil(lock, end);
   // Whatever a Wake announced happened before this exchange, or sets the flag again.
   woken_.exchange(false);
   changed_ = false;
@@ -107,13 +105,13 @@ void CommandQueue::Take(absl::Duration timeout, Commands* commands) {
 }
 
 void CommandQueue::Retire(int64_t count) {
-  const std::lock_guard lock(mu_);
+  const MutexLock lock(mu_);
   live_ -= count;
-  if (live_ == 0) empty_.notify_all();
+  if (live_ == 0) empty_.NotifyAll();
 }
 
 void CommandQueue::Fail(const std::string& why) {
-  const std::lock_guard lock(mu_);
+  const MutexLock lock(mu_);
   failed_ = true;
   failure_ = absl::StrCat("the device failed: ", why, "; the server must be restarted");
 }

@@ -2,23 +2,22 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/io/mutex.h"
 #include "engine/scheduler/request.h"
 #include "engine/scheduler/session.h"
 
 namespace t2r {
 
 // Many producers, one consumer (the engine thread, which sleeps in Take). Knows how many accepted
-// requests have not ended yet. std::mutex rather than absl's: ThreadSanitizer sees it.
+// requests have not ended yet.
 class CommandQueue {
  public:
   struct Commands {
@@ -55,27 +54,27 @@ class CommandQueue {
   void Fail(const std::string& why);
 
  private:
-  absl::Status AcceptingLocked() const;
+  absl::Status AcceptingLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  mutable std::mutex mu_;
-  std::condition_variable engine_;
-  std::condition_variable empty_;
+  mutable Mutex mu_;
+  CondVar engine_;
+  CondVar empty_;
   // Set by Wake without the lock unless it is the first since the last Take.
   std::atomic<bool> woken_{false};
   // When the last Take ended, on the steady clock, in nanoseconds; 0 while the engine is in Take,
   // and before the first.
   std::atomic<int64_t> away_since_{0};
-  bool changed_ = false;  // any of the fields below, for the engine thread
-  std::vector<std::unique_ptr<Session>> submitted_;
-  std::vector<RequestId> cancelled_;
-  absl::Time drain_deadline_ = absl::InfiniteFuture();
-  bool draining_ = false;
-  bool stop_ = false;
+  bool changed_ ABSL_GUARDED_BY(mu_) = false;  // any of the fields below, for the engine thread
+  std::vector<std::unique_ptr<Session>> submitted_ ABSL_GUARDED_BY(mu_);
+  std::vector<RequestId> cancelled_ ABSL_GUARDED_BY(mu_);
+  absl::Time drain_deadline_ ABSL_GUARDED_BY(mu_) = absl::InfiniteFuture();
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;
+  bool stop_ ABSL_GUARDED_BY(mu_) = false;
   // Statuses are made anew from strings, not copied, so that threads share no reference count.
-  bool failed_ = false;
-  std::string failure_;
-  RequestId next_id_ = 1;
-  int64_t live_ = 0;
+  bool failed_ ABSL_GUARDED_BY(mu_) = false;
+  std::string failure_ ABSL_GUARDED_BY(mu_);
+  RequestId next_id_ ABSL_GUARDED_BY(mu_) = 1;
+  int64_t live_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace t2r
