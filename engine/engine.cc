@@ -17,8 +17,11 @@ namespace {
 
 // Buffers that old checkpoints hold beside their weights: masks and inverse frequencies.
 bool IsKnownBuffer(const std::string& name) {
-  return absl::EndsWith(name, ".attn.bias") || absl::EndsWith(name, ".attn.masked_bias") ||
-         absl::EndsWith(name, "rotary_emb.inv_freq");
+  for (const char* end : {".attn.bias", ".attn.masked_bias", ".attention.bias",
+                          ".attention.masked_bias", "rotary_emb.inv_freq"}) {
+    if (absl::EndsWith(name, end)) return true;
+  }
+  return false;
 }
 
 absl::Status CheckOptions(const EngineOptions& options) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <utility>
 
 namespace t2r::testing {
 namespace {
@@ -15,12 +16,12 @@ constexpr double kPi = 3.14159265358979323846;
 class Reference {
  public:
   Reference(const ModelSpec& spec, const Tensors& weights) : spec_(spec), weights_(weights) {
-    prefix_ = !spec.prefix ? "" : spec.gpt2 ? "transformer." : "model.";
+    prefix_ = spec.prefix ? spec.root() : "";
   }
 
   Rows Run(const std::vector<int32_t>& ids) {
     Rows x;
-    const std::string table = prefix_ + (spec_.gpt2 ? "wte.weight" : "embed_tokens.weight");
+    const std::string table = prefix_ + spec_.table();
     for (size_t t = 0; t < ids.size(); ++t) {
       Row row(spec_.hidden);
       for (int i = 0; i < spec_.hidden; ++i) {
@@ -30,15 +31,15 @@ class Reference {
       x.push_back(row);
     }
     for (int i = 0; i < spec_.layers; ++i) {
-      const std::string name = prefix_ + (spec_.gpt2 ? "h." : "layers.") + std::to_string(i) + ".";
+      const std::string name = prefix_ + spec_.layer_list() + std::to_string(i) + ".";
+      const Rows before = x;
       Add(&x, AttentionBlock(name, i, x));
-      Add(&x, FeedForward(name, x));
+      Add(&x, FeedForward(name, spec_.neox && spec_.parallel ? before : x));
     }
     Rows logits;
     for (const Row& row : x) {
-      const Row last = Norm(prefix_ + (spec_.gpt2 ? "ln_f" : "norm"), row);
-      logits.push_back(
-          Apply(spec_.tied ? table : "lm_head.weight", last, spec_.vocab, /*conv=*/false));
+      const Row last = Norm(prefix_ + spec_.last_norm(), row);
+      logits.push_back(Apply(spec_.tied ? table : spec_.head(), last, spec_.vocab, /*conv=*/false));
     }
     return logits;
   }
@@ -74,12 +75,12 @@ class Reference {
     double mean = 0;
     double square = 0;
     for (const double v : x) mean += v / x.size();
-    if (!spec_.gpt2) mean = 0;
+    if (!spec_.layer_norms()) mean = 0;
     for (const double v : x) square += (v - mean) * (v - mean) / x.size();
     Row y(x.size());
     for (size_t i = 0; i < x.size(); ++i) {
       y[i] = (x[i] - mean) / std::sqrt(square + spec_.norm_eps) * At(name + ".weight", i);
-      if (spec_.gpt2) y[i] += At(name + ".bias", i);
+      if (spec_.layer_norms()) y[i] += At(name + ".bias", i);
     }
     return y;
   }
@@ -95,27 +96,56 @@ class Reference {
     }
   }
 
-  // Rotates one head as complex numbers x[i] + i·x[i + d/2].
+  // The first values of a head that turn.
+  int turned() const { return static_cast<int>(spec_.head_dim * spec_.rotary); }
+
+  // Of pair i, and what the turned values are multiplied by.
+  std::pair<double, double> FrequencyAndScale(int i) const {
+    const double dim = turned();
+    double theta = spec_.theta;
+    if (spec_.rope_type == "dynamic") {
+      const double ratio = std::max(1.0, 1.0 * spec_.rope_length / spec_.positions);
+      theta *= std::pow(4 * ratio - 3, dim / (dim - 2));
+    }
+    const double plain = 1.0 / std::pow(theta, 2.0 * i / dim);
+    if (spec_.linear_factor > 0) return {plain / spec_.linear_factor, 1};
+    if (spec_.llama3_factor > 0) {
+      // low_freq_factor 1, high_freq_factor 4, original context 32: see ConfigOf.
+      const double wavelength = 2 * kPi / plain;
+      if (wavelength > 32.0 / 1.0) return {plain / spec_.llama3_factor, 1};
+      if (wavelength < 32.0 / 4.0) return {plain, 1};
+      const double smooth = (32.0 / wavelength - 1.0) / (4.0 - 1.0);
+      return {(1 - smooth) * plain / spec_.llama3_factor + smooth * plain, 1};
+    }
+    const double original = spec_.positions / 4.0;
+    if (spec_.rope_type == "yarn") {
+      // The pairs, counted in halves of a dimension, that turn 32 times and once in that context.
+      const auto pair = [&](double times) {
+        return dim / 2 * std::log(original / (2 * kPi * times)) / std::log(theta);
+      };
+      const double from = std::max(0.0, std::floor(pair(32)));
+      const double to = std::min(dim - 1, std::ceil(pair(1)));
+      const double ramp = std::min(1.0, std::max(0.0, (i - from) / (to - from)));
+      return {plain * (1 - ramp) + plain / 4 * ramp, 1 + std::log(4.0) / 10};
+    }
+    if (spec_.rope_type == "longrope") {
+      const bool is_short = spec_.rope_length > 0 && spec_.rope_length <= original;
+      return {plain / (is_short ? 1 + i / 8.0 : 2 + i / 2.0),
+              std::sqrt(1 + std::log(4.0) / std::log(original))};
+    }
+    return {plain, 1};
+  }
+
+  // Rotates one head as complex numbers x[i] + i·x[i + n/2] over its first n values.
   void Rotate(double* head, size_t position) const {
-    const int n = spec_.head_dim / 2;
+    const int n = turned() / 2;
     for (int i = 0; i < n; ++i) {
-      double frequency = 1.0 / std::pow(spec_.theta, 2.0 * i / spec_.head_dim);
-      if (spec_.linear_factor > 0) frequency /= spec_.linear_factor;
-      if (spec_.llama3_factor > 0) {
-        // low_freq_factor 1, high_freq_factor 4, original context 32: see ConfigOf.
-        const double wavelength = 2 * kPi / frequency;
-        if (wavelength > 32.0 / 1.0) {
-          frequency /= spec_.llama3_factor;
-        } else if (wavelength >= 32.0 / 4.0) {
-          const double smooth = (32.0 / wavelength - 1.0) / (4.0 - 1.0);
-          frequency = (1 - smooth) * frequency / spec_.llama3_factor + smooth * frequency;
-        }
-      }
+      const auto [frequency, scale] = FrequencyAndScale(i);
       const double angle = frequency * static_cast<double>(position);
       const double a = head[i];
       const double b = head[i + n];
-      head[i] = a * std::cos(angle) - b * std::sin(angle);
-      head[i + n] = b * std::cos(angle) + a * std::sin(angle);
+      head[i] = scale * (a * std::cos(angle) - b * std::sin(angle));
+      head[i + n] = scale * (b * std::cos(angle) + a * std::sin(angle));
     }
   }
 
@@ -247,14 +277,14 @@ class Reference {
     const int d = spec_.head_dim;
     const int queries = spec_.heads * d;
     const int keys = spec_.groups * d;
-    const std::string name = layer + (spec_.gpt2 ? "attn." : "self_attn.");
+    const std::string name = layer + spec_.attention();
     Rows q;
     Rows k;
     Rows v;
     Rows plain_q;  // before rotation
     Rows plain_k;
     for (size_t t = 0; t < x.size(); ++t) {
-      const Row normed = Norm(layer + (spec_.gpt2 ? "ln_1" : "input_layernorm"), x[t]);
+      const Row normed = Norm(layer + spec_.first_norm(), x[t]);
       if (spec_.gpt2) {
         const Row all = Affine(name + "c_attn", normed, 3 * queries);
         q.emplace_back(all.begin(), all.begin() + queries);
@@ -264,9 +294,24 @@ class Reference {
         plain_k.push_back(k.back());
         continue;
       }
-      q.push_back(Affine(name + "q_proj", normed, queries));
-      k.push_back(Affine(name + "k_proj", normed, keys));
-      v.push_back(Affine(name + "v_proj", normed, keys));
+      if (spec_.neox) {
+        // A head's query, key and value side by side.
+        const Row all = Affine(name + "query_key_value", normed, 3 * queries);
+        for (Rows* rows : {&q, &k, &v}) rows->emplace_back();
+        for (int i = 0; i < 3 * queries; ++i) {
+          const int part = i / d % 3;
+          (part == 0 ? q : part == 1 ? k : v).back().push_back(all[i]);
+        }
+      } else if (spec_.phi3) {
+        const Row all = Affine(name + "qkv_proj", normed, queries + 2 * keys);
+        q.emplace_back(all.begin(), all.begin() + queries);
+        k.emplace_back(all.begin() + queries, all.end() - keys);
+        v.emplace_back(all.end() - keys, all.end());
+      } else {
+        q.push_back(Affine(name + "q_proj", normed, queries));
+        k.push_back(Affine(name + "k_proj", normed, keys));
+        v.push_back(Affine(name + "v_proj", normed, keys));
+      }
       if (spec_.qwen3) {
         NormHeads(name + "q_norm.weight", spec_.heads, &q[t]);
         NormHeads(name + "k_norm.weight", spec_.groups, &k[t]);
@@ -322,28 +367,45 @@ class Reference {
           for (int i = 0; i < d; ++i) attn_out[h * d + i] += weights[j] / divisor * v[j][g * d + i];
         }
       }
-      out.push_back(Affine(name + (spec_.gpt2 ? "c_proj" : "o_proj"), attn_out, spec_.hidden));
+      const char* const last = spec_.gpt2 ? "c_proj" : spec_.neox ? "dense" : "o_proj";
+      out.push_back(Affine(name + last, attn_out, spec_.hidden));
     }
     return out;
+  }
+
+  double Activation(double v) const {
+    const std::string& kind = spec_.activation;
+    if (spec_.gpt2 || kind == "gelu_new") {
+      return 0.5 * v * (1 + std::tanh(std::sqrt(2 / kPi) * (v + 0.044715 * v * v * v)));
+    }
+    if (kind == "gelu") return v * 0.5 * std::erfc(-v / std::sqrt(2.0));
+    return kind == "relu" ? std::max(v, 0.0) : v / (1 + std::exp(-v));
   }
 
   Rows FeedForward(const std::string& layer, const Rows& x) const {
     Rows out;
     for (const Row& row : x) {
-      const Row normed = Norm(layer + (spec_.gpt2 ? "ln_2" : "post_attention_layernorm"), row);
+      const Row normed = Norm(layer + spec_.second_norm(), row);
       Row inner;
-      if (spec_.gpt2) {
-        inner = Affine(layer + "mlp.c_fc", normed, spec_.inner);
-        for (double& v : inner) {
-          v = 0.5 * v * (1 + std::tanh(std::sqrt(2 / kPi) * (v + 0.044715 * v * v * v)));
-        }
+      const char* last = "mlp.down_proj";
+      if (spec_.layer_norms()) {
+        last = spec_.gpt2 ? "mlp.c_proj" : "mlp.dense_4h_to_h";
+        inner =
+            Affine(layer + (spec_.gpt2 ? "mlp.c_fc" : "mlp.dense_h_to_4h"), normed, spec_.inner);
+        for (double& v : inner) v = Activation(v);
       } else {
-        inner = Affine(layer + "mlp.gate_proj", normed, spec_.inner);
-        const Row up = Affine(layer + "mlp.up_proj", normed, spec_.inner);
+        Row up;
+        if (spec_.phi3) {
+          inner = Affine(layer + "mlp.gate_up_proj", normed, 2 * spec_.inner);
+          up.assign(inner.begin() + spec_.inner, inner.end());
+          inner.resize(spec_.inner);
+        } else {
+          inner = Affine(layer + "mlp.gate_proj", normed, spec_.inner);
+          up = Affine(layer + "mlp.up_proj", normed, spec_.inner);
+        }
         for (int i = 0; i < spec_.inner; ++i) inner[i] *= up[i] / (1 + std::exp(-inner[i]));
       }
-      out.push_back(
-          Affine(layer + (spec_.gpt2 ? "mlp.c_proj" : "mlp.down_proj"), inner, spec_.hidden));
+      out.push_back(Affine(layer + last, inner, spec_.hidden));
     }
     return out;
   }

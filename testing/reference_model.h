@@ -13,6 +13,8 @@ namespace t2r::testing {
 // Describes a small model; Config() and the tensors' names follow from it.
 struct ModelSpec {
   bool gpt2 = false;
+  bool neox = false;  // GPT-NeoX: heads · head_dim = hidden, groups = heads
+  bool phi3 = false;  // Llama with fused projections
   int hidden = 32;
   int inner = 48;
   int layers = 3;
@@ -45,9 +47,28 @@ struct ModelSpec {
   double theta = 10000.0;
   double llama3_factor = 0;  // > 0: llama3 rope scaling with an original context of 32
   double linear_factor = 0;  // > 0: linear rope scaling
+  // yarn, dynamic or longrope, by a factor of 4 over an original context of positions / 4 (dynamic:
+  // over all positions); longrope's short and long factors of frequency i: 1 + i/8 and 2 + i/2.
+  std::string rope_type;
+  int rope_length = 0;              // > 0: config.json's rope_length
+  double rotary = 1.0;              // the part of a head that turns (GPT-NeoX, Phi-3)
+  bool parallel = true;             // GPT-NeoX: use_parallel_residual
+  std::string activation = "gelu";  // GPT-NeoX: gelu, gelu_new, relu or silu
   double norm_eps = 1e-5;
   bool prefix = true;  // tensors named transformer.* or model.*
 
+  bool layer_norms() const { return gpt2 || neox; }
+  // Names of tensors, or what they begin with.
+  const char* root() const { return gpt2 ? "transformer." : neox ? "gpt_neox." : "model."; }
+  const char* layer_list() const { return gpt2 ? "h." : "layers."; }
+  const char* table() const {
+    return gpt2 ? "wte.weight" : neox ? "embed_in.weight" : "embed_tokens.weight";
+  }
+  const char* attention() const { return gpt2 ? "attn." : neox ? "attention." : "self_attn."; }
+  const char* first_norm() const { return gpt2 ? "ln_1" : "input_layernorm"; }
+  const char* second_norm() const { return gpt2 ? "ln_2" : "post_attention_layernorm"; }
+  const char* last_norm() const { return gpt2 ? "ln_f" : neox ? "final_layer_norm" : "norm"; }
+  const char* head() const { return neox ? "embed_out.weight" : "lm_head.weight"; }
   bool is_linear(int layer) const { return !linear.empty() && linear[layer]; }
   int windows(int layer) const { return window_list.empty() ? window : window_list[layer]; }
   int sink_count(int layer) const { return sink_list.empty() ? sinks : sink_list[layer]; }

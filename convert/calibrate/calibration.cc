@@ -12,6 +12,7 @@
 #include "convert/train/loss.h"
 #include "convert/train/shards.h"
 #include "engine/io/mutex.h"
+#include "engine/model/rope.h"
 
 namespace t2r::convert {
 namespace {
@@ -61,22 +62,26 @@ std::pair<Tensor, Tensor> KMeans(const Tensor& points, int64_t count, uint64_t s
 }
 
 struct Rotation {
-  Tensor cos, sin;  // [d/2]
+  Tensor cos, sin;  // [rotary_dim/2]
 };
 
-// Mean of the rotations by RoPE over distances low … high.
-Rotation MeanRotation(const std::vector<double>& inverse_frequencies, int64_t low, int64_t high) {
+// Mean of the rotations by RoPE over distances low … high, times `scale`.
+Rotation MeanRotation(const std::vector<double>& inverse_frequencies, double scale, int64_t low,
+                      int64_t high) {
   const Tensor angles = torch::outer(torch::arange(low, high + 1, torch::kFloat64),
                                      torch::tensor(inverse_frequencies, torch::kFloat64));
-  return {angles.cos().mean(0).to(torch::kFloat32), angles.sin().mean(0).to(torch::kFloat32)};
+  return {(angles.cos().mean(0) * scale).to(torch::kFloat32),
+          (angles.sin().mean(0) * scale).to(torch::kFloat32)};
 }
 
-// Turns rows [n, d] by a rotation, or by its transpose.
+// Turns the first values of rows [n, d] by a rotation, or by its transpose.
 Tensor Turn(const Tensor& rows, const Rotation& rotation, bool transposed) {
-  const auto halves = rows.chunk(2, -1);
+  const int64_t half = rotation.cos.size(0);
+  const Tensor a = rows.narrow(-1, 0, half), b = rows.narrow(-1, half, half);
   const Tensor sin = transposed ? -rotation.sin : rotation.sin;
-  return torch::cat(
-      {halves[0] * rotation.cos - halves[1] * sin, halves[1] * rotation.cos + halves[0] * sin}, -1);
+  return torch::cat({a * rotation.cos - b * sin, b * rotation.cos + a * sin,
+                     rows.narrow(-1, 2 * half, rows.size(-1) - 2 * half)},
+                    -1);
 }
 
 // For each centre c: the mean over queries q of log(mean of e^(q·(k − c)) over its cell's keys).
@@ -144,6 +149,7 @@ Calibration::Calibration(const TrainingModel& parent, const Corpus& text,
   const LinearAttentionConfig& linear = swapped.linear_attention.value();
   if (!linear.rope_features && swapped.rotary_dim > 0) {
     inverse_frequencies_ = RopeInverseFrequencies(swapped);
+    rope_scale_ = RopeFactor(swapped) * RopeFactor(swapped);
   }
   for (const AttentionSite& site : AttentionSites(swapped)) {
     if (IsLinear(swapped, site)) sites_.push_back(site);
@@ -207,7 +213,7 @@ Calibration::Codebook Calibration::Fit(const Sample& sample, int64_t group,
   Rotation mean;
   if (rotated) {
     const int64_t near = std::max(1, sizes.window);
-    mean = MeanRotation(inverse_frequencies_, near, std::max(kFarDistance, 4 * near));
+    mean = MeanRotation(inverse_frequencies_, rope_scale_, near, std::max(kFarDistance, 4 * near));
     queries = Turn(queries, mean, /*transposed=*/false);
   }
   const Tensor moment =

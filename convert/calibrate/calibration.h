@@ -51,6 +51,7 @@ class Calibration {
   std::vector<AttentionSite> sites_;
   std::vector<Sample> samples_;              // of each site
   std::vector<double> inverse_frequencies_;  // empty: features see what logits see
+  double rope_scale_ = 1;                    // of turned products: the square of RoPE's factor
   uint64_t seed_;
 };
 

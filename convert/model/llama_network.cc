@@ -1,4 +1,5 @@
 // Llama and its relatives: RMSNorm before each half, rotary positions, grouped queries, SwiGLU.
+// Phi-3 keeps q, k and v in one tensor, and gate and up in another.
 #include <torch/torch.h>
 
 #include <optional>
@@ -28,23 +29,42 @@ Tensor LlamaHidden(const Layers& layers, const ModelInput& input,
     const std::string layer = "model.layers." + std::to_string(i) + ".";
     const std::string self = layer + "self_attn.", mlp = layer + "mlp.";
     const Tensor in = layers.RmsNorm(layer + "input_layernorm", x);
-    Tensor q = layers.Linear(self + "q_proj", in).view({batch, length, groups, share, d});
-    Tensor k = layers.Linear(self + "k_proj", in).view({batch, length, groups, 1, d});
+    Tensor q, k, v;
+    if (config.fused_projections) {
+      const auto parts = layers.Linear(self + "qkv_proj", in)
+                             .split_with_sizes({groups * share * d, groups * d, groups * d}, -1);
+      q = parts[0];
+      k = parts[1];
+      v = parts[2];
+    } else {
+      q = layers.Linear(self + "q_proj", in);
+      k = layers.Linear(self + "k_proj", in);
+      v = layers.Linear(self + "v_proj", in);
+    }
+    q = q.reshape({batch, length, groups, share, d});
+    k = k.reshape({batch, length, groups, 1, d});
     if (config.qk_norm) {
       q = layers.RmsNorm(self + "q_norm", q);
       k = layers.RmsNorm(self + "k_norm", k);
     }
     const AttentionInput read{layers.Rope(q, rope),
                               layers.Rope(k, rope).squeeze(3),
-                              layers.Linear(self + "v_proj", in).view({batch, length, groups, d}),
+                              v.reshape({batch, length, groups, d}),
                               q,
                               k.squeeze(3),
                               sink_rope.has_value() ? layers.Rope(q, *sink_rope) : Tensor()};
     x = x + layers.Linear(self + "o_proj", attention({i, false}, read));
     const Tensor mid = layers.RmsNorm(layer + "post_attention_layernorm", x);
-    const Tensor gated =
-        torch::silu(layers.Linear(mlp + "gate_proj", mid)) * layers.Linear(mlp + "up_proj", mid);
-    x = x + layers.Linear(mlp + "down_proj", gated);
+    Tensor gate, up;
+    if (config.fused_projections) {
+      const auto parts = layers.Linear(mlp + "gate_up_proj", mid).chunk(2, -1);
+      gate = parts[0];
+      up = parts[1];
+    } else {
+      gate = layers.Linear(mlp + "gate_proj", mid);
+      up = layers.Linear(mlp + "up_proj", mid);
+    }
+    x = x + layers.Linear(mlp + "down_proj", torch::silu(gate) * up);
   }
   return layers.RmsNorm("model.norm", x);
 }

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <string>
 
-#include "convert/error.h"
 #include "convert/model/cross_attention.h"
 #include "convert/model/networks.h"
 
@@ -12,20 +11,6 @@ namespace t2r::convert {
 namespace {
 
 using torch::Tensor;
-
-Tensor Activate(ActivationKind kind, const Tensor& x) {
-  switch (kind) {
-    case ActivationKind::kGeluTanh:
-      return torch::gelu(x, "tanh");
-    case ActivationKind::kGelu:
-      return torch::gelu(x);
-    case ActivationKind::kRelu:
-      return torch::relu(x);
-    case ActivationKind::kSilu:
-      return torch::silu(x);
-  }
-  throw ConvertError("unknown activation");
-}
 
 // x + part(norm(x)), or norm(x + part(x)) where norms come after.
 Tensor Residual(const Layers& layers, const std::string& norm, const Tensor& x,

@@ -9,6 +9,7 @@
 #include "convert/error.h"
 #include "convert/model/cross_attention.h"
 #include "convert/model/windowed_attention.h"
+#include "engine/model/rope.h"
 
 namespace t2r::convert {
 

@@ -4,6 +4,7 @@
 
 #include "convert/error.h"
 #include "engine/model/architectures.h"
+#include "engine/model/rope.h"
 
 namespace t2r::convert {
 
@@ -14,6 +15,7 @@ namespace {
 constexpr std::pair<const Architecture*, Network> kNetworks[] = {
     {&kLlamaArchitecture, LlamaHidden},
     {&kGpt2Architecture, Gpt2Hidden},
+    {&kGptNeoxArchitecture, GptNeoxHidden},
     {&kMarianArchitecture, MarianHidden},
 };
 
@@ -25,6 +27,20 @@ Network NetworkOf(const Architecture& architecture) {
   }
   throw ConvertError(std::string("models of the architecture ") + architecture.name +
                      " cannot be trained");
+}
+
+Tensor Activate(ActivationKind kind, const Tensor& x) {
+  switch (kind) {
+    case ActivationKind::kGeluTanh:
+      return torch::gelu(x, "tanh");
+    case ActivationKind::kGelu:
+      return torch::gelu(x);
+    case ActivationKind::kRelu:
+      return torch::relu(x);
+    case ActivationKind::kSilu:
+      return torch::silu(x);
+  }
+  throw ConvertError("unknown activation");
 }
 
 Tensor Layers::Value(const std::string& name) const {
@@ -64,8 +80,9 @@ std::pair<Tensor, Tensor> Layers::RopeTable(int64_t length, int64_t last) const 
   const Tensor positions = torch::arange(length, torch::kFloat64).clamp_max(last);
   const Tensor angles =
       torch::outer(positions, inverse_frequencies_).view({length, 1, 1, config_.rotary_dim / 2});
-  const auto to = [this](const Tensor& x) {
-    return x.to(torch::kFloat32).to(parameters_.device());
+  const double factor = RopeFactor(config_);
+  const auto to = [&](const Tensor& x) {
+    return (x * factor).to(torch::kFloat32).to(parameters_.device());
   };
   return {to(angles.cos()), to(angles.sin())};
 }

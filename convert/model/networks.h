@@ -50,7 +50,8 @@ class Layers {
   // Over the last dimension.
   torch::Tensor RmsNorm(const std::string& name, const torch::Tensor& x) const;
   torch::Tensor LayerNorm(const std::string& name, const torch::Tensor& x) const;
-  // cos and sin of positions 0…T−1, none above `last`, [T, 1, 1, rotary_dim/2] each.
+  // cos and sin of positions 0…T−1, none above `last`, times RopeFactor, [T, 1, 1, rotary_dim/2]
+  // each.
   std::pair<torch::Tensor, torch::Tensor> RopeTable(int64_t length, int64_t last) const;
   // Turns the first rotary_dim values of each head by the table: pairs (i, i + rotary_dim/2), the
   // layout of HF's models. x [B, T, heads…, d].
@@ -65,6 +66,8 @@ class Layers {
   const torch::Tensor& inverse_frequencies_;
 };
 
+torch::Tensor Activate(ActivationKind kind, const torch::Tensor& x);
+
 // The decoder's hidden states after the last norm, [B, T, hidden].
 using Network = torch::Tensor (*)(const Layers& layers, const ModelInput& input,
                                   const AttentionFunction& attention);
@@ -76,6 +79,8 @@ torch::Tensor LlamaHidden(const Layers& layers, const ModelInput& input,
                           const AttentionFunction& attention);
 torch::Tensor Gpt2Hidden(const Layers& layers, const ModelInput& input,
                          const AttentionFunction& attention);
+torch::Tensor GptNeoxHidden(const Layers& layers, const ModelInput& input,
+                            const AttentionFunction& attention);
 torch::Tensor MarianHidden(const Layers& layers, const ModelInput& input,
                            const AttentionFunction& attention);
 

@@ -62,7 +62,8 @@ std::vector<ParameterSpec> Trainable(std::vector<ParameterSpec> specs,
     specs[i].frozen |= options.freeze_encoder && encoder;
     if (IsLogDecay(specs[i])) specs[i].frozen = !options.decay;
     if (!specs[i].feature_map && options.only != TrainOnly::kAll) {
-      const bool attention = specs[i].name.find("attn.") != std::string::npos;
+      const bool attention = specs[i].name.find("attn.") != std::string::npos ||
+                             specs[i].name.find(".attention.") != std::string::npos;
       specs[i].frozen |= options.only == TrainOnly::kNew || !attention;
     }
     if (options.lora_rank == 0) continue;

@@ -12,9 +12,10 @@ namespace {
 
 // One line a kind of config.json; its reader names the forward pass.
 constexpr ConfigFamily kFamilies[] = {
-    {"LlamaForCausalLM", "llama", ReadLlama}, {"Qwen2ForCausalLM", "qwen2", ReadQwen2},
-    {"Qwen3ForCausalLM", "qwen3", ReadQwen3}, {"MistralForCausalLM", "mistral", ReadMistral},
-    {"GPT2LMHeadModel", "gpt2", ReadGpt2},    {"MarianMTModel", "marian", ReadMarian},
+    {"LlamaForCausalLM", "llama", ReadLlama},        {"Qwen2ForCausalLM", "qwen2", ReadQwen2},
+    {"Qwen3ForCausalLM", "qwen3", ReadQwen3},        {"MistralForCausalLM", "mistral", ReadMistral},
+    {"Phi3ForCausalLM", "phi3", ReadPhi3},           {"GPT2LMHeadModel", "gpt2", ReadGpt2},
+    {"GPTNeoXForCausalLM", "gpt_neox", ReadGptNeox}, {"MarianMTModel", "marian", ReadMarian},
 };
 
 // "A, B and C", as a message says what is supported.

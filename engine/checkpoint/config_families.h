@@ -37,7 +37,9 @@ void ReadLlama(JsonFields& fields, ModelConfig* config);
 void ReadQwen2(JsonFields& fields, ModelConfig* config);
 void ReadQwen3(JsonFields& fields, ModelConfig* config);
 void ReadMistral(JsonFields& fields, ModelConfig* config);
+void ReadPhi3(JsonFields& fields, ModelConfig* config);
 void ReadGpt2(JsonFields& fields, ModelConfig* config);
+void ReadGptNeox(JsonFields& fields, ModelConfig* config);
 // Encoder-decoders of the Marian kind, with encoder_decoder but for its cross_layer_types.
 void ReadMarian(JsonFields& fields, ModelConfig* config);
 
@@ -50,8 +52,17 @@ void RefuseSlidingWindow(JsonFields& fields);
 // Positions of a window, and floats of one layer's state of one session.
 inline constexpr int64_t kMaxWindow = 1 << 20;
 inline constexpr int64_t kMaxStateFloats = int64_t{1} << 30;
-// rope_theta beside it, max_position_embeddings and rotary_dim must have been read.
-void ReadRopeScaling(JsonFields& fields, ModelConfig* config);
+// How a family's files speak of rotary positions.
+struct RopeDialect {
+  const char* part_key = nullptr;  // of the part of a head that turns; null: whole heads only
+  double part = 1.0;               // where that is absent
+  // original_max_position_embeddings where it is absent; 0: max_position_embeddings.
+  int64_t original = 0;
+  bool longrope_names = false;  // longrope was once called su, or yarn
+};
+// rope_scaling, and rotary_dim. rope_theta beside it, head_dim and max_position_embeddings must
+// have been read.
+void ReadRope(JsonFields& fields, const RopeDialect& dialect, ModelConfig* config);
 // heads_key: what config.json calls the number of heads.
 void CheckHeads(JsonFields& fields, const char* heads_key, ModelConfig* config);
 // Refuses forced_bos_token_id, which both configuration files may hold.

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/config_families.h"
@@ -19,6 +20,8 @@ struct Defaults {
   bool mlp_bias = false;
   bool qkv_bias = false;
   bool qk_norm = false;
+  double norm_eps = 1e-6;
+  RopeDialect rope = {};
 };
 
 // Llama and its relatives: RMSNorm, rotary positions, grouped queries, SwiGLU.
@@ -46,7 +49,7 @@ void ReadFields(JsonFields& fields, const Defaults& defaults, ModelConfig* confi
   }
   CheckHeads(fields, "num_attention_heads", config);
   config->vocab_size = static_cast<int>(fields.Integer("vocab_size", 1, kMaxVocabulary));
-  config->norm_eps = static_cast<float>(fields.Number("rms_norm_eps", 0, 1, 1e-6));
+  config->norm_eps = static_cast<float>(fields.Number("rms_norm_eps", 0, 1, defaults.norm_eps));
   config->tie_word_embeddings = fields.Bool("tie_word_embeddings", false);
   const bool attention_bias = defaults.attention_bias && fields.Bool("attention_bias", false);
   config->qkv_bias = defaults.qkv_bias || attention_bias;
@@ -56,8 +59,7 @@ void ReadFields(JsonFields& fields, const Defaults& defaults, ModelConfig* confi
   config->rope_theta = fields.Number("rope_theta", 1e-6, 1e30, 10000.0);
   config->max_position_embeddings =
       fields.Integer("max_position_embeddings", 1, kMaxPositions, defaults.positions);
-  config->rotary_dim = config->head_dim;
-  ReadRopeScaling(fields, config);
+  ReadRope(fields, defaults.rope, config);
   const std::string act = fields.String("hidden_act", std::string("silu"));
   if (act != "silu" && act != "swish") {
     fields.Unimplemented("hidden_act", absl::StrCat("is \"", act, "\"; only silu is supported"));
@@ -116,6 +118,23 @@ void ReadQwen3(JsonFields& fields, ModelConfig* config) {
               .qk_norm = true},
              config);
   ReadUsedSlidingWindow(fields, config);
+}
+
+// Phi-3's files often name a window as long as all positions or longer, which changes nothing up
+// to there and would make a linear layer's state larger than any other.
+void ReadPhi3(JsonFields& fields, ModelConfig* config) {
+  constexpr std::string_view kRead[] = {"partial_rotary_factor"};
+  RefuseUnsupportedKeys(fields, /*encoder_decoder=*/false, kRead);
+  ReadFields(
+      fields,
+      {.positions = 4096,
+       .norm_eps = 1e-5,
+       .rope = {.part_key = "partial_rotary_factor", .original = 4096, .longrope_names = true}},
+      config);
+  config->fused_projections = true;
+  if (!fields.Has("sliding_window")) return;
+  const int64_t window = fields.Integer("sliding_window", 1, kMaxPositions);
+  if (window < config->max_position_embeddings) ReadSlidingWindow(fields, 0, 0, config);
 }
 
 void ReadMistral(JsonFields& fields, ModelConfig* config) {

@@ -21,6 +21,7 @@ struct Architecture {
 
 // Each stands in the file of its forward pass; kLlamaArchitecture is declared in config.h.
 extern const Architecture kGpt2Architecture;
+extern const Architecture kGptNeoxArchitecture;
 extern const Architecture kMarianArchitecture;
 
 }  // namespace t2r

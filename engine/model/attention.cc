@@ -4,6 +4,8 @@
 #include <span>
 #include <string>
 
+#include "engine/model/rope.h"
+
 namespace t2r {
 namespace {
 
@@ -20,6 +22,19 @@ Buffer Load(WeightLoader& loader, std::span<const float> values) {
   return values.empty() ? Buffer() : loader.LoadVector(values);
 }
 
+// Rows of head_dim values, as the files have them, in HeadOrder.
+std::vector<float> InHeadOrder(const ModelConfig& config, std::vector<float> values) {
+  const std::vector<int> order = HeadOrder(config);
+  if (order.empty()) return values;
+  std::vector<float> ordered(values.size());
+  for (size_t row = 0; row < values.size(); row += order.size()) {
+    for (size_t i = 0; i < order.size(); ++i) {
+      ordered[row + i] = values[row + static_cast<size_t>(order[i])];
+    }
+  }
+  return ordered;
+}
+
 }  // namespace
 
 FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const ModelConfig& config, int layer,
@@ -29,24 +44,25 @@ FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const ModelConfig& 
   map.rows = MapOf(linear, linear.sizes(layer, cross)).projected_features();
   const std::string name = AttentionPrefix(config, layer, cross) + "feature_map.";
   const auto read = [&](const char* tensor) { return loader.Floats(name + tensor); };
+  const auto rows = [&](const char* tensor) { return InHeadOrder(config, read(tensor)); };
   switch (linear.feature_map) {
     case FeatureMapKind::kT2r:
-      map.weight = read("weight");
+      map.weight = rows("weight");
       map.bias = read("bias");
       break;
     case FeatureMapKind::kElu:
     case FeatureMapKind::kNone:
       break;
     case FeatureMapKind::kRfa:
-      map.weight = read("projection");
+      map.weight = rows("projection");
       break;
     case FeatureMapKind::kHedgehog:
-      map.weight = read("weight");
+      map.weight = rows("weight");
       break;
     case FeatureMapKind::kCodebook:
-      map.weight = read("key_weight");
+      map.weight = rows("key_weight");
       map.bias = read("key_bias");
-      map.query_weight = read("query_weight");
+      map.query_weight = rows("query_weight");
       map.query_bias = read("query_bias");
       break;
   }
@@ -116,24 +132,29 @@ Attention Attention::Linear(const ModelConfig& config, int layer, bool cross, in
 }
 
 void Attention::LoadAngles(const ModelConfig& config, WeightLoader& loader) {
-  const std::vector<double> frequencies = RopeInverseFrequencies(config);
-  const auto load = [&](int64_t first, int64_t count) {
+  const std::vector<double> frequencies = HeadFrequencies(config);
+  const auto load = [&](int64_t first, int64_t count, double factor) {
     std::vector<float> values;
     for (int64_t position = first; position < first + count; ++position) {
+      const auto at = static_cast<double>(position);
       for (const double f : frequencies) {
-        values.push_back(static_cast<float>(std::cos(static_cast<double>(position) * f)));
+        values.push_back(static_cast<float>(std::cos(at * f) * (f == 0 ? 1.0 : factor)));
       }
       for (const double f : frequencies) {
-        values.push_back(static_cast<float>(std::sin(static_cast<double>(position) * f)));
+        values.push_back(static_cast<float>(std::sin(at * f) * factor));
       }
     }
     return loader.LoadVector(values);
   };
   const LinearAttentionConfig& linear = *config.linear_attention;
-  if (sizes_.window > 0 && !rope_features_) fold_cos_sin_ = load(sizes_.window, sizes_.fold);
+  const double factor = RopeFactor(config);
+  // A key that is turned back has the factor, and meets it once more in its row's own angle.
+  if (sizes_.window > 0 && !rope_features_) {
+    fold_cos_sin_ = load(sizes_.window, sizes_.fold, 1.0 / (factor * factor));
+  }
   if (sizes_.sinks > 0 && linear.sink_position.has_value()) {
     sink_position_ = *linear.sink_position;
-    sink_cos_sin_ = load(sink_position_, 1);
+    sink_cos_sin_ = load(sink_position_, 1, factor);
   }
 }
 

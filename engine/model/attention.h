@@ -23,8 +23,8 @@ struct FeatureMapWeights {
   std::vector<float> log_decay;     // [G]
 };
 
-// Reads the feature map of a linear layer's causal attention, or of its cross attention. Throws
-// ModelError, also for a decay that grows.
+// Reads the feature map of a linear layer's causal attention, or of its cross attention; columns as
+// HeadOrder has them (engine/model/rope.h). Throws ModelError, also for a decay that grows.
 FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const ModelConfig& config, int layer,
                                  bool cross);
 
@@ -49,8 +49,9 @@ class Attention {
   static Attention Linear(const ModelConfig& config, int layer, bool cross, int index,
                           const FeatureMapWeights& map, bool folded, WeightLoader& loader);
 
-  // Causal self-attention. cos_sin [T, head_dim]: of Backend::RopeTable, no data where the model
-  // has no rotary positions. qkv [T, columns()], before them; its q and k may be turned in place.
+  // Causal self-attention. cos_sin [T, head_dim]: of Backend::RopeTable by HeadFrequencies and
+  // RopeFactor, no data where the model has no rotary positions. qkv [T, columns()], before them,
+  // heads of q and k in HeadOrder; its q and k may be turned in place.
   // out [T, heads · head_dim].
   void Run(Backend& backend, const Batch& batch, const Caches& caches, Tensor cos_sin, Tensor qkv,
            Tensor out) const;

@@ -58,14 +58,19 @@ struct LinearAttentionConfig {
   }
 };
 
-// Llama 3's frequency-dependent RoPE scaling (`rope_type: llama3`), or linear scaling (factor
-// only).
+// How rope_scaling changes the frequencies of rotary positions (engine/model/rope.h).
 struct RopeScaling {
-  enum class Kind : uint8_t { kLinear, kLlama3 } kind = Kind::kLlama3;
-  double factor = 1.0;
-  double low_freq_factor = 1.0;
-  double high_freq_factor = 4.0;
+  enum class Kind : uint8_t { kLinear, kLlama3, kYarn, kDynamic, kLongRope } kind = Kind::kLlama3;
+  double factor = 1.0;  // not of longrope
   double original_max_position_embeddings = 8192;
+  double low_freq_factor = 1.0;  // llama3
+  double high_freq_factor = 4.0;
+  double beta_fast = 32.0;  // yarn
+  double beta_slow = 1.0;
+  bool truncate = true;
+  double length = 0;              // dynamic: of the texts that the frequencies are for
+  std::vector<double> factors;    // longrope [rotary_dim/2]: what each frequency is divided by
+  double attention_factor = 1.0;  // yarn and longrope: of turned vectors
 };
 
 // What an encoder-decoder (Marian) has beside its decoder, which ModelConfig describes.
@@ -101,8 +106,12 @@ struct ModelConfig {
   bool qkv_bias = false;  // Llama: attention_bias or a Qwen2-like model
   bool attention_out_bias = false;
   bool mlp_bias = false;
-  bool qk_norm = false;  // RMSNorm of each head of q and k, before RoPE
-  int rotary_dim = 0;    // values of a head that rotary positions turn; 0: positions are stored
+  bool qk_norm = false;            // RMSNorm of each head of q and k, before RoPE
+  bool fused_projections = false;  // Llama: one tensor for q, k and v, one for gate and up
+  bool parallel_residual = false;  // GPT-NeoX: the feed-forward reads what the attention reads
+  ActivationKind activation = ActivationKind::kSilu;  // GPT-NeoX: of the feed-forward
+  // The first values of a head, which rotary positions turn; 0: positions are stored.
+  int rotary_dim = 0;
   double rope_theta = 10000.0;
   std::optional<RopeScaling> rope_scaling;
   int64_t max_position_embeddings = 0;
@@ -138,8 +147,5 @@ struct ModelConfig {
   // A hard bound on positions: stored ones, as GPT-2 and Marian have them. nullopt: none.
   std::optional<int64_t> position_limit() const;
 };
-
-// RoPE's inverse frequencies [rotary_dim/2], scaling applied, in float64.
-std::vector<double> RopeInverseFrequencies(const ModelConfig& config);
 
 }  // namespace t2r

@@ -1,4 +1,5 @@
 // Llama and its relatives: RMSNorm before each half, rotary positions, grouped queries, SwiGLU.
+// Phi-3 keeps q, k and v in one tensor, and gate and up in another.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -7,6 +8,7 @@
 #include "engine/model/attention.h"
 #include "engine/model/backend_model.h"
 #include "engine/model/projection.h"
+#include "engine/model/rope.h"
 #include "engine/model/weight_loader.h"
 
 namespace t2r {
@@ -24,9 +26,13 @@ std::vector<TensorSpec> Tensors(const ModelConfig& config) {
     const std::string self = layer + "self_attn.";
     const std::string mlp = layer + "mlp.";
     list.Norm(layer + "input_layernorm", hidden, false);
-    list.Projection(self + "q_proj", queries, hidden, config.qkv_bias);
-    list.Projection(self + "k_proj", keys, hidden, config.qkv_bias);
-    list.Projection(self + "v_proj", keys, hidden, config.qkv_bias);
+    if (config.fused_projections) {
+      list.Projection(self + "qkv_proj", queries + 2 * keys, hidden, config.qkv_bias);
+    } else {
+      list.Projection(self + "q_proj", queries, hidden, config.qkv_bias);
+      list.Projection(self + "k_proj", keys, hidden, config.qkv_bias);
+      list.Projection(self + "v_proj", keys, hidden, config.qkv_bias);
+    }
     list.Projection(self + "o_proj", hidden, queries, config.attention_out_bias, true);
     if (config.qk_norm) {
       list.Norm(self + "q_norm", config.head_dim, false);
@@ -34,8 +40,12 @@ std::vector<TensorSpec> Tensors(const ModelConfig& config) {
     }
     list.FeatureMap(self, i);
     list.Norm(layer + "post_attention_layernorm", hidden, false);
-    list.Projection(mlp + "gate_proj", inner, hidden, config.mlp_bias);
-    list.Projection(mlp + "up_proj", inner, hidden, config.mlp_bias);
+    if (config.fused_projections) {
+      list.Projection(mlp + "gate_up_proj", 2 * inner, hidden, config.mlp_bias);
+    } else {
+      list.Projection(mlp + "gate_proj", inner, hidden, config.mlp_bias);
+      list.Projection(mlp + "up_proj", inner, hidden, config.mlp_bias);
+    }
     list.Projection(mlp + "down_proj", hidden, inner, config.mlp_bias, true);
   }
   list.Norm("model.norm", hidden, false);
@@ -45,6 +55,18 @@ std::vector<TensorSpec> Tensors(const ModelConfig& config) {
 
 std::string AttentionPrefix(int layer, bool /*cross*/) {
   return "model.layers." + std::to_string(layer) + ".self_attn.";
+}
+
+// The rows of qkv_proj, with heads of q and k in HeadOrder.
+std::vector<int64_t> QkvRows(const ModelConfig& config, const std::vector<int>& order) {
+  const int turned = config.heads + config.kv_heads;  // heads
+  std::vector<int64_t> rows;
+  for (int64_t head = 0; head < turned + config.kv_heads; ++head) {
+    for (int i = 0; i < config.head_dim; ++i) {
+      rows.push_back(head * config.head_dim + (head < turned ? order[static_cast<size_t>(i)] : i));
+    }
+  }
+  return rows;
 }
 
 struct LlamaLayer {
@@ -63,7 +85,7 @@ class Llama : public BackendModel {
  public:
   Llama(const ModelConfig& config, const WeightSource& weights, Backend& backend,
         const ModelOptions& options)
-      : BackendModel(config, backend), frequencies_(RopeInverseFrequencies(config)) {
+      : BackendModel(config, backend), frequencies_(HeadFrequencies(config)) {
     WeightLoader loader(config, weights, backend, options.weight_dtype);
     int linear = 0;
     int full = 0;
@@ -92,7 +114,7 @@ class Llama : public BackendModel {
     const int64_t queries = int64_t{config_.heads} * config_.head_dim;
     const int64_t keys = int64_t{config_.kv_heads} * config_.head_dim;
     backend_.Embed(batch, *embedding_, nullptr, 1.0F, x);
-    backend_.RopeTable(batch, frequencies_, 1.0, cos_sin);
+    backend_.RopeTable(batch, frequencies_, RopeFactor(config_), cos_sin);
     for (const LlamaLayer& layer : layers_) {
       backend_.RmsNorm(x, layer.attention_norm.weight.f32(), config_.norm_eps, normed);
       backend_.MatMul(normed, *layer.qkv.weight, layer.qkv.bias.f32(), MatMulMode::kStore, qkv);
@@ -121,6 +143,13 @@ class Llama : public BackendModel {
     backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits_.Rows(logit_rows));
   }
 
+  Projection LoadQkv(WeightLoader& loader, const std::string& self) const {
+    const std::vector<int> order = HeadOrder(config_);
+    if (!order.empty()) return LoadReordered(loader, self + "qkv_proj", QkvRows(config_, order));
+    if (config_.fused_projections) return LoadProjection(loader, {self + "qkv_proj"});
+    return LoadProjection(loader, {self + "q_proj", self + "k_proj", self + "v_proj"});
+  }
+
   // index: the layer's place among the linear or full ones.
   LlamaLayer LoadLayer(WeightLoader& loader, int layer, bool linear, int index) {
     const std::string self = AttentionPrefix(layer, false);
@@ -132,12 +161,14 @@ class Llama : public BackendModel {
                                        ReadFeatureMap(loader, config_, layer, false), false, loader)
                    : Attention::Full(config_, index),
         .attention_norm = LoadNorm(loader, name + "input_layernorm"),
-        .qkv = LoadProjection(loader, {self + "q_proj", self + "k_proj", self + "v_proj"}),
+        .qkv = LoadQkv(loader, self),
         .q_norm = {},
         .k_norm = {},
         .out = LoadProjection(loader, {self + "o_proj"}),
         .mlp_norm = LoadNorm(loader, name + "post_attention_layernorm"),
-        .gate_up = LoadProjection(loader, {mlp + "gate_proj", mlp + "up_proj"}),
+        .gate_up = config_.fused_projections
+                       ? LoadProjection(loader, {mlp + "gate_up_proj"})
+                       : LoadProjection(loader, {mlp + "gate_proj", mlp + "up_proj"}),
         .down = LoadProjection(loader, {mlp + "down_proj"}),
     };
     if (config_.qk_norm) {
@@ -156,7 +187,7 @@ class Llama : public BackendModel {
     workspace_.AddRows(&attn_out_, int64_t{config_.heads} * config_.head_dim, dtype);
     workspace_.AddRows(&gate_up_, 2 * inner, dtype);
     workspace_.AddRows(&gated_, inner, dtype);
-    workspace_.AddRows(&cos_sin_, config_.rotary_dim, DType::kFloat32);
+    workspace_.AddRows(&cos_sin_, config_.head_dim, DType::kFloat32);
     workspace_.AddLogitRows(&last_, hidden, DType::kFloat32);
     workspace_.AddLogitRows(&last_normed_, hidden, dtype);
   }

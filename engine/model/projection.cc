@@ -1,5 +1,7 @@
 #include "engine/model/projection.h"
 
+#include <cstddef>
+#include <cstring>
 #include <utility>
 
 namespace t2r {
@@ -14,6 +16,27 @@ Norm LoadNorm(WeightLoader& loader, const std::string& name) {
 Projection LoadProjection(WeightLoader& loader, const std::vector<std::string>& names) {
   ProjectionStack stack;
   for (const std::string& name : names) stack.Add(loader, name);
+  return stack.Load(loader);
+}
+
+Projection LoadReordered(WeightLoader& loader, const std::string& name,
+                         const std::vector<int64_t>& rows) {
+  const HostMatrix stored = loader.HostRows(name + ".weight");
+  const size_t row_bytes = static_cast<size_t>(stored.cols) * SizeOf(stored.dtype);
+  std::vector<std::byte> bytes(rows.size() * row_bytes);
+  const auto* from = static_cast<const std::byte*>(stored.data);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::memcpy(bytes.data() + i * row_bytes, from + static_cast<size_t>(rows[i]) * row_bytes,
+                row_bytes);
+  }
+  std::vector<float> bias;
+  if (loader.Lists(name + ".bias")) {
+    const std::vector<float> biases = loader.Floats(name + ".bias");
+    for (const int64_t row : rows) bias.push_back(biases[static_cast<size_t>(row)]);
+  }
+  ProjectionStack stack;
+  stack.Add({bytes.data(), stored.dtype, static_cast<int64_t>(rows.size()), stored.cols, false},
+            bias);
   return stack.Load(loader);
 }
 

@@ -1,6 +1,7 @@
 // Norms and projections, with biases where the architecture lists them.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -26,6 +27,9 @@ struct Projection {
 Norm LoadNorm(WeightLoader& loader, const std::string& name);
 // `name`.weight and `name`.bias of each name, stacked into one matrix.
 Projection LoadProjection(WeightLoader& loader, const std::vector<std::string>& names);
+// The same of one name with its outputs in another order: output i is the file's rows[i].
+Projection LoadReordered(WeightLoader& loader, const std::string& name,
+                         const std::vector<int64_t>& rows);
 
 // Projections of the same inputs, collected to be loaded as one matrix.
 class ProjectionStack {

@@ -4,12 +4,14 @@ set(T2R_MODEL_SOURCES
   config.cc
   fold.cc
   gpt2.cc
+  gpt_neox.cc
   llama.cc
   marian.cc
   marian_encoder.cc
   marian_parts.cc
   model.cc
   projection.cc
+  rope.cc
   tensors.cc
   weight_loader.cc
   workspace.cc)

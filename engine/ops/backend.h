@@ -123,7 +123,8 @@ class Backend {
   virtual void MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMode mode,
                       Tensor out) = 0;
   // cos_sin[t] = [cos(p f_0) … cos(p f_{n-1}), sin(p f_0) … sin(p f_{n-1})] · factor for position p
-  // of row t; angles in float64, results float32. inverse_frequencies is host memory. [T, 2n].
+  // of row t; angles in float64, results float32. A pair whose frequency is 0 does not turn and has
+  // no factor: its cosine is 1. inverse_frequencies is host memory. [T, 2n].
   virtual void RopeTable(const Batch& batch, std::span<const double> inverse_frequencies,
                          double factor, Tensor cos_sin) = 0;
   // Rotates `heads` heads of width head_dim in place: of each the first 2n = cos_sin.cols ≤

@@ -55,8 +55,9 @@ struct WindowedAttentionArgs {
   Tensor cos_sin;  // [T, d] of Backend::RopeTable; data null: no rotary positions
   const float* fold_cos_sin = nullptr;  // [C, d], row r: of the distance w + r (cosines, sines of
                                         // its angles), by which a folded key lies behind the row
-                                        // that folds it; only with cos_sin and !rope_features
-  const float* sink_cos_sin = nullptr;  // [d] of position sink_position: what rotates the queries
+                                        // that folds it, over the square of cos_sin's factor;
+                                        // only with cos_sin and !rope_features
+  const float* sink_cos_sin = nullptr;  // [d], cos_sin of position sink_position: for the queries
                                         // of rows behind it, for the sinks' logits only
   int64_t sink_position = 0;
   const float* far_bias = nullptr;   // λ [H]; the maps of linear_attention.h only

@@ -46,6 +46,36 @@ inline std::string SmallGpt2Json() {
     "torch_dtype": "float32", "x_note": "kept"})";
 }
 
+// GPT-NeoX: half of each head turns, its pairs as yarn scales them.
+inline std::string SmallGptNeoxJson() {
+  return R"({"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "hidden_size": 24,
+    "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 3, "rotary_pct": 0.5,
+    "rotary_emb_base": 10000, "hidden_act": "gelu", "layer_norm_eps": 1e-5,
+    "use_parallel_residual": true, "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
+    "vocab_size": 37, "max_position_embeddings": 128, "tie_word_embeddings": false,
+    "torch_dtype": "float32"})";
+}
+
+// The same with one half of a layer after the other and without biases of attention.
+inline std::string SmallSequentialNeoxJson() {
+  return R"({"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "hidden_size": 24,
+    "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2, "rotary_pct": 1.0,
+    "hidden_act": "gelu_new", "use_parallel_residual": false, "attention_bias": false,
+    "vocab_size": 37, "max_position_embeddings": 128, "tie_word_embeddings": true,
+    "torch_dtype": "float32"})";
+}
+
+// Phi-3: fused projections, three quarters of each head turn, as longrope scales them.
+inline std::string SmallPhi3Json() {
+  return R"({"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "hidden_size": 24,
+    "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0, "partial_rotary_factor": 0.75, "original_max_position_embeddings": 32,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1, 1.3],
+    "long_factor": [1.2, 2.0, 3.5]}, "vocab_size": 37, "max_position_embeddings": 128,
+    "tie_word_embeddings": false, "torch_dtype": "float32"})";
+}
+
 // Marian, as opus-mt: norms after, one table for both sides, sinusoidal positions.
 inline std::string SmallOpusJson() {
   return R"({"architectures": ["MarianMTModel"], "model_type": "marian", "d_model": 24,

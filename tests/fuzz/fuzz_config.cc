@@ -2,6 +2,7 @@
 #include <string>
 
 #include "engine/engine.h"
+#include "engine/model/rope.h"
 #include "tests/fuzz/model_fuzz.h"
 
 namespace t2r::testing {

@@ -157,7 +157,7 @@ void CpuBackend::RopeTable(const Batch& batch, std::span<const double> inverse_f
     float* y = cos_sin.f32_row(t);
     for (int64_t i = 0; i < n; ++i) {
       const double angle = static_cast<double>(batch.positions[t]) * inverse_frequencies[i];
-      y[i] = static_cast<float>(std::cos(angle) * factor);
+      y[i] = static_cast<float>(std::cos(angle) * (inverse_frequencies[i] == 0 ? 1.0 : factor));
       y[n + i] = static_cast<float>(std::sin(angle) * factor);
     }
   });

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kPairThreads)
   if (i >= n) return;
   const double angle = static_cast<double>(positions[blockIdx.x]) * frequencies[i];
   float* row = cos_sin.data + int64_t{blockIdx.x} * cos_sin.stride;
-  row[i] = static_cast<float>(cos(angle) * factor);
+  row[i] = static_cast<float>(cos(angle) * (frequencies[i] == 0 ? 1.0 : factor));
   row[n + i] = static_cast<float>(sin(angle) * factor);
 }
 

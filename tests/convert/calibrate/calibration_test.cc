@@ -59,7 +59,8 @@ double TransferLossOf(const TrainingModel& model, const Corpus& corpus) {
 }
 
 TEST(Calibration, ComesNearerToTheParentThanRandomCentroids) {
-  for (const std::string& json : {SmallLlamaJson(), SmallGpt2Json()}) {
+  for (const std::string& json :
+       {SmallLlamaJson(), SmallGpt2Json(), SmallGptNeoxJson(), SmallPhi3Json()}) {
     TrainingModel parent(Unwrap(ParseModelConfig(json, "")), torch::kCPU);
     Randomize(&parent, 4);
     const Corpus corpus = LongCorpus();
@@ -70,7 +71,9 @@ TEST(Calibration, ComesNearerToTheParentThanRandomCentroids) {
     const double chosen = TransferLossOf(model, corpus);
     EXPECT_LE(chosen, calibrated) << "a bias of 0 was among those to choose from";
     InitializeFeatureMaps(&model, 1);
-    EXPECT_LT(chosen, 0.8 * TransferLossOf(model, corpus));
+    // Random centroids do better where a part of each head does not turn.
+    const double share = config.rotary_dim > 0 && config.rotary_dim < config.head_dim ? 0.9 : 0.8;
+    EXPECT_LT(chosen, share * TransferLossOf(model, corpus));
   }
 }
 

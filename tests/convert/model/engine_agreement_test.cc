@@ -95,7 +95,25 @@ INSTANTIATE_TEST_SUITE_P(
         AgreementCase{"gpt2_elu", SmallGpt2Json, FeatureMapKind::kElu, Normalizer::kClamp, 0, {}},
         AgreementCase{"gpt2_rfa", SmallGpt2Json, FeatureMapKind::kRfa, Normalizer::kClamp, 14, {}},
         AgreementCase{
-            "gpt2_hedgehog", SmallGpt2Json, FeatureMapKind::kHedgehog, Normalizer::kAdd, 6, {1}}),
+            "gpt2_hedgehog", SmallGpt2Json, FeatureMapKind::kHedgehog, Normalizer::kAdd, 6, {1}},
+        AgreementCase{
+            "neox_t2r", SmallGptNeoxJson, FeatureMapKind::kT2r, Normalizer::kClamp, 10, {}},
+        AgreementCase{"neox_elu", SmallGptNeoxJson, FeatureMapKind::kElu, Normalizer::kAdd, 0, {1}},
+        AgreementCase{
+            "neox_rfa", SmallGptNeoxJson, FeatureMapKind::kRfa, Normalizer::kClamp, 14, {}},
+        AgreementCase{
+            "neox_hedgehog", SmallGptNeoxJson, FeatureMapKind::kHedgehog, Normalizer::kAdd, 6, {2}},
+        AgreementCase{"neox_sequential",
+                      SmallSequentialNeoxJson,
+                      FeatureMapKind::kT2r,
+                      Normalizer::kClamp,
+                      9,
+                      {0}},
+        AgreementCase{"phi3_t2r", SmallPhi3Json, FeatureMapKind::kT2r, Normalizer::kClamp, 10, {}},
+        AgreementCase{"phi3_elu", SmallPhi3Json, FeatureMapKind::kElu, Normalizer::kAdd, 0, {1}},
+        AgreementCase{"phi3_rfa", SmallPhi3Json, FeatureMapKind::kRfa, Normalizer::kClamp, 14, {}},
+        AgreementCase{
+            "phi3_hedgehog", SmallPhi3Json, FeatureMapKind::kHedgehog, Normalizer::kAdd, 6, {2}}),
     [](const auto& test) { return std::string(test.param.name); });
 
 struct WindowedAgreement {
@@ -175,11 +193,40 @@ INSTANTIATE_TEST_SUITE_P(
         WindowedAgreement{"t2r", SmallLlamaJson(), FeatureMapKind::kT2r, {10, 16, 1, 1}, true},
         WindowedAgreement{
             "hedgehog_plain", SmallLlamaJson(), FeatureMapKind::kHedgehog, {12, 16, 1, 5}, false},
-        WindowedAgreement{"gpt2_elu", SmallGpt2Json(), FeatureMapKind::kElu, {8, 16, 1, 1}, true}),
+        WindowedAgreement{"gpt2_elu", SmallGpt2Json(), FeatureMapKind::kElu, {8, 16, 1, 1}, true},
+        WindowedAgreement{"neox_codebook",
+                          SmallGptNeoxJson(),
+                          FeatureMapKind::kCodebook,
+                          {12, 10, 2, 4},
+                          false,
+                          {},
+                          9,
+                          true},
+        WindowedAgreement{
+            "neox_t2r_plain", SmallGptNeoxJson(), FeatureMapKind::kT2r, {10, 12, 1, 3}, false},
+        WindowedAgreement{
+            "neox_elu", SmallGptNeoxJson(), FeatureMapKind::kElu, {8, 16, 1, 1}, true},
+        WindowedAgreement{
+            "neox_hedgehog", SmallGptNeoxJson(), FeatureMapKind::kHedgehog, {12, 8, 1, 1}, true},
+        WindowedAgreement{"phi3_codebook",
+                          SmallPhi3Json(),
+                          FeatureMapKind::kCodebook,
+                          {12, 10, 2, 4},
+                          false,
+                          {},
+                          9,
+                          true},
+        WindowedAgreement{
+            "phi3_elu_plain", SmallPhi3Json(), FeatureMapKind::kElu, {8, 12, 1, 3}, false},
+        WindowedAgreement{
+            "phi3_hedgehog", SmallPhi3Json(), FeatureMapKind::kHedgehog, {12, 8, 1, 1}, true},
+        WindowedAgreement{
+            "phi3_window_alone", SmallPhi3Json(), FeatureMapKind::kNone, {0, 8, 3, 1}, true}),
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST(EngineAgreement, SoftmaxModelsToo) {
-  for (const std::string& json : {SmallLlamaJson(), SmallGpt2Json(), SmallQwen3Json()}) {
+  for (const std::string& json : {SmallLlamaJson(), SmallGpt2Json(), SmallQwen3Json(),
+                                  SmallGptNeoxJson(), SmallSequentialNeoxJson(), SmallPhi3Json()}) {
     TrainingModel model(Unwrap(ParseModelConfig(json, "")), torch::kCPU);
     Randomize(&model, 6);
     const TemporaryDirectory directory;

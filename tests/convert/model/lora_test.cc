@@ -117,9 +117,15 @@ TEST_P(LoraTest, TheGradientIsTheLossesDerivative) {
   EXPECT_NEAR((above - below) / (2 * kStep), expected, 0.02 * expected);
 }
 
+std::string ArchitectureOf(const ::testing::TestParamInfo<std::string>& tested) {
+  constexpr const char* kNames[] = {"llama", "gpt2", "gpt_neox", "phi3"};
+  return kNames[tested.index];
+}
+
 INSTANTIATE_TEST_SUITE_P(Architectures, LoraTest,
-                         ::testing::Values(SmallLlamaJson(), SmallGpt2Json()),
-                         [](const auto& test) { return test.index == 0 ? "llama" : "gpt2"; });
+                         ::testing::Values(SmallLlamaJson(), SmallGpt2Json(), SmallGptNeoxJson(),
+                                           SmallPhi3Json()),
+                         ArchitectureOf);
 
 }  // namespace
 }  // namespace t2r::convert

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/engine.h"
 #include "engine/model/architectures.h"
+#include "engine/model/rope.h"
 
 namespace t2r::testing {
 namespace {
@@ -278,6 +279,56 @@ TEST(ConfigTest, SlidingWindows) {
                 "larger than");
 }
 
+TEST(ConfigTest, GptNeox) {
+  const auto neox = [](const std::string& more = "") { return Llama(more, "GPTNeoXForCausalLM"); };
+  ModelConfig config = Parsed(neox());
+  EXPECT_EQ(config.architecture, &kGptNeoxArchitecture);
+  EXPECT_EQ(config.kv_heads, 8);
+  EXPECT_EQ(config.head_dim, 8);
+  EXPECT_EQ(config.rotary_dim, 2);
+  EXPECT_FLOAT_EQ(config.norm_eps, 1e-5F);
+  EXPECT_TRUE(config.parallel_residual && config.qkv_bias && config.attention_out_bias);
+  EXPECT_EQ(config.activation, ActivationKind::kGelu);
+  EXPECT_EQ(config.max_position_embeddings, 2048);
+  EXPECT_FALSE(config.position_limit().has_value());
+  config =
+      Parsed(neox(R"("use_parallel_residual": false, "attention_bias": false, "rotary_pct": 1,)"
+                  R"("rotary_emb_base": 500.5, "hidden_act": "gelu_fast")"));
+  EXPECT_FALSE(config.parallel_residual || config.qkv_bias || config.attention_out_bias);
+  EXPECT_EQ(config.rotary_dim, 8);
+  EXPECT_EQ(config.rope_theta, 500.5);
+  EXPECT_EQ(config.activation, ActivationKind::kGeluTanh);
+  // What newer versions write.
+  config = Parsed(neox(R"("rope_parameters": {"rope_theta": 7.0, "partial_rotary_factor": 0.5})"));
+  EXPECT_EQ(config.rotary_dim, 4);
+  EXPECT_EQ(config.rope_theta, 7.0);
+  ExpectRefused(neox(R"("hidden_act": "quick_gelu")"), "quick_gelu");
+  ExpectInvalid(neox(R"("num_attention_heads": 7)"), "num_attention_heads is 7");
+  ExpectInvalid(neox(R"("rotary_pct": 0.1)"), "rotary_pct makes rotary positions turn 0 of 8");
+  ExpectInvalid(neox(R"("num_attention_heads": 4, "rotary_pct": 0.45)"), "turn 7 of 16");
+  ExpectRefused(neox(R"("partial_rotary_factor": 0.5)"), "partial_rotary_factor");
+}
+
+TEST(ConfigTest, Phi3) {
+  const auto phi3 = [](const std::string& more = "") { return Llama(more, "Phi3ForCausalLM"); };
+  ModelConfig config = Parsed(phi3());
+  EXPECT_EQ(config.architecture, &kLlamaArchitecture);
+  EXPECT_TRUE(config.fused_projections);
+  EXPECT_FLOAT_EQ(config.norm_eps, 1e-5F);
+  EXPECT_EQ(config.max_position_embeddings, 4096);
+  EXPECT_EQ(config.full_layers(), 2);
+  config = Parsed(phi3(R"("sliding_window": 2047, "attention_bias": false)"));
+  EXPECT_EQ(config.linear_layers(), 2);
+  EXPECT_EQ(config.linear_attention->sizes(1).window, 2047);
+  // A window that all positions fit in changes nothing.
+  EXPECT_EQ(
+      Parsed(phi3(R"("sliding_window": 262144, "max_position_embeddings": 131072)")).full_layers(),
+      2);
+  EXPECT_EQ(Parsed(phi3(R"("partial_rotary_factor": 0.75)")).rotary_dim, 6);
+  ExpectRefused(phi3(R"("hidden_act": "gelu")"), "hidden_act");
+  ExpectRefused(phi3(R"("num_local_experts": 16)"), "num_local_experts");
+}
+
 TEST(ConfigTest, EndTokensAndTemperatureOfBothFiles) {
   ModelConfig config = Parsed(Llama(R"("eos_token_id": 2, "bos_token_id": 1)"),
                               R"({"eos_token_id": [2, 7, 99], "temperature": 0.6})");
@@ -350,14 +401,192 @@ TEST(RopeTest, Llama3KeepsHighFrequenciesAndSlowsLowOnes) {
   EXPECT_GT(blended, 3);
 }
 
-TEST(RopeTest, OtherScalingsAreRefused) {
-  ExpectRefused(Llama(R"("rope_scaling": {"rope_type": "yarn", "factor": 4})"), "yarn");
-  ExpectRefused(Llama(R"("rope_scaling": {"type": "dynamic", "factor": 4})"), "dynamic");
+// A model of heads of 16 values with these keys.
+std::string Heads16(const std::string& more, const std::string& name = "LlamaForCausalLM") {
+  return Llama(R"("num_attention_heads": 4, )" + more, name);
+}
+
+struct RopeCase {
+  std::string name;
+  std::string config;
+  // What transformers computes, in float32.
+  std::vector<double> frequencies;
+  double factor;
+};
+
+class ScaledRopeTest : public ::testing::TestWithParam<RopeCase> {};
+
+TEST_P(ScaledRopeTest, AsTransformersComputes) {
+  const ModelConfig config = Parsed(GetParam().config);
+  const auto frequencies = RopeInverseFrequencies(config);
+  ASSERT_EQ(frequencies.size(), GetParam().frequencies.size());
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    EXPECT_NEAR(frequencies[i] / GetParam().frequencies[i], 1, 4e-6) << i;
+  }
+  EXPECT_NEAR(RopeFactor(config), GetParam().factor, 1e-8);
+}
+
+constexpr char kFactors[] = R"("short_factor": [1.0, 1.02, 1.05, 1.1, 1.2, 1.4, 1.8, 2.5],)"
+                            R"("long_factor": [1.1, 1.3, 2.0, 4.0, 8.0, 16.0, 20.0, 32.0])";
+constexpr char kPhi3Factors[] = R"("short_factor": [1.0, 1.02, 1.05, 1.1, 1.2, 1.4],)"
+                                R"("long_factor": [1.1, 1.3, 2.0, 4.0, 8.0, 16.0])";
+
+std::vector<RopeCase> RopeCases() {
+  const std::vector<double> yarn = {1,
+                                    0.316227764,
+                                    0.100000001,
+                                    0.025693506,
+                                    0.00624999963,
+                                    0.00138349656,
+                                    0.000250000012,
+                                    7.90569466e-05};
+  const std::vector<double> dynamic = {1,
+                                       0.316227764,
+                                       0.100000001,
+                                       0.0316227786,
+                                       0.00999999978,
+                                       0.00316227786,
+                                       0.00100000005,
+                                       0.000316227786};
+  const std::vector<double> longrope = {0.909090877,    0.243252128,   0.0500000007,
+                                        0.00790569466,  0.00124999997, 0.000197642366,
+                                        4.99999987e-05, 9.88211832e-06};
+  const std::vector<double> phi3_short = {
+      1, 0.211219087, 0.0442056023, 0.0090909088, 0.00179536187, 0.000331542135};
+  const std::vector<double> phi3_long = {0.909090877,   0.165725738,    0.023207942,
+                                         0.00249999994, 0.000269304292, 2.90099342e-05};
+  const std::string phi3 =
+      R"("max_position_embeddings": 131072, "original_max_position_embeddings": 4096, )";
+  const std::string phi3_scaling =
+      R"("partial_rotary_factor": 0.75, "rope_scaling": {"type": "longrope", )" +
+      std::string(kPhi3Factors) + "}";
+  return {
+      {"Yarn", Heads16(R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0})"), yarn,
+       1.13862944},
+      {"YarnByType",
+       Heads16(R"("rope_scaling": {"type": "yarn", "factor": 4, "beta_fast": 0, "mscale": 2})"),
+       yarn, 1.13862944},
+      {"YarnBounds",
+       Heads16(R"("max_position_embeddings": 32768, "rope_theta": 1e6, "rope_scaling":)"
+               R"({"rope_type": "yarn", "factor": 8.0, "beta_fast": 16.0, "beta_slow": 2.0,)"
+               R"("attention_factor": 1.25})"),
+       {1, 0.177827939, 0.0316227786, 0.00562341325, 0.000562500034, 2.22284925e-05, 3.95284678e-06,
+        7.02926684e-07},
+       1.25},
+      {"YarnOriginal",
+       Heads16(R"("max_position_embeddings": 131072, "rope_parameters": {"rope_theta": 1e6,)"
+               R"("rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768})"),
+       {1, 0.177827939, 0.0316227786, 0.00421755994, 0.000500000024, 4.44569851e-05, 7.90569356e-06,
+        1.40585337e-06},
+       1.13862944},
+      {"YarnFactorOfLengths",
+       Heads16(R"("max_position_embeddings": 131072, "rope_theta": 1e6, "rope_scaling":)"
+               R"({"rope_type": "yarn", "original_max_position_embeddings": 32768})"),
+       {1, 0.177827939, 0.0316227786, 0.00421755994, 0.000500000024, 4.44569851e-05, 7.90569356e-06,
+        1.40585337e-06},
+       1.13862944},
+      {"YarnMscale",
+       Heads16(R"("max_position_embeddings": 163840, "rope_scaling": {"rope_type": "yarn",)"
+               R"("factor": 40.0, "original_max_position_embeddings": 4096, "mscale": 1.0,)"
+               R"("mscale_all_dim": 0.7, "truncate": false})"),
+       {1, 0.316227764, 0.100000001, 0.0277108587, 0.00552406255, 0.000722638157, 2.49999994e-05,
+        7.90569447e-06},
+       1.08795461},
+      {"Dynamic", Heads16(R"("rope_scaling": {"type": "dynamic", "factor": 4.0})"), dynamic, 1},
+      {"DynamicShort",
+       Heads16(R"("rope_length": 100, "rope_scaling": {"type": "dynamic", "factor": 4.0})"),
+       dynamic, 1},
+      {"DynamicLong",
+       Heads16(R"("rope_length": 8192, "rope_scaling": {"rope_type": "dynamic", "factor": 4.0})"),
+       {1, 0.219212472, 0.0480541028, 0.0105340583, 0.00230919686, 0.000506204728, 0.000110966386,
+        2.43252125e-05},
+       1},
+      {"LongRope", Heads16(phi3 + R"("rope_scaling": {"rope_type": "longrope", )" + kFactors + "}"),
+       longrope, 1.19023807},
+      {"LongRopeByFactor",
+       Heads16(R"("max_position_embeddings": 4096, "rope_scaling": {"rope_type": "longrope",)"
+               R"("factor": 16.0, )" +
+               std::string(kFactors) + "}"),
+       longrope, 1.15470054},
+      {"Phi3Long", Heads16(phi3 + phi3_scaling, "Phi3ForCausalLM"), phi3_long, 1.19023807},
+      {"Phi3Short", Heads16(phi3 + R"("rope_length": 4096, )" + phi3_scaling, "Phi3ForCausalLM"),
+       phi3_short, 1.19023807},
+      {"Phi3Su",
+       Heads16(R"("max_position_embeddings": 131072, "rope_parameters": {"rope_type": "su",)"
+               R"("partial_rotary_factor": 0.75, )" +
+                   std::string(kPhi3Factors) + "}",
+               "Phi3ForCausalLM"),
+       phi3_long, 1.19023807},
+      {"Phi3OfOneLength", Heads16(phi3_scaling, "Phi3ForCausalLM"), phi3_short, 1},
+      {"GptNeoxLinear",
+       Heads16(R"("num_attention_heads": 2, "rope_scaling": {"type": "linear", "factor": 2.0})",
+               "GPTNeoXForCausalLM"),
+       {0.5, 0.0500000007, 0.00499999989, 0.000500000024},
+       1},
+      {"GptNeoxYarn",
+       Heads16(R"("num_attention_heads": 2, "rotary_pct": 0.5, "rope_scaling":)"
+               R"({"rope_type": "yarn", "factor": 4.0})",
+               "GPTNeoXForCausalLM"),
+       yarn, 1.13862944},
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, ScaledRopeTest, ::testing::ValuesIn(RopeCases()),
+                         [](const auto& tested) { return tested.param.name; });
+
+TEST(RopeTest, WhatDependsOnALengthIsWarnedOf) {
+  const auto warnings = [](const std::string& text) { return Parsed(text).warnings; };
+  EXPECT_THAT(warnings(Heads16(R"("rope_scaling": {"type": "dynamic", "factor": 4})")),
+              ElementsAre(HasSubstr("texts of 2048 tokens")));
+  const std::string longrope = R"("max_position_embeddings": 9000, "rope_scaling":)"
+                               R"({"type": "longrope", "original_max_position_embeddings": 500, )" +
+                               std::string(kFactors) + "}";
+  EXPECT_THAT(warnings(Heads16(longrope)),
+              ElementsAre(HasSubstr("long_factor holds, as for texts of more than 500 tokens")));
+  EXPECT_THAT(warnings(Heads16(R"("rope_length": 500, )" + longrope)),
+              ElementsAre(HasSubstr("short_factor holds, as for texts of up to 500 tokens")));
+  EXPECT_THAT(warnings(Heads16(R"("rope_scaling": {"type": "yarn", "factor": 4})")), ElementsAre());
+}
+
+TEST(RopeTest, BadScalingsAreRefused) {
+  ExpectRefused(Llama(R"("rope_scaling": {"rope_type": "xpos", "factor": 4})"), "xpos");
+  ExpectRefused(Llama(R"("rope_scaling": {"type": "su", "factor": 4})"), "su");
+  ExpectRefused(Llama(R"("rope_parameters": {"full_attention": {"rope_type": "yarn"}})"),
+                "full_attention");
+  ExpectRefused(Llama(R"("rope_parameters": {"partial_rotary_factor": 0.5})"),
+                "partial_rotary_factor");
   ExpectInvalid(Llama(R"("rope_scaling": {"type": "linear"})"), "rope_scaling.factor");
+  ExpectInvalid(Llama(R"("rope_scaling": {"type": "yarn"})"), "rope_scaling.factor");
+  ExpectInvalid(Llama(R"("rope_scaling": {"type": "dynamic"})"), "rope_scaling.factor");
   ExpectInvalid(Llama(R"("rope_scaling": {"rope_type": "llama3", "factor": 8,)"
                       R"("low_freq_factor": 4, "high_freq_factor": 4})"),
                 "low_freq_factor");
+  ExpectInvalid(Llama(R"("rope_theta": 1.0, "rope_scaling": {"type": "yarn", "factor": 4})"),
+                "theta");
+  ExpectInvalid(Llama(R"("head_dim": 2, "rope_scaling": {"type": "dynamic", "factor": 4})"),
+                "at least 4 values");
+  ExpectInvalid(Llama(R"("rope_scaling": {"type": "longrope", "short_factor": [1, 1, 1, 1]})"),
+                "long_factor is missing");
+  ExpectInvalid(Llama(R"("rope_scaling": {"type": "longrope", "short_factor": [1, 1, 1]})"),
+                "short_factor must be an array of 4 numbers");
+  ExpectInvalid(Llama(R"("rope_scaling": {"type": "longrope", "short_factor": [1, 1, 1, 1],)"
+                      R"("long_factor": [1, 0, 1, 1]})"),
+                "long_factor[1]");
+  ExpectInvalid(Llama(R"("rope_scaling": {"type": "longrope", "short_factor": [1, 1, 1, 1],)"
+                      R"("long_factor": [1, 1, 1, 1], "original_max_position_embeddings": 1})"),
+                "at least 2");
   Parsed(Llama(R"("rope_scaling": null)"));
+}
+
+// Where only a part of a head turns, what turns comes first in both halves.
+TEST(RopeTest, PartsOfHeads) {
+  const ModelConfig config = Parsed(
+      Heads16(R"("num_attention_heads": 8, "partial_rotary_factor": 0.5)", "Phi3ForCausalLM"));
+  EXPECT_EQ(config.rotary_dim, 4);
+  EXPECT_THAT(HeadOrder(config), ElementsAre(0, 1, 4, 5, 2, 3, 6, 7));
+  EXPECT_THAT(HeadFrequencies(config), ElementsAre(1, 0.01, 0, 0));
+  EXPECT_THAT(HeadOrder(Parsed(Llama())), ElementsAre());
+  EXPECT_EQ(HeadFrequencies(Parsed(Llama())), RopeInverseFrequencies(Parsed(Llama())));
 }
 
 TEST(ConfigTest, MissingDirectory) {

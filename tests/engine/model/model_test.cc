@@ -76,15 +76,39 @@ ModelSpec Gpt2Spec() {
   return spec;
 }
 
+ModelSpec GptNeoxSpec() {
+  ModelSpec spec;
+  spec.neox = true;
+  spec.groups = 4;
+  spec.attention_bias = true;
+  spec.rotary = 0.5;
+  return spec;
+}
+
+ModelSpec Phi3Spec() {
+  ModelSpec spec;
+  spec.phi3 = true;
+  spec.rotary = 0.75;
+  return spec;
+}
+
+// A family's name and its model with softmax attention.
+std::vector<Case> Families() {
+  return {{"Llama", ModelSpec()},
+          {"Gpt2", Gpt2Spec()},
+          {"GptNeox", GptNeoxSpec()},
+          {"Phi3", Phi3Spec()}};
+}
+
 // One softmax over windows, sinks and features: every map, both choices of features, folds, decay,
 // sizes by layer, and what HF calls sliding windows.
 void AddWindows(std::vector<Case>* cases) {
-  for (const bool gpt2 : {false, true}) {
-    ModelSpec base = gpt2 ? Gpt2Spec() : ModelSpec();
+  for (const auto& [name, softmax] : Families()) {
+    ModelSpec base = softmax;
     base.linear = {true, true, true};
     base.window = 6;
     base.sinks = 2;
-    const std::string family = gpt2 ? "Gpt2Window_" : "LlamaWindow_";
+    const std::string family = name + "Window_";
     for (const char* map : {"t2r", "elu", "rfa", "hedgehog", "codebook", "none"}) {
       ModelSpec spec = base;
       spec.map = map;
@@ -136,13 +160,58 @@ void AddWindows(std::vector<Case>* cases) {
   cases->push_back({"Qwen2SlidingWindow", sliding});
 }
 
+// GPT-NeoX's other forms, Phi-3's windows, and scaled rotary positions: over whole heads and parts,
+// with windows whose keys are turned back and sinks that are seen from one position.
+void AddRopes(std::vector<Case>* cases) {
+  ModelSpec neox = GptNeoxSpec();
+  neox.parallel = false;
+  neox.activation = "gelu_new";
+  neox.rotary = 1;
+  neox.tied = true;
+  cases->push_back({"GptNeoxSequential", neox});
+  neox.attention_bias = false;
+  neox.rotary = 0.25;
+  neox.activation = "relu";
+  neox.linear = {true, false, true};
+  cases->push_back({"GptNeoxWithoutBiases", neox});
+  neox.parallel = true;
+  neox.activation = "silu";
+  cases->push_back({"GptNeoxSilu", neox});
+  ModelSpec sliding = Phi3Spec();
+  sliding.linear = {true, true, true};
+  sliding.map = "none";
+  sliding.sliding_window = sliding.window = 7;
+  sliding.query_scale = 1 / std::sqrt(8.0);
+  cases->push_back({"Phi3SlidingWindow", sliding});
+  sliding.sliding_window = sliding.positions;  // as good as none
+  sliding.linear = {};
+  cases->push_back({"Phi3LongWindow", sliding});
+  for (const char* type : {"yarn", "dynamic", "longrope"}) {
+    for (const auto& [family, base] : Families()) {
+      if (base.gpt2) continue;
+      ModelSpec spec = base;
+      if (spec.phi3 && std::string(type) != "longrope") continue;
+      spec.rope_type = type;
+      spec.rotary = spec.neox ? 0.5 : spec.rotary;
+      cases->push_back({family + "Rope_" + type, spec});
+      spec.rope_length = spec.rope_type == "dynamic" ? 1000 : spec.rope_type == "yarn" ? 0 : 50;
+      spec.linear = {true, true, true};
+      spec.map = "codebook";
+      spec.window = 5;
+      spec.sinks = 3;
+      spec.fold = 4;
+      spec.rope_features = false;
+      spec.sink_position = 7;
+      cases->push_back({family + "RopeWindow_" + type, spec});
+    }
+  }
+}
+
 std::vector<Case> AllCases() {
   std::vector<Case> cases;
   AddWindows(&cases);
   const std::vector<bool> all = {true, true, true};
-  for (const bool gpt2 : {false, true}) {
-    const std::string family = gpt2 ? "Gpt2" : "Llama";
-    const ModelSpec base = gpt2 ? Gpt2Spec() : ModelSpec();
+  for (const auto& [family, base] : Families()) {
     cases.push_back({family + "Full", base});
     for (const char* map : {"t2r", "elu", "rfa", "hedgehog"}) {
       for (const char* normalizer : {"clamp", "add"}) {
@@ -200,6 +269,7 @@ std::vector<Case> AllCases() {
   llama3.llama3_factor = 8;
   llama3.linear = {true, false, false};
   cases.push_back({"LlamaScaledRope", llama3});
+  AddRopes(&cases);
   ModelSpec stretched;
   stretched.linear_factor = 4;
   cases.push_back({"LlamaLinearRope", stretched});
@@ -222,7 +292,9 @@ TEST_P(ModelTest, AgreesWithTheReference) {
   options.threads = 2;
   const auto engine = Load(directory, options);
   ASSERT_NE(engine, nullptr);
-  EXPECT_THAT(engine->warnings, ::testing::IsEmpty());
+  // What depends on a text's length is warned of.
+  const bool by_length = spec.rope_type == "dynamic" || spec.rope_type == "longrope";
+  EXPECT_THAT(engine->warnings, ::testing::SizeIs(by_length ? 1 : 0));
   const std::vector<int32_t> ids = SomeIds(90, spec.vocab);
   const double bound = spec.map == "rfa" && !spec.linear.empty() ? 7e-6 : 2.3e-6;
   const double error = RelativeError(*engine->executor, spec, weights, ids, 33);

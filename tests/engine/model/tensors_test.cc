@@ -81,6 +81,22 @@ std::vector<Case> Cases() {
   gpt2.prefix = false;
   gpt2.linear = {false, true, true};
   add("Gpt2WithoutPrefix", gpt2);
+  ModelSpec neox;
+  neox.neox = true;
+  neox.groups = 4;
+  neox.rotary = 0.5;
+  add("GptNeoxWithoutBiases", neox);
+  neox.attention_bias = neox.tied = true;
+  neox.prefix = false;
+  neox.linear = {true, false, true};
+  add("GptNeoxTiedT2rWithoutPrefix", neox);
+  ModelSpec phi3;
+  phi3.phi3 = true;
+  add("Phi3", phi3);
+  phi3.rotary = 0.5;
+  phi3.map = "hedgehog";
+  phi3.linear = {false, true, true};
+  add("Phi3Hedgehog", phi3);
   MarianSpec marian;
   marian.linear = {true, false, true};
   marian.linear_cross = {false, true, true};
@@ -165,7 +181,8 @@ TEST_P(TensorsTest, RolesFollowFromUse) {
   const bool both = config_.encoder_decoder.has_value();
   EXPECT_EQ(branches, both ? 3 * config_.layers + 2 * config_.encoder_decoder->encoder_layers
                            : 2 * config_.layers);
-  EXPECT_EQ(HeadOf(tensors) == "lm_head.weight", !config_.tie_word_embeddings);
+  const std::string& head = HeadOf(tensors);
+  EXPECT_EQ(head == "lm_head.weight" || head == "embed_out.weight", !config_.tie_word_embeddings);
 }
 
 INSTANTIATE_TEST_SUITE_P(Architectures, TensorsTest, ::testing::ValuesIn(Cases()),

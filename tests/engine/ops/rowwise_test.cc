@@ -264,6 +264,23 @@ TEST_P(RowwiseTest, RopeAtAnyPosition) {
   }
 }
 
+TEST_P(RowwiseTest, PairsOfFrequencyZeroAreLeftAlone) {
+  Batch batch;
+  batch.positions = {0, 5, 1000000};
+  batch.tokens.assign(3, 0);
+  const std::vector<double> frequencies = {0.25, 0};
+  const DeviceTensor table = Device(Mat(3, 4), 4);
+  RunOps(*backend_, batch, [&] { backend_->RopeTable(batch, frequencies, 1.5, table.view()); });
+  const Mat got = table.Read();
+  for (int64_t t = 0; t < 3; ++t) {
+    const double angle = 0.25 * static_cast<double>(batch.positions[t]);
+    EXPECT_NEAR(got.at(t, 0), 1.5 * std::cos(angle), 1e-7);
+    EXPECT_EQ(got.at(t, 1), 1);
+    EXPECT_NEAR(got.at(t, 2), 1.5 * std::sin(angle), 1e-7);
+    EXPECT_EQ(got.at(t, 3), 0);
+  }
+}
+
 TEST_P(RowwiseTest, RopeOfAPartOfEachHead) {
   const int heads = 3;
   for (const auto& [d, turned] :
