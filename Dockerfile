@@ -48,7 +48,7 @@ STOPSIGNAL SIGTERM
 # A large model takes a while to load: raise --start-period for it.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
   CMD ["t2r", "health", "--server", "127.0.0.1:50051", "--timeout", "3"]
-ENTRYPOINT ["t2r-server", "--listen", "0.0.0.0:50051", "--admin", "0.0.0.0:9100"]
+ENTRYPOINT ["t2r-server", "--listen", "0.0.0.0:50051", "--admin", "0.0.0.0:9100", "--insecure"]
 CMD ["--model", "/models/demo"]
 
 # The driver's libcuda is the host's: its container runtime mounts it.
@@ -59,7 +59,7 @@ COPY --from=build-cuda /src/build/cuda/libt2r_cuda.so /usr/local/bin/
 RUN ldconfig
 USER 10001:10001
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-ENTRYPOINT ["t2r-server", "--listen", "0.0.0.0:50051", "--admin", "0.0.0.0:9100", "--backend", "cuda"]
+ENTRYPOINT ["t2r-server", "--listen", "0.0.0.0:50051", "--admin", "0.0.0.0:9100", "--insecure", "--backend", "cuda"]
 
 # Without a target: the CPU's.
 FROM runtime

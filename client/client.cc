@@ -4,6 +4,7 @@
 #include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
+#include <grpcpp/support/client_interceptor.h>
 
 #include <unordered_map>
 #include <utility>
@@ -56,6 +57,41 @@ absl::Status CallWithRetries(const CallOptions& options, const Call& call) {
     if (!next) return status;
     absl::SleepFor(*next - absl::Now());
   }
+}
+
+// Adds the API key to the headers of every call.
+class KeySender final : public grpc::experimental::Interceptor {
+ public:
+  explicit KeySender(std::string header) : header_(std::move(header)) {}
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(
+            grpc::experimental::InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
+      methods->GetSendInitialMetadata()->emplace("authorization", header_);
+    }
+    methods->Proceed();
+  }
+
+ private:
+  const std::string header_;
+};
+
+class KeySenders final : public grpc::experimental::ClientInterceptorFactoryInterface {
+ public:
+  explicit KeySenders(const std::string& key) : header_(absl::StrCat("Bearer ", key)) {}
+  grpc::experimental::Interceptor* CreateClientInterceptor(
+      grpc::experimental::ClientRpcInfo* /*info*/) override {
+    return new KeySender(header_);
+  }
+
+ private:
+  const std::string header_;
+};
+
+std::shared_ptr<grpc::ChannelCredentials> MakeCredentials(const ConnectOptions& options) {
+  if (!options.tls) return grpc::InsecureChannelCredentials();
+  return grpc::SslCredentials({.pem_root_certs = options.tls->ca,
+                               .pem_private_key = options.tls->key,
+                               .pem_cert_chain = options.tls->certificate});
 }
 
 }  // namespace
@@ -113,7 +149,10 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& targe
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   auto impl = std::make_unique<Impl>();
   impl->target = target;
-  impl->channel = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> senders;
+  if (!options.api_key.empty()) senders.push_back(std::make_unique<KeySenders>(options.api_key));
+  impl->channel = grpc::experimental::CreateCustomChannelWithInterceptors(
+      target, MakeCredentials(options), arguments, std::move(senders));
   if (options.connect_timeout > absl::ZeroDuration()) {
     const absl::Status status = AwaitConnection(*impl->channel, target, options.connect_timeout);
     if (!status.ok()) return status;

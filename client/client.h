@@ -14,10 +14,20 @@
 
 namespace t2r::client {
 
+// How a connection is encrypted. Contents of files, in PEM.
+struct TlsOptions {
+  std::string ca;  // authorities of servers' certificates; "": those the system trusts
+  // The client's own, where the server demands one.
+  std::string certificate;
+  std::string key;
+};
+
 struct ConnectOptions {
   // How long Connect waits for the connection; 0: do not wait, the first call connects.
   absl::Duration connect_timeout = absl::Seconds(5);
   uint32_t max_receive_bytes = 64u << 20;  // largest message accepted from the server
+  std::optional<TlsOptions> tls;           // unset: the connection is not encrypted
+  std::string api_key;  // sent with every call, as authorization: Bearer; "": none
 };
 
 struct CallOptions {
@@ -55,7 +65,7 @@ class Client {
   using DoneCallback = std::function<void(const absl::Status&)>;
 
   // target: HOST:PORT, or any gRPC target. UNAVAILABLE, naming it, where the first try to
-  // connect fails or connect_timeout passes. The connection is not encrypted.
+  // connect fails or connect_timeout passes.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const std::string& target,
                                                          const ConnectOptions& options = {});
   // Cancels what runs and returns once every done callback has returned; not from a callback.

@@ -5,6 +5,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "client/cli/access.h"
 #include "client/cli/commands.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/options.h"
@@ -55,6 +56,11 @@ int Main(int argc, char** argv) {
     options.connect_timeout = absl::ZeroDuration();  // it waits for a server that is yet to start
   } else if (line.timeout_seconds > 0) {
     options.connect_timeout = absl::Seconds(line.timeout_seconds);
+  }
+  const char* key = std::getenv("T2R_API_KEY");  // NOLINT(concurrency-mt-unsafe)
+  if (const absl::Status read = ReadAccess(line, key == nullptr ? "" : key, &options); !read.ok()) {
+    std::cerr << "t2r: " << read.message() << "\n";
+    return 2;
   }
   const absl::StatusOr<std::unique_ptr<Client>> client = Client::Connect(line.server, options);
   if (!client.ok()) {

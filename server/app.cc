@@ -150,9 +150,14 @@ int RunServer(const ServerOptions& options) {
   Metrics metrics;
   GrpcServerOptions edge = options.grpc;
   edge.connections.connections = ConnectionLimit(edge.connections.connections, files);
+  edge.log = [&output](const std::string& line) {
+    output.err.Write(absl::StrCat("t2r-server: ", line));
+  };
   absl::StatusOr<std::unique_ptr<GrpcServer>> grpc = GrpcServer::Start(edge, metrics);
   if (!grpc.ok()) {
-    output.Error(absl::UnavailableError(absl::StrCat("--listen: ", grpc.status().message())));
+    output.Error(absl::IsInvalidArgument(grpc.status())
+                     ? grpc.status()
+                     : absl::UnavailableError(absl::StrCat("--listen: ", grpc.status().message())));
     return 1;
   }
   GrpcServer& server = **grpc;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/credentials.h"
 #include "server/generation_service.h"
 #include "server/health_service.h"
 #include "server/reflection_service.h"
@@ -80,6 +81,8 @@ struct GrpcServer::Impl {
   HealthService health;
   GenerationService generation;
   ReflectionService reflection;
+  std::string greeting;
+  std::shared_ptr<grpc::ServerCredentials> credentials;  // gRPC asks it for as long as it serves
   std::unique_ptr<Listener> listener;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor;
   std::unique_ptr<grpc::Server> server;
@@ -92,7 +95,12 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
                                                               Metrics& metrics) {
   absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Open(options.address);
   if (!listener.ok()) return listener.status();
+  absl::StatusOr<std::shared_ptr<Access>> access =
+      Access::Open({.tls = options.tls, .api_keys = options.api_keys, .log = options.log}, metrics);
+  if (!access.ok()) return access.status();
   auto impl = std::make_unique<Impl>(options, metrics);
+  impl->greeting = (*access)->greeting();
+  impl->credentials = Access::MakeCredentials(*std::move(access));
   impl->listener = *std::move(listener);
   grpc::ServerBuilder builder;
   SetLimits(options, &builder);
@@ -100,8 +108,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
   builder.RegisterService(&impl->health);
   if (options.reflection) builder.RegisterService(&impl->reflection);
   impl->acceptor = builder.experimental().AddExternalConnectionAcceptor(
-      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
-      grpc::InsecureServerCredentials());
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, impl->credentials);
   impl->server = builder.BuildAndStart();
   if (impl->server == nullptr) return absl::UnavailableError("gRPC does not start");
   impl->listener->Start(options.connections, [acceptor = impl->acceptor.get()](int fd) {
@@ -125,7 +132,9 @@ void GrpcServer::SetModel(ServedModel* model) {
 bool GrpcServer::failed() const { return impl_->host.failed(); }
 bool GrpcServer::serving() const { return impl_->host.serving(); }
 
-bool GrpcServer::Answers(absl::Duration timeout) { return impl_->listener->Answers(timeout); }
+bool GrpcServer::Answers(absl::Duration timeout) {
+  return impl_->listener->Answers(timeout, impl_->greeting);
+}
 
 void GrpcServer::DeviceFailed() {
   impl_->host.Fail();

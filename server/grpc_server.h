@@ -20,7 +20,8 @@ namespace t2r::server {
 // Ends in this order: ModelHost::Drain and Scheduler::Drain, Shutdown, the scheduler, this object.
 class GrpcServer {
  public:
-  // `metrics` must outlive the server. UNAVAILABLE naming the address if it cannot listen.
+  // `metrics` must outlive the server. UNAVAILABLE naming the address if it cannot listen;
+  // INVALID_ARGUMENT naming the file where certificates or keys are not good.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcServerOptions& options,
                                                            Metrics& metrics);
   ~GrpcServer();

@@ -229,7 +229,7 @@ int64_t Listener::open() {
   return static_cast<int64_t>(connections_.size());
 }
 
-bool Listener::Answers(absl::Duration timeout) {
+bool Listener::Answers(absl::Duration timeout, const std::string& greeting) {
   const absl::Time deadline = absl::Now() + timeout;
   const auto [host, port] = Split(address_);
   const Addresses found = Resolve(host, port);
@@ -256,13 +256,31 @@ bool Listener::Answers(absl::Duration timeout) {
   socklen_t size = sizeof(error);
   good = good && wait(POLLOUT) && getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 &&
          error == 0;
-  // An HTTP/2 server says its settings first, whatever the client does.
+  // It fits the socket's buffer. Without TLS an HTTP/2 server says its settings first.
+  good = good && (greeting.empty() || send(fd, greeting.data(), greeting.size(), MSG_NOSIGNAL) ==
+                                          static_cast<ssize_t>(greeting.size()));
   char first = 0;
   good = good && wait(POLLIN) && recv(fd, &first, 1, 0) == 1;
   close(fd);
   const MutexLock lock(mutex_);
   own_ports_.erase(own_port);
   return good;
+}
+
+bool IsLoopback(const std::string& address) {
+  const auto [host, port] = Split(address);
+  const Addresses found = Resolve(host, port);
+  for (const addrinfo* at = found.get(); at != nullptr; at = at->ai_next) {
+    if (at->ai_family == AF_INET) {
+      const in_addr& ip = reinterpret_cast<const sockaddr_in*>(at->ai_addr)->sin_addr;
+      if (ntohl(ip.s_addr) >> 24 != IN_LOOPBACKNET) return false;
+    } else if (at->ai_family != AF_INET6 ||
+               !IN6_IS_ADDR_LOOPBACK(
+                   &reinterpret_cast<const sockaddr_in6*>(at->ai_addr)->sin6_addr)) {
+      return false;
+    }
+  }
+  return true;
 }
 
 int64_t RaiseFileLimit() {

@@ -45,9 +45,9 @@ class Listener {
   // Nothing is accepted after it. Idempotent.
   void Stop();
 
-  // Whether a connection of our own to the port gets its server's first bytes within `timeout`. It
-  // counts against no limit. Thread-safe.
-  bool Answers(absl::Duration timeout);
+  // Whether a connection of our own to the port, on which `greeting` is sent, gets its server's
+  // first bytes within `timeout`. It counts against no limit. Thread-safe.
+  bool Answers(absl::Duration timeout, const std::string& greeting);
 
   // Connections that are open, and those that were closed for a limit so far. Thread-safe.
   int64_t open();
@@ -83,6 +83,10 @@ class Listener {
   std::map<std::string, int64_t> peers_ ABSL_GUARDED_BY(mutex_);
   std::set<int> own_ports_ ABSL_GUARDED_BY(mutex_);  // of Answers' connections
 };
+
+// Whether only this machine reaches HOST:PORT. A host that is not known counts too: nothing can
+// listen there.
+bool IsLoopback(const std::string& address);
 
 // Raises the limit of open files to what the system allows, and returns it.
 int64_t RaiseFileLimit();

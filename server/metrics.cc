@@ -118,6 +118,15 @@ struct Metrics::Impl {
       MakeGauge("t2r_buffer_bytes", "Request messages, outboxes and answers in memory.");
   Gauge& ready = MakeGauge("t2r_ready", "1 while requests are taken, as /readyz says.");
   Gauge& alive = MakeGauge("t2r_alive", "0 where only a restart helps, as /livez says.");
+  Gauge& certificate_expiry = MakeGauge("t2r_tls_certificate_expiry_timestamp_seconds",
+                                        "When the server's certificate ends; 0 without TLS.");
+  Gauge& api_keys = MakeGauge("t2r_api_keys", "API keys that are known; 0: none is asked for.");
+  Family<Counter>& reloads = prometheus::BuildCounter()
+                                 .Name("t2r_reloads_total")
+                                 .Help(
+                                     "Certificates and keys that changed and were read anew; "
+                                     "refused: they were not good, and the old ones stay.")
+                                 .Register(registry);
   Mutex edge_mutex;
   Edge edge ABSL_GUARDED_BY(edge_mutex);
 
@@ -131,6 +140,12 @@ Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
   ForEach<FinishReason>([this](FinishReason reason) {
     impl_->finished[reason] = &impl_->finished_family.Add({{"finished_reason", NameOf(reason)}});
   });
+  // All from the start on, so that the first one of each is an increase.
+  for (const char* what : {"certificate", "keys"}) {
+    for (const char* result : {"ok", "refused"}) {
+      impl_->reloads.Add({{"what", what}, {"result", result}});
+    }
+  }
   prometheus::BuildGauge()
       .Name("t2r_build_info")
       .Help("The server's version; always 1.")
@@ -189,6 +204,16 @@ std::string Metrics::Text() const {
 }
 
 void Metrics::OnSubmitted() { impl_->started.Increment(); }
+
+void Metrics::SetCertificateExpiry(absl::Time expiry) {
+  impl_->certificate_expiry.Set(static_cast<double>(absl::ToUnixSeconds(expiry)));
+}
+
+void Metrics::SetApiKeys(int64_t count) { impl_->api_keys.Set(static_cast<double>(count)); }
+
+void Metrics::OnReload(const std::string& what, bool good) {
+  impl_->reloads.Add({{"what", what}, {"result", good ? "ok" : "refused"}}).Increment();
+}
 
 void Metrics::SetHealth(bool ready, bool alive) {
   impl_->ready.Set(ready ? 1 : 0);

@@ -28,6 +28,11 @@ class Metrics : public SchedulerObserver {
     std::function<int64_t()> connections, refused_connections, buffer_bytes;
   };
   void WatchEdge(Edge edge);
+  // When the certificate ends, and how many API keys are known.
+  void SetCertificateExpiry(absl::Time expiry);
+  void SetApiKeys(int64_t count);
+  // Files were read anew; not good: the old ones stay. what: "certificate" or "keys".
+  void OnReload(const std::string& what, bool good);
   // What the probes say.
   void SetHealth(bool ready, bool alive);
   // A Generate or Score that never reached the scheduler's queue.

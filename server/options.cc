@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "engine/executor/memory_plan.h"
 #include "flags/help.h"
+#include "server/key_command.h"
+#include "server/listener.h"
 
 namespace t2r::server {
 namespace {
@@ -21,7 +23,8 @@ constexpr char kDescription[] =
 constexpr char kExamples[] =
     "Examples:\n"
     "  t2r-server --model models/demo\n"
-    "  t2r-server --model DIR --listen 0.0.0.0:50051 --admin 127.0.0.1:9100 --max-sessions 256\n"
+    "  t2r-server --model DIR --listen 0.0.0.0:50051 --tls-cert tls.crt --tls-key tls.key\n"
+    "  t2r-server key new alice                          # an API key, for --api-keys\n"
     "  t2r-server --model DIR --listen 127.0.0.1:0 --admin 127.0.0.1:0   # free ports, printed\n"
     "  t2r-server --model DIR --dtype bfloat16 --threads 8 --max-queue-requests 64\n"
     "\n"
@@ -139,6 +142,23 @@ void AddEdgeFlags(CLI::App& app, ServerOptions* o) {
                  "Let GetModel tell any client how much memory the machine has");
 }
 
+void AddAccessFlags(CLI::App& app, ServerOptions* o) {
+  GrpcServerOptions* grpc = &o->grpc;
+  app.add_option("--tls-cert", grpc->tls.certificate,
+                 "Certificate of the gRPC port, PEM; read anew when it changes")
+      ->type_name("FILE");
+  app.add_option("--tls-key", grpc->tls.key, "Its private key, PEM")->type_name("FILE");
+  app.add_option("--tls-client-ca", grpc->tls.client_ca,
+                 "Demand clients' certificates, signed by one of these authorities")
+      ->type_name("FILE");
+  app.add_option("--api-keys", grpc->api_keys,
+                 "Demand an API key; the file holds lines of t2r-server key new NAME")
+      ->type_name("FILE");
+  app.add_flag("--insecure", o->insecure,
+               "Let other machines reach a listener that has no TLS: gRPC without --tls-cert, and "
+               "the admin port");
+}
+
 void AddFlags(CLI::App& app, ServerOptions* o) {
   app.add_option("--model", o->model, "Model directory (Hugging Face layout)")
       ->type_name("DIR")
@@ -148,6 +168,7 @@ void AddFlags(CLI::App& app, ServerOptions* o) {
   app.add_option("--admin", o->admin,
                  "HTTP address of /metrics and the probes; port 0 takes a free one")
       ->type_name("HOST:PORT");
+  AddAccessFlags(app, o);
   AddEngineFlags(app, &o->engine);
   AddSchedulerFlags(app, &o->scheduler);
   app.add_option("--max-tokens", o->max_tokens, "Generated tokens a request may ask for")
@@ -181,6 +202,23 @@ std::string Check(ServerOptions* o) {
     }
   }
   const GrpcServerOptions& grpc = o->grpc;
+  if (grpc.tls.certificate.empty() != grpc.tls.key.empty()) {
+    return "--tls-cert and --tls-key: give both or neither";
+  }
+  if (!grpc.tls.client_ca.empty() && !grpc.tls.enabled()) {
+    return "--tls-client-ca: clients show certificates only over TLS; give --tls-cert and "
+           "--tls-key";
+  }
+  if (!o->insecure && !grpc.tls.enabled() && !IsLoopback(grpc.address)) {
+    return "--listen " + grpc.address +
+           ": other machines reach it, and nothing would be encrypted; give --tls-cert and "
+           "--tls-key, or --insecure";
+  }
+  if (!o->insecure && !IsLoopback(o->admin)) {
+    return "--admin " + o->admin +
+           ": other machines reach it, and it has no TLS; give an address of this machine only, or "
+           "--insecure";
+  }
   if (grpc.max_buffer_bytes > 0 && grpc.max_request_bytes > grpc.max_buffer_bytes) {
     return "--max-buffer-mib: " + std::to_string(grpc.max_buffer_bytes >> 20) +
            " MiB do not hold one request of --max-request-bytes, " +
@@ -203,6 +241,9 @@ std::string Check(ServerOptions* o) {
 
 std::optional<int> ParseOptions(int argc, const char* const* argv, ServerOptions* options,
                                 std::ostream& out, std::ostream& err) {
+  if (argc > 1 && std::string(argv[1]) == "key") {
+    return RunKeyCommand(argc - 1, argv + 1, out, err);
+  }
   CLI::App app(kDescription, "t2r-server");
   app.footer(kExamples);
   flags::Describe(&app);

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <ostream>
 #include <string>
@@ -13,6 +14,7 @@
 #include "engine/scheduler/options.h"
 #include "server/listener.h"
 #include "server/outbox.h"
+#include "server/tls.h"
 
 namespace t2r::server {
 
@@ -41,6 +43,10 @@ struct GrpcServerOptions {
   absl::Duration max_connection_age = absl::ZeroDuration();
   // What their streams get from then on; zero: as long as they take.
   absl::Duration max_connection_age_grace = absl::ZeroDuration();
+  TlsFiles tls;
+  std::string api_keys;  // file of ApiKeys; "": no key is asked for
+  // Takes lines about files that were read anew, from any thread; may be empty.
+  std::function<void(const std::string&)> log;
   bool reflection = true;
   bool tell_memory = false;  // see CallContext
 };
@@ -48,6 +54,8 @@ struct GrpcServerOptions {
 struct ServerOptions {
   std::string model;                     // model directory
   std::string admin = "127.0.0.1:9100";  // HTTP: metrics and probes; port 0 takes a free one
+  // Without it a listener that other machines reach must have TLS.
+  bool insecure = false;
   GrpcServerOptions grpc;
   EngineOptions engine;
   // LoadServedModel fills in what the model says: its end tokens, and the prompt chunk, which is
@@ -61,7 +69,8 @@ struct ServerOptions {
 };
 
 // Reads the command line. Returns the exit code when the process should end now: 0 after --help or
-// --version (printed to `out`), 2 after a wrong one (one line to `err`).
+// --version (printed to `out`) and after `key`, another command, 2 after a wrong one (one line to
+// `err`).
 std::optional<int> ParseOptions(int argc, const char* const* argv, ServerOptions* options,
                                 std::ostream& out, std::ostream& err);
 

@@ -16,6 +16,25 @@ void AddCall(CLI::App* app, CommandLine* out) {
   app->add_option("--timeout", out->timeout_seconds, "Give up after this time; 0: never")
       ->type_name("SECONDS")
       ->check(flags::AtLeast(0.0));
+  const std::string group = "Connection";
+  app->add_flag("--tls", out->tls, "Encrypt, and trust the system's authorities")->group(group);
+  app->add_option("--tls-ca", out->tls_ca, "Encrypt, and trust these authorities, PEM")
+      ->group(group)
+      ->type_name("FILE");
+  CLI::Option* key =
+      app->add_option("--tls-key", out->tls_key, "The private key of --tls-cert, PEM")
+          ->group(group)
+          ->type_name("FILE");
+  CLI::Option* certificate =
+      app->add_option("--tls-cert", out->tls_cert, "Certificate to show the server, PEM")
+          ->group(group)
+          ->type_name("FILE")
+          ->needs(key);
+  key->needs(certificate);
+  app->add_option("--api-key-file", out->api_key_file,
+                  "File that holds the API key; without it T2R_API_KEY in the environment")
+      ->group(group)
+      ->type_name("FILE");
 }
 
 void AddRetriesAndJson(CLI::App* app, CommandLine* out, const std::string& json_help) {

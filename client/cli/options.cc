@@ -14,7 +14,7 @@ namespace {
 constexpr char kFooter[] =
     "Exit status: 0 done, 1 the server refused or failed (the message says what to do),\n"
     "2 wrong usage, 130 interrupted with Ctrl-C.\n"
-    "T2R_SERVER in the environment sets the default of --server.";
+    "T2R_SERVER in the environment sets the default of --server, T2R_API_KEY is the API key.";
 
 std::string Examples(const std::string& lines) { return "Examples:\n" + lines; }
 

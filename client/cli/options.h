@@ -47,6 +47,13 @@ struct CommandLine {
   int retries = 0;             // of a call the server refused with RetryInfo
   bool json = false;
 
+  // Files of the connection; "": none.
+  bool tls = false;  // without a tls_ca: the system's authorities
+  std::string tls_ca;
+  std::string tls_cert;
+  std::string tls_key;
+  std::string api_key_file;
+
   // The prompt, or what to score, tokenize: as given, "-" for standard input.
   std::optional<std::string> text;
   std::optional<TokenIds> tokens;  // instead of text; for detokenize always, unless text is "-"

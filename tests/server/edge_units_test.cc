@@ -154,7 +154,8 @@ TEST(ListenerTest, ClosesWhatIsBeyondTheLimitAndTakesAgain) {
   const int third = Connect(listener.address());
   EXPECT_EQ(Greeting(third), "");
   EXPECT_EQ(listener.refused(), 1);
-  EXPECT_TRUE(listener.Answers(absl::Seconds(30))) << "its own connection counts against no limit";
+  EXPECT_TRUE(listener.Answers(absl::Seconds(30), ""))
+      << "its own connection counts against no limit";
   {
     const std::lock_guard lock(mutex);
     close(taken[0]);
@@ -163,7 +164,7 @@ TEST(ListenerTest, ClosesWhatIsBeyondTheLimitAndTakesAgain) {
   const int fourth = Connect(listener.address());
   EXPECT_EQ(Greeting(fourth), "!");
   listener.Stop();
-  EXPECT_FALSE(listener.Answers(absl::Seconds(30)));
+  EXPECT_FALSE(listener.Answers(absl::Seconds(30), ""));
   for (const int fd : {first, second, third, fourth}) close(fd);
   for (size_t i = 1; i < taken.size(); ++i) close(taken[i]);
 }

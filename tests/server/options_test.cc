@@ -64,6 +64,14 @@ TEST(OptionsTest, ReadsEveryFlag) {
                                "5",
                                "--drain-seconds",
                                "1.5",
+                               "--tls-cert",
+                               "c.pem",
+                               "--tls-key",
+                               "k.pem",
+                               "--tls-client-ca",
+                               "ca.pem",
+                               "--api-keys",
+                               "keys",
                                "--drain-delay",
                                "2.5",
                                "--max-connection-age",
@@ -112,6 +120,11 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(o.engine.max_step_tokens, 10);
   EXPECT_EQ(o.engine.prompt_chunk, 5);
   EXPECT_EQ(o.drain_timeout, absl::Seconds(1.5));
+  EXPECT_EQ(o.grpc.tls.certificate, "c.pem");
+  EXPECT_EQ(o.grpc.tls.key, "k.pem");
+  EXPECT_EQ(o.grpc.tls.client_ca, "ca.pem");
+  EXPECT_EQ(o.grpc.api_keys, "keys");
+  EXPECT_FALSE(o.insecure);
   EXPECT_EQ(o.drain_delay, absl::Seconds(2.5));
   EXPECT_EQ(o.grpc.max_connection_age, absl::Minutes(5));
   EXPECT_EQ(o.grpc.max_connection_age_grace, absl::Minutes(1));

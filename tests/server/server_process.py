@@ -9,6 +9,11 @@ BINARY = os.environ["T2R_SERVER"]
 SECONDS = 60
 
 
+def local_unless(flags):
+    """Addresses with free ports of this machine, where `flags` give no others."""
+    return [word for flag in ("--listen", "--admin") if flag not in flags for word in (flag, "127.0.0.1:0")]
+
+
 class Process:
     """A server whose stdout goes into a file."""
 
@@ -16,8 +21,8 @@ class Process:
         self.path = tmp_path / "stdout"
         self.out = open(self.path, "w")
         self.process = subprocess.Popen(
-            [BINARY, "--model", str(model), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-             "--threads", "1", *flags], stdout=self.out, stderr=subprocess.PIPE, text=True,
+            [BINARY, "--model", str(model), *local_unless(flags), "--threads", "1", *flags],
+            stdout=self.out, stderr=subprocess.PIPE, text=True,
             env=os.environ | environment, preexec_fn=preexec_fn)
 
     def __enter__(self):
