@@ -1,0 +1,244 @@
+"""deploy/prometheus and deploy/grafana: rules by promtool, dashboards by a Prometheus that scrapes servers."""
+
+import contextlib
+import json
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import grpc
+import pytest
+import yaml
+
+from certificates import Authority
+from conftest import ROOT, documents, tool
+from server_process import SECONDS, Process
+from t2r.v1 import generation_pb2 as pb
+from t2r.v1 import generation_pb2_grpc as stubs
+
+RULES = ROOT / "deploy" / "prometheus"
+GRAFANA = ROOT / "deploy" / "grafana"
+COMPOSE = ROOT / "deploy" / "compose"
+FILES = [RULES / "recording.yaml", RULES / "alerts.yaml"]
+
+
+def rules():
+    return [rule for path in FILES for group in yaml.safe_load(path.read_text())["groups"]
+            for rule in group["rules"]]
+
+
+ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
+RECORDS = {rule["record"]: rule for rule in rules() if "record" in rule}
+
+
+def dashboards():
+    return {path.name: json.loads(path.read_text()) for path in GRAFANA.glob("*.json")}
+
+
+def queries():
+    """Every query of every panel, with where it stands."""
+    return [(f"{name}: {panel['title']}", target["expr"]) for name, board in dashboards().items()
+            for panel in board["panels"] for target in panel.get("targets", [])]
+
+
+def metrics_in(text):
+    """The names of the server's metrics in a query, those of recorded series left out."""
+    names = re.findall(r"(?<![\w:])t2r_\w+", re.sub(r"job:\w+:\w+", "", text))
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
+
+
+def test_rules_are_good():
+    tool("promtool", "check", "rules", "--lint=all", "--lint-fatal", *FILES)
+    tool("promtool", "test", "rules", RULES / "tests" / "alerts_test.yaml")
+
+
+def test_every_alert_is_tested_both_ways_and_has_its_paragraph():
+    tests = yaml.safe_load((RULES / "tests" / "alerts_test.yaml").read_text())["tests"]
+    checks = [check for test in tests for check in test["alert_rule_test"]]
+    assert {check["alertname"] for check in checks if check["exp_alerts"]} == set(ALERTS)
+    assert {check["alertname"] for check in checks if not check["exp_alerts"]} == set(ALERTS)
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    assert set(re.findall(r"^## (T2r\w+)$", runbook, re.M)) == set(ALERTS)
+    for name, rule in ALERTS.items():
+        assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{name.lower()}"
+        assert rule["labels"]["severity"] in ("warning", "critical")
+
+
+def test_the_charts_rules_are_these(tmp_path):
+    said = tool("helm", "template", "t2r", ROOT / "deploy" / "helm" / "t2r",
+                "--set", "monitoring.rules.enabled=true,monitoring.dashboards.enabled=true").stdout
+    by_kind = {one["kind"]: one for one in documents(said)}
+    groups = by_kind["PrometheusRule"]["spec"]["groups"]
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": groups}))
+    tool("promtool", "check", "rules", "--lint=all", "--lint-fatal", path)
+    assert [rule for group in groups for rule in group["rules"]] == rules()
+    boards = {name: json.loads(text) for name, text in by_kind["ConfigMap"]["data"].items()}
+    assert boards == dashboards()
+
+
+def test_composes_prometheus_is_good(tmp_path):
+    for path in (COMPOSE / "prometheus.yaml", *FILES):
+        shutil.copy(path, tmp_path)
+    tool("promtool", "check", "config", tmp_path / "prometheus.yaml")
+    if shutil.which("amtool"):
+        tool("amtool", "check-config", COMPOSE / "alertmanager.yaml")
+
+
+def test_dashboards_are_made_and_whole(tmp_path):
+    tool(GRAFANA / "make", tmp_path)
+    for path in GRAFANA.glob("*.json"):
+        assert path.read_text() == (tmp_path / path.name).read_text(), "run deploy/grafana/make"
+    for board in dashboards().values():
+        ids = [panel["id"] for panel in board["panels"]]
+        assert len(ids) == len(set(ids))
+        for panel in board["panels"]:
+            place = panel["gridPos"]
+            assert 0 <= place["x"] and place["x"] + place["w"] <= 24
+            assert panel["type"] == "row" or panel["targets"]
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def ask(url):
+    with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+        return json.loads(answer.read())
+
+
+class Prometheus:
+    """A Prometheus over the given addresses, with rules and scrapes every second."""
+
+    def __init__(self, folder, targets):
+        folder.mkdir()
+        for path in FILES:
+            text = path.read_text().replace("interval: 30s", "interval: 1s")
+            (folder / path.name).write_text(text)
+        config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                  "rule_files": [path.name for path in FILES],
+                  "scrape_configs": [{"job_name": "t2r", "static_configs": [{"targets": targets}]}]}
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.log = open(folder / "log", "w")
+        self.process = subprocess.Popen(
+            ["prometheus", f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data",
+             f"--web.listen-address={self.url.removeprefix('http://')}"],
+            stdout=self.log, stderr=subprocess.STDOUT)
+
+    def query(self, text):
+        return ask(f"{self.url}/api/v1/query?" + urllib.parse.urlencode({"query": text}))["data"]["result"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self.process.terminate()
+        try:
+            self.process.wait(SECONDS)
+        finally:
+            self.process.kill()
+            self.log.close()
+
+
+def substitute(query):
+    for variable, value in (("$__rate_interval", "10s"), ("$job", ".*"), ("$instance", ".*")):
+        query = query.replace(variable, value)
+    assert "$" not in query
+    return query
+
+
+@contextlib.contextmanager
+def under_load(address, authority):
+    """Calls that end well and calls that are refused, all the while."""
+    stop = threading.Event()
+    good = pb.GenerateRequest(tokens=pb.TokenIds(ids=[5, 6, 7]), max_tokens=20, ignore_eos=True)
+    bad = pb.GenerateRequest(tokens=pb.TokenIds(ids=[1 << 30]), max_tokens=1)
+
+    def call():
+        with grpc.secure_channel(address, grpc.ssl_channel_credentials(
+                authority.certificate.read_bytes())) as channel:
+            stub = stubs.GenerationStub(channel)
+            while not stop.is_set():
+                list(stub.Generate(good, timeout=SECONDS))
+                with contextlib.suppress(grpc.RpcError):
+                    list(stub.Generate(bad, timeout=SECONDS))
+                stop.wait(0.02)
+
+    worker = threading.Thread(target=call)
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join()
+
+
+def is_number(sample):
+    return sample["value"][1] != "NaN"
+
+
+@pytest.fixture(scope="module", name="scraped")
+def servers_and_prometheus(tmp_path_factory, model):
+    folder = tmp_path_factory.mktemp("monitoring")
+    authority = Authority(folder)
+    certificate, key = authority.sign("server")
+    with Process(folder, model, "--tls-cert", str(certificate), "--tls-key", str(key)) as server:
+        address = server.ready()
+        admin = server.line(r"^admin: listening on (\S+)$").group(1)
+        with under_load(address, authority), Prometheus(folder / "prometheus", [admin]) as prometheus:
+            deadline = time.monotonic() + SECONDS
+            while True:
+                with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                    if prometheus.query("t2r_ready == 1"):
+                        break
+                assert time.monotonic() < deadline and prometheus.process.poll() is None, \
+                    pathlib.Path(prometheus.log.name).read_text()
+                time.sleep(0.1)
+            yield prometheus, admin
+
+
+def test_every_query_is_answered(scraped):
+    prometheus, _ = scraped
+    wanted = [(where, substitute(query)) for where, query in queries()]
+    wanted += [(name, name) for name in RECORDS]
+    deadline = time.monotonic() + SECONDS
+    while wanted and time.monotonic() < deadline:
+        wanted = [(where, query) for where, query in wanted
+                  if not any(map(is_number, prometheus.query(query)))]
+        if wanted:
+            time.sleep(0.5)  # until the next scrape
+    assert not wanted
+
+
+def test_alerts_are_evaluated(scraped):
+    prometheus, _ = scraped
+    found = [rule for group in ask(f"{prometheus.url}/api/v1/rules?type=alert")["data"]["groups"]
+             for rule in group["rules"]]
+    assert {rule["name"] for rule in found} == set(ALERTS)
+    assert all(rule["health"] in ("ok", "unknown") for rule in found)
+
+
+def test_dashboards_alerts_and_the_server_know_the_same_metrics(scraped):
+    _, admin = scraped
+    with urllib.request.urlopen(f"http://{admin}/metrics", timeout=SECONDS) as answer:
+        page = answer.read().decode()
+    served = set(re.findall(r"^# TYPE (t2r_\w+) ", page, re.M))
+    shown = set().union(*(metrics_in(query) for _, query in queries()))
+    used = shown.union(*(metrics_in(rule["expr"]) for rule in rules()))
+    assert used <= served, f"not served: {sorted(used - served)}"
+    assert served <= shown, f"on no dashboard: {sorted(served - shown)}"
+    recorded = set(re.findall(r"job:t2r_\w+:\w+", " ".join(query for _, query in queries())))
+    assert recorded <= set(RECORDS)
+    documented = (ROOT / "docs" / "serving.md").read_text()
+    for name in served - {"t2r_request_prefill_time_seconds", "t2r_request_decode_time_seconds"}:
+        assert f"`{name}" in documented, name
