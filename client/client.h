@@ -25,9 +25,9 @@ struct TlsOptions {
 struct ConnectOptions {
   // How long Connect waits for the connection; 0: do not wait, the first call connects.
   absl::Duration connect_timeout = absl::Seconds(5);
-  uint32_t max_receive_bytes = 64u << 20;  // largest message accepted from the server
-  std::optional<TlsOptions> tls;           // unset: the connection is not encrypted
-  std::string api_key;  // sent with every call, as authorization: Bearer; "": none
+  uint32_t max_receive_bytes = 64u << 20;        // largest message accepted from the server
+  std::optional<TlsOptions> tls = std::nullopt;  // unset: the connection is not encrypted
+  std::string api_key = {};  // sent with every call, as authorization: Bearer; "": none
 };
 
 struct CallOptions {
