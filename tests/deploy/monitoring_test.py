@@ -88,8 +88,7 @@ def test_composes_prometheus_is_good(tmp_path):
     for path in (COMPOSE / "prometheus.yaml", *FILES):
         shutil.copy(path, tmp_path)
     tool("promtool", "check", "config", tmp_path / "prometheus.yaml")
-    if shutil.which("amtool"):
-        tool("amtool", "check-config", COMPOSE / "alertmanager.yaml")
+    tool("amtool", "check-config", COMPOSE / "alertmanager.yaml")
 
 
 def test_dashboards_are_made_and_whole(tmp_path):
@@ -116,27 +115,12 @@ def ask(url):
         return json.loads(answer.read())
 
 
-class Prometheus:
-    """A Prometheus over the given addresses, with rules and scrapes every second."""
+class Daemon:
+    """A process whose output goes into a file, ended with the `with` block."""
 
-    def __init__(self, folder, targets):
-        folder.mkdir()
-        for path in FILES:
-            text = path.read_text().replace("interval: 30s", "interval: 1s")
-            (folder / path.name).write_text(text)
-        config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-                  "rule_files": [path.name for path in FILES],
-                  "scrape_configs": [{"job_name": "t2r", "static_configs": [{"targets": targets}]}]}
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-        self.url = f"http://127.0.0.1:{free_port()}"
+    def __init__(self, folder, *command):
         self.log = open(folder / "log", "w")
-        self.process = subprocess.Popen(
-            ["prometheus", f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data",
-             f"--web.listen-address={self.url.removeprefix('http://')}"],
-            stdout=self.log, stderr=subprocess.STDOUT)
-
-    def query(self, text):
-        return ask(f"{self.url}/api/v1/query?" + urllib.parse.urlencode({"query": text}))["data"]["result"]
+        self.process = subprocess.Popen(list(map(str, command)), stdout=self.log, stderr=subprocess.STDOUT)
 
     def __enter__(self):
         return self
@@ -148,6 +132,53 @@ class Prometheus:
         finally:
             self.process.kill()
             self.log.close()
+
+    def wait_for(self, condition):
+        """Until it holds; the daemon may be yet to listen."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                if condition():
+                    return
+            assert time.monotonic() < deadline and self.process.poll() is None, \
+                pathlib.Path(self.log.name).read_text()
+            time.sleep(0.1)
+
+
+class Alertmanager(Daemon):
+    """With the configuration of deploy/compose."""
+
+    def __init__(self, folder):
+        folder.mkdir()
+        self.address = f"127.0.0.1:{free_port()}"
+        super().__init__(folder, "prometheus-alertmanager", f"--config.file={COMPOSE}/alertmanager.yaml",
+                         f"--storage.path={folder}", f"--web.listen-address={self.address}",
+                         "--cluster.listen-address=")
+
+    def alerts(self):
+        return {one["labels"]["alertname"]: one["labels"] for one in ask(f"http://{self.address}/api/v2/alerts")}
+
+
+class Prometheus(Daemon):
+    """Over the given addresses, with rules and scrapes every second."""
+
+    def __init__(self, folder, targets, alertmanager):
+        folder.mkdir()
+        for path in FILES:
+            text = path.read_text().replace("interval: 30s", "interval: 1s")
+            (folder / path.name).write_text(text)
+        config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                  "rule_files": [path.name for path in FILES],
+                  "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
+                  "scrape_configs": [{"job_name": "t2r", "static_configs": [{"targets": targets}]}]}
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+        self.url = f"http://127.0.0.1:{free_port()}"
+        super().__init__(folder, "prometheus", f"--config.file={folder}/prometheus.yaml",
+                         f"--storage.tsdb.path={folder}/data",
+                         f"--web.listen-address={self.url.removeprefix('http://')}")
+
+    def query(self, text):
+        return ask(f"{self.url}/api/v1/query?" + urllib.parse.urlencode({"query": text}))["data"]["result"]
 
 
 def substitute(query):
@@ -195,20 +226,14 @@ def servers_and_prometheus(tmp_path_factory, model):
     with Process(folder, model, "--tls-cert", str(certificate), "--tls-key", str(key)) as server:
         address = server.ready()
         admin = server.line(r"^admin: listening on (\S+)$").group(1)
-        with under_load(address, authority), Prometheus(folder / "prometheus", [admin]) as prometheus:
-            deadline = time.monotonic() + SECONDS
-            while True:
-                with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                    if prometheus.query("t2r_ready == 1"):
-                        break
-                assert time.monotonic() < deadline and prometheus.process.poll() is None, \
-                    pathlib.Path(prometheus.log.name).read_text()
-                time.sleep(0.1)
-            yield prometheus, admin
+        with under_load(address, authority), Alertmanager(folder / "alertmanager") as alertmanager, \
+                Prometheus(folder / "prometheus", [admin], alertmanager.address) as prometheus:
+            prometheus.wait_for(lambda: prometheus.query("t2r_ready == 1"))
+            yield prometheus, admin, alertmanager, (authority, key)
 
 
 def test_every_query_is_answered(scraped):
-    prometheus, _ = scraped
+    prometheus = scraped[0]
     wanted = [(where, substitute(query)) for where, query in queries()]
     wanted += [(name, name) for name in RECORDS]
     deadline = time.monotonic() + SECONDS
@@ -221,7 +246,7 @@ def test_every_query_is_answered(scraped):
 
 
 def test_alerts_are_evaluated(scraped):
-    prometheus, _ = scraped
+    prometheus = scraped[0]
     found = [rule for group in ask(f"{prometheus.url}/api/v1/rules?type=alert")["data"]["groups"]
              for rule in group["rules"]]
     assert {rule["name"] for rule in found} == set(ALERTS)
@@ -229,7 +254,7 @@ def test_alerts_are_evaluated(scraped):
 
 
 def test_dashboards_alerts_and_the_server_know_the_same_metrics(scraped):
-    _, admin = scraped
+    admin = scraped[1]
     with urllib.request.urlopen(f"http://{admin}/metrics", timeout=SECONDS) as answer:
         page = answer.read().decode()
     served = set(re.findall(r"^# TYPE (t2r_\w+) ", page, re.M))
@@ -242,3 +267,12 @@ def test_dashboards_alerts_and_the_server_know_the_same_metrics(scraped):
     documented = (ROOT / "docs" / "serving.md").read_text()
     for name in served - {"t2r_request_prefill_time_seconds", "t2r_request_decode_time_seconds"}:
         assert f"`{name}" in documented, name
+
+
+def test_an_alert_reaches_the_alertmanager(scraped):
+    """A key that is not the certificate's is put into place: the server keeps the old one, and tells."""
+    _, admin, alertmanager, (authority, key) = scraped
+    shutil.copy(authority.sign("another")[1], key)
+    alertmanager.wait_for(lambda: "T2rReloadRefused" in alertmanager.alerts())
+    labels = alertmanager.alerts()["T2rReloadRefused"]
+    assert labels["what"] == "certificate" and labels["instance"] == admin and labels["severity"] == "warning"
