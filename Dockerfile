@@ -4,9 +4,9 @@
 #   docker run --rm -p 50051:50051 -v "$PWD/my-model:/model:ro" t2r --model /model --max-sessions 64
 #   docker build --target cuda -t t2r-cuda .
 #   docker run --rm --gpus all -p 50051:50051 -v "$PWD/my-model:/model:ro" t2r-cuda --model /model
-# Nothing is encrypted (--insecure) unless --tls-cert and --tls-key are among the arguments: publish the ports where
-# that is right. Arguments are added to the addresses, in place of the default model; SIGTERM drains, so give `docker stop -t`
-# more than --drain-delay and --drain-seconds together.
+# Nothing is encrypted (--insecure) unless --tls-cert and --tls-key are among the arguments: publish the ports
+# where that is right. Arguments are added to the addresses, in place of the default model; SIGTERM drains, so
+# give `docker stop -t` more than --drain-delay and --drain-seconds together.
 #
 # nvcc and libcublasLt of the CUDA image come from NVIDIA's image below, or from an installed toolkit:
 #   docker build --target cuda --build-context cuda-toolkit=/usr/local/cuda-13.0 -t t2r-cuda .
