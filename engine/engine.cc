@@ -8,9 +8,12 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "engine/executor/device_status.h"
 #include "engine/executor/model_executor.h"
+#include "engine/io/files.h"
 #include "engine/model/tensors.h"
+#include "engine/snapshot/fingerprint.h"
 
 namespace t2r {
 namespace {
@@ -94,8 +97,23 @@ std::vector<std::string> WarningsOf(const SafetensorsDirectory& files, const Mod
   return warnings;
 }
 
+// Of the text of config.json and of every tensor.
+std::string FingerprintOf(const std::string& config, const SafetensorsDirectory& files) {
+  Fingerprint print;
+  print.Add(config);
+  for (const auto& [name, tensor] : files.tensors()) {
+    print.Add(name);
+    print.Add(NameOf(tensor.dtype));
+    print.Add(absl::StrJoin(tensor.shape, ","));
+    print.Add({static_cast<const char*>(tensor.data),
+               static_cast<size_t>(tensor.elements()) * SizeOf(tensor.dtype)});
+  }
+  return print.Hex();
+}
+
 // Throws what building a model throws.
-std::unique_ptr<Engine> Build(ModelConfig config, std::shared_ptr<SafetensorsDirectory> files,
+std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint,
+                              std::shared_ptr<SafetensorsDirectory> files,
                               std::unique_ptr<Backend> backend, const EngineOptions& options) {
   PlanOptions plan;
   plan.sessions = options.max_sessions;
@@ -115,6 +133,9 @@ std::unique_ptr<Engine> Build(ModelConfig config, std::shared_ptr<SafetensorsDir
   engine->memory = PlanMemory(*model, backend->Memory(), plan);
   engine->backend_description = backend->Describe();
   engine->weight_dtype = NameOf(weight_dtype);
+  engine->exactness_class = absl::StrCat(
+      "model ", fingerprint, ", ", backend->Numerics(), ", weights ", NameOf(weight_dtype),
+      ", activations ", NameOf(plan.kv_dtype), ", windows ", NameOf(plan.window_dtype));
   engine->warnings = WarningsOf(*files, config);
   ExecutorOptions executor;
   executor.slots = engine->memory.slots;
@@ -142,6 +163,9 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
   if (!config.ok()) return config.status();
   auto files = SafetensorsDirectory::Open(directory);
   if (!files.ok()) return files.status();
+  // LoadModelConfig has read it: it is there.
+  const auto config_json = ReadTextFile(absl::StrCat(directory, "/config.json"));
+  if (!config_json.ok()) return config_json.status();
   std::unique_ptr<Backend> backend;
   std::string note;
   try {
@@ -150,7 +174,9 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
     return StatusOf(error);
   }
   try {
-    auto engine = Build(*std::move(config), *std::move(files), std::move(backend), options);
+    const std::string fingerprint = FingerprintOf(*config_json, **files);
+    auto engine =
+        Build(*std::move(config), fingerprint, *std::move(files), std::move(backend), options);
     engine->backend_note = std::move(note);
     return engine;
   } catch (const ModelError& error) {

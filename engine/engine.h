@@ -43,6 +43,8 @@ struct Engine {
   std::string backend_description;
   std::string backend_note;  // what the backend auto took and why; empty where one was named
   std::string weight_dtype;
+  // What must be equal for the next token to have the same bits (engine/snapshot/snapshot.h).
+  std::string exactness_class;
   MemoryPlan memory;
   std::vector<std::string> warnings;  // unused tensors and the like, a line each
 };

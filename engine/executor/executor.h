@@ -4,6 +4,7 @@
 // by fakes in tests. Nothing here knows requests, queues or text.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -33,7 +34,24 @@ struct ExecutorLimits {
 // What a session may come to need, reserved when it opens.
 struct SessionSize {
   int64_t positions = 0;
-  int64_t source = 0;  // tokens of its source; encoder-decoders only
+  int64_t source = 0;    // tokens of its source; encoder-decoders only
+  bool lasting = false;  // Save may be called: what it needs is kept from the start
+};
+
+// All that a slot holds of its session, in host memory.
+struct SlotState {
+  int64_t positions = 0;  // tokens that went through the model
+  int64_t source = 0;     // tokens of its source
+  // What was seen and generated, ascending tokens, whatever the sampling parameters use of it.
+  std::vector<TokenAdjustment> history;
+  std::vector<std::byte> state;         // of every linear layer: ExecutorLimits::state_bytes
+  std::vector<std::byte> pages;         // of full layers, as many whole pages as hold `positions`
+  std::vector<std::byte> source_pages;  // of full cross attention, as many as hold `source`
+
+  int64_t bytes() const {
+    return static_cast<int64_t>(state.size() + pages.size() + source_pages.size() +
+                                history.size() * sizeof(TokenAdjustment));
+  }
 };
 
 struct TokenLogprob {
@@ -86,6 +104,12 @@ class Executor {
   virtual void Fork(int from, int to) = 0;
   // Frees the slot and clears its state.
   virtual void Close(int slot) = 0;
+  // What an open slot holds, between steps; opened as lasting.
+  virtual SlotState Save(int slot);
+  // Makes a slot that was opened as lasting, for at least as many positions and as long a source,
+  // and has consumed nothing, go on from what Save took: of this executor, or of one with the same
+  // model, backend and dtypes. Both throw DeviceError.
+  virtual void Restore(int slot, const SlotState& state);
 
   // Starts the chunks through the model in one batch; a slot appears at most once, and the tokens
   // add up to at most max_step_tokens; sources do not count. What the chunks point at must stay

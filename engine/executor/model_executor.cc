@@ -71,14 +71,15 @@ bool ModelExecutor::CanOpen(const SessionSize& size, int count) const {
 int ModelExecutor::Open(const SessionSize& size, const SamplingParams& sampling) {
   if (!CanOpen(size, 1)) return -1;
   const int slot = states_.Acquire();
-  kv_.Reserve(slot, size.positions);
-  source_kv_.Reserve(slot, size.source);
+  kv_.Reserve(slot, size.positions, size.lasting);
+  source_kv_.Reserve(slot, size.source, size.lasting);
   Session& session = sessions_[slot];
   session.sampling = sampling;
   for (const int32_t token : limits_.suppressed_token_ids) {
     session.sampling.logit_bias.emplace_back(token, -std::numeric_limits<float>::infinity());
   }
   session.history = TokenHistory(session.sampling);
+  if (size.lasting) session.whole_history = TokenHistory::Whole();
   return slot;
 }
 
@@ -99,6 +100,38 @@ void ModelExecutor::Close(int slot) {
   source_kv_.Release(slot);
   states_.Release(slot);
   sessions_[slot] = Session();
+}
+
+SlotState ModelExecutor::Save(int slot) {
+  const Session& session = sessions_[slot];
+  assert(session.whole_history.has_value());
+  SlotState saved;
+  saved.positions = session.positions;
+  saved.source = session.source;
+  const std::span<const TokenAdjustment> history = session.whole_history->adjustments();
+  saved.history.assign(history.begin(), history.end());
+  saved.state.resize(static_cast<size_t>(limits_.state_bytes));
+  states_.Read(slot, saved.state.data());
+  saved.pages.resize(static_cast<size_t>(kv_.ReadBytes(session.positions)));
+  kv_.Read(slot, session.positions, saved.pages.data());
+  saved.source_pages.resize(static_cast<size_t>(source_kv_.ReadBytes(session.source)));
+  source_kv_.Read(slot, session.source, saved.source_pages.data());
+  return saved;
+}
+
+void ModelExecutor::Restore(int slot, const SlotState& state) {
+  Session& session = sessions_[slot];
+  assert(session.whole_history.has_value() && session.positions == 0);
+  assert(static_cast<int64_t>(state.state.size()) == limits_.state_bytes);
+  assert(static_cast<int64_t>(state.pages.size()) == kv_.ReadBytes(state.positions));
+  assert(static_cast<int64_t>(state.source_pages.size()) == source_kv_.ReadBytes(state.source));
+  states_.Write(slot, state.state.data());
+  kv_.Write(slot, state.positions, state.pages.data());
+  source_kv_.Write(slot, state.source, state.source_pages.data());
+  session.positions = state.positions;
+  session.source = state.source;
+  session.history.Adopt(state.history);
+  session.whole_history->Adopt(state.history);
 }
 
 bool ModelExecutor::Wanted(const ScheduledChunk& chunk, int64_t token) {
@@ -132,6 +165,7 @@ void ModelExecutor::Start() {
     results_[i].scores.resize(chunk.targets.size());
     Session& session = sessions_[chunk.slot];
     session.history.See(chunk.tokens);
+    if (session.whole_history) session.whole_history->See(chunk.tokens);
     session.positions = chunk.position + static_cast<int64_t>(chunk.tokens.size());
   }
   assert(rows <= options_.max_step_tokens);
@@ -250,7 +284,9 @@ void ModelExecutor::FinishBatch() {
     if (!row.sample) continue;
     result.sampled = {sample.token, sample.logprob};
     for (const auto& [token, logprob] : sample.top) result.top.push_back({token, logprob});
-    sessions_[chunks_[row.chunk].slot].history.Generate(sample.token);
+    Session& session = sessions_[chunks_[row.chunk].slot];
+    session.history.Generate(sample.token);
+    if (session.whole_history) session.whole_history->Generate(sample.token);
   }
   ClearBatch();
   logit_rows_.clear();

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -38,6 +39,8 @@ class ModelExecutor : public Executor {
   int Open(const SessionSize& size, const SamplingParams& sampling) override;
   void Fork(int from, int to) override;
   void Close(int slot) override;
+  SlotState Save(int slot) override;
+  void Restore(int slot, const SlotState& state) override;
   void Launch(std::span<const ScheduledChunk> chunks) override;
   void Wait(std::vector<ChunkResult>* results) override;
 
@@ -45,8 +48,9 @@ class ModelExecutor : public Executor {
   struct Session {
     SamplingParams sampling;
     TokenHistory history;
-    int64_t positions = 0;  // that went through the model
-    int64_t source = 0;     // tokens of the source, once it is encoded
+    std::optional<TokenHistory> whole_history;  // of lasting sessions
+    int64_t positions = 0;                      // that went through the model
+    int64_t source = 0;                         // tokens of the source, once it is encoded
   };
   // A row whose logits are wanted.
   struct LogitRow {

@@ -65,6 +65,9 @@ class Backend {
 
   // One line for logs: device, instruction set, threads.
   virtual std::string Describe() const = 0;
+  // What decides the bits of results beside the model and its dtypes: backend, instruction set or
+  // compute capability.
+  virtual std::string Numerics() const = 0;
   // What activations, keys and values are kept in, for matrices of dtype `weights`. The residual
   // stream is float32 on every backend.
   virtual DType activation_dtype(DType weights) const = 0;

@@ -10,6 +10,20 @@ TokenHistory::TokenHistory(const SamplingParams& params)
   for (const auto& [token, bias] : params.logit_bias) Of(token).bias += bias;
 }
 
+TokenHistory TokenHistory::Whole() {
+  TokenHistory history;
+  history.keeps_seen_ = true;
+  history.keeps_generated_ = true;
+  return history;
+}
+
+void TokenHistory::Adopt(std::span<const TokenAdjustment> kept) {
+  for (const TokenAdjustment& from : kept) {
+    if (keeps_seen_ && from.seen) Of(from.token).seen = true;
+    if (keeps_generated_ && from.generated > 0) Of(from.token).generated = from.generated;
+  }
+}
+
 void TokenHistory::See(std::span<const int32_t> tokens) {
   if (!keeps_seen_) return;
   new_tokens_.clear();

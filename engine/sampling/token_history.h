@@ -14,12 +14,18 @@ class TokenHistory {
  public:
   TokenHistory() = default;
   explicit TokenHistory(const SamplingParams& params);
+  // Keeps all that any parameters use, and no biases: for a sequence whose later requests may have
+  // other parameters.
+  static TokenHistory Whole();
 
   // Tokens that went through the model, of the prompt and generated ones alike. Costs
   // n log n + what is kept already, for n tokens.
   void See(std::span<const int32_t> tokens);
   // A token was sampled.
   void Generate(int32_t token);
+
+  // Goes on from what a Whole history has kept: ascending tokens, none twice. Before anything else.
+  void Adopt(std::span<const TokenAdjustment> kept);
 
   // Ascending tokens. Valid until the next non-const call.
   std::span<const TokenAdjustment> adjustments() const { return adjustments_; }

@@ -84,8 +84,7 @@ void EngineLoop::EndAll(FinishReason reason) {
 void EngineLoop::Admit() {
   while (!queue_.empty()) {
     Session* session = queue_.front();
-    const SessionSize size = {.positions = session->request().positions(),
-                              .source = session->source_rows()};
+    const SessionSize size = session->size();
     bool opened = false;
     try {
       opened = OpenSlots(session, size);
@@ -123,6 +122,7 @@ bool EngineLoop::OpenSlots(Session* session, const SessionSize& size) {
     while (static_cast<int>(slots.size()) < count) {
       slots.push_back(executor_.Open(size, request.sampling));
     }
+    if (request.from != nullptr) executor_.Restore(slots.front(), request.from->slot);
   } catch (...) {
     for (const int slot : slots) executor_.Close(slot);
     throw;
@@ -228,7 +228,21 @@ void EngineLoop::End(Session* session, FinishReason reason) {
   End(session, reason, EndStatus(reason));
 }
 
+void EngineLoop::SaveSlot(Session* session, FinishReason* reason, absl::Status* status) {
+  const bool whole = *reason == FinishReason::kStop || *reason == FinishReason::kLength ||
+                     *reason == FinishReason::kEos;
+  if (!session->request().keep || !whole) return;
+  try {
+    session->set_slot_state(executor_.Save(session->slot()));
+  } catch (const std::exception& error) {
+    if (IsLost(error)) Fail(error.what());
+    *reason = FinishReason::kError;
+    *status = StatusOf(error);
+  }
+}
+
 void EngineLoop::End(Session* session, FinishReason reason, absl::Status status) {
+  SaveSlot(session, &reason, &status);
   const auto entry = sessions_.find(session->id());
   timers_.erase({session->request().deadline, session->id()});
   if (session->slot() >= 0) {

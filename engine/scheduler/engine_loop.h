@@ -59,6 +59,8 @@ class EngineLoop {
   // Frees the session's slot or its place in the queue; the last event follows.
   void End(Session* session, FinishReason reason);
   void End(Session* session, FinishReason reason, absl::Status status);
+  // Takes what a turn leaves in its slot, if it ends as it should; else it ends by that.
+  void SaveSlot(Session* session, FinishReason* reason, absl::Status* status);
   // The same with kError for what is not the device's end, told to on_fault.
   void EndByFault(Session* session, const absl::Status& fault);
   absl::Status EndStatus(FinishReason reason) const;

@@ -8,10 +8,11 @@ namespace t2r {
 int64_t Request::positions() const {
   const auto n = static_cast<int64_t>(prompt.size());
   if (score) return n - 1;
-  if (max_tokens - 1 > std::numeric_limits<int64_t>::max() - n) {
+  int64_t sum = from == nullptr ? 0 : from->slot.positions;
+  if (__builtin_add_overflow(sum, n, &sum) || __builtin_add_overflow(sum, max_tokens - 1, &sum)) {
     return std::numeric_limits<int64_t>::max();
   }
-  return n + max_tokens - 1;
+  return sum;
 }
 
 int64_t Request::queue_tokens() const {

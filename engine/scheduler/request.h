@@ -11,6 +11,7 @@
 #include "engine/executor/executor.h"
 #include "engine/sampling/params.h"
 #include "engine/scheduler/beam_search.h"
+#include "engine/snapshot/session_state.h"
 
 namespace t2r {
 
@@ -69,15 +70,22 @@ struct Request {
   BeamParams beams;
   // Score: log p(prompt[i+1] | prompt[0..i]) for all i; nothing is generated.
   bool score = false;
+  // A turn of a session: one that is kept beyond the request, whose state FinishEvent then has.
+  bool keep = false;
+  // What the turn goes on from; null: nothing, it is the session's first. `prompt` then begins with
+  // from->last_token, and source is empty: the encoder's work is in the state.
+  std::shared_ptr<const SessionState> from;
   // Every id of prompt and source is known to be of its vocabulary: Validate need not look again.
   bool ids_checked = false;
   absl::Time deadline = absl::InfiniteFuture();
 
-  // Positions it needs: prompt + max_tokens − 1 (Score: prompt − 1), since the last token is not
-  // run through the model. At most INT64_MAX.
+  // Positions it needs: those of `from`, prompt + max_tokens − 1 (Score: prompt − 1), since the
+  // last token is not run through the model. At most INT64_MAX.
   int64_t positions() const;
   // Prompt and source: what counts against the queue while it waits, and what a finish reports.
   int64_t queue_tokens() const;
+  // Of these, the ones that the client gave.
+  int64_t prompt_tokens() const { return queue_tokens() - (from == nullptr ? 0 : 1); }
   // Slots that it takes: one for each beam.
   int slots() const { return beams.count > 0 && !score ? beams.count : 1; }
   // What ends a sequence: the end-of-sequence tokens, unless ignored, and its own stop tokens, each
@@ -112,10 +120,15 @@ struct FinishEvent {
   absl::Status status;
   std::string text;                    // what was still held back
   std::string matched_stop;            // the stop string, when one ended it
-  int64_t prompt_tokens = 0;           // Request::queue_tokens
+  int64_t prompt_tokens = 0;           // Request::prompt_tokens
   int64_t generated_tokens = 0;        // of all hypotheses, for a beam search
   std::vector<float> scores;           // Score
   std::vector<Hypothesis> hypotheses;  // beam search: what had ended by then, best first
+  // Request::keep, where the reason is stop, length or eos; else null: a turn that ends otherwise
+  // leaves its session as it was. Text that may go on (an unfinished code point, the beginning of a
+  // stop string) is then held back in it when the reason is length; held_text shows the latter.
+  std::shared_ptr<const SessionState> state;
+  std::string held_text;
   // Submit to slot, slot to first token (Score: to the end), first token to the end.
   absl::Duration queue_time, prefill_time, decode_time;
 };

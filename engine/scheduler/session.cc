@@ -28,10 +28,29 @@ Session::Session(Request request, std::shared_ptr<EventSink> sink, const Tokeniz
   prompt_rows_ = static_cast<int64_t>(request_.prompt.size()) - (request_.score ? 1 : 0);
   if (request_.score) {
     scores_.reserve(static_cast<size_t>(prompt_rows_));
-  } else if (tokenizer != nullptr) {
-    decoder_.emplace(*tokenizer, request_.prompt);
-    if (!request_.stop.empty()) matcher_.emplace(request_.stop, request_.include_stop);
+    return;
   }
+  const SessionState* from = request_.from.get();
+  if (from != nullptr) base_ = from->slot.positions;
+  if (tokenizer == nullptr) return;
+  if (!request_.stop.empty()) matcher_.emplace(request_.stop, request_.include_stop);
+  if (from == nullptr) {
+    decoder_.emplace(*tokenizer, request_.prompt);
+    return;
+  }
+  // The text of the last token has been made already.
+  decoder_.emplace(*tokenizer, std::span(request_.prompt).subspan(1), from->decoder);
+  const bool goes_on = request_.prompt.size() == 1 && request_.stop == from->stop &&
+                       request_.include_stop == from->include_stop;
+  if (matcher_ && goes_on) matcher_->Resume(from->held);
+}
+
+SessionSize Session::size() const {
+  SessionSize size;
+  size.positions = request_.positions();
+  size.source = request_.from != nullptr ? request_.from->slot.source : source_rows();
+  size.lasting = request_.keep;
+  return size;
 }
 
 bool Session::HasRoom(absl::Time now) {
@@ -47,7 +66,7 @@ ScheduledChunk Session::NextChunk(int64_t rows, int64_t beam) const {
   chunk.sample = Yields(rows);
   if (chunk.sample) chunk.top_logprobs = request_.top_logprobs;
   if (beams_ != nullptr && chunk.sample) chunk = beams_->NextChunk(beam);
-  chunk.position = consumed_;
+  chunk.position = base_ + consumed_;
   if (!prefilling()) {
     if (beams_ == nullptr) chunk.tokens = std::span(&next_token_, 1);
     return chunk;
@@ -153,6 +172,19 @@ std::string Session::FlushText(bool* stopped) {
   return matched.text + matcher_->Finish();
 }
 
+std::shared_ptr<const SessionState> Session::MakeState(bool holds) {
+  auto state = std::make_shared<SessionState>();
+  state->slot = *std::move(slot_state_);
+  state->last_token = next_token_;
+  state->sampling = request_.sampling;
+  state->stop = request_.stop;
+  state->include_stop = request_.include_stop;
+  if (decoder_) state->decoder = decoder_->state();
+  if (holds && matcher_) state->held = matcher_->held();
+  if (!holds) state->decoder.code_point.clear();
+  return state;
+}
+
 FinishReason Session::ReasonOf(const BeamSearch::Hypothesis& hypothesis) const {
   const int32_t last = hypothesis.tokens.back();
   if (!request_.ignore_eos && Contains(eos_token_ids_, last)) return FinishReason::kEos;
@@ -183,17 +215,22 @@ std::vector<Hypothesis> Session::MakeHypotheses() {
 FinishEvent Session::MakeFinish(FinishReason reason, absl::Status status, absl::Time now) {
   FinishEvent event;
   bool stopped = false;
+  const bool holds = slot_state_.has_value() && reason == FinishReason::kLength;
   if (beams_ != nullptr) {
     event.hypotheses = MakeHypotheses();
-  } else {
+  } else if (!holds) {
     event.text = FlushText(&stopped);
+  }
+  if (slot_state_.has_value()) {
+    event.state = MakeState(holds);
+    event.held_text = event.state->held.text;
   }
   // An unfinished code point at the end became U+FFFD, which a stop string may name.
   if (stopped && status.ok()) reason = FinishReason::kStop;
   event.reason = reason;
   event.status = std::move(status);
   event.matched_stop = std::move(matched_stop_);
-  event.prompt_tokens = request_.queue_tokens();
+  event.prompt_tokens = request_.prompt_tokens();
   event.generated_tokens = generated_;
   event.scores = std::move(scores_);
   const absl::Time opened = std::min(opened_, now);

@@ -51,6 +51,8 @@ class Session {
   int64_t source_rows() const {
     return consumed_ == 0 ? static_cast<int64_t>(request_.source.size()) : 0;
   }
+  // What its slot has to hold.
+  SessionSize size() const;
   int64_t prompt_rows_left() const { return prompt_rows_ - consumed_; }
   // Rows to run while decoding, before anything else can: one, or one of every beam.
   int64_t decode_rows() const { return beams_ == nullptr ? 1 : beams_->due(); }
@@ -79,6 +81,8 @@ class Session {
   // Hands the token to the sink. observer may be null.
   void Deliver(SchedulerObserver* observer);
 
+  // What its slot held when it ended, for a request that is kept; before MakeFinish.
+  void set_slot_state(SlotState state) { slot_state_ = std::move(state); }
   // The last event, text still held back included. May turn the reason into kStop when that text
   // completes a stop string. Call once, with nothing undelivered.
   FinishEvent MakeFinish(FinishReason reason, absl::Status status, absl::Time now);
@@ -95,6 +99,8 @@ class Session {
   // The reason why `token`, which event_ holds, ends the request.
   std::optional<FinishReason> CheckStops(int32_t token);
   std::string FlushText(bool* stopped);
+  // What a turn leaves behind. holds: its text may go on where it ended.
+  std::shared_ptr<const SessionState> MakeState(bool holds);
 
   RequestId id_ = 0;
   Request request_;
@@ -108,7 +114,8 @@ class Session {
   absl::Status fault_;
   int slot_ = -1;
   int64_t prompt_rows_ = 0;
-  int64_t consumed_ = 0;    // tokens that went through the model, of every beam
+  int64_t base_ = 0;        // tokens that had gone through the model before
+  int64_t consumed_ = 0;    // tokens that went through the model since, of every beam
   int32_t next_token_ = 0;  // sampled last, not yet consumed
   int64_t generated_ = 0;
   bool undelivered_ = false;
@@ -118,6 +125,7 @@ class Session {
   bool text_closed_ = false;  // a stop string ended the text
   std::string matched_stop_;
   std::vector<float> scores_;
+  std::optional<SlotState> slot_state_;
 
   absl::Time submitted_;
   absl::Time opened_ = absl::InfiniteFuture();

@@ -156,8 +156,28 @@ absl::Status CheckBeams(const Request& request, const ExecutorLimits& limits,
   return CheckBeamsAlone(request);
 }
 
+absl::Status CheckSession(const Request& request) {
+  if (!request.keep) return absl::OkStatus();
+  if (request.score) return Invalid("a score is no turn of a session");
+  if (request.beams.count > 0) {
+    return Invalid("beams do not go with a session: leave one of them unset");
+  }
+  if (request.from == nullptr) return absl::OkStatus();
+  if (request.prompt.front() != request.from->last_token) {
+    return Invalid("prompt begins with ", request.prompt.front(), ", not with the session's token ",
+                   request.from->last_token);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckSource(const Request& request, const ExecutorLimits& limits) {
   const size_t size = request.source.size();
+  if (request.from != nullptr) {
+    if (size == 0) return absl::OkStatus();
+    return Invalid("source has ", size,
+                   " tokens, and the session has a source already: leave it "
+                   "empty");
+  }
   if (limits.max_source == 0) {
     if (size == 0) return absl::OkStatus();
     return Invalid("source has ", size, " tokens, and the model has no encoder: leave it empty");
@@ -188,6 +208,13 @@ absl::Status CheckLength(const Request& request, const ExecutorLimits& limits) {
     what = " positions that the key/value cache holds";
   }
   if (positions <= limit) return absl::OkStatus();
+  if (request.from != nullptr) {
+    return Invalid("session of ", request.from->position(), " tokens, prompt of ",
+                   request.prompt_tokens(), " and max_tokens of ", request.max_tokens, " need ",
+                   positions, " positions, more than the ", limit, what,
+                   ": lower max_tokens, or "
+                   "begin another session");
+  }
   // An encoder-decoder's prompt is the decoder's start token and how the target begins.
   const char* const prompt = request.source.empty() ? "prompt" : "target";
   if (request.score) {
@@ -212,6 +239,8 @@ absl::Status ValidateRequest(const Request& request, const ExecutorLimits& limit
     absl::Status status = CheckId("prompt", i, request.prompt[i], limits.vocab_size);
     if (!status.ok()) return status;
   }
+  absl::Status session = CheckSession(request);
+  if (!session.ok()) return session;
   absl::Status source = CheckSource(request, limits);
   if (!source.ok()) return source;
   if (!request.score) {

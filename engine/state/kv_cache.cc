@@ -23,14 +23,17 @@ bool KvCache::CanReserve(int64_t positions, int count) const {
   return shape_.layers == 0 || PagesFor(positions) <= free_pages() / count;
 }
 
-bool KvCache::Reserve(int slot, int64_t positions) {
+bool KvCache::Reserve(int slot, int64_t positions, bool clear) {
   assert(tables_[slot].empty());
   if (!CanReserve(positions)) return false;
   if (shape_.layers == 0) return true;
   const int64_t count = PagesFor(positions);
   tables_[slot].assign(free_.end() - count, free_.end());
   free_.resize(free_.size() - static_cast<size_t>(count));
-  for (const int32_t page : tables_[slot]) owners_[page] = 1;
+  for (const int32_t index : tables_[slot]) {
+    owners_[index] = 1;
+    if (clear) backend_.Zero(page(index), static_cast<size_t>(shape_.page_bytes()));
+  }
   return true;
 }
 
@@ -56,10 +59,24 @@ void KvCache::Fork(int from, int to, int64_t positions) {
   }
   if (positions % kKvPageSize == 0) return;
   assert(owners_[tables_[to][full]] == 1);
-  const auto bytes = static_cast<size_t>(shape_.page_bytes());
-  auto* pages = static_cast<std::byte*>(buffer_.data());
-  backend_.CopyOnDevice(pages + bytes * static_cast<size_t>(tables_[to][full]),
-                        pages + bytes * static_cast<size_t>(tables_[from][full]), bytes);
+  backend_.CopyOnDevice(page(tables_[to][full]), page(tables_[from][full]),
+                        static_cast<size_t>(shape_.page_bytes()));
+}
+
+void KvCache::Read(int slot, int64_t positions, std::byte* host) const {
+  if (shape_.layers == 0) return;
+  const int64_t bytes = shape_.page_bytes();
+  for (int64_t i = 0; i < PagesFor(positions); ++i) {
+    backend_.CopyToHost(host + i * bytes, page(tables_[slot][i]), static_cast<size_t>(bytes));
+  }
+}
+
+void KvCache::Write(int slot, int64_t positions, const std::byte* host) {
+  if (shape_.layers == 0) return;
+  const int64_t bytes = shape_.page_bytes();
+  for (int64_t i = 0; i < PagesFor(positions); ++i) {
+    backend_.CopyToDevice(page(tables_[slot][i]), host + i * bytes, static_cast<size_t>(bytes));
+  }
 }
 
 }  // namespace t2r

@@ -36,7 +36,8 @@ class KvCache {
   // Whether `count` slots could reserve so many each.
   bool CanReserve(int64_t positions, int count = 1) const;
   // Reserves pages for `positions` positions of a slot. False (and nothing changes) if too few.
-  bool Reserve(int slot, int64_t positions);
+  // clear: the pages are zeroed, so that Read shows nothing of whoever had them before.
+  bool Reserve(int slot, int64_t positions, bool clear = false);
   void Release(int slot);
   std::span<const int32_t> table(int slot) const { return tables_[slot]; }
 
@@ -46,6 +47,12 @@ class KvCache {
   // full, `to` gets a copy: it writes there next.
   void Fork(int from, int to, int64_t positions);
 
+  // The pages that hold a slot's first `positions` positions, in order, to and from host memory:
+  // ReadBytes(positions) of it.
+  void Read(int slot, int64_t positions, std::byte* host) const;
+  void Write(int slot, int64_t positions, const std::byte* host);
+  int64_t ReadBytes(int64_t positions) const { return PagesFor(positions) * shape_.page_bytes(); }
+
   // The first page's part for a layer; add page · page_stride().
   void* layer(int full_layer) const {
     return static_cast<std::byte*>(buffer_.data()) +
@@ -54,6 +61,9 @@ class KvCache {
   int64_t page_stride() const { return shape_.layers * shape_.layer_elements(); }  // elements
 
  private:
+  std::byte* page(int32_t index) const {
+    return static_cast<std::byte*>(buffer_.data()) + index * shape_.page_bytes();
+  }
   // One owner less; without any the page is free.
   void Return(int32_t page);
 

@@ -68,4 +68,16 @@ void StatePool::Copy(int from, int to) {
                         static_cast<size_t>(stride_) * 4);
 }
 
+void StatePool::Read(int slot, std::byte* host) const {
+  assert(in_use_[slot]);
+  if (stride_ == 0) return;
+  backend_.CopyToHost(host, buffer_.f32() + slot * stride_, static_cast<size_t>(shape_.bytes()));
+}
+
+void StatePool::Write(int slot, const std::byte* host) {
+  assert(in_use_[slot]);
+  if (stride_ == 0) return;
+  backend_.CopyToDevice(buffer_.f32() + slot * stride_, host, static_cast<size_t>(shape_.bytes()));
+}
+
 }  // namespace t2r

@@ -6,6 +6,7 @@
 // and called by the engine thread.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -52,6 +53,9 @@ class StatePool {
   void Release(int slot);
   // Copies the state of one slot onto another (fork).
   void Copy(int from, int to);
+  // A slot's state to and from host memory, shape().bytes() of it.
+  void Read(int slot, std::byte* host) const;
+  void Write(int slot, const std::byte* host);
 
   // Slot 0's part for a linear layer (counted among linear layers only): its window, and its sums S
   // and z; add slot · stride() floats.

@@ -160,6 +160,43 @@ StopMatcher::Result StopMatcher::AppendName(const std::string& name) {
   return result;
 }
 
+StopMatcher::Held StopMatcher::held() const {
+  Held held;
+  held.text = held_;
+  if (!named_.has_value()) return held;
+  held.named = named_->bytes;
+  for (const bool in_name : named_->in_name) held.in_name += in_name ? '\1' : '\0';
+  return held;
+}
+
+bool StopMatcher::Resume(const Held& held) {
+  // A node that the bytes lead to without completing a stop string; -1: they do not.
+  const auto walk = [this](const std::string& bytes) {
+    int32_t node = 0;
+    for (const char c : bytes) {
+      node = Step(node, static_cast<uint8_t>(c));
+      if (nodes_[node].stop >= 0) return -1;
+    }
+    return node;
+  };
+  const int32_t node = walk(held.text);
+  const int32_t named_node = walk(held.named);
+  if (node < 0 || named_node < 0 || held.named.size() != held.in_name.size()) return false;
+  size_t needed = static_cast<size_t>(nodes_[node].depth);
+  std::optional<Named> named;
+  if (!held.named.empty()) {
+    if (static_cast<size_t>(nodes_[named_node].depth) != held.named.size()) return false;
+    named = Named{named_node, held.named, {}};
+    for (const char c : held.in_name) named->in_name.push_back(c != '\0');
+    needed = std::max(needed, named->text_bytes());
+  }
+  if (held.text.size() != needed) return false;
+  node_ = node;
+  named_ = std::move(named);
+  held_ = held.text;
+  return true;
+}
+
 std::string StopMatcher::Finish() {
   node_ = 0;
   named_.reset();

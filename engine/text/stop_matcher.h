@@ -35,6 +35,20 @@ class StopMatcher {
   // The held-back text, when generation ends otherwise. Empty after a stop.
   std::string Finish();
 
+  // Where a matcher stands that has not stopped: as much as another with the same stop strings
+  // needs to go on there.
+  struct Held {
+    std::string text;  // held back
+    // The end of the text with special tokens' names in it, where these make a difference: its
+    // bytes, and for each 1 if it is part of a name, else 0.
+    std::string named;
+    std::string in_name;
+  };
+  Held held() const;
+  // Goes on from there; before anything else. False, and nothing is changed, where no matcher with
+  // these stop strings can have stood there.
+  bool Resume(const Held& held);
+
  private:
   struct Node {
     std::vector<std::pair<uint8_t, int32_t>> children;

@@ -25,6 +25,8 @@ class Utf8Sanitizer {
   void Append(std::string_view bytes, std::string* out);
   // An incomplete sequence at the end becomes one U+FFFD. Ready for a new text afterwards.
   void Finish(std::string* out);
+  // The incomplete sequence at the end. Appended to a fresh one, it makes the two alike.
+  std::string_view pending() const { return {pending_, size_}; }
 
  private:
   void Begin(uint8_t byte, std::string* out);

@@ -2,10 +2,11 @@
 
 namespace t2r {
 
-IncrementalDecoder::IncrementalDecoder(const Tokenizer& tokenizer, std::span<const int32_t> prompt)
-    : tokenizer_(tokenizer) {
+IncrementalDecoder::IncrementalDecoder(const Tokenizer& tokenizer, std::span<const int32_t> prompt,
+                                       const State& from)
+    : tokenizer_(tokenizer), start_(from.start) {
   size_t first_inside = 0;  // ids from here on are certainly inside the text
-  std::string tail;
+  std::string tail = from.code_point;
   for (; first_inside < prompt.size() && start_.open(); ++first_inside) {
     const int32_t id = prompt[first_inside];
     tail += tokenizer_.TokenBytes(id, start_.Next(tokenizer_, id));

@@ -17,8 +17,18 @@ namespace t2r {
 // counts as generated). Construction costs the same for any length of the prompt.
 class IncrementalDecoder {
  public:
-  // The tokenizer must outlive the decoder.
-  IncrementalDecoder(const Tokenizer& tokenizer, std::span<const int32_t> prompt);
+  // Where a decoder stands in a sequence; at first before all of it.
+  struct State {
+    TextStart::State start;
+    std::string code_point;  // the bytes of an incomplete one
+  };
+  // The tokenizer must outlive the decoder. from: what came before the prompt, of the same
+  // sequence.
+  IncrementalDecoder(const Tokenizer& tokenizer, std::span<const int32_t> prompt)
+      : IncrementalDecoder(tokenizer, prompt, State()) {}
+  IncrementalDecoder(const Tokenizer& tokenizer, std::span<const int32_t> prompt,
+                     const State& from);
+  State state() const { return {start_.state(), std::string(utf8_.pending())}; }
 
   // The whole code points that become final with this token; may be empty.
   std::string Append(int32_t id);

@@ -37,6 +37,8 @@ std::string CpuBackend::Describe() const {
          (pool_.threads() == 1 ? " thread" : " threads");
 }
 
+std::string CpuBackend::Numerics() const { return std::string("cpu ") + gemm_.target; }
+
 template <typename Fn>
 void CpuBackend::ForRows(int64_t rows, double row_cost, const Fn& fn) {
   if (rows == 0) return;

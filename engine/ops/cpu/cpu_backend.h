@@ -19,6 +19,7 @@ class CpuBackend : public Backend {
   explicit CpuBackend(int threads);
 
   std::string Describe() const override;
+  std::string Numerics() const override;
   DType activation_dtype(DType /*weights*/) const override { return DType::kFloat32; }
   bool asynchronous() const override { return false; }
   int64_t prompt_alignment() const override { return 1; }

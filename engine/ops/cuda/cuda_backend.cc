@@ -14,6 +14,7 @@ OwnedStream::~OwnedStream() { static_cast<void>(cudaStreamDestroy(stream_)); }
 
 CudaBackend::CudaBackend(bool batch_invariant)
     : device_(OpenDevice()),
+      batch_invariant_(batch_invariant),
       gemm_(stream_.get(), batch_invariant),
       graphs_(stream_.get()),
       uploader_(stream_.get()),
@@ -26,6 +27,11 @@ std::string CudaBackend::Describe() const {
   return "cuda, " + device_.name + ", sm_" + std::to_string(device_.major) +
          std::to_string(device_.minor) + ", " + std::to_string(device_.multiprocessors) +
          " multiprocessors";
+}
+
+std::string CudaBackend::Numerics() const {
+  return "cuda sm_" + std::to_string(device_.major) + std::to_string(device_.minor) +
+         (batch_invariant_ ? "" : " batch-variant");
 }
 
 MemoryInfo CudaBackend::Memory() const {

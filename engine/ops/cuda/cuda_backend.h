@@ -44,6 +44,7 @@ class CudaBackend : public Backend, private Scratch {
   ~CudaBackend() override;
 
   std::string Describe() const override;
+  std::string Numerics() const override;
   DType activation_dtype(DType weights) const override { return weights; }
   int64_t prompt_alignment() const override { return kTileRows; }
   bool asynchronous() const override { return true; }
@@ -95,6 +96,7 @@ class CudaBackend : public Backend, private Scratch {
   Buffer Own(void* data, size_t bytes);
 
   DeviceInfo device_;
+  const bool batch_invariant_;
   OwnedStream stream_;
   Gemm gemm_;
   StepGraphs graphs_;

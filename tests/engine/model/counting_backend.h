@@ -29,6 +29,7 @@ class CountingBackend : public Backend {
   int64_t allocated = 0;  // by Allocate, each rounded up to 256 bytes
 
   std::string Describe() const override { return inner_->Describe(); }
+  std::string Numerics() const override { return inner_->Numerics(); }
   DType activation_dtype(DType weights) const override { return inner_->activation_dtype(weights); }
   bool asynchronous() const override { return inner_->asynchronous(); }
   int64_t prompt_alignment() const override { return inner_->prompt_alignment(); }

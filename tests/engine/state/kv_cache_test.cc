@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstddef>
+#include <cstring>
 #include <set>
+#include <vector>
 
 namespace t2r {
 namespace {
@@ -139,6 +142,31 @@ TEST_F(KvCacheTest, WithoutFullLayersEverythingFits) {
 TEST_F(KvCacheTest, ImpossibleSizesAreErrors) {
   EXPECT_THROW(KvCache(*backend_, {4096, 1 << 14, 1 << 14}, INT_MAX, 1), DeviceError);
   EXPECT_THROW(KvCache(*backend_, {1, 1, 1}, int64_t{1} << 40, 1), DeviceError);
+}
+
+// What is read is the slot's own pages in their order, and nothing of whoever had them before.
+TEST_F(KvCacheTest, PagesGoToHostMemoryAndBack) {
+  const KvShape shape{1, 1, 2};
+  KvCache cache(*backend_, shape, 4, 2);
+  const auto page = static_cast<size_t>(shape.page_bytes());
+  ASSERT_TRUE(cache.Reserve(0, 4 * kKvPageSize));
+  std::memset(cache.layer(0), 0x5A, 4 * page);
+  cache.Release(0);
+  ASSERT_TRUE(cache.Reserve(0, 2 * kKvPageSize, true));
+  EXPECT_EQ(cache.ReadBytes(kKvPageSize + 1), static_cast<int64_t>(2 * page));
+  std::vector<std::byte> host(2 * page, std::byte{1});
+  cache.Read(0, kKvPageSize + 1, host.data());
+  EXPECT_TRUE(std::all_of(host.begin(), host.end(), [](std::byte b) { return b == std::byte{0}; }));
+  for (size_t i = 0; i < host.size(); ++i) host[i] = static_cast<std::byte>(i % 251);
+  cache.Write(0, kKvPageSize + 1, host.data());
+  auto* const pages = static_cast<std::byte*>(cache.layer(0));
+  for (size_t i = 0; i < 2; ++i) {
+    const std::byte* const here = pages + static_cast<size_t>(cache.table(0)[i]) * page;
+    EXPECT_EQ(std::memcmp(here, host.data() + i * page, page), 0) << i;
+  }
+  std::vector<std::byte> again(page);
+  cache.Read(0, kKvPageSize, again.data());
+  EXPECT_TRUE(std::equal(again.begin(), again.end(), host.begin()));
 }
 
 }  // namespace

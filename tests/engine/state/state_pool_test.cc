@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstddef>
+#include <cstring>
 #include <set>
+#include <vector>
 
 namespace t2r {
 namespace {
@@ -98,6 +101,19 @@ TEST_F(StatePoolTest, CopyForksAState) {
   pool.Copy(a, c);
   EXPECT_TRUE(std::equal(Slot(pool, a).begin(), Slot(pool, a).end(), Slot(pool, c).begin()));
   EXPECT_TRUE(IsZero(Slot(pool, b)));
+}
+
+TEST_F(StatePoolTest, StatesGoToHostMemoryAndBack) {
+  StatePool pool(*backend_, Plain(2, 1, 3, 4), 2);
+  const int a = pool.Acquire();
+  const int b = pool.Acquire();
+  for (size_t i = 0; i < Slot(pool, a).size(); ++i) Slot(pool, a)[i] = static_cast<float>(i + 1);
+  std::vector<std::byte> host(static_cast<size_t>(pool.shape().bytes()));
+  pool.Read(a, host.data());
+  EXPECT_EQ(std::memcmp(host.data(), Slot(pool, a).data(), host.size()), 0);
+  EXPECT_TRUE(IsZero(Slot(pool, b)));
+  pool.Write(b, host.data());
+  EXPECT_EQ(std::memcmp(host.data(), Slot(pool, b).data(), host.size()), 0);
 }
 
 TEST_F(StatePoolTest, AModelWithoutLinearLayersNeedsNoState) {

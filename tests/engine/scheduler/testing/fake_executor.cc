@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <set>
 
 #include "engine/ops/batch.h"
@@ -188,7 +189,11 @@ int FakeExecutor::Open(const SessionSize& size, const SamplingParams& /*sampling
   if (PagesFor(positions) > free_pages_) return -1;
   for (size_t i = 0; i < slots_.size(); ++i) {
     if (slots_[i].open) continue;
-    slots_[i] = {.open = true, .positions = positions, .pages = PagesFor(positions), .history = {}};
+    slots_[i] = {.open = true,
+                 .positions = positions,
+                 .pages = PagesFor(positions),
+                 .lasting = size.lasting,
+                 .history = {}};
     free_pages_ -= slots_[i].pages;
     ++open_slots_;
     return static_cast<int>(i);
@@ -219,6 +224,30 @@ void FakeExecutor::Fork(int from, int to) {
   if (fail_forks_) throw DeviceError("the fake device cannot copy");
   target.history = source.history;
   ++forks_;
+}
+
+SlotState FakeExecutor::Save(int slot) {
+  const std::lock_guard lock(mu_);
+  CheckCall();
+  const Slot& from = slots_.at(static_cast<size_t>(slot));
+  EXPECT_TRUE(from.open && from.lasting) << "slot " << slot << " was not opened as lasting";
+  SlotState state;
+  state.positions = static_cast<int64_t>(from.history.size());
+  state.state.resize(static_cast<size_t>(limits_.state_bytes));
+  const auto pages = (from.history.size() + kKvPageSize - 1) / kKvPageSize;
+  state.pages.resize(pages * kKvPageSize * sizeof(int32_t));
+  std::memcpy(state.pages.data(), from.history.data(), from.history.size() * sizeof(int32_t));
+  return state;
+}
+
+void FakeExecutor::Restore(int slot, const SlotState& state) {
+  const std::lock_guard lock(mu_);
+  CheckCall();
+  Slot& to = slots_.at(static_cast<size_t>(slot));
+  EXPECT_TRUE(to.open && to.lasting && to.history.empty());
+  EXPECT_LE(state.positions, to.positions);
+  to.history.resize(static_cast<size_t>(state.positions));
+  std::memcpy(to.history.data(), state.pages.data(), to.history.size() * sizeof(int32_t));
 }
 
 void FakeExecutor::Launch(std::span<const ScheduledChunk> chunks) {

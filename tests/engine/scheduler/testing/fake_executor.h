@@ -84,6 +84,9 @@ class FakeExecutor : public Executor {
   int Open(const SessionSize& size, const SamplingParams& sampling) override;
   void Fork(int from, int to) override;
   void Close(int slot) override;
+  // The history, as the bytes of the state's pages.
+  SlotState Save(int slot) override;
+  void Restore(int slot, const SlotState& state) override;
   void Launch(std::span<const ScheduledChunk> chunks) override;
   void Wait(std::vector<ChunkResult>* results) override;
 
@@ -92,6 +95,7 @@ class FakeExecutor : public Executor {
     bool open = false;
     int64_t positions = 0;
     int64_t pages = 0;
+    bool lasting = false;
     std::vector<int32_t> history;
   };
 
