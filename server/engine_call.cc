@@ -87,6 +87,7 @@ void EngineCall::Prepare(const grpc::ByteBuffer& message, Scheduler::Reservation
 }
 
 void EngineCall::Tokenise(PreparedRequest prepared, Scheduler::Reservation reservation) {
+  if (absl::Status attached = Attach(prepared); !attached.ok()) return Refuse(attached);
   absl::StatusOr<Request> request = Complete(std::move(prepared), *model_);
   if (!request.ok()) return Refuse(request.status());
   Submit(*std::move(request), std::move(reservation));

@@ -32,6 +32,8 @@ class EngineCall : public EventSink, public std::enable_shared_from_this<EngineC
 
   // The request of the message. A worker, or the reaction.
   virtual absl::StatusOr<PreparedRequest> Read(const grpc::ByteBuffer& message) = 0;
+  // Before the request's texts are tokenised: what takes a worker, and may fail.
+  virtual absl::Status Attach(PreparedRequest& /*prepared*/) { return absl::OkStatus(); }
   // The request is complete. False: it is answered already and needs no engine.
   virtual bool Ready(const Request& request) = 0;
   // Ends the RPC before the scheduler has taken the request.

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "server/messages.h"
+#include "server/session_messages.h"
 #include "server/status.h"
 
 namespace t2r::server {
@@ -28,18 +29,45 @@ GenerateCall::GenerateCall(CallContext& context, grpc::CallbackServerContext& rp
 absl::StatusOr<PreparedRequest> GenerateCall::Read(const grpc::ByteBuffer& message) {
   v1::GenerateRequest request;
   if (absl::Status s = ParseMessage(message, &request); !s.ok()) return s;
+  if (request.has_session()) {
+    absl::StatusOr<SessionStore::TurnRequest> session = FromProto(request.session());
+    if (!session.ok()) return session.status();
+    session_ = *std::move(session);
+  }
   return MakeRequest(request, *model_);
+}
+
+absl::Status GenerateCall::Attach(PreparedRequest& prepared) {
+  if (!prepared.turn) return absl::OkStatus();
+  if (absl::Status s = CheckKeepsSessions(*model_); !s.ok()) return s;
+  absl::StatusOr<SessionTurn> turn = model_->sessions->Begin(session_);
+  if (!turn.ok()) return turn.status();
+  turn_ = *std::move(turn);
+  return Join(turn_->state(), *model_, &prepared);
 }
 
 bool GenerateCall::Ready(const Request& request) {
   started_.set_seed(request.sampling.seed);
-  started_.set_prompt_tokens(static_cast<uint32_t>(request.queue_tokens()));
+  started_.set_prompt_tokens(static_cast<uint32_t>(request.prompt_tokens()));
   started_.set_max_tokens(static_cast<uint32_t>(request.max_tokens));
-  return true;
+  if (!turn_) return true;
+  const auto position = static_cast<uint64_t>(turn_->position());
+  // A source is no part of the sequence.
+  const uint64_t prompt = request.prompt.size() - (request.from == nullptr ? 0 : 1);
+  started_.set_session_id(turn_->id());
+  started_.set_session_position(position + prompt);
+  {
+    const MutexLock lock(mutex_);
+    outbox_.CountFrom(position, prompt);
+  }
+  const absl::Status room = turn_->Reserve(request.positions());
+  if (!room.ok()) Refuse(room);
+  return room.ok();
 }
 
 void GenerateCall::Refuse(const absl::Status& status) {
   context_.metrics.OnRefused(status.code());
+  turn_.reset();
   {
     const MutexLock lock(mutex_);
     if (std::exchange(finishing_, true)) return;
@@ -81,6 +109,27 @@ void GenerateCall::OnToken(TokenEvent event) {
 }
 
 void GenerateCall::OnFinished(FinishEvent event) {
+  if (!turn_ || event.state == nullptr) {
+    turn_.reset();
+    return End(event);
+  }
+  // The store may wait for a disk, which the engine thread must not. A turn that has ended as it
+  // should counts also where the server ends meanwhile.
+  const int64_t cost = event.state->bytes();
+  context_.workers.Post(
+      cost, [this, self = shared_from_this(), ended = std::move(event)](bool /*dropped*/) mutable {
+        const absl::Status kept = turn_->Commit(ended.state);
+        turn_.reset();
+        if (!kept.ok()) {
+          ended.reason = FinishReason::kError;
+          ended.status = kept;
+          ended.state = nullptr;
+        }
+        End(ended);
+      });
+}
+
+void GenerateCall::End(const FinishEvent& event) {
   {
     const MutexLock lock(mutex_);
     outbox_.PushFinished(event);

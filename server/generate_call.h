@@ -5,9 +5,11 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <memory>
+#include <optional>
 
 #include "engine/io/mutex.h"
 #include "engine/scheduler/stall_meter.h"
+#include "engine/sessions/session_store.h"
 #include "server/engine_call.h"
 #include "server/outbox.h"
 #include "t2r/v1/generation.pb.h"
@@ -47,8 +49,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   GenerateCall(CallContext& context, grpc::CallbackServerContext& rpc);
 
   absl::StatusOr<PreparedRequest> Read(const grpc::ByteBuffer& message) override;
+  absl::Status Attach(PreparedRequest& prepared) override;
   bool Ready(const Request& request) override;
   void Refuse(const absl::Status& status) override;
+  // The last event.
+  void End(const FinishEvent& event);
   // Whether the stream has to be queued for writing, which the caller then does without the lock.
   bool WantsTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Queue();
@@ -56,6 +61,10 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void WatchTheRest(absl::Duration limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   v1::Started started_;
+  SessionStore::TurnRequest session_;  // what the request says of its session
+  // Of a request with one, from Attach until Refuse or the last event. Who is called with the
+  // request has it to itself: one after the other.
+  std::optional<SessionTurn> turn_;
   std::shared_ptr<EngineCall> self_;  // until OnDone
 
   Mutex mutex_;

@@ -11,6 +11,7 @@
 #include "server/generation_service.h"
 #include "server/health_service.h"
 #include "server/reflection_service.h"
+#include "server/session_service.h"
 
 namespace t2r::server {
 namespace {
@@ -67,6 +68,7 @@ struct GrpcServer::Impl {
                 buffers, peers,   options.outbox, options.reading, options.tell_memory},
         health(context),
         generation(context),
+        sessions(context),
         reflection(context) {}
 
   void TellHealth() { health.Set(!host.failed() && !host.draining(), host.serving()); }
@@ -80,6 +82,7 @@ struct GrpcServer::Impl {
   CallContext context;
   HealthService health;
   GenerationService generation;
+  SessionService sessions;
   ReflectionService reflection;
   std::string greeting;
   std::shared_ptr<grpc::ServerCredentials> credentials;  // gRPC asks it for as long as it serves
@@ -105,6 +108,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
   grpc::ServerBuilder builder;
   SetLimits(options, &builder);
   builder.RegisterService(&impl->generation);
+  builder.RegisterService(&impl->sessions);
   builder.RegisterService(&impl->health);
   if (options.reflection) builder.RegisterService(&impl->reflection);
   impl->acceptor = builder.experimental().AddExternalConnectionAcceptor(
@@ -125,6 +129,12 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
 const std::string& GrpcServer::address() const { return impl_->listener->address(); }
 
 void GrpcServer::SetModel(ServedModel* model) {
+  if (model->sessions != nullptr) {
+    impl_->context.metrics.WatchSessions(
+        {.in_memory = [at = model->sessions.get()] { return at->in_memory(); },
+         .on_disk = [at = model->sessions.get()] { return at->on_disk(); },
+         .bytes = [at = model->sessions.get()] { return at->bytes(); }});
+  }
   impl_->host.Serve(model);
   impl_->TellHealth();
 }
@@ -151,6 +161,7 @@ void GrpcServer::FinishTexts(absl::Time deadline) { impl_->workers.WaitUntilIdle
 void GrpcServer::Shutdown(absl::Duration grace) {
   StopTaking();
   impl_->context.metrics.WatchEdge({});
+  impl_->context.metrics.WatchSessions({});
   impl_->listener->Stop();
   impl_->health.Shutdown();
   impl_->workers.Stop();

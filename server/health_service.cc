@@ -22,7 +22,8 @@ enum class About : uint8_t { kProcess, kService, kUnknown };
 
 About AboutWhat(const std::string& service) {
   if (service.empty()) return About::kProcess;
-  return service == "t2r.v1.Generation" ? About::kService : About::kUnknown;
+  const bool known = service == "t2r.v1.Generation" || service == "t2r.v1.Sessions";
+  return known ? About::kService : About::kUnknown;
 }
 
 Response::ServingStatus ToStatus(bool serving) {

@@ -11,9 +11,10 @@
 
 namespace t2r::server {
 
-// Knows "" and "t2r.v1.Generation". As Kubernetes' probes have it, "" is the process: SERVING from
-// the start on, until its device fails or it shuts down. The service's name tells whether requests
-// are taken: a balancer watches that one. Takes and gives bytes; see messages.h. Thread-safe.
+// Knows "", "t2r.v1.Generation" and "t2r.v1.Sessions". As Kubernetes' probes have it, "" is the
+// process: SERVING from the start on, until its device fails or it shuts down. A service's name
+// tells whether requests are taken: a balancer watches that one. Takes and gives bytes; see
+// messages.h. Thread-safe.
 class HealthService final : public grpc::health::v1::Health::WithRawCallbackMethod_Check<
                                 grpc::health::v1::Health::WithRawCallbackMethod_Watch<
                                     grpc::health::v1::Health::Service>> {

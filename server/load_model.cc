@@ -27,6 +27,15 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
   model->info.set_dtype(model->engine->weight_dtype);
   model->info.set_backend(model->engine->backend_description);
 
+  model->info.set_exactness_class(model->engine->exactness_class);
+  if (options.sessions.memory_bytes > 0) {
+    model->info.set_has_sessions(true);
+    absl::StatusOr<std::unique_ptr<SessionStore>> sessions =
+        SessionStore::Open(executor, model->engine->exactness_class, options.sessions);
+    if (!sessions.ok()) return sessions.status();
+    model->sessions = *std::move(sessions);
+  }
+
   metrics.SetModel(executor.slots, executor.state_bytes);
   metrics.SetMemory(model->engine->memory);
 

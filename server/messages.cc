@@ -23,7 +23,7 @@ absl::Status Explain(const grpc::ByteBuffer& bytes, const google::protobuf::Mess
   }
   absl::Status status = CheckWire(flat, *message.GetDescriptor());
   if (!status.ok()) return status;
-  return absl::InvalidArgumentError("the request is not a message of t2r/v1/generation.proto");
+  return absl::InvalidArgumentError("the request is not a message of t2r/v1");
 }
 
 }  // namespace

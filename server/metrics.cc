@@ -116,6 +116,14 @@ struct Metrics::Impl {
       MakeGauge("t2r_connections_refused", "Connections closed for a limit so far.");
   Gauge& buffer_bytes =
       MakeGauge("t2r_buffer_bytes", "Request messages, outboxes and answers in memory.");
+  Family<Gauge>& sessions_kept = prometheus::BuildGauge()
+                                     .Name("t2r_sessions")
+                                     .Help("Sessions that are kept, by where their states lie.")
+                                     .Register(registry);
+  Gauge& sessions_in_memory = sessions_kept.Add({{"tier", "memory"}});
+  Gauge& sessions_on_disk = sessions_kept.Add({{"tier", "disk"}});
+  Gauge& sessions_bytes = MakeGauge("t2r_sessions_bytes",
+                                    "Memory that sessions take, with what running turns reserve.");
   Gauge& ready = MakeGauge("t2r_ready", "1 while requests are taken, as /readyz says.");
   Gauge& alive = MakeGauge("t2r_alive", "0 where only a restart helps, as /livez says.");
   Gauge& certificate_expiry = MakeGauge("t2r_tls_certificate_expiry_timestamp_seconds",
@@ -129,6 +137,7 @@ struct Metrics::Impl {
                                  .Register(registry);
   Mutex edge_mutex;
   Edge edge ABSL_GUARDED_BY(edge_mutex);
+  Sessions sessions ABSL_GUARDED_BY(edge_mutex);
 
   double bytes_per_session = 0;  // set before the scheduler starts
   // Mean seconds between two finishes lately, for RetryDelay; 0: none seen.
@@ -183,6 +192,11 @@ absl::Duration Metrics::RetryDelay() const {
   return absl::Seconds(std::clamp(seconds, 0.1, 30.0));
 }
 
+void Metrics::WatchSessions(Sessions sessions) {
+  const MutexLock lock(impl_->edge_mutex);
+  impl_->sessions = std::move(sessions);
+}
+
 void Metrics::WatchEdge(Edge edge) {
   const MutexLock lock(impl_->edge_mutex);
   impl_->edge = std::move(edge);
@@ -199,6 +213,9 @@ std::string Metrics::Text() const {
     set(impl_->connections, impl_->edge.connections);
     set(impl_->refused_connections, impl_->edge.refused_connections);
     set(impl_->buffer_bytes, impl_->edge.buffer_bytes);
+    set(impl_->sessions_in_memory, impl_->sessions.in_memory);
+    set(impl_->sessions_on_disk, impl_->sessions.on_disk);
+    set(impl_->sessions_bytes, impl_->sessions.bytes);
   }
   return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
 }

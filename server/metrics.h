@@ -33,6 +33,11 @@ class Metrics : public SchedulerObserver {
   void SetApiKeys(int64_t count);
   // Files were read anew; not good: the old ones stay. what: "certificate" or "keys".
   void OnReload(const std::string& what, bool good);
+  // The sessions that are kept between turns, likewise.
+  struct Sessions {
+    std::function<int64_t()> in_memory, on_disk, bytes;
+  };
+  void WatchSessions(Sessions sessions);
   // What the probes say.
   void SetHealth(bool ready, bool alive);
   // A Generate or Score that never reached the scheduler's queue.

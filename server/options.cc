@@ -159,6 +159,25 @@ void AddAccessFlags(CLI::App& app, ServerOptions* o) {
                "the admin port");
 }
 
+void AddSessionFlags(CLI::App& app, SessionStoreOptions* sessions) {
+  app.add_option_function<int64_t>(
+         "--session-memory-mib",
+         [sessions](const int64_t& mib) { sessions->memory_bytes = mib << 20; },
+         "Memory for sessions between their turns, in MiB; 0: none are kept")
+      ->default_str(std::to_string(sessions->memory_bytes >> 20))
+      ->check(flags::Range(int64_t{0}, int64_t{1} << 30));
+  app.add_option("--session-dir", sessions->directory,
+                 "Keep sessions in this directory too: they outlive the process (default: none)")
+      ->type_name("DIR");
+  app.add_option_function<double>(
+         "--session-ttl-seconds",
+         [sessions](const double& seconds) { sessions->ttl = absl::Seconds(seconds); },
+         "How long a session is kept from its last use on, unless it says otherwise")
+      ->default_str(absl::StrCat(absl::ToDoubleSeconds(sessions->ttl)))
+      ->type_name("SECONDS")
+      ->check(flags::Range(1.0, absl::ToDoubleSeconds(kMaxSessionTtl)));
+}
+
 void AddFlags(CLI::App& app, ServerOptions* o) {
   app.add_option("--model", o->model, "Model directory (Hugging Face layout)")
       ->type_name("DIR")
@@ -173,6 +192,7 @@ void AddFlags(CLI::App& app, ServerOptions* o) {
   AddSchedulerFlags(app, &o->scheduler);
   app.add_option("--max-tokens", o->max_tokens, "Generated tokens a request may ask for")
       ->check(flags::Range(int64_t{1}, int64_t{std::numeric_limits<uint32_t>::max()}));
+  AddSessionFlags(app, &o->sessions);
   AddEdgeFlags(app, o);
   AddSeconds(app, "--drain-seconds", &o->drain_timeout, "Time for running streams after SIGTERM");
   AddSeconds(app, "--drain-delay", &o->drain_delay,
@@ -200,6 +220,9 @@ std::string Check(ServerOptions* o) {
     if (!IsHostPort(value)) {
       return std::string(flag) + ": '" + value + "' is not HOST:PORT";
     }
+  }
+  if (!o->sessions.directory.empty() && o->sessions.memory_bytes == 0) {
+    return "--session-dir: sessions need memory as well; give --session-memory-mib above 0";
   }
   const GrpcServerOptions& grpc = o->grpc;
   if (grpc.tls.certificate.empty() != grpc.tls.key.empty()) {

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "engine/engine.h"
 #include "engine/scheduler/options.h"
+#include "engine/sessions/session_store.h"
 #include "server/listener.h"
 #include "server/outbox.h"
 #include "server/tls.h"
@@ -61,6 +62,7 @@ struct ServerOptions {
   // LoadServedModel fills in what the model says: its end tokens, and the prompt chunk, which is
   // the engine's.
   SchedulerOptions scheduler;
+  SessionStoreOptions sessions;      // 0 bytes of memory: none are kept
   int64_t max_text_bytes = 1 << 20;  // of a text to be tokenised; 0: no limit
   int64_t max_tokens = 1 << 17;      // generated tokens a request may ask for
   // After SIGTERM the port still listens, and refuses, for so long: balancers notice meanwhile.

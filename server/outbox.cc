@@ -56,6 +56,7 @@ void Outbox::PushToken(const TokenEvent& event) {
   v1::TokenLogprobs* logprobs = part.delta.add_logprobs();
   SetLogprob({event.token, event.logprob}, logprobs->mutable_chosen());
   for (const TokenLogprob& other : event.top) SetLogprob(other, logprobs->add_top());
+  if (position_) part.delta.set_position(++*position_);
   const int64_t bytes = static_cast<int64_t>(event.text.size()) + kTokenBytes +
                         kAlternativeBytes * static_cast<int64_t>(event.top.size());
   part.bytes += bytes;
@@ -65,7 +66,11 @@ void Outbox::PushToken(const TokenEvent& event) {
 
 void Outbox::PushFinished(const FinishEvent& event) {
   ended_ = true;
-  if (!event.text.empty()) Open().delta.mutable_text()->append(event.text);
+  if (!event.text.empty()) {
+    v1::Delta& delta = Open().delta;
+    delta.mutable_text()->append(event.text);
+    if (position_) delta.set_position(*position_);
+  }
   status_ = event.status;
   if (event.reason == FinishReason::kDrained && status_.ok()) {
     status_ = absl::UnavailableError("the server is shutting down");
@@ -78,6 +83,12 @@ void Outbox::PushFinished(const FinishEvent& event) {
   v1::Finished& finished = finished_.emplace();
   finished.set_reason(reason);
   finished.set_stop(event.matched_stop);
+  finished.set_held_text(event.held_text);
+  if (event.state != nullptr) {
+    finished.set_session_position(static_cast<uint64_t>(event.state->position()));
+  } else if (began_at_) {
+    finished.set_session_position(*began_at_);
+  }
   for (const Hypothesis& hypothesis : event.hypotheses) {
     v1::Hypothesis& to = *finished.add_hypotheses();
     to.set_text(hypothesis.text);

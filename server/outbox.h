@@ -26,6 +26,12 @@ class Outbox {
 
   // From the engine, in this order.
   void PushStarted(const v1::Started& started);
+  // Of a turn of a session, before the first token: where the session stood, and how many tokens
+  // the prompt adds.
+  void CountFrom(uint64_t position, uint64_t prompt_tokens) {
+    began_at_ = position;
+    position_ = position + prompt_tokens;
+  }
   void PushToken(const TokenEvent& event);
   void PushFinished(const FinishEvent& event);
 
@@ -57,6 +63,8 @@ class Outbox {
   // The part that takes more.
   Part& Open();
 
+  // Of a session: where it stood before the turn, and where with all that has come.
+  std::optional<uint64_t> began_at_, position_;
   std::deque<Part> parts_;  // oldest first
   int64_t tokens_ = 0;      // of all parts
   int64_t bytes_ = 0;

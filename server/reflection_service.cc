@@ -20,7 +20,8 @@ using grpc::reflection::v1alpha::FileDescriptorResponse;
 using grpc::reflection::v1alpha::ServerReflectionRequest;
 using grpc::reflection::v1alpha::ServerReflectionResponse;
 
-constexpr const char* kServices[] = {"t2r.v1.Generation", "grpc.health.v1.Health",
+constexpr const char* kServices[] = {"t2r.v1.Generation", "t2r.v1.Sessions",
+                                     "grpc.health.v1.Health",
                                      "grpc.reflection.v1alpha.ServerReflection"};
 
 // The file after those that it imports.

@@ -75,6 +75,7 @@ struct TextOrIds {
   const v1::TokenIds* ids = nullptr;
 
   bool given() const { return text != nullptr || ids != nullptr; }
+  bool empty() const { return text != nullptr ? text->empty() : ids->ids().empty(); }
 };
 
 // Takes ids as they are, at least `least` of them, and leaves a text for later.
@@ -122,15 +123,20 @@ absl::Status TakePrompt(const v1::GenerateRequest& in, const ServedModel& model,
   const ModelLimits& limits = model.limits;
   const TextOrIds prompt = PromptOf(in);
   const TextOrIds prefix = PrefixOf(in);
-  if (!prompt.given()) return NotSet("prompt", "give text or tokens");
+  // A turn may go on without one.
+  const bool may_lack = in.has_session() && (!prompt.given() || prompt.empty());
+  if (!prompt.given() && !may_lack) return NotSet("prompt", "give text or tokens");
   Request& request = out->request;
   if (!limits.encoder_decoder()) {
     if (prefix.given()) return NoEncoder("target_prefix");
+    if (may_lack) return absl::OkStatus();
     return Take(prompt, limits.vocab_size, 1, model, &request.prompt, &out->target);
   }
-  absl::Status status =
-      Take(prompt, limits.source_vocab_size, 1, model, &request.source, &out->source);
   request.prompt = {limits.decoder_start_token_id};
+  absl::Status status;
+  if (!may_lack) {
+    status = Take(prompt, limits.source_vocab_size, 1, model, &request.source, &out->source);
+  }
   if (!status.ok() || !prefix.given()) return status;
   return Take(prefix, limits.vocab_size, 0, model, &request.prompt, &out->target);
 }
@@ -166,7 +172,9 @@ void ResolveMaxTokens(const ModelLimits& limits, Request* request) {
   if (request->max_tokens > 0) return;
   request->max_tokens = limits.max_tokens;
   if (limits.max_positions > 0) {
-    const int64_t left = limits.max_positions - static_cast<int64_t>(request->prompt.size()) + 1;
+    const int64_t before = request->from == nullptr ? 0 : request->from->slot.positions;
+    const int64_t left =
+        limits.max_positions - before - static_cast<int64_t>(request->prompt.size()) + 1;
     request->max_tokens = std::clamp<int64_t>(left, 1, request->max_tokens);
   }
 }
@@ -181,9 +189,14 @@ absl::Status Validate(PreparedRequest& prepared, const ServedModel& model) {
   }
   // What is not complete has few ids, if any.
   Request probe = prepared.request;
-  if (prepared.source) probe.source = {0};
-  // A target prefix may be empty; a prompt or a target that is scored has a token.
-  if (prepared.target && (probe.score || probe.prompt.empty())) probe.prompt.push_back(0);
+  const bool lacks_source = prepared.turn && probe.source.empty();
+  if (prepared.source || (lacks_source && model.limits.encoder_decoder())) probe.source = {0};
+  // A target prefix may be empty; a prompt or a target that is scored has a token, and a turn goes
+  // on from one.
+  const bool lacks_prompt = prepared.turn && probe.prompt.empty();
+  if (lacks_prompt || (prepared.target && (probe.score || probe.prompt.empty()))) {
+    probe.prompt.push_back(0);
+  }
   if (probe.score && ScoresNothing(probe)) return absl::OkStatus();
   if (!probe.score) probe.max_tokens = std::max<int64_t>(probe.max_tokens, 1);
   return model.scheduler->Validate(probe);
@@ -269,6 +282,10 @@ absl::StatusOr<PreparedRequest> MakeRequest(const v1::GenerateRequest& in,
     out.stop_token_ids.push_back(static_cast<int32_t>(id));
   }
   out.ignore_eos = in.ignore_eos();
+  if (in.has_session()) {
+    out.keep = true;
+    prepared.turn = {.takes_sampling = !in.has_sampling(), .takes_seed = !in.sampling().has_seed()};
+  }
 
   if (prepared.complete()) ResolveMaxTokens(limits, &out);
   if (absl::Status s = Validate(prepared, model); !s.ok()) return s;
@@ -283,6 +300,38 @@ absl::StatusOr<PreparedRequest> MakeRequest(const v1::ScoreRequest& in, const Se
   return prepared;
 }
 
+absl::Status Join(std::shared_ptr<const SessionState> state, const ServedModel& model,
+                  PreparedRequest* prepared) {
+  const PreparedRequest::Turn turn = *prepared->turn;
+  prepared->turn.reset();
+  Request& request = prepared->request;
+  const bool encoder_decoder = model.limits.encoder_decoder();
+  const bool has_source = prepared->source || !request.source.empty();
+  if (state == nullptr) {
+    const bool prompted =
+        encoder_decoder ? has_source : prepared->target || !request.prompt.empty();
+    if (prompted) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "prompt: not set, and the session has no tokens to go on from; give text or tokens");
+  }
+  if (encoder_decoder) {
+    if (has_source || prepared->target || request.prompt.size() > 1) {
+      return absl::InvalidArgumentError(
+          "prompt: the session has a source already, and its target goes on; leave prompt and "
+          "target_prefix out");
+    }
+    request.prompt.clear();
+  }
+  request.prompt.insert(request.prompt.begin(), state->last_token);
+  if (turn.takes_sampling) {
+    request.sampling = state->sampling;
+  } else if (turn.takes_seed) {
+    request.sampling.seed = state->sampling.seed;
+  }
+  request.from = std::move(state);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Request> Complete(PreparedRequest prepared, const ServedModel& model) {
   Request& request = prepared.request;
   if (!prepared.complete())
@@ -292,8 +341,9 @@ absl::StatusOr<Request> Complete(PreparedRequest prepared, const ServedModel& mo
     if (!s.ok()) return s;
   }
   if (prepared.target) {
-    // A prefix goes on, so it has no end.
-    const bool special_tokens = request.score || !model.limits.encoder_decoder();
+    // A prefix goes on, so it has no end; what a turn adds goes on too, and begins nothing.
+    const bool special_tokens =
+        request.score || (!model.limits.encoder_decoder() && request.from == nullptr);
     absl::Status s = Encode(*prepared.target, false, special_tokens, model, &request.prompt);
     if (!s.ok()) return s;
   }

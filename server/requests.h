@@ -2,6 +2,7 @@
 // checked here, cheaply; a message names field, value and limit.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -26,8 +27,14 @@ struct PreparedRequest {
   Request request;
   std::optional<Text> source;  // becomes Request::source
   std::optional<Text> target;  // is added to Request::prompt
+  // A turn of a session, which Join has still to look at.
+  struct Turn {
+    bool takes_sampling = false;  // the request has none of its own: that of the turn before
+    bool takes_seed = false;
+  };
+  std::optional<Turn> turn;
 
-  bool complete() const { return !source && !target; }
+  bool complete() const { return !source && !target && !turn; }
   // At least Request::queue_tokens once it is complete.
   int64_t queue_bound() const;
 };
@@ -38,6 +45,11 @@ struct PreparedRequest {
 absl::StatusOr<PreparedRequest> MakeRequest(const v1::GenerateRequest& in,
                                             const ServedModel& model);
 absl::StatusOr<PreparedRequest> MakeRequest(const v1::ScoreRequest& in, const ServedModel& model);
+
+// Makes the request of a turn go on from `state`, which is null for a session without tokens.
+// INVALID_ARGUMENT where it has no prompt that it needs, or one that cannot be.
+absl::Status Join(std::shared_ptr<const SessionState> state, const ServedModel& model,
+                  PreparedRequest* prepared);
 
 // Tokenises what is left, as the model's tokenizer does for sources, targets and prompts.
 // INVALID_ARGUMENT, naming the field, if nothing comes out.

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "engine/scheduler/scheduler.h"
+#include "engine/sessions/session_store.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "server/metrics.h"
 #include "server/options.h"
@@ -37,7 +38,8 @@ struct ServedModel {
   std::unique_ptr<Tokenizer> tokenizer;  // null: token ids only
   ModelLimits limits;
   v1::GetModelResponse info;
-  std::unique_ptr<Scheduler> scheduler;  // last: its thread uses all of the above
+  std::unique_ptr<SessionStore> sessions;  // null: this server keeps none
+  std::unique_ptr<Scheduler> scheduler;    // last: its thread uses all of the above
 };
 
 // What requests are checked against, from the model, what the executor can hold and the command

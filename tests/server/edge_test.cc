@@ -310,12 +310,13 @@ TEST(ReflectionTest, DescribesTheServices) {
       continue;
     }
     ASSERT_TRUE(stream->Read(&response));
-    EXPECT_EQ(response.list_services_response().service_size(), 3);
+    EXPECT_EQ(response.list_services_response().service_size(), 4);
     request.set_file_containing_symbol("t2r.v1.Generation");
     stream->Write(request);
     ASSERT_TRUE(stream->Read(&response));
-    // generation.proto after duration.proto, which it imports.
-    EXPECT_EQ(response.file_descriptor_response().file_descriptor_proto_size(), 2);
+    // generation.proto after what it imports: duration.proto, and sessions.proto after
+    // timestamp.proto.
+    EXPECT_EQ(response.file_descriptor_response().file_descriptor_proto_size(), 4);
     request.set_file_by_filename("no/such.proto");
     stream->Write(request);
     ASSERT_TRUE(stream->Read(&response));

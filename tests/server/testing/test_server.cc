@@ -31,6 +31,7 @@ void Stream::Keep(const v1::GenerateResponse& event) {
       EXPECT_TRUE(started) << "a Delta before Started";
       ids.insert(ids.end(), event.delta().token_ids().begin(), event.delta().token_ids().end());
       texts.push_back(event.delta().text());
+      positions.push_back(event.delta().position());
       logprobs.insert(logprobs.end(), event.delta().logprobs().begin(),
                       event.delta().logprobs().end());
       break;
@@ -116,6 +117,9 @@ void TestServer::Load() {
   flags.max_text_bytes = options.max_text_bytes;
   model->limits = LimitsOf(config, options.executor, flags);
   model->info = DescribeModel(config, options.executor, flags);
+  if (options.sessions.memory_bytes > 0) {
+    model->sessions = std::make_unique<SessionStore>(options.executor, "test", options.sessions);
+  }
   metrics.SetModel(options.executor.slots, options.executor.state_bytes);
   options.scheduler.on_failure = [this](const absl::Status& /*health*/) { server->DeviceFailed(); };
   model->scheduler =

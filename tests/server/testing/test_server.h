@@ -25,10 +25,17 @@ inline ExecutorLimits TestLimits() {
   return limits;
 }
 
+inline SessionStoreOptions NoSessions() {
+  SessionStoreOptions options;
+  options.memory_bytes = 0;
+  return options;
+}
+
 struct TestServerOptions {
   ExecutorLimits executor = TestLimits();
   SchedulerOptions scheduler;
   GrpcServerOptions grpc;
+  SessionStoreOptions sessions = NoSessions();
   int64_t max_tokens = 1 << 20;
   int64_t max_text_bytes = 0;
   bool tokenizer = true;
@@ -54,7 +61,8 @@ class Stream {
   // What has been read so far.
   std::optional<v1::Started> started;
   std::vector<int32_t> ids;
-  std::vector<std::string> texts;  // of each delta
+  std::vector<std::string> texts;   // of each delta
+  std::vector<uint64_t> positions;  // likewise
   std::vector<v1::TokenLogprobs> logprobs;
   std::optional<v1::Finished> finished;
 

@@ -1,0 +1,124 @@
+#include "server/session_service.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/messages.h"
+#include "server/session_messages.h"
+#include "server/snapshot_calls.h"
+#include "server/text_call.h"
+
+namespace t2r::server {
+namespace {
+
+constexpr uint32_t kDefaultPage = 100;
+
+void Answer(const SessionInfo& session, UnaryEnd& end) {
+  v1::Session response;
+  ToProto(session, &response);
+  end.Answer(response);
+}
+
+absl::Status Do(const v1::CreateSessionRequest& request, SessionStore& store, UnaryEnd& end) {
+  const absl::StatusOr<absl::Duration> ttl = TtlOf(request.has_ttl(), request.ttl());
+  if (!ttl.ok()) return ttl.status();
+  const absl::StatusOr<SessionInfo> made = store.Create(request.id(), *ttl);
+  if (!made.ok()) return made.status();
+  Answer(*made, end);
+  return absl::OkStatus();
+}
+
+absl::Status Do(const v1::GetSessionRequest& request, SessionStore& store, UnaryEnd& end) {
+  const absl::StatusOr<SessionInfo> found = store.Get(request.id());
+  if (!found.ok()) return found.status();
+  Answer(*found, end);
+  return absl::OkStatus();
+}
+
+absl::Status Do(const v1::ListSessionsRequest& request, SessionStore& store, UnaryEnd& end) {
+  const uint32_t size = request.page_size() == 0 ? kDefaultPage : request.page_size();
+  if (size > kMaxSessionPage) {
+    return absl::InvalidArgumentError(absl::StrCat("page_size: ", size, " is above the limit of ",
+                                                   kMaxSessionPage, " sessions a page"));
+  }
+  // One more tells whether there is another page.
+  std::vector<SessionInfo> sessions = store.List(request.page_token(), int64_t{size} + 1);
+  v1::ListSessionsResponse response;
+  if (sessions.size() > size) {
+    sessions.resize(size);
+    response.set_next_page_token(sessions.back().id);
+  }
+  for (const SessionInfo& session : sessions) ToProto(session, response.add_sessions());
+  end.Answer(response);
+  return absl::OkStatus();
+}
+
+absl::Status Do(const v1::ForkSessionRequest& request, SessionStore& store, UnaryEnd& end) {
+  const absl::StatusOr<std::vector<SessionInfo>> forks =
+      store.Fork(request.id(), request.new_id(), std::max<int64_t>(request.count(), 1));
+  if (!forks.ok()) return forks.status();
+  v1::ForkSessionResponse response;
+  for (const SessionInfo& fork : *forks) ToProto(fork, response.add_sessions());
+  end.Answer(response);
+  return absl::OkStatus();
+}
+
+absl::Status Do(const v1::DeleteSessionRequest& request, SessionStore& store, UnaryEnd& end) {
+  absl::Status status = store.Delete(request.id());
+  if (status.ok()) end.Answer(v1::DeleteSessionResponse());
+  return status;
+}
+
+template <typename Request>
+absl::Status Work(const grpc::ByteBuffer& message, const ServedModel& model, UnaryEnd& end) {
+  Request request;
+  if (absl::Status s = ParseMessage(message, &request); !s.ok()) return s;
+  if (absl::Status s = CheckKeepsSessions(model); !s.ok()) return s;
+  return Do(request, *model.sessions, end);
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* SessionService::CreateSession(grpc::CallbackServerContext* rpc,
+                                                        const grpc::ByteBuffer* request,
+                                                        grpc::ByteBuffer* response) {
+  return TextCall::Start(context_, rpc, request, response, Work<v1::CreateSessionRequest>);
+}
+
+grpc::ServerUnaryReactor* SessionService::GetSession(grpc::CallbackServerContext* rpc,
+                                                     const grpc::ByteBuffer* request,
+                                                     grpc::ByteBuffer* response) {
+  return TextCall::Start(context_, rpc, request, response, Work<v1::GetSessionRequest>);
+}
+
+grpc::ServerUnaryReactor* SessionService::ListSessions(grpc::CallbackServerContext* rpc,
+                                                       const grpc::ByteBuffer* request,
+                                                       grpc::ByteBuffer* response) {
+  return TextCall::Start(context_, rpc, request, response, Work<v1::ListSessionsRequest>);
+}
+
+grpc::ServerUnaryReactor* SessionService::ForkSession(grpc::CallbackServerContext* rpc,
+                                                      const grpc::ByteBuffer* request,
+                                                      grpc::ByteBuffer* response) {
+  return TextCall::Start(context_, rpc, request, response, Work<v1::ForkSessionRequest>);
+}
+
+grpc::ServerUnaryReactor* SessionService::DeleteSession(grpc::CallbackServerContext* rpc,
+                                                        const grpc::ByteBuffer* request,
+                                                        grpc::ByteBuffer* response) {
+  return TextCall::Start(context_, rpc, request, response, Work<v1::DeleteSessionRequest>);
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* SessionService::ExportSession(
+    grpc::CallbackServerContext* rpc, const grpc::ByteBuffer* request) {
+  return ExportCall::Start(context_, rpc, request);
+}
+
+grpc::ServerReadReactor<grpc::ByteBuffer>* SessionService::ImportSession(
+    grpc::CallbackServerContext* rpc, grpc::ByteBuffer* response) {
+  return ImportCall::Start(context_, rpc, response);
+}
+
+}  // namespace t2r::server
