@@ -1,30 +1,21 @@
 #include "client/client.h"
 
-#include <grpcpp/channel.h>
-#include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/client_interceptor.h>
 
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "client/generate_call.h"
+#include "client/client_impl.h"
 #include "client/wire.h"
-#include "engine/io/mutex.h"
-#include "grpc/health/v1/health.grpc.pb.h"
 
 namespace t2r::client {
 namespace {
 
 constexpr absl::Duration kHealthInterval = absl::Milliseconds(100);
-
-void SetDeadline(grpc::ClientContext& context, absl::Time deadline) {
-  if (deadline != absl::InfiniteFuture()) context.set_deadline(absl::ToChronoTime(deadline));
-}
 
 absl::Status AwaitConnection(grpc::Channel& channel, const std::string& target,
                              absl::Duration timeout) {
@@ -41,22 +32,6 @@ absl::Status AwaitConnection(grpc::Channel& channel, const std::string& target,
     state = channel.GetState(/*try_to_connect=*/true);
   }
   return absl::OkStatus();
-}
-
-// call(context) sends the request once.
-template <typename Call>
-absl::Status CallWithRetries(const CallOptions& options, const Call& call) {
-  RetryPolicy retry(options, absl::Now());
-  while (true) {
-    grpc::ClientContext context;
-    SetDeadline(context, retry.deadline());
-    const grpc::Status result = call(&context);
-    absl::Status status =
-        MakeStatus(result.error_code(), result.error_message(), result.error_details());
-    const std::optional<absl::Time> next = retry.NextTry(status, absl::Now());
-    if (!next) return status;
-    absl::SleepFor(*next - absl::Now());
-  }
 }
 
 // Adds the API key to the headers of every call.
@@ -96,47 +71,6 @@ std::shared_ptr<grpc::ChannelCredentials> MakeCredentials(const ConnectOptions& 
 
 }  // namespace
 
-struct Client::Impl {
-  std::string target;
-  std::shared_ptr<grpc::Channel> channel;
-  std::unique_ptr<v1::Generation::Stub> stub;
-  std::unique_ptr<grpc::health::v1::Health::Stub> health;
-
-  Mutex mutex;
-  CondVar no_calls;
-  // A call's last reference may go on one of gRPC's threads, and with it a reference to the
-  // channel, whose own last reference must not go there: it would wait for that very thread. So
-  // calls stay here until they are destroyed.
-  std::unordered_map<GenerateCall::Impl*, std::weak_ptr<GenerateCall::Impl>> calls
-      ABSL_GUARDED_BY(mutex);
-
-  absl::StatusOr<ScoreResult> Score(const v1::ScoreRequest& request, const CallOptions& options) {
-    if (absl::Status texts = CheckTexts(request); !texts.ok()) return texts;
-    v1::ScoreResponse response;
-    absl::Status status = CallWithRetries(options, [&](grpc::ClientContext* context) {
-      return stub->Score(context, request, &response);
-    });
-    if (!status.ok()) return status;
-    return FromProto(response);
-  }
-
-  // Not started yet: the caller may first tell its callbacks about the call.
-  std::shared_ptr<GenerateCall::Impl> NewCall(const GenerateRequest& request,
-                                              const CallOptions& options, EventCallback on_event,
-                                              DoneCallback on_done) {
-    auto call = std::make_shared<GenerateCall::Impl>(stub.get(), ToProto(request), options,
-                                                     std::move(on_event), std::move(on_done),
-                                                     [this](GenerateCall::Impl* released) {
-                                                       const MutexLock lock(mutex);
-                                                       calls.erase(released);
-                                                       if (calls.empty()) no_calls.NotifyAll();
-                                                     });
-    const MutexLock lock(mutex);
-    calls.emplace(call.get(), call);
-    return call;
-  }
-};
-
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& target,
                                                         const ConnectOptions& options) {
   grpc::ChannelArguments arguments;
@@ -158,6 +92,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& targe
     if (!status.ok()) return status;
   }
   impl->stub = v1::Generation::NewStub(impl->channel);
+  impl->sessions = v1::Sessions::NewStub(impl->channel);
   impl->health = grpc::health::v1::Health::NewStub(impl->channel);
   return std::unique_ptr<Client>(new Client(std::move(impl)));
 }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -89,6 +90,25 @@ class Client {
   absl::StatusOr<TokenIds> Tokenize(const std::string& text, const CallOptions& options = {});
   absl::StatusOr<std::string> Detokenize(const TokenIds& tokens, const CallOptions& options = {});
   absl::StatusOr<ModelInfo> GetModel(const CallOptions& options = {});
+
+  // Sessions, as proto/t2r/v1/sessions.proto has them. An id that is empty is made up by the
+  // server, a ttl of zero is the server's.
+  absl::StatusOr<SessionInfo> CreateSession(const std::string& id, absl::Duration ttl = {},
+                                            const CallOptions& options = {});
+  absl::StatusOr<SessionInfo> GetSession(const std::string& id, const CallOptions& options = {});
+  // token: SessionPage::next of the page before; empty: the first. page_size 0: the server's.
+  absl::StatusOr<SessionPage> ListSessions(const std::string& token, uint32_t page_size = 0,
+                                           const CallOptions& options = {});
+  absl::StatusOr<std::vector<SessionInfo>> ForkSession(const std::string& id,
+                                                       const std::string& new_id, uint32_t count,
+                                                       const CallOptions& options = {});
+  absl::Status DeleteSession(const std::string& id, const CallOptions& options = {});
+  // The session as bytes, and a session of its own from them. Not retried once something has
+  // arrived, or gone.
+  absl::StatusOr<std::string> ExportSession(const std::string& id, const CallOptions& options = {});
+  absl::StatusOr<SessionInfo> ImportSession(const std::string& id, const std::string& snapshot,
+                                            absl::Duration ttl = {},
+                                            const CallOptions& options = {});
 
   // OK once grpc.health.v1 says SERVING. Asks again until options.timeout has passed, then
   // UNAVAILABLE saying what the last answer was.

@@ -32,6 +32,10 @@ int Run(const CommandLine& line, Client& client, const Console& console) {
       return RunHealth(line, client, console);
     case Command::kBench:
       return RunBench(line, client, console);
+    case Command::kSession:
+      return RunSession(line, client, console);
+    case Command::kChat:
+      return RunChat(line, client, std::cin, console);
   }
   return 2;
 }

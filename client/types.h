@@ -31,6 +31,8 @@ struct Sampling {
   float presence_penalty = 0;        // [-2, 2]
   std::map<TokenId, float> logit_bias;
   std::optional<uint64_t> seed;  // unset: random; Started tells which
+
+  bool operator==(const Sampling&) const = default;
 };
 
 enum class EarlyStopping { kFalse, kTrue, kNever };
@@ -43,8 +45,16 @@ struct Beams {
   EarlyStopping early_stopping = EarlyStopping::kFalse;
 };
 
+// The request is a turn of a session.
+struct SessionRef {
+  std::string id;
+  bool create = false;  // begins one where there is none of this id
+  std::optional<uint64_t> expected_position;
+  absl::Duration ttl;  // zero: as it is, or the server's
+};
+
 struct GenerateRequest {
-  Prompt prompt;  // encoder-decoders: the source
+  Prompt prompt;  // encoder-decoders: the source; an empty text: none, in a session
   // Encoder-decoders: how the target begins; Deltas hold what follows.
   std::optional<Prompt> target_prefix;
   uint32_t max_tokens = 0;  // 0: the server's limit
@@ -55,12 +65,16 @@ struct GenerateRequest {
   bool ignore_eos = false;
   uint32_t logprobs = 0;  // alternatives to report for each token
   std::optional<Beams> beams;
+  // Sampling without a field that is set is then that of the turn before.
+  std::optional<SessionRef> session;
 };
 
 struct Started {
   uint64_t seed = 0;
   uint32_t prompt_tokens = 0;
   uint32_t max_tokens = 0;
+  std::string session_id;
+  uint64_t session_position = 0;  // tokens in the session with this prompt
 };
 
 struct Logprob {
@@ -77,6 +91,7 @@ struct Delta {
   std::string text;  // whole code points; may be empty
   TokenIds token_ids;
   std::vector<TokenLogprobs> logprobs;  // one for each of token_ids, where the server sends them
+  uint64_t position = 0;                // in a session: its tokens, these included
 };
 
 enum class FinishReason { kUnspecified, kStop, kLength, kEos, kDrained, kOther };
@@ -95,6 +110,9 @@ struct Finished {
   FinishReason reason = FinishReason::kUnspecified;
   std::string stop;                    // the stop string that matched, if one did
   std::vector<Hypothesis> hypotheses;  // of a beam search, best first
+  uint64_t session_position = 0;       // in a session: its tokens from now on
+  std::string
+      held_text;  // held back for a stop string; a next turn without a prompt begins with it
   uint32_t prompt_tokens = 0;
   uint64_t generated_tokens = 0;
   absl::Duration queue_time;
@@ -103,6 +121,19 @@ struct Finished {
 };
 
 using Event = std::variant<Started, Delta, Finished>;
+
+struct SessionInfo {
+  std::string id;
+  uint64_t position = 0;  // tokens
+  uint64_t bytes = 0;
+  absl::Time created, used, expires;
+  absl::Duration ttl;
+};
+
+struct SessionPage {
+  std::vector<SessionInfo> sessions;
+  std::string next;  // asks for the page behind; empty: there is none
+};
 
 struct ScoreResult {
   TokenIds tokens;  // the n ids that were scored
@@ -158,6 +189,8 @@ struct ModelInfo {
   uint32_t encoder_layers = 0;
   uint64_t source_kv_bytes_per_position = 0;  // 0: no full cross attention
   std::optional<TokenId> decoder_start_token_id;
+  std::string exactness_class;  // decides the bits of a session's next token
+  bool has_sessions = false;
 };
 
 }  // namespace t2r::client

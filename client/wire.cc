@@ -44,6 +44,7 @@ void SetIds(const Prompt& prompt, v1::TokenIds* out) {
 Delta FromProto(const v1::Delta& proto) {
   Delta delta;
   delta.text = proto.text();
+  delta.position = proto.position();
   delta.token_ids.assign(proto.token_ids().begin(), proto.token_ids().end());
   delta.logprobs.reserve(proto.logprobs_size());
   for (const v1::TokenLogprobs& token : proto.logprobs()) {
@@ -58,6 +59,8 @@ Finished FromProto(const v1::Finished& proto) {
   Finished finished;
   finished.reason = FromProto(proto.reason());
   finished.stop = proto.stop();
+  finished.session_position = proto.session_position();
+  finished.held_text = proto.held_text();
   for (const v1::Hypothesis& from : proto.hypotheses()) {
     Hypothesis& to = finished.hypotheses.emplace_back();
     to.text = from.text();
@@ -71,6 +74,17 @@ Finished FromProto(const v1::Finished& proto) {
   finished.prefill_time = FromProto(proto.usage().prefill_time());
   finished.decode_time = FromProto(proto.usage().decode_time());
   return finished;
+}
+
+absl::Time FromProto(const google::protobuf::Timestamp& t) {
+  return absl::FromUnixSeconds(t.seconds()) + absl::Nanoseconds(t.nanos());
+}
+
+void ToProto(const SessionRef& session, v1::SessionRef* proto) {
+  proto->set_id(session.id);
+  proto->set_create(session.create);
+  if (session.expected_position) proto->set_expected_position(*session.expected_position);
+  if (session.ttl != absl::ZeroDuration()) client::ToProto(session.ttl, proto->mutable_ttl());
 }
 
 void ToProto(const Beams& beams, v1::Beams* proto) {
@@ -154,7 +168,10 @@ v1::GenerateRequest ToProto(const GenerateRequest& request) {
   }
   proto.set_max_tokens(request.max_tokens);
   const Sampling& s = request.sampling;
-  v1::Sampling& sampling = *proto.mutable_sampling();
+  if (request.session) ToProto(*request.session, proto.mutable_session());
+  // A turn without is one that samples as the turn before.
+  v1::Sampling none;
+  v1::Sampling& sampling = request.session && s == Sampling() ? none : *proto.mutable_sampling();
   if (s.temperature) sampling.set_temperature(*s.temperature);
   sampling.set_top_k(s.top_k);
   sampling.set_top_p(s.top_p);
@@ -193,7 +210,8 @@ std::optional<Event> FromProto(const v1::GenerateResponse& response) {
   switch (response.event_case()) {
     case v1::GenerateResponse::kStarted:
       return Started{response.started().seed(), response.started().prompt_tokens(),
-                     response.started().max_tokens()};
+                     response.started().max_tokens(), response.started().session_id(),
+                     response.started().session_position()};
     case v1::GenerateResponse::kDelta:
       return FromProto(response.delta());
     case v1::GenerateResponse::kFinished:
@@ -225,6 +243,8 @@ ModelInfo FromProto(const v1::GetModelResponse& response) {
   info.parameters_bytes = response.parameters_bytes();
   info.dtype = response.dtype();
   info.backend = response.backend();
+  info.exactness_class = response.exactness_class();
+  info.has_sessions = response.has_sessions();
   info.encoder_decoder = response.encoder_decoder();
   info.cross_layer_types.assign(response.cross_layer_types().begin(),
                                 response.cross_layer_types().end());
@@ -243,6 +263,21 @@ ModelInfo FromProto(const v1::GetModelResponse& response) {
                  limits.max_logprobs(),       limits.max_request_bytes(), limits.max_beams(),
                  limits.max_source_tokens()};
   return info;
+}
+
+SessionInfo FromProto(const v1::Session& session) {
+  return {session.id(),
+          session.position(),
+          session.bytes(),
+          FromProto(session.create_time()),
+          FromProto(session.use_time()),
+          FromProto(session.expire_time()),
+          FromProto(session.ttl())};
+}
+
+void ToProto(absl::Duration from, google::protobuf::Duration* to) {
+  to->set_seconds(absl::ToInt64Seconds(from));
+  to->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(from % absl::Seconds(1))));
 }
 
 absl::Status MakeStatus(int code, const std::string& message, const std::string& details) {

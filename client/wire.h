@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "client/types.h"
 #include "t2r/v1/generation.pb.h"
+#include "t2r/v1/sessions.pb.h"
 
 namespace t2r::client {
 
@@ -19,6 +20,9 @@ v1::ScoreRequest ToScoreProto(const Prompt* source, const Prompt& target);
 std::optional<Event> FromProto(const v1::GenerateResponse& response);
 ScoreResult FromProto(const v1::ScoreResponse& response);
 ModelInfo FromProto(const v1::GetModelResponse& response);
+
+SessionInfo FromProto(const v1::Session& session);
+void ToProto(absl::Duration from, google::protobuf::Duration* to);
 
 // details: the serialised google.rpc.Status of the grpc-status-details-bin trailer, or empty. Its
 // details become the status's payloads, under their type URLs.

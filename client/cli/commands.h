@@ -3,6 +3,7 @@
 #define T2R_CLIENT_CLI_COMMANDS_H_
 
 #include <functional>
+#include <istream>
 #include <ostream>
 #include <string>
 
@@ -41,6 +42,9 @@ int RunTokenize(const CommandLine& line, Client& client, const Console& console)
 int RunDetokenize(const CommandLine& line, Client& client, const Console& console);
 int RunModel(const CommandLine& line, Client& client, const Console& console);
 int RunHealth(const CommandLine& line, Client& client, const Console& console);
+int RunSession(const CommandLine& line, Client& client, const Console& console);
+// A conversation: a turn for each line of `in`, until it ends.
+int RunChat(const CommandLine& line, Client& client, std::istream& in, const Console& console);
 int RunBench(const CommandLine& line, Client& client, const Console& console);
 
 }  // namespace t2r::client

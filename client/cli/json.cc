@@ -26,14 +26,19 @@ Json Logprobs(const std::vector<TokenLogprobs>& logprobs) {
 }
 
 Json Body(const Started& started) {
-  return {{"started",
-           {{"seed", started.seed},
-            {"prompt_tokens", started.prompt_tokens},
-            {"max_tokens", started.max_tokens}}}};
+  Json body = {{"seed", started.seed},
+               {"prompt_tokens", started.prompt_tokens},
+               {"max_tokens", started.max_tokens}};
+  if (!started.session_id.empty()) {
+    body["session_id"] = started.session_id;
+    body["session_position"] = started.session_position;
+  }
+  return {{"started", std::move(body)}};
 }
 
 Json Body(const Delta& delta) {
   Json body = {{"text", delta.text}, {"token_ids", delta.token_ids}};
+  if (delta.position > 0) body["position"] = delta.position;
   if (!delta.logprobs.empty()) body["logprobs"] = Logprobs(delta.logprobs);
   return {{"delta", std::move(body)}};
 }
@@ -57,6 +62,8 @@ Json Body(const Finished& finished) {
                {"prefill_seconds", absl::ToDoubleSeconds(finished.prefill_time)},
                {"decode_seconds", absl::ToDoubleSeconds(finished.decode_time)}};
   if (!finished.stop.empty()) body["stop"] = finished.stop;
+  if (finished.session_position > 0) body["session_position"] = finished.session_position;
+  if (!finished.held_text.empty()) body["held_text"] = finished.held_text;
   if (!finished.hypotheses.empty()) body["hypotheses"] = Hypotheses(finished.hypotheses);
   return {{"finished", std::move(body)}};
 }
@@ -104,6 +111,8 @@ std::string ToJson(const ModelInfo& info) {
                {"feature_map", info.feature_map},
                {"feature_size", info.feature_size},
                {"state_bytes_per_session", info.state_bytes_per_session},
+               {"exactness_class", info.exactness_class},
+               {"has_sessions", info.has_sessions},
                {"kv_bytes_per_position", info.kv_bytes_per_position},
                {"vocab_size", info.vocab_size},
                {"eos_token_ids", info.eos_token_ids},
@@ -137,6 +146,16 @@ std::string ToJson(const ModelInfo& info) {
                     {"max_beams", l.max_beams},
                     {"max_source_tokens", l.max_source_tokens}};
   return Line(json);
+}
+
+std::string ToJson(const SessionInfo& session) {
+  return Line({{"id", session.id},
+               {"position", session.position},
+               {"bytes", session.bytes},
+               {"created", absl::FormatTime(session.created, absl::UTCTimeZone())},
+               {"used", absl::FormatTime(session.used, absl::UTCTimeZone())},
+               {"expires", absl::FormatTime(session.expires, absl::UTCTimeZone())},
+               {"ttl_seconds", absl::ToDoubleSeconds(session.ttl)}});
 }
 
 std::string ToJson(const LoadResult& result, const LoadOptions& options) {

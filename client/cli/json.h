@@ -19,6 +19,7 @@ std::string ToJson(const ScoreResult& result, double total, double perplexity);
 std::string TokensToJson(const TokenIds& tokens);
 std::string TextToJson(const std::string& text);
 std::string ToJson(const ModelInfo& info);
+std::string ToJson(const SessionInfo& session);
 std::string ToJson(const LoadResult& result, const LoadOptions& options);
 std::string ToJson(const PositionResult& result);
 

@@ -20,6 +20,8 @@ struct RawOptions {
   float temperature = 0;
   uint64_t seed = 0;
   Beams beams;
+  SessionRef session;
+  uint64_t expected_position = 0;
 };
 
 // --server and --timeout.

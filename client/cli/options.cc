@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "client/cli/option_groups.h"
+#include "client/cli/session_options.h"
 #include "flags/help.h"
 
 namespace t2r::client {
@@ -48,6 +49,7 @@ void AddGenerate(CLI::App* app, CommandLine* out, RawOptions* raw) {
       ->type_name("TEXT");
   app->add_flag("--ignore-eos", g.ignore_eos, "Go on after end-of-sequence tokens");
   AddSampling(app, out, raw);
+  AddTurn(app, raw);
   AddBeams(app, raw, true);
   app->add_option("--logprobs", g.logprobs,
                   "Print a line a token: id, log probability, and N alternatives")
@@ -56,12 +58,13 @@ void AddGenerate(CLI::App* app, CommandLine* out, RawOptions* raw) {
   app->add_flag("--stats", out->stats, "At the end, tokens/s and time to first token on stderr");
   AddCall(app, out);
   AddRetriesAndJson(app, out, "Print one JSON object a line and event");
-  app->footer(
-      Examples("  t2r generate \"In the beginning\" --max-tokens 64 --stats\n"
-               "  echo 'Once upon a time' | t2r generate - --temperature 0\n"
-               "  t2r generate --tokens 1,403,407 --ids --seed 7 --top-p 0.9\n"
-               "  t2r generate \"Once upon a time\" -n 32 --beams 4 --num-return 2\n"
-               "  t2r generate \"Q: Why?\" --stop $'\\n' --json"));
+  app->footer(Examples(
+      "  t2r generate \"In the beginning\" --max-tokens 64 --stats\n"
+      "  echo 'Once upon a time' | t2r generate - --temperature 0\n"
+      "  t2r generate --tokens 1,403,407 --ids --seed 7 --top-p 0.9\n"
+      "  t2r generate \"Once upon a time\" -n 32 --beams 4 --num-return 2\n"
+      "  t2r generate \"Once upon a time\" --session story && t2r generate --session story\n"
+      "  t2r generate \"Q: Why?\" --stop $'\\n' --json"));
 }
 
 void AddTranslate(CLI::App* app, CommandLine* out, RawOptions* raw) {
@@ -204,6 +207,8 @@ ParseResult ParseCommandLine(int argc, const char* const* argv, const std::strin
   AddModel(add("model", "What the server serves, and its limits", Command::kModel), &out);
   AddHealth(add("health", "Exit 0 once the server is serving, 1 if it is not", Command::kHealth),
             &out);
+  AddSession(add("session", "Make, list, copy, save and load sessions", Command::kSession), &out);
+  AddChat(add("chat", "Talk on a terminal, in a session", Command::kChat), &out, &raw);
   AddBench(add("bench", "Measure throughput and latency under load", Command::kBench), &out);
 
   const auto usage = [&](const std::string& what) {
@@ -230,8 +235,15 @@ ParseResult ParseCommandLine(int argc, const char* const* argv, const std::strin
   };
   if (given("prompt") || given("text")) out.text = raw.text;
   if (given("--tokens") || given("ids")) out.tokens = raw.tokens;
+  if (out.command == Command::kGenerate && given("--session")) {
+    out.generate.session = raw.session;
+    out.generate.session->create = true;
+    if (given("--expected-position")) {
+      out.generate.session->expected_position = raw.expected_position;
+    }
+  }
   if ((out.command == Command::kGenerate || out.command == Command::kScore) && !out.text &&
-      !out.tokens) {
+      !out.tokens && !out.generate.session) {
     return usage("Nothing to " + chosen->get_name() +
                  ": give a text, - for standard input, or --tokens");
   }

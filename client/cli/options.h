@@ -19,7 +19,25 @@ enum class Command {
   kDetokenize,
   kModel,
   kHealth,
-  kBench
+  kBench,
+  kSession,
+  kChat
+};
+
+enum class SessionAction { kCreate, kShow, kList, kFork, kRemove, kSave, kLoad };
+
+struct SessionOptions {
+  SessionAction action = SessionAction::kList;
+  std::string id;      // empty: made up by the server, where one is made
+  std::string file;    // that is saved to or loaded from
+  std::string new_id;  // of forks
+  uint32_t count = 1;
+  double ttl_seconds = 0;  // 0: the server's
+};
+
+struct ChatOptions {
+  std::string session;        // empty: a new one
+  std::string turn = "{}\n";  // what is sent for a line, which stands for the braces
 };
 
 struct BenchOptions {
@@ -64,6 +82,8 @@ struct CommandLine {
 
   std::optional<std::string> source;  // of what is scored
   TranslateOptions translate;
+  SessionOptions session;
+  ChatOptions chat;
   BenchOptions bench;
 };
 

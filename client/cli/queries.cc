@@ -118,6 +118,8 @@ int RunModel(const CommandLine& line, Client& client, const Console& console) {
       {"logprobs", absl::StrCat(l.max_logprobs)},
       {"beams", absl::StrCat(l.max_beams)},
       {"request size", FormatBytes(l.max_request_bytes)},
+      {"keeps sessions", info->has_sessions ? "yes" : "no"},
+      {"exactness class", info->exactness_class},
   };
   if (info->encoder_decoder) {
     rows.insert(rows.end(),
