@@ -21,6 +21,11 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
   const ModelConfig& config = model->engine->config;
   const ExecutorLimits& executor = model->engine->executor->limits();
   model->limits = LimitsOf(config, executor, options);
+  if (model->tokenizer != nullptr) {
+    for (std::string& warning : TokenizerWarnings(*model->tokenizer, model->limits)) {
+      model->engine->warnings.push_back(std::move(warning));
+    }
+  }
   model->info = DescribeModel(config, executor, options);
   model->info.set_has_tokenizer(model->tokenizer != nullptr);
   DescribeMemory(model->engine->memory, &model->info);

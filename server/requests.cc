@@ -202,6 +202,20 @@ absl::Status Validate(PreparedRequest& prepared, const ServedModel& model) {
   return model.scheduler->Validate(probe);
 }
 
+// Of a text whose ids must be the model's own: a tokenizer may know tokens that the model has no
+// rows for. `names`: whether the tokenizer names the ids.
+absl::Status CheckKnown(const char* field, std::span<const int32_t> ids, bool names,
+                        int64_t vocab_size, const Tokenizer& tokenizer) {
+  const auto unknown =
+      std::find_if(ids.begin(), ids.end(), [&](int32_t id) { return id < 0 || id >= vocab_size; });
+  if (unknown == ids.end()) return absl::OkStatus();
+  const std::string text = names ? absl::StrCat(" \"", tokenizer.TokenText(*unknown), "\"") : "";
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": holds the token", text, " of id ", *unknown,
+                   ", which the tokenizer knows and the model does not: its vocabulary has ",
+                   vocab_size, " tokens"));
+}
+
 // Appends the text's ids.
 absl::Status Encode(const Text& text, bool source, bool special_tokens, const ServedModel& model,
                     std::vector<int32_t>* ids) {
@@ -213,6 +227,12 @@ absl::Status Encode(const Text& text, bool source, bool special_tokens, const Se
     return absl::Status(encoded.status().code(),
                         absl::StrCat(text.field, ": ", encoded.status().message()));
   }
+  const ModelLimits& limits = model.limits;
+  const bool of_source = source && limits.encoder_decoder();
+  absl::Status known =
+      CheckKnown(text.field, *encoded, !of_source,
+                 of_source ? limits.source_vocab_size : limits.vocab_size, tokenizer);
+  if (!known.ok()) return known;
   ids->insert(ids->end(), encoded->begin(), encoded->end());
   if (!ids->empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "engine/model/architectures.h"
 #include "engine/state/kv_cache.h"
 
@@ -20,6 +21,23 @@ std::string DirectoryName(const std::string& path) {
 }
 
 }  // namespace
+
+std::vector<std::string> TokenizerWarnings(const Tokenizer& tokenizer, const ModelLimits& limits) {
+  std::vector<std::string> warnings;
+  const auto compare = [&](const char* whose, int64_t tokens, int64_t rows, bool named) {
+    if (tokens <= rows) return;
+    const std::string first =
+        named ? absl::StrCat(" \"", tokenizer.TokenText(static_cast<int32_t>(rows)), "\"") : "";
+    warnings.push_back(absl::StrCat("the ", whose, " has ", tokens, " tokens, the model ", rows,
+                                    " of them: texts with others (the first is", first, " of id ",
+                                    rows, ") are refused"));
+  };
+  compare("tokenizer", tokenizer.vocab_size(), limits.vocab_size, true);
+  if (limits.encoder_decoder()) {
+    compare("source tokenizer", tokenizer.source_vocab_size(), limits.source_vocab_size, false);
+  }
+  return warnings;
+}
 
 int64_t MaxPositions(const ExecutorLimits& executor) {
   int64_t positions = executor.position_limit;

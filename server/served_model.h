@@ -54,6 +54,9 @@ void DescribeMemory(const MemoryPlan& plan, v1::GetModelResponse* info);
 // The positions a request may need: the model's limit and what the key/value cache holds; 0: none.
 int64_t MaxPositions(const ExecutorLimits& executor);
 
+// What a tokenizer knows and the model has no rows for, a line each vocabulary.
+std::vector<std::string> TokenizerWarnings(const Tokenizer& tokenizer, const ModelLimits& limits);
+
 // Loads engine and tokenizer from options.model and starts a scheduler that reports to `metrics`
 // (which must outlive the result), calls on_failure from its thread when the device has failed, and
 // on_fault when a request ends by another fault.

@@ -196,9 +196,10 @@ LinearAttentionConfig ReadLinearAttention(JsonFields& fields, const ModelConfig&
   return linear;
 }
 
-// An id, a list of ids or null. Ids outside the vocabulary (-1 is a common "none") can never be
-// produced and are dropped.
-std::vector<int32_t> ReadTokenIds(JsonFields& fields, const char* key, int vocab_size) {
+// An id, a list of ids or null. Ids outside the vocabulary can never be produced: they are dropped,
+// with a warning unless they are negative (-1 is a common "none").
+std::vector<int32_t> ReadTokenIds(JsonFields& fields, const char* key, ModelConfig* config) {
+  const int vocab_size = config->vocab_size;
   std::vector<int32_t> ids;
   const nlohmann::json* value = fields.Find(key);
   if (value == nullptr) return ids;
@@ -215,7 +216,13 @@ std::vector<int32_t> ReadTokenIds(JsonFields& fields, const char* key, int vocab
     const bool inside = id.is_number_unsigned()
                             ? id.get<uint64_t>() < static_cast<uint64_t>(vocab_size)
                             : id.get<int64_t>() >= 0 && id.get<int64_t>() < vocab_size;
-    if (inside) ids.push_back(id.get<int32_t>());
+    if (inside) {
+      ids.push_back(id.get<int32_t>());
+    } else if (id.is_number_unsigned()) {
+      config->warnings.push_back(absl::StrCat(fields.prefix(), key, " names ", id.dump(),
+                                              ", outside the vocabulary of ", vocab_size,
+                                              " tokens: it never occurs"));
+    }
   }
   return ids;
 }
@@ -315,7 +322,7 @@ absl::Status ReadGenerationConfig(const std::string& text, ModelConfig* config) 
   const auto json = ParseJsonObject(text, file, kMaxConfigBytes);
   if (!json.ok()) return json.status();
   JsonFields fields(*json, file + ": ");
-  AddEndTokens(ReadTokenIds(fields, "eos_token_id", config->vocab_size), config);
+  AddEndTokens(ReadTokenIds(fields, "eos_token_id", config), config);
   ReadSuppressed(fields, config);
   if (config->encoder_decoder.has_value()) {
     int32_t& start = config->encoder_decoder->decoder_start_token_id;
@@ -379,8 +386,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& config_json,
   }
   if (!linear_layers) config.linear_attention.reset();
   ReadSuppressed(fields, &config);
-  AddEndTokens(ReadTokenIds(fields, "eos_token_id", config.vocab_size), &config);
-  const auto bos = ReadTokenIds(fields, "bos_token_id", config.vocab_size);
+  AddEndTokens(ReadTokenIds(fields, "eos_token_id", &config), &config);
+  const auto bos = ReadTokenIds(fields, "bos_token_id", &config);
   if (!bos.empty()) config.bos_token_id = bos.front();
   // HF does not sample unless it is told to; translations keep to that.
   if (config.encoder_decoder.has_value()) config.default_temperature = 0.0F;

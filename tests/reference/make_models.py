@@ -28,6 +28,7 @@ LLAMA_CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "mistral": "MistralForCausalLM",
+    "phi3": "Phi3ForCausalLM",
 }
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -41,7 +42,7 @@ LLAMA3_ROPE = {
 @dataclasses.dataclass(frozen=True)
 class Spec:
     name: str
-    family: str = "llama"  # llama, qwen2, qwen3, mistral or gpt2
+    family: str = "llama"  # llama, qwen2, qwen3, mistral, phi3, gpt_neox or gpt2
     feature_map: Optional[str] = None  # None: every layer is softmax
     feature_size: int = 24
     normalizer: str = "clamp"
@@ -69,17 +70,22 @@ class Spec:
     tied: bool = False
     rope_theta: float = 10000.0
     rope_scaling: Optional[dict] = None
+    original_positions: Optional[int] = None  # original_max_position_embeddings
+    rope_length: Optional[int] = None
+    rotary: Optional[float] = None  # the part of a head that turns
+    parallel: bool = True  # GPT-NeoX: use_parallel_residual
+    activation: str = "gelu"  # GPT-NeoX
     prefix: str = "transformer."  # GPT-2
     dtype: str = "float32"
     shards: int = 1
 
     @property
     def d(self):
-        return self.hidden // self.heads if self.family == "gpt2" else self.head_dim
+        return self.hidden // self.heads if self.family in ("gpt2", "gpt_neox") else self.head_dim
 
     @property
     def groups(self):
-        return self.heads if self.family == "gpt2" else self.kv_heads
+        return self.heads if self.family in ("gpt2", "gpt_neox") else self.kv_heads
 
     @property
     def tolerance(self):
@@ -161,6 +167,46 @@ def catalogue():
     add("llama-t2r-decay", **t2r, decay=True, rope_features=False)
     add("mistral-sliding", family="mistral", sliding_window=40, **gqa)
     add("qwen2-sliding", family="qwen2", sliding_window=24)
+    neox = {"family": "gpt_neox", "hidden": 64, "inner": 200, "rotary": 0.25, "bias": True}
+    # transformers 4.46 wants Phi-3's head_dim to be hidden / heads.
+    phi3 = {"family": "phi3", "heads": 6, "kv_heads": 2, "hidden": 96, "rotary": 0.75}
+    for family, fields in (("gpt-neox", neox), ("phi3", phi3)):
+        for kind in MAPS:
+            size = {"elu": 16, "rfa": 128}.get(kind, 24)
+            add(f"{family}-{kind}", feature_map=kind, feature_size=size, **fields)
+        window = {"window": 20, "sinks": 3, **fields}
+        add(f"{family}-window-none", feature_map="none", feature_size=0, **window)
+        add(f"{family}-window-elu", feature_map="elu", feature_size=16, decay=True, **window)
+        add(f"{family}-window-codebook-fold", **codebook, fold=16, sink_position=30, **window)
+        add(f"{family}-softmax", **fields)
+        add(f"{family}-t2r-mixed-tied-bfloat16", **t2r, **mixed, tied=True, dtype="bfloat16",
+            **fields)
+    add("gpt-neox-sequential", **{**neox, "rotary": 1.0}, parallel=False, activation="gelu_new")
+    add("gpt-neox-no-biases", **{**neox, "bias": False}, parallel=False, activation="relu")
+    add("gpt-neox-silu-tied", **neox, activation="silu", tied=True)
+    add("phi3-whole-heads", **{**phi3, "rotary": 1.0})
+    add("phi3-sliding", sliding_window=40, **phi3)
+    yarn = {"rope_type": "yarn", "factor": 4.0}
+    dynamic = {"type": "dynamic", "factor": 4.0}
+    add("llama-softmax-rope-yarn", rope_scaling=yarn, **gqa)
+    add("llama-softmax-rope-yarn-original", rope_scaling={
+        **yarn, "original_max_position_embeddings": 128, "beta_fast": 8, "beta_slow": 2,
+        "mscale": 1.0, "mscale_all_dim": 0.5, "truncate": False})
+    add("llama-codebook-rope-yarn", **codebook, window=12, sinks=2, fold=4, rope_scaling=yarn)
+    add("gpt-neox-rope-yarn", **neox, rope_scaling=yarn)
+    add("llama-softmax-rope-dynamic", rope_scaling=dynamic)
+    add("gpt-neox-rope-dynamic-long", **{**neox, "rotary": 0.5}, rope_scaling=dynamic,
+        rope_length=2000)
+    pairs_of = {"phi3": 6, "llama": 8}
+    for family, fields in (("phi3", phi3), ("llama", {})):
+        pairs = pairs_of[family]
+        longrope = {"type": "longrope",
+                    "short_factor": [1 + 0.05 * i for i in range(pairs)],
+                    "long_factor": [1.5 + 0.75 * i for i in range(pairs)]}
+        scaled = {"rope_scaling": longrope, "original_positions": 96, **fields}
+        add(f"{family}-softmax-rope-longrope", **scaled)
+        add(f"{family}-softmax-rope-longrope-short", rope_length=96, **scaled)
+        add(f"{family}-t2r-rope-longrope", **t2r, window=30, sinks=2, rope_features=False, **scaled)
     add("llama-t2r-sharded", **t2r, shards=3)
     add("gpt2-softmax-sharded-bfloat16", shards=2, dtype="bfloat16", **gpt2)
     return {spec.name: spec for spec in specs}
@@ -359,6 +405,28 @@ def config_of(spec):
             "activation_function": "gelu_new",
             **common,
         }
+    rope = {"max_position_embeddings": spec.positions, "rope_scaling": spec.rope_scaling}
+    if spec.original_positions is not None:
+        rope["original_max_position_embeddings"] = spec.original_positions
+    if spec.rope_length is not None:
+        rope["rope_length"] = spec.rope_length
+    if spec.family == "gpt_neox":
+        return {
+            "architectures": ["GPTNeoXForCausalLM"],
+            "model_type": "gpt_neox",
+            "hidden_size": spec.hidden,
+            "intermediate_size": spec.inner,
+            "num_hidden_layers": spec.layers,
+            "num_attention_heads": spec.heads,
+            "layer_norm_eps": 1e-5,
+            "rotary_emb_base": spec.rope_theta,
+            "rotary_pct": spec.rotary,
+            "hidden_act": spec.activation,
+            "use_parallel_residual": spec.parallel,
+            "attention_bias": spec.bias,
+            **rope,
+            **common,
+        }
     config = {
         "architectures": [LLAMA_CLASSES[spec.family]],
         "model_type": spec.family,
@@ -370,11 +438,14 @@ def config_of(spec):
         "head_dim": spec.head_dim,
         "rms_norm_eps": 1e-5,
         "rope_theta": spec.rope_theta,
-        "rope_scaling": spec.rope_scaling,
-        "max_position_embeddings": spec.positions,
         "hidden_act": "silu",
+        **rope,
         **common,
     }
+    if spec.rotary is not None:
+        config["partial_rotary_factor"] = spec.rotary
+    if spec.family == "phi3":
+        config["pad_token_id"] = None  # transformers' own would be outside the vocabulary
     if spec.sliding_window is not None:
         config["sliding_window"] = spec.sliding_window
         if spec.family == "qwen2":
@@ -439,9 +510,12 @@ def make_llama(spec, w):
     for i in range(spec.layers):
         layer = f"model.layers.{i}"
         w.norm(layer + ".input_layernorm", spec.hidden)
-        w.linear(layer + ".self_attn.q_proj", q, spec.hidden, 1.5, qkv_bias)
-        w.linear(layer + ".self_attn.k_proj", kv, spec.hidden, 1.5, qkv_bias)
-        w.linear(layer + ".self_attn.v_proj", kv, spec.hidden, 1.5, qkv_bias)
+        if spec.family == "phi3":
+            w.linear(layer + ".self_attn.qkv_proj", q + 2 * kv, spec.hidden, 1.5)
+        else:
+            w.linear(layer + ".self_attn.q_proj", q, spec.hidden, 1.5, qkv_bias)
+            w.linear(layer + ".self_attn.k_proj", kv, spec.hidden, 1.5, qkv_bias)
+            w.linear(layer + ".self_attn.v_proj", kv, spec.hidden, 1.5, qkv_bias)
         w.linear(layer + ".self_attn.o_proj", spec.hidden, q, 1.5, spec.bias)
         if spec.family == "qwen3":
             w.norm(layer + ".self_attn.q_norm", spec.d)
@@ -449,12 +523,37 @@ def make_llama(spec, w):
         if spec.feature_map is not None and i not in spec.full_layers:
             w.feature_map(layer + ".self_attn.feature_map", spec, i)
         w.norm(layer + ".post_attention_layernorm", spec.hidden)
-        w.linear(layer + ".mlp.gate_proj", spec.inner, spec.hidden, 1.5, spec.bias)
-        w.linear(layer + ".mlp.up_proj", spec.inner, spec.hidden, 1.5, spec.bias)
+        if spec.family == "phi3":
+            w.linear(layer + ".mlp.gate_up_proj", 2 * spec.inner, spec.hidden, 1.5)
+        else:
+            w.linear(layer + ".mlp.gate_proj", spec.inner, spec.hidden, 1.5, spec.bias)
+            w.linear(layer + ".mlp.up_proj", spec.inner, spec.hidden, 1.5, spec.bias)
         w.linear(layer + ".mlp.down_proj", spec.hidden, spec.inner, 1.0, spec.bias)
     w.norm("model.norm", spec.hidden)
     if not spec.tied:
         w.linear("lm_head", spec.vocab, spec.hidden, 2.5)
+
+
+def make_gpt_neox(spec, w):
+    width = spec.hidden
+    w.normal("gpt_neox.embed_in.weight", (spec.vocab, width), 0.3 if spec.tied else 1.0)
+    for i in range(spec.layers):
+        layer = f"gpt_neox.layers.{i}"
+        w.norm(layer + ".input_layernorm", width, True)
+        w.linear(layer + ".attention.query_key_value", 3 * width, width, 1.5, spec.bias)
+        w.linear(layer + ".attention.dense", width, width, 1.5, spec.bias)
+        if spec.feature_map is not None and i not in spec.full_layers:
+            w.feature_map(layer + ".attention.feature_map", spec, i)
+        # What older files carry and an engine must ignore.
+        w.tensors[layer + ".attention.bias"] = np.tril(np.ones((1, 1, 8, 8)))
+        w.tensors[layer + ".attention.masked_bias"] = np.array(-1e4)
+        w.tensors[layer + ".attention.rotary_emb.inv_freq"] = np.ones(2)
+        w.norm(layer + ".post_attention_layernorm", width, True)
+        w.linear(layer + ".mlp.dense_h_to_4h", spec.inner, width, 2.0, True)
+        w.linear(layer + ".mlp.dense_4h_to_h", width, spec.inner, 1.5, True)
+    w.norm("gpt_neox.final_layer_norm", width, True)
+    if not spec.tied:
+        w.linear("embed_out", spec.vocab, width, 2.5)
 
 
 def make_gpt2(spec, w):
@@ -518,7 +617,7 @@ def make_marian(spec, w):
 
 
 MAKERS = {"llama": make_llama, "qwen2": make_llama, "qwen3": make_llama, "mistral": make_llama,
-          "gpt2": make_gpt2, "marian": make_marian}
+          "phi3": make_llama, "gpt_neox": make_gpt_neox, "gpt2": make_gpt2, "marian": make_marian}
 
 
 def make(spec, directory):

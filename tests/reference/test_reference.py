@@ -175,6 +175,22 @@ def test_gpt_nano_sort_sorts_every_input():
         assert chosen.tolist() == ordered, digits
 
 
+def architecture_goldens():
+    path = os.path.join(os.path.dirname(os.path.abspath(beam_search.__file__)),
+                        "architectures_golden.json")
+    with open(path) as file:
+        return json.load(file)["cases"]
+
+
+@pytest.mark.parametrize("name", architecture_goldens())
+def test_architectures_are_what_transformers_computes(tmp_path, name):
+    golden = architecture_goldens()[name]
+    ids = [(i * i * 7 + i * 13 + 3) % 203 for i in range(len(golden) + 1)]
+    model = Reference(make_models.make(SPECS[name], tmp_path / name))
+    # transformers computes norms and rotary positions in float32.
+    assert np.abs(model.score(ids) - golden).max() < 1e-4
+
+
 def beam_goldens():
     path = os.path.join(os.path.dirname(os.path.abspath(beam_search.__file__)), "beams_golden.json")
     with open(path) as file:

@@ -166,6 +166,23 @@ TEST(GenerateTest, NamesWhatIsWrong) {
             2.0 * static_cast<double>(cases.size()));
 }
 
+TEST(GenerateTest, ATokenBeyondTheModelsRowsIsNamed) {
+  TestServerOptions options;
+  options.executor.vocab_size = ByteTokenizer::kBos;
+  TestServer server(std::move(options));
+  const grpc::Status status = server.Generate(TextRequest("ab", 8))->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("holds the token \"<s>\" of id 256"));
+  EXPECT_THAT(status.error_message(), HasSubstr("has 256 tokens"));
+  EXPECT_THAT(
+      TokenizerWarnings(*server.model->tokenizer, server.model->limits),
+      ::testing::ElementsAre(HasSubstr(
+          "has 257 tokens, the model 256 of them: texts with others (the first is \"<s>\"")));
+  EXPECT_THAT(TokenizerWarnings(ByteTokenizer(), {.vocab_size = 300}), ::testing::IsEmpty());
+  EXPECT_THAT(TokenizerWarnings(ByteTokenizer(), {.vocab_size = 257, .source_vocab_size = 200}),
+              ::testing::ElementsAre(HasSubstr("source tokenizer has 257 tokens, the model 200")));
+}
+
 TEST(GenerateTest, WithoutATokenizerServesIdsOnly) {
   TestServerOptions options;
   options.tokenizer = false;

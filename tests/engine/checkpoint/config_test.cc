@@ -332,7 +332,13 @@ TEST(ConfigTest, Phi3) {
 TEST(ConfigTest, EndTokensAndTemperatureOfBothFiles) {
   ModelConfig config = Parsed(Llama(R"("eos_token_id": 2, "bos_token_id": 1)"),
                               R"({"eos_token_id": [2, 7, 99], "temperature": 0.6})");
-  EXPECT_THAT(config.eos_token_ids, ElementsAre(2, 7));  // 99 is outside the vocabulary
+  EXPECT_THAT(config.eos_token_ids, ElementsAre(2, 7));
+  EXPECT_THAT(
+      config.warnings,
+      ElementsAre("generation_config.json: eos_token_id names 99, outside the vocabulary of "
+                  "50 tokens: it never occurs"));
+  EXPECT_THAT(Parsed(Llama(R"("eos_token_id": [-1, 3], "bos_token_id": 50)")).warnings,
+              ElementsAre(HasSubstr("config.json: bos_token_id names 50")));
   EXPECT_EQ(config.bos_token_id, 1);
   EXPECT_FLOAT_EQ(*config.default_temperature, 0.6F);
   config = Parsed(Llama(R"("eos_token_id": null)"), R"({"do_sample": false, "temperature": 0.6})");
