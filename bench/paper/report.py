@@ -25,7 +25,7 @@ def main_table(config, results, names):
               "CPU s", "bytes a session", "tokens/s"]
     lines = []
     for (name, weights), figures in results.items():
-        if name in names:
+        if name in names or weights == conversion.AS_IT_IS:
             lines.append([name, weights, *[serving.number(figures[key], QUALITY[key][1])
                                            for key in columns],
                           serving.number(figures["seconds"] or None),
@@ -67,6 +67,10 @@ def report(arguments, config, results, name):
     title = QUALITY[key][0]
     names = [model["name"] for model in config["model"]]
     picture = f"paper-{arguments.config.stem}"
+    command = f"bench/paper/{name}"
+    if arguments.models:
+        picture += f"-{names[-1].lower().replace(' ', '-')}"
+        command += f" --models '{arguments.models}'"
     drawn = plot.bars(
         serving.ROOT / "bench" / "results" / f"{picture}.svg", config["title"], title, names,
         {weights: [results.get((model, weights), {}).get(key) for model in names]
@@ -88,7 +92,7 @@ def report(arguments, config, results, name):
 {how}
 {image}
 {main_table(config, results, names)}
-{ablation_part(config, results, picture)}""", command=f"bench/paper/{name}")
+{ablation_part(config, results, picture)}""", command=command)
 
 
 def main(name):
