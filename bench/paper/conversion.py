@@ -72,7 +72,9 @@ def rows(config):
     first = config.get("as_it_is", config["model"][0])
     found = [(first["name"], AS_IT_IS, first)]
     for model in config["model"]:
-        found += [(model["name"], RANDOM, model), (model["name"], PRETRAINED, model)]
+        if "swap" not in model:  # which calibrates on the parent's keys
+            found.append((model["name"], RANDOM, model))
+        found.append((model["name"], PRETRAINED, model))
         if model.get("map", "elu") not in ("elu", "none"):
             found.append((model["name"], TRANSFER, model))
     ablation = config.get("ablation")
@@ -106,7 +108,7 @@ def swapped(arguments, config, model):
 def train_command(arguments, config, weights, model):
     data, training = config["data"], config["training"]
     base = swapped(arguments, config, model)[0] if "swap" in model else config["parent"]
-    own = [*model["flags"], "--parent", config["parent"]] if "flags" in model and weights != RANDOM else []
+    own = [*model["flags"], "--parent", config["parent"]] if "flags" in model else []
     flags = training.get("flags", [])
     options = dict(zip(flags[::2], flags[1::2])) | dict(zip(own[::2], own[1::2]))
     command = [arguments.build / "t2r-convert", "finetune", "--model", base,
