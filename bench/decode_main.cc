@@ -3,7 +3,9 @@
 // Sessions really hold the context: the first is fed random tokens up to each context length in
 // turn, the others are forked from it (own states, keys and values, same tokens), and each row
 // decodes with the first of them. A session's context therefore exceeds the row's by the tokens
-// that earlier rows decoded with the first one.
+// that earlier rows decoded with the first one. Then come rows at --position: sessions of a fixed
+// state go on from there with the state that the last context left, whose size and use no position
+// changes.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -25,6 +27,7 @@ struct Options {
   t2r::EngineOptions engine;  // backend, dtype and threads
   std::vector<int> sessions = {1, 8, 32, 64};
   std::vector<int64_t> contexts = {128};
+  std::vector<int64_t> positions;  // to move to after the contexts
   int steps = 32;
   double temperature = 1;
   int64_t chunk = 256;
@@ -84,6 +87,11 @@ class Bench {
     return fed == 0 ? 0 : static_cast<double>(fed) / seconds;
   }
 
+  // Lets every session go on from `position`, with the state that it has.
+  void MoveTo(int64_t position) {
+    for (Session& session : sessions_) session.position = std::max(session.position, position);
+  }
+
   // Decodes `steps` tokens with each of the first `count` sessions; seconds.
   double Decode(int count, int steps) {
     std::vector<t2r::ScheduledChunk> chunks(count);
@@ -131,6 +139,11 @@ void Run(const Options& options) {
   engine_options.max_step_tokens = std::max<int64_t>(options.chunk, most);
   const auto config = t2r::LoadModelConfig(options.model);
   if (!config.ok()) throw t2r::DeviceError(std::string(config.status().message()));
+  if (config->full_layers() > 0 && !options.positions.empty()) {
+    throw t2r::DeviceError(
+        "--position is for models without full attention: the keys and values of "
+        "a full layer up to there would be missing");
+  }
   if (config->full_layers() > 0) {
     engine_options.max_context = positions;
     engine_options.kv_cache_bytes =
@@ -145,8 +158,7 @@ void Run(const Options& options) {
               options.temperature);
   Bench bench(*(*engine)->executor, options, most, positions);
   std::printf("%9s %9s %9s %9s\n", "context", "sessions", "ms/step", "tokens/s");
-  for (const int64_t context : options.contexts) {
-    const double fill = bench.Fill(context);
+  const auto rows_at = [&](int64_t context) {
     for (const int sessions : options.sessions) {
       bench.Decode(sessions, kWarmUpSteps);
       const double seconds = bench.Decode(sessions, options.steps);
@@ -154,8 +166,16 @@ void Run(const Options& options) {
                   seconds / options.steps * 1e3, sessions * options.steps / seconds);
       std::fflush(stdout);
     }
+  };
+  for (const int64_t context : options.contexts) {
+    const double fill = bench.Fill(context);
+    rows_at(context);
     if (fill > 0)
       std::printf("%9lld    prompts %9s %9.0f\n", static_cast<long long>(context), "", fill);
+  }
+  for (const int64_t position : options.positions) {
+    bench.MoveTo(position);
+    rows_at(position);
   }
 }
 
@@ -172,6 +192,11 @@ int main(int argc, char** argv) {
       ->type_name("N,N,...")
       ->check(t2r::flags::Range(1, t2r::kMaxSessions));
   app.add_option("--context", options.contexts, "Tokens a session holds before; ascending")
+      ->delimiter(',')
+      ->type_name("N,N,...")
+      ->check(t2r::flags::Range(int64_t{1}, int64_t{1} << 32));
+  app.add_option("--position", options.positions,
+                 "Then positions to decode at, without reading up to there; fixed states only")
       ->delimiter(',')
       ->type_name("N,N,...")
       ->check(t2r::flags::Range(int64_t{1}, int64_t{1} << 32));

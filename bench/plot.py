@@ -41,8 +41,8 @@ def bars(path, title, y_label, groups, series):
     return _save(pyplot, figure, axes, path)
 
 
-def lines(path, title, x_label, y_label, series, log_x=False, log_y=False):
-    """Draws series, {label: [(x, y), …]}, to `path`; x ticks at the values measured.
+def lines(path, title, x_label, y_label, series, log_x=False, log_y=False, ticks=None):
+    """Draws series, {label: [(x, y), …]}, to `path`; x ticks at `ticks`, or at the values measured.
 
     The same data give the same bytes. Returns whether it drew: without matplotlib it says so and
     leaves the table to speak alone.
@@ -58,7 +58,7 @@ def lines(path, title, x_label, y_label, series, log_x=False, log_y=False):
         axes.set_xscale("log", base=2)
     if log_y:
         axes.set_yscale("log")
-    ticks = sorted({x for points in series.values() for x, _ in points})
+    ticks = ticks or sorted({x for points in series.values() for x, _ in points})
     axes.set_xticks(ticks, [f"{x:,}" for x in ticks])
     axes.minorticks_off()
     axes.set(title=title, xlabel=x_label, ylabel=y_label)

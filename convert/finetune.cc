@@ -108,15 +108,12 @@ void CheckFlags(const FinetuneFlags& flags, const ModelConfig& parent) {
     throw ConvertError("--keep-full says which layers a swap leaves: give --feature-map too");
   }
   if (flags.half_life < 0) throw ConvertError("--decay must be at least 0");
-  if (flags.half_life > 0) {
-    const auto& linear = parent.linear_attention;
-    if (!linear.has_value() || !flags.feature_map.empty() ||
-        (linear->window == 0 && linear->feature_map != FeatureMapKind::kCodebook) ||
-        linear->feature_map == FeatureMapKind::kNone) {
-      throw ConvertError(
-          "--decay lets the far part of windowed attention forget, and the model "
-          "has none: make it by t2r-convert swap");
-    }
+  if (flags.half_life > 0 && flags.feature_map.empty() &&
+      (!parent.linear_attention.has_value() ||
+       parent.linear_attention->feature_map == FeatureMapKind::kNone)) {
+    throw ConvertError(
+        "--decay lets a recurrent state forget, and the model has none: make it by t2r-convert "
+        "swap, or give --feature-map");
   }
   if (flags.trainable.lora_rank < 0) throw ConvertError("--lora-rank must be at least 0");
   if (flags.trainable.lora_rank > 0 && flags.random_weights) {
@@ -134,14 +131,13 @@ TrainOnly ParseTrainOnly(const std::string& name) {
   throw ConvertError("--train-only must be all, attention or new, not '" + name + "'");
 }
 
-// bfloat16 pays where the processor multiplies it, and the matrices are not small.
 torch::Dtype ParseProducts(const std::string& name, const ModelConfig& config) {
   if (name == "float32") return torch::kFloat32;
   if (name == "bfloat16") return torch::kBFloat16;
   if (name != "auto") {
     throw ConvertError("--products must be auto, float32 or bfloat16, not '" + name + "'");
   }
-  return config.hidden_size >= 256 && HasBfloat16Products() ? torch::kBFloat16 : torch::kFloat32;
+  return FastProducts(config.hidden_size);
 }
 
 // The first weights of the model that is trained.
@@ -158,7 +154,7 @@ void Initialize(const FinetuneFlags& flags, TrainingModel* model) {
   for (const auto& spec : model->parameters().specs()) {
     torch::Tensor value = model->parameters().Get(spec.name).detach();
     // One that the model brings along goes on from where it is.
-    if (IsLogDecay(spec) && !value.any().item<bool>()) {
+    if (IsLogDecay(spec) && !spec.frozen && !value.any().item<bool>()) {
       value.fill_(-std::numbers::ln2 / flags.half_life);
     }
   }
@@ -203,6 +199,13 @@ void Finetune(const FinetuneFlags& flags) {
                   tokenizer.get(), &progress);
 
   const ModelConfig teacher_config = Unwrap(LoadModelConfig(teacher));
+  if (HasSlidingWindow(teacher_config) && flags.stage != "finetune" &&
+      flags.training.window > teacher_config.linear_attention->window) {
+    throw ConvertError(
+        "--stage transfer compares with softmax attention, which the parent is only "
+        "within its sliding window: give a --window of at most " +
+        std::to_string(teacher_config.linear_attention->window));
+  }
   if (teacher_config.vocab_size != parent_config.vocab_size) {
     throw ConvertError("--parent has a vocabulary of " + std::to_string(teacher_config.vocab_size) +
                        " tokens, the model one of " + std::to_string(parent_config.vocab_size));

@@ -32,4 +32,8 @@ bool HasBfloat16Products() {
 #endif
 }
 
+torch::Dtype FastProducts(int64_t width) {
+  return width >= 256 && HasBfloat16Products() ? torch::kBFloat16 : torch::kFloat32;
+}
+
 }  // namespace t2r::convert

@@ -1,6 +1,9 @@
 // Process-wide settings that LibTorch needs to be fast on a CPU.
 #pragma once
 
+#include <torch/types.h>
+
+#include <cstdint>
 #include <string>
 
 namespace t2r::convert {
@@ -13,5 +16,7 @@ std::string PrepareRuntime(int operator_threads);
 
 // Whether the processor multiplies bfloat16 itself, and LibTorch uses it.
 bool HasBfloat16Products();
+// bfloat16 where it has and a model of this width gains by it; else float32.
+torch::Dtype FastProducts(int64_t width);
 
 }  // namespace t2r::convert

@@ -13,6 +13,7 @@
 #include "convert/eval/keep_full.h"
 #include "convert/model/init.h"
 #include "convert/model/model_dir.h"
+#include "convert/runtime.h"
 #include "convert/status.h"
 #include "convert/train/loss.h"
 #include "convert/train/training_run.h"
@@ -34,7 +35,11 @@ struct Texts {
 
 Texts LoadTexts(const SwapFlags& flags, const ModelConfig& config, const Tokenizer* tokenizer) {
   const auto limit = config.position_limit();
-  const int64_t length = limit.has_value() ? std::min(flags.tokens, *limit) : flags.tokens;
+  int64_t length = limit.has_value() ? std::min(flags.tokens, *limit) : flags.tokens;
+  // Within its sliding window the parent is the softmax model that it is compared with.
+  if (HasSlidingWindow(config)) {
+    length = std::min<int64_t>(length, config.linear_attention->window);
+  }
   const Corpus all =
       config.encoder_decoder.has_value()
           ? LoadParallelCorpus(flags.text, flags.target, flags.corpus, length, config, tokenizer)
@@ -78,34 +83,83 @@ ModelConfig Config(const SwapFlags& flags, const ModelConfig& parent, const Line
   return SwappedConfig(parent, swap);
 }
 
-// What the swap of each causal attention alone costs at these sizes, in nats/token over `before`.
-std::vector<double> CostsAlone(const SwapFlags& flags, const TrainingModel& parent,
-                               const Calibration& calibration, const Texts& texts,
-                               const LinearSizes& sizes, double before, Progress* progress) {
-  const int layers = parent.config().layers;
-  TrainingModel model(Config(flags, parent.config(), sizes, {}, {}), parent.parameters().device());
+// The parent with every layer swapped at these sizes.
+TrainingModel SwappedModel(const SwapFlags& flags, const TrainingModel& parent,
+                           const Calibration& calibration, const Texts& texts,
+                           const ModelConfig& config, Progress* progress) {
+  TrainingModel model(config, parent.parameters().device());
   CopyParent(parent, &model);
   SetNew(flags, parent, calibration, texts, &model, progress);
-  std::vector<double> costs;
-  for (int layer = 0; layer < layers; ++layer) {
-    ModelConfig one = model.config();
-    std::fill(one.layer_types.begin(), one.layer_types.end(), LayerType::kFullAttention);
-    one.layer_types[static_cast<size_t>(layer)] = LayerType::kLinearAttention;
-    if (one.encoder_decoder.has_value()) {
-      auto& cross = one.encoder_decoder->cross_layer_types;
-      std::fill(cross.begin(), cross.end(), LayerType::kFullAttention);
-    }
-    model.SetLayerTypes(one);
-    costs.push_back(Evaluate(model, texts.held_out, flags.threads).nats_per_token() - before);
-    progress->Show(static_cast<double>(layer + 1) / layers, "swapping layers alone", 0);
+  return model;
+}
+
+// What the swap of each causal attention of `model` alone costs, in nats/token over none; 0 for
+// those that it keeps full. In the products that training has by default: some dozens of passes.
+std::vector<double> CostsAlone(const SwapFlags& flags, const Texts& texts, TrainingModel* model,
+                               Progress* progress) {
+  const ModelConfig all = model->config();
+  model->SetProducts(FastProducts(all.hidden_size));
+  const auto nats = [&] {
+    return Evaluate(*model, texts.held_out, flags.threads).nats_per_token();
+  };
+  ModelConfig none = all;
+  std::fill(none.layer_types.begin(), none.layer_types.end(), LayerType::kFullAttention);
+  if (none.encoder_decoder.has_value()) {
+    auto& cross = none.encoder_decoder->cross_layer_types;
+    std::fill(cross.begin(), cross.end(), LayerType::kFullAttention);
   }
-  char line[160];
-  for (int layer = 0; layer < layers; ++layer) {
+  model->SetLayerTypes(none);
+  const double before = nats();
+  std::vector<double> costs(static_cast<size_t>(all.layers), 0.0);
+  for (int layer = 0; layer < all.layers; ++layer) {
+    if (!IsLinear(all, {layer, false})) continue;
+    ModelConfig one = none;
+    one.layer_types[static_cast<size_t>(layer)] = LayerType::kLinearAttention;
+    model->SetLayerTypes(one);
+    double& cost = costs[static_cast<size_t>(layer)];
+    cost = nats() - before;
+    progress->Show(static_cast<double>(layer + 1) / all.layers, "swapping layers alone", 0);
+    const LinearSizes sizes = all.linear_attention->sizes(layer);
+    char line[160];
     std::snprintf(line, sizeof(line), "layer %d alone, window %d, %d features: %+.5f nats/token",
-                  layer, sizes.window, sizes.features, costs[static_cast<size_t>(layer)]);
+                  layer, sizes.window, sizes.features, cost);
     progress->Line(line);
   }
+  model->SetLayerTypes(all);
+  model->SetProducts(torch::kFloat32);
   return costs;
+}
+
+// What each of `rungs` costs each layer alone, [rung][layer], in nats/token. Measured at the
+// largest rung that all layers can have within the budget; elsewhere it follows the squared error
+// of the layer's output, as a loss near its least does.
+std::vector<std::vector<double>> RungCosts(const SwapFlags& flags, const TrainingModel& parent,
+                                           const Calibration& calibration, const Texts& texts,
+                                           const ModelConfig& config,
+                                           const std::vector<LinearSizes>& rungs, int64_t budget,
+                                           Progress* progress) {
+  std::vector<ModelConfig> configs;
+  size_t measured = 0;
+  for (const LinearSizes& rung : rungs) {
+    ModelConfig& uniform = configs.emplace_back(config);
+    uniform.linear_attention->window = rung.window;
+    uniform.linear_attention->feature_size = rung.features;
+    if (StateBytes(uniform) <= budget) measured = configs.size() - 1;
+  }
+  std::vector<std::vector<double>> errors;
+  std::vector<double> costs;
+  for (size_t rung = 0; rung < rungs.size(); ++rung) {
+    TrainingModel model = SwappedModel(flags, parent, calibration, texts, configs[rung], progress);
+    errors.push_back(AttentionErrors(model, texts.held_out, progress));
+    if (rung == measured) costs = CostsAlone(flags, texts, &model, progress);
+  }
+  std::vector<std::vector<double>> nats(rungs.size(), std::vector<double>(costs.size(), 0.0));
+  for (size_t layer = 0; layer < costs.size(); ++layer) {
+    const double unit = std::max(0.0, costs[layer]) / std::max(1e-12, errors[measured][layer]);
+    for (size_t rung = 0; rung < rungs.size(); ++rung)
+      nats[rung][layer] = unit * errors[rung][layer];
+  }
+  return nats;
 }
 
 std::vector<int> Costliest(const std::vector<double>& costs, int count) {
@@ -163,22 +217,20 @@ void Swap(const SwapFlags& flags) {
   const Calibration calibration(parent, texts.calibration, config, flags.seed, flags.threads,
                                 &progress);
   if (kept.automatic > 0) {
-    config = Config(flags, parent_config, sizes,
-                    Costliest(CostsAlone(flags, parent, calibration, texts, sizes,
-                                         before.nats_per_token(), &progress),
-                              kept.automatic),
-                    kept_cross.layers);
+    TrainingModel all = SwappedModel(flags, parent, calibration, texts, config, &progress);
+    const auto costs = CostsAlone(flags, texts, &all, &progress);
+    config =
+        Config(flags, parent_config, sizes, Costliest(costs, kept.automatic), kept_cross.layers);
   }
   if (window.budget > 0) {
     std::vector<LinearSizes> rungs(std::begin(kRungs), std::end(kRungs));
-    std::vector<std::vector<double>> nats;
     for (LinearSizes& rung : rungs) {
       rung.sinks = flags.sinks;
       rung.fold = flags.fold;
       if (config.linear_attention->feature_map == FeatureMapKind::kNone) rung.features = 0;
-      nats.push_back(
-          CostsAlone(flags, parent, calibration, texts, rung, before.nats_per_token(), &progress));
     }
+    const auto nats =
+        RungCosts(flags, parent, calibration, texts, config, rungs, window.budget, &progress);
     LinearAttentionConfig& linear = *config.linear_attention;
     linear.layers = SpendBytes(config, rungs, nats, window.budget);
     for (const LinearSizes& layer : linear.layers) {
@@ -186,9 +238,7 @@ void Swap(const SwapFlags& flags) {
       linear.feature_size = std::max(linear.feature_size, layer.features);
     }
   }
-  TrainingModel model(config, parent.parameters().device());
-  CopyParent(parent, &model);
-  SetNew(flags, parent, calibration, texts, &model, &progress);
+  const TrainingModel model = SwappedModel(flags, parent, calibration, texts, config, &progress);
   const Evaluation after = Evaluate(model, texts.held_out, flags.threads);
   std::printf("parent: %s\nswapped: %s\n", Describe(before).c_str(), Describe(after).c_str());
   for (size_t i = 0; i < config.linear_attention->layers.size(); ++i) {

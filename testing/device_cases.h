@@ -16,8 +16,8 @@ struct DeviceCase {
   ModelSpec spec;
 };
 
-// Both families, softmax, each feature map, a mix of layers, and folded projections. Softmax and
-// t2r of Llama come first.
+// Both families, softmax, each feature map, a mix of layers, windows with what may stand beside
+// them, and folded projections. Softmax and t2r of Llama come first.
 inline std::vector<DeviceCase> DeviceCases() {
   std::vector<DeviceCase> cases;
   for (const bool gpt2 : {false, true}) {
@@ -39,11 +39,35 @@ inline std::vector<DeviceCase> DeviceCases() {
       }
       cases.push_back({family + "_" + map, spec});
     }
+    ModelSpec windowed = base;
+    windowed.linear = {true, true};
+    windowed.map = "codebook";
+    windowed.window = 9;
+    windowed.sinks = 2;
+    windowed.rope_features = false;
+    cases.push_back({family + "_codebook", windowed});
+    windowed.map = "t2r";
+    windowed.rope_features = true;
+    windowed.fold = 4;
+    windowed.decay = true;
+    cases.push_back({family + "_t2r_window", windowed});
+    windowed.map = "none";
+    windowed.decay = false;
+    cases.push_back({family + "_window", windowed});
     ModelSpec mixed = base;
     mixed.linear = {true, false};
     cases.push_back({family + "Mixed", mixed});
   }
-  ModelSpec folded = cases.back().spec;
+  ModelSpec uneven = cases.front().spec;
+  uneven.linear = {true, true};
+  uneven.map = "codebook";
+  uneven.window_list = {5, 16};
+  uneven.sink_list = {1, 0};
+  uneven.fold_list = {1, 3};
+  uneven.feature_list = {12, 6};
+  uneven.sink_position = 7;
+  cases.push_back({"LlamaCodebookByLayer", uneven});
+  ModelSpec folded = cases[cases.size() - 2].spec;
   folded.features = 6;  // fewer rows than the 8 of a head: folded
   cases.push_back({"Gpt2Folded", folded});
   folded.map = "hedgehog";

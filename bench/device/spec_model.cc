@@ -62,6 +62,13 @@ ModelConfig ModelConfigOf(const ModelSpec& spec) {
   linear.sinks = spec.sinks;
   linear.fold = spec.fold;
   linear.rope_features = spec.rope_features;
+  if (spec.sink_position >= 0) linear.sink_position = spec.sink_position;
+  if (!spec.window_list.empty()) {
+    for (int i = 0; i < spec.layers; ++i) {
+      linear.layers.push_back(
+          {spec.feature_count(i), spec.windows(i), spec.sink_count(i), spec.folds(i)});
+    }
+  }
   linear.normalizer = Parse<Normalizer>(spec.normalizer).value();
   linear.eps = static_cast<float>(spec.eps);
   linear.query_scale = static_cast<float>(spec.query_scale);

@@ -39,6 +39,9 @@ def parse(name):
     parser.add_argument("--budget-tokens", type=int,
                         help="predicted tokens of each row's training (default: the configuration's)")
     parser.add_argument("--build", type=pathlib.Path, default=serving.ROOT / "build" / "release")
+    parser.add_argument("--models", metavar="NAME,NAME",
+                        help="only these models of the configuration, in a report of their own "
+                             "(bench/results/paper-CONFIGURATION-NAME.md, after the last)")
     parser.add_argument("--work", type=pathlib.Path,
                         help="rows and trained models (default: build/paper/NAME of the configuration)")
     arguments = parser.parse_args()
@@ -53,16 +56,26 @@ def load(arguments):
     if not (parent / "config.json").exists():
         sys.exit(f"{arguments.config.name}: no model in {parent}; set --data or `parent`")
     config["pairs"] = json.loads((parent / "config.json").read_text())["model_type"] == "marian"
+    if arguments.models:
+        names = arguments.models.split(",")
+        config["as_it_is"] = config["model"][0]
+        config["model"] = [model for model in config["model"] if model["name"] in names]
+        if not config["model"]:
+            sys.exit(f"{arguments.config.name}: no model of --models")
+        config.pop("ablation", None)
     config["tokens"] = arguments.budget_tokens or config["training"]["tokens"]
     return config
 
 
 def rows(config):
     """(name, weights, model) of every row, the ablation's with their sizes in the name."""
-    found = [(config["model"][0]["name"], AS_IT_IS, config["model"][0])]
+    first = config.get("as_it_is", config["model"][0])
+    found = [(first["name"], AS_IT_IS, first)]
     for model in config["model"]:
-        found += [(model["name"], RANDOM, model), (model["name"], PRETRAINED, model)]
-        if model.get("map", "elu") != "elu":
+        if "swap" not in model:  # which calibrates on the parent's keys
+            found.append((model["name"], RANDOM, model))
+        found.append((model["name"], PRETRAINED, model))
+        if model.get("map", "elu") not in ("elu", "none"):
             found.append((model["name"], TRANSFER, model))
     ablation = config.get("ablation")
     if ablation:
@@ -76,17 +89,37 @@ def ablation_name(model, size):
     return model["name"] if size == model["size"] else f"{model['name']}, k {size}"
 
 
+def swapped(arguments, config, model):
+    """The directory of a model that `swap` makes, calibrated, of the parent; made if it is not there."""
+    data = config["data"]
+    command = [arguments.build / "t2r-convert", "swap", "--model", config["parent"],
+               "--feature-map", model["map"], "--calibrate", data["train"], *model["swap"]]
+    if model["size"]:
+        command += ["--feature-size", model["size"]]
+    for key, flag in (("train_target", "--calibrate-target"), ("separator", "--separator")):
+        if key in data:
+            command += [flag, data[key]]
+    command = [str(part) for part in command]
+    identity = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:12]
+    out = arguments.work / "models" / f"swap-{identity}"
+    return out, [*command, "--out", str(out)]
+
+
 def train_command(arguments, config, weights, model):
     data, training = config["data"], config["training"]
-    command = [arguments.build / "t2r-convert", "finetune", "--model", config["parent"],
+    base = swapped(arguments, config, model)[0] if "swap" in model else config["parent"]
+    own = [*model["flags"], "--parent", config["parent"]] if "flags" in model else []
+    flags = training.get("flags", [])
+    options = dict(zip(flags[::2], flags[1::2])) | dict(zip(own[::2], own[1::2]))
+    command = [arguments.build / "t2r-convert", "finetune", "--model", base,
                "--tokens", config["tokens"], "--device", training.get("device", "cpu"),
-               *training.get("flags", [])]
+               *(part for option in options.items() for part in option)]
     for key in ("train", "valid", "train_target", "valid_target", "separator", "valid_documents"):
         if key in data:
             command += ["--" + key.replace("_", "-"), data[key]]
     for key, flag in (("map", "--feature-map"), ("size", "--feature-size"), ("keep", "--keep-full"),
                       ("keep_cross", "--keep-full-cross")):
-        if key in model:
+        if key in model and "swap" not in model:
             command += [flag, model[key]]
     if weights == RANDOM:
         command += ["--random-weights"]
@@ -200,9 +233,23 @@ def session_bytes(directory, length):
     types = first("layer_types", default=["full_attention"] * layers)
     if config["model_type"] == "marian":
         types = types + first("cross_layer_types", default=["full_attention"] * layers)
-    linear = types.count("linear_attention")
-    size = config["linear_attention"]["feature_size"] if linear else 0
-    return 4 * groups * (linear * size * (width + 1) + (len(types) - linear) * 2 * length * width)
+    attention = config.get("linear_attention", {})
+
+    def size(key, layer):
+        value = attention.get(key, 1 if key == "fold" else 0)
+        return value[layer] if isinstance(value, list) else value
+
+    floats = 0
+    for i, kind in enumerate(types):
+        layer, cross = i % layers, i >= layers
+        if kind == "linear_attention":
+            floats += size("feature_size", layer) * (width + 1)
+            if not cross and size("window", layer):
+                kept = size("window", layer) + size("fold", layer) - 1 + size("sinks", layer)
+                floats += 2 * kept * width
+        else:
+            floats += 2 * length * width
+    return 4 * groups * floats
 
 
 def measure_row(arguments, config, row, bar):
@@ -216,6 +263,10 @@ def measure_row(arguments, config, row, bar):
         identity = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:12]
         out = arguments.work / "models" / identity
         log = out.with_suffix(".log")
+        if "swap" in model:
+            base, swap = swapped(arguments, config, model)
+            if not (base / "config.json").exists():
+                run(swap)
         if not (out / "config.json").exists():
             train([*command, "--out", str(out)], log, bar, label)
         seconds = training_seconds(log)

@@ -25,7 +25,7 @@ def main_table(config, results, names):
               "CPU s", "bytes a session", "tokens/s"]
     lines = []
     for (name, weights), figures in results.items():
-        if name in names:
+        if name in names or weights == conversion.AS_IT_IS:
             lines.append([name, weights, *[serving.number(figures[key], QUALITY[key][1])
                                            for key in columns],
                           serving.number(figures["seconds"] or None),
@@ -67,6 +67,10 @@ def report(arguments, config, results, name):
     title = QUALITY[key][0]
     names = [model["name"] for model in config["model"]]
     picture = f"paper-{arguments.config.stem}"
+    command = f"bench/paper/{name}"
+    if arguments.models:
+        picture += f"-{names[-1].lower().replace(' ', '-')}"
+        command += f" --models '{arguments.models}'"
     drawn = plot.bars(
         serving.ROOT / "bench" / "results" / f"{picture}.svg", config["title"], title, names,
         {weights: [results.get((model, weights), {}).get(key) for model in names]
@@ -79,7 +83,7 @@ def report(arguments, config, results, name):
     how = paragraph(f"""Every row was trained on {config["tokens"]:,} predicted tokens with the same options
         (`{" ".join(config["training"].get("flags", []))}`); *transfer* spends a part of them on the
         feature maps alone. A transfer from random weights, and of ELU, which has no map to train, would
-        say nothing. Figures are of the test set; bytes a session are at {speed["length"]:,} tokens{sides}
+        say nothing; what is calibrated is so on the parent's keys. Figures are of the test set; bytes a session are at {speed["length"]:,} tokens{sides}
         with float32 keys and values; tokens/s are the engine's, {speed["sessions"]} sessions in total,
         {where}.""")
     serving.write_results(picture, config["title"], f"""
@@ -88,7 +92,7 @@ def report(arguments, config, results, name):
 {how}
 {image}
 {main_table(config, results, names)}
-{ablation_part(config, results, picture)}""", command=f"bench/paper/{name}")
+{ablation_part(config, results, picture)}""", command=command)
 
 
 def main(name):

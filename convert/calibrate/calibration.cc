@@ -333,4 +333,31 @@ void ChooseFarBiases(const TrainingModel& parent, const Corpus& text, TrainingMo
   }
 }
 
+std::vector<double> AttentionErrors(const TrainingModel& model, const Corpus& text,
+                                    Progress* progress) {
+  const torch::NoGradGuard no_grad;
+  const ModelConfig& config = model.config();
+  const auto layers = static_cast<size_t>(config.layers);
+  std::vector<double> errors(layers, 0.0), squares(layers, 0.0);
+  const std::vector<BatchPlan> plans = Batches(text);
+  Meter meter(progress, "calibrating: errors of layers", plans.size());
+  for (const BatchPlan& plan : plans) {
+    const TokenBatch batch = MakeBatch(text, plan, model.parameters().device());
+    const Tensor rows = batch.counted.unsqueeze(-1);
+    model.VisitAttention(
+        batch.input, [&](const AttentionSite& site, const AttentionInput& in, const Tensor& out) {
+          if (site.cross || !IsLinear(config, site)) return;
+          const auto layer = static_cast<size_t>(site.layer);
+          const Tensor error = (model.LinearSite(batch.input, site, in) - out) * rows;
+          errors[layer] += error.square().sum(torch::kFloat64).item<double>();
+          squares[layer] += (out * rows).square().sum(torch::kFloat64).item<double>();
+        });
+    meter.Done();
+  }
+  for (size_t layer = 0; layer < layers; ++layer) {
+    errors[layer] /= std::max(1e-30, squares[layer]);
+  }
+  return errors;
+}
+
 }  // namespace t2r::convert

@@ -60,4 +60,9 @@ class Calibration {
 void ChooseFarBiases(const TrainingModel& parent, const Corpus& text, TrainingModel* model,
                      Progress* progress);
 
+// The squared error of every causal linear attention's output over the square of the softmax
+// output, on `text`, each layer reading what the softmax model gives it; by layer, 0 for full ones.
+std::vector<double> AttentionErrors(const TrainingModel& model, const Corpus& text,
+                                    Progress* progress);
+
 }  // namespace t2r::convert

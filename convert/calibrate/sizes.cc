@@ -38,7 +38,13 @@ std::vector<LinearSizes> SpendBytes(const ModelConfig& config,
                                     const std::vector<std::vector<double>>& nats, int64_t budget) {
   const size_t layers = nats.at(0).size();
   std::vector<size_t> at(layers, 0);
-  int64_t spent = static_cast<int64_t>(layers) * StateBytes(config, rungs[0]);
+  const auto linear = [&](size_t layer) {
+    return config.layer_types[layer] == LayerType::kLinearAttention;
+  };
+  int64_t spent = 0;
+  for (size_t layer = 0; layer < layers; ++layer) {
+    if (linear(layer)) spent += StateBytes(config, rungs[0]);
+  }
   if (spent > budget) {
     throw ConvertError("--window auto:" + std::to_string(budget) + " is less than the smallest " +
                        std::to_string(spent) + " bytes");
@@ -47,6 +53,7 @@ std::vector<LinearSizes> SpendBytes(const ModelConfig& config,
     double best = 0;
     size_t best_layer = 0, best_rung = 0;
     for (size_t layer = 0; layer < layers; ++layer) {
+      if (!linear(layer)) continue;
       const int64_t bytes = StateBytes(config, rungs[at[layer]]);
       for (size_t rung = at[layer] + 1; rung < rungs.size(); ++rung) {
         const int64_t more = StateBytes(config, rungs[rung]) - bytes;

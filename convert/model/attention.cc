@@ -75,6 +75,12 @@ class RecurrentAttention : public torch::autograd::Function<RecurrentAttention> 
 
 }  // namespace
 
+Tensor DecayFactors(const Tensor& log_decay, const Tensor& age) {
+  std::vector<int64_t> shape(static_cast<size_t>(age.dim()), 1);
+  shape[0] = -1;
+  return (log_decay.view(shape) * age).exp();
+}
+
 Tensor ApplyFeatureMap(const LinearAttentionConfig& config, const FeatureMapTensors& map,
                        const Tensor& x) {
   switch (config.feature_map) {
@@ -132,15 +138,42 @@ Tensor ChunkedLinearAttention(const LinearAttentionConfig& config, const Feature
                             .permute({2, 0, 1, 3})
                             .reshape({groups * n, c, d + 1});
 
-  const Tensor mask = torch::ones({c, c}, q.options()).tril().repeat({share, 1});
-  Tensor sums = torch::bmm(torch::bmm(phi_q, phi_k.transpose(1, 2)) * mask, values);
+  const bool decays = map.log_decay.defined();
+  const Tensor place = torch::arange(c, q.options().requires_grad(false).dtype(torch::kInt64));
+  Tensor mask = torch::ones({c, c}, q.options()).tril().view({1, 1, 1, c, c});
+  if (decays) {
+    const Tensor age = (place.unsqueeze(1) - place).clamp_min(0);
+    mask = mask * DecayFactors(map.log_decay, age.view({1, 1, 1, c, c}));
+  }
+  const Tensor weights =
+      torch::bmm(phi_q, phi_k.transpose(1, 2)).view({groups, n, share, c, c}) * mask;
+  Tensor sums = torch::bmm(weights.view({groups * n, share * c, c}), values);
   if (chunks > 1) {
-    const Tensor added = torch::bmm(phi_k.transpose(1, 2), values)
-                             .view({groups, batch, chunks, config.feature_size, d + 1});
-    // S and z before each chunk.
-    const Tensor before = torch::constant_pad_nd(
-        added.index({Slice(), Slice(), Slice(None, chunks - 1)}).cumsum(2), {0, 0, 0, 0, 1, 0});
-    sums = torch::baddbmm(sums, phi_q, before.view({groups * n, config.feature_size, d + 1}));
+    Tensor last = phi_k, rows = phi_q;  // as the chunk's end and the state before it see them
+    if (decays) {
+      const auto by_place = [&](const Tensor& x, const Tensor& age) {
+        return (x.view({groups, n, -1, c, config.feature_size}) *
+                DecayFactors(map.log_decay, age.view({1, 1, 1, c, 1})))
+            .view(x.sizes());
+      };
+      last = by_place(phi_k, c - 1 - place);
+      rows = by_place(phi_q, place + 1);
+    }
+    const Tensor added = torch::bmm(last.transpose(1, 2), values)
+                             .view({groups, batch, chunks, config.feature_size, d + 1})
+                             .index({Slice(), Slice(), Slice(None, chunks - 1)});
+    Tensor ends;  // S and z at each chunk's end
+    if (decays) {
+      const Tensor index = torch::arange(chunks - 1, place.options());
+      const Tensor ago = index.unsqueeze(1) - index;
+      const Tensor factors = DecayFactors(map.log_decay, (ago * c).clamp_min(0).unsqueeze(0)) *
+                             (ago >= 0).to(q.dtype());
+      ends = torch::matmul(factors.unsqueeze(1), added.flatten(3)).view(added.sizes());
+    } else {
+      ends = added.cumsum(2);
+    }
+    const Tensor before = torch::constant_pad_nd(ends, {0, 0, 0, 0, 1, 0});
+    sums = torch::baddbmm(sums, rows, before.view({groups * n, config.feature_size, d + 1}));
   }
   const Tensor weight = sums.narrow(-1, d, 1);
   const Tensor den =
@@ -172,8 +205,8 @@ Tensor RecurrentLinearAttention(const LinearAttentionConfig& config, const Featu
 
 Tensor LinearAttention(const LinearAttentionConfig& config, const FeatureMapTensors& map,
                        const Tensor& q, const Tensor& k, const Tensor& v) {
-  return q.is_cpu() ? RecurrentLinearAttention(config, map, q, k, v)
-                    : ChunkedLinearAttention(config, map, q, k, v);
+  return q.is_cpu() && !map.log_decay.defined() ? RecurrentLinearAttention(config, map, q, k, v)
+                                                : ChunkedLinearAttention(config, map, q, k, v);
 }
 
 Tensor SoftmaxAttention(const Tensor& q, const Tensor& k, const Tensor& v) {

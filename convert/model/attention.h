@@ -31,13 +31,16 @@ struct AttentionInput {
 torch::Tensor ApplyFeatureMap(const LinearAttentionConfig& config, const FeatureMapTensors& map,
                               const torch::Tensor& x);
 
+// ρ_g to the power of `age` [1, …]: [G, …], for log_decay [G].
+torch::Tensor DecayFactors(const torch::Tensor& log_decay, const torch::Tensor& age);
+
 // Linear attention of q [B, T, G, R, d], k and v [B, T, G, d] from empty state to [B, T, G·R·d]:
-// the recurrence on the CPU, the chunked form elsewhere.
+// the recurrence on the CPU, the chunked form elsewhere and with a decay.
 torch::Tensor LinearAttention(const LinearAttentionConfig& config, const FeatureMapTensors& map,
                               const torch::Tensor& q, const torch::Tensor& k,
                               const torch::Tensor& v);
 
-// By the recurrence, token by token (recurrent_kernel.h). CPU only.
+// By the recurrence, token by token (recurrent_kernel.h). CPU only; without a decay.
 torch::Tensor RecurrentLinearAttention(const LinearAttentionConfig& config,
                                        const FeatureMapTensors& map, const torch::Tensor& q,
                                        const torch::Tensor& k, const torch::Tensor& v);

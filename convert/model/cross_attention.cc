@@ -42,10 +42,15 @@ Tensor LinearAttentionOver(const LinearAttentionConfig& config, const FeatureMap
                                   map.query_bias.view({groups, 1, share, config.feature_size})
                             : ApplyFeatureMap(config, map, queries))
                            .reshape({groups * batch, length * share, config.feature_size});
-  const Tensor phi_k =
+  Tensor phi_k =
       ApplyFeatureMap(config, map, k.permute({2, 0, 1, 3}).reshape({groups, batch * keys, d}))
           .view({groups, batch, keys, config.feature_size}) *
       counted.view({1, batch, keys, 1});
+  if (map.log_decay.defined()) {  // as the source's last token sees them
+    const Tensor age =
+        counted.sum(1, /*keepdim=*/true) - 1 - torch::arange(keys, counted.options());
+    phi_k = phi_k * DecayFactors(map.log_decay, age.clamp_min(0).view({1, batch, keys, 1}));
+  }
   // A column of ones beside the values: S and z are one product.
   const Tensor values = torch::constant_pad_nd(v, {0, 1}, 1.0)
                             .permute({2, 0, 1, 3})

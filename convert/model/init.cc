@@ -122,8 +122,20 @@ void InitializeFeatureMaps(TrainingModel* model, uint64_t seed) {
   }
 }
 
+bool HasSlidingWindow(const ModelConfig& config) {
+  const auto& linear = config.linear_attention;
+  return linear.has_value() && linear->feature_map == FeatureMapKind::kNone && linear->sinks == 0 &&
+         linear->layers.empty();
+}
+
 ModelConfig SwappedConfig(const ModelConfig& parent, const SwapOptions& options) {
-  if (parent.linear_layers() + parent.linear_cross_layers() > 0) {
+  if (HasSlidingWindow(parent)) {
+    if (!options.keep_full.empty()) {
+      throw ConvertError(
+          "--keep-full: this model's layers have a sliding window; kept full they would see more "
+          "than it was trained to");
+    }
+  } else if (parent.linear_layers() + parent.linear_cross_layers() > 0) {
     throw ConvertError(
         "the model has linear layers already; leave out --feature-map to finetune it as it is");
   }

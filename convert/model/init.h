@@ -42,6 +42,10 @@ struct SwapOptions {
   std::optional<int64_t> sink_position = std::nullopt;
 };
 
+// Whether the model's own attention sees the last keys only (Mistral's sliding_window): a window
+// and nothing else. Over texts no longer than it, such a model is a softmax model.
+bool HasSlidingWindow(const ModelConfig& config);
+
 // The parent's configuration with its layers swapped: t2r clamps denominators at 1e-2, the other
 // maps add 1e-6; query_scale is head_dim^-½. An encoder is left as it is. Throws ConvertError: k
 // missing or odd for rfa and hedgehog, k ≠ head_dim for elu, a kept layer that does not exist, a

@@ -136,13 +136,13 @@ Tensor TrainingModel::LinearSite(const ModelInput& input, const AttentionSite& s
     map.weight = tensor(linear.feature_map == FeatureMapKind::kRfa ? "projection" : "weight");
     map.bias = tensor("bias");
   }
-  if (site.cross) return LinearAttentionOver(linear, map, in.q, in.k, in.v, input.source_counted);
-  if (!IsWindowed(linear, sizes)) return LinearAttention(linear, map, in.q, in.k, in.v);
-  map.far_bias = tensor("far_bias");
   const Tensor decay = tensor("log_decay");
   if (decay.defined() && (decay.requires_grad() || decay.any().item<bool>())) {
     map.log_decay = decay;
   }
+  if (site.cross) return LinearAttentionOver(linear, map, in.q, in.k, in.v, input.source_counted);
+  if (!IsWindowed(linear, sizes)) return LinearAttention(linear, map, in.q, in.k, in.v);
+  map.far_bias = tensor("far_bias");
   return WindowedAttention(linear, sizes, map, in);
 }
 

@@ -86,14 +86,6 @@ void LoadParameters(const std::string& directory, TrainingModel* model, bool all
     torch::Tensor parameter = model->parameters().Get(spec.name);
     parameter.copy_(values);
   }
-  for (const AttentionSite& site : AttentionSites(model->config())) {
-    const std::string decay = AttentionPrefix(model->config(), site) + "feature_map.log_decay";
-    if (files->Find(decay) != nullptr && !model->parameters().Has(decay)) {
-      throw ConvertError(directory + ": tensor " + decay +
-                         " is a decay without a window or a codebook, which only the engine "
-                         "computes");
-    }
-  }
 }
 
 std::string SwappedConfigJson(const std::string& parent_json, const ModelConfig& swapped,
@@ -111,6 +103,9 @@ std::string SwappedConfigJson(const std::string& parent_json, const ModelConfig&
     json["cross_layer_types"] = types(swapped.encoder_decoder->cross_layer_types);
   }
   if (swapped.linear_attention.has_value()) {
+    // linear_attention says what a sliding window of the parent's was.
+    if (json.contains("sliding_window")) json["sliding_window"] = nullptr;
+    if (json.contains("use_sliding_window")) json["use_sliding_window"] = false;
     const auto& linear = *swapped.linear_attention;
     const bool windowed = linear.window > 0;
     nlohmann::ordered_json keys = {{"feature_map", NameOf(linear.feature_map)}};

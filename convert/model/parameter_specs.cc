@@ -1,6 +1,5 @@
 #include "convert/model/parameter_specs.h"
 
-#include <set>
 #include <utility>
 
 namespace t2r::convert {
@@ -29,20 +28,8 @@ std::string AttentionPrefix(const ModelConfig& config, const AttentionSite& site
 }
 
 std::vector<ParameterSpec> ParameterSpecs(const ModelConfig& config) {
-  // Decays without a window or a codebook, and those of cross attention: only the engine computes
-  // them.
-  std::set<std::string> left_out;
-  for (const AttentionSite& site : AttentionSites(config)) {
-    if (!IsLinear(config, site)) continue;
-    const LinearAttentionConfig& linear = config.linear_attention.value();
-    const bool near = linear.sizes(site.layer, site.cross).window > 0;
-    if (site.cross || (!near && linear.feature_map != FeatureMapKind::kCodebook)) {
-      left_out.insert(AttentionPrefix(config, site) + "feature_map.log_decay");
-    }
-  }
   std::vector<ParameterSpec> specs;
   for (TensorSpec& tensor : TensorsOf(config)) {
-    if (left_out.count(tensor.name) > 0) continue;
     ParameterSpec spec{std::move(tensor)};
     spec.decay = spec.role == TensorRole::kProjection;
     spec.feature_map = spec.role == TensorRole::kFeatureMap;
@@ -60,7 +47,9 @@ std::vector<ParameterSpec> Trainable(std::vector<ParameterSpec> specs,
   for (size_t i = 0; i < given; ++i) {
     const bool encoder = specs[i].name.starts_with("model.encoder.");
     specs[i].frozen |= options.freeze_encoder && encoder;
-    if (IsLogDecay(specs[i])) specs[i].frozen = !options.decay;
+    if (IsLogDecay(specs[i])) {
+      specs[i].frozen = !options.decay || specs[i].name.find("encoder_attn") != std::string::npos;
+    }
     if (!specs[i].feature_map && options.only != TrainOnly::kAll) {
       const bool attention = specs[i].name.find("attn.") != std::string::npos ||
                              specs[i].name.find(".attention.") != std::string::npos;

@@ -176,12 +176,7 @@ class FarPart {
   }
 
  private:
-  // ρ_g to the power of `age` [1, …]: [G, …].
-  Tensor Decay(const Tensor& age) const {
-    std::vector<int64_t> shape(static_cast<size_t>(age.dim()), 1);
-    shape[0] = c_.groups;
-    return (map_.log_decay.view(shape) * age).exp();
-  }
+  Tensor Decay(const Tensor& age) const { return DecayFactors(map_.log_decay, age); }
 
   const FeatureMapTensors& map_;
   const Chunks& c_;
@@ -262,8 +257,10 @@ Tensor WindowedAttention(const LinearAttentionConfig& config, const LinearSizes&
     sums = torch::baddbmm(sums, first_weights, first_values);
   }
   sums = sums.view({c.groups, c.batch, c.count, c.share, c.size, c.d + 1});
-  // Rows of padding may see nothing.
-  const Tensor den = sums.narrow(-1, c.d, 1).clamp_min(1e-30);
+  // Rows of padding may see nothing. Of rfa, whose features have either sign, a sum may be
+  // negative.
+  Tensor den = sums.narrow(-1, c.d, 1);
+  den = den.masked_fill(den == 0, 1.0);
   return (sums.narrow(-1, 0, c.d) / den)
       .permute({1, 2, 4, 0, 3, 5})
       .reshape({c.batch, c.count * c.size, c.groups * c.share * c.d})

@@ -39,6 +39,15 @@ inline std::string SmallQwen3Json() {
     "tie_word_embeddings": true, "torch_dtype": "float32"})";
 }
 
+// Mistral: every layer sees the last 24 tokens.
+inline std::string SmallMistralJson() {
+  return R"({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_size": 24,
+    "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 6, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0, "vocab_size": 37, "max_position_embeddings": 128,
+    "sliding_window": 24, "tie_word_embeddings": false, "torch_dtype": "float32"})";
+}
+
 inline std::string SmallGpt2Json() {
   return R"({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": 24,
     "n_inner": 48, "n_layer": 3, "n_head": 3, "n_positions": 80, "vocab_size": 37,

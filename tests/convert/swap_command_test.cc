@@ -154,6 +154,40 @@ TEST_F(SwapCommandTest, FinetuningLearnsAndKeepsDecaysBelowZero) {
   }
 }
 
+TEST_F(SwapCommandTest, TakesThePlaceOfASlidingWindow) {
+  WriteSmallModel(directory_ / "parent", SmallMistralJson(), 3);
+  Swap(Flags("24", 8));  // of the parent's own width: what lies behind it is new
+  EXPECT_THAT(Changed("parent", "swapped"), ::testing::Each(HasSubstr("feature_map")));
+  const ModelConfig config = Unwrap(LoadModelConfig(directory_ / "swapped"));
+  EXPECT_EQ(config.linear_attention->feature_map, FeatureMapKind::kCodebook);
+  EXPECT_EQ(config.linear_layers(), 2);
+  FinetuneFlags flags = Training(5);
+  flags.stage = "transfer";
+  EXPECT_THAT([&] { Finetune(flags); }, ThrowsMessage<ConvertError>(HasSubstr("sliding window")));
+  flags.training.window = 24;
+  flags.output.directory = directory_ / "transferred";
+  Finetune(flags);
+  EXPECT_TRUE(std::isfinite(Nats("transferred")));
+  SwapFlags kept = Flags("8", 8);
+  kept.keep_full = "0";
+  EXPECT_THAT([&] { Swap(kept); }, ThrowsMessage<ConvertError>(HasSubstr("sliding window")));
+}
+
+TEST_F(SwapCommandTest, AStateWithoutAWindowForgetsToo) {
+  FinetuneFlags flags = Training(20);
+  flags.model = directory_ / "parent";
+  flags.feature_map = "t2r";
+  flags.feature_size = 8;
+  flags.half_life = 20;
+  Finetune(flags);
+  TrainingModel child(Unwrap(LoadModelConfig(directory_ / "child")), torch::kCPU);
+  LoadParameters(directory_ / "child", &child, false);
+  const torch::Tensor decay =
+      child.parameters().Get("model.layers.1.self_attn.feature_map.log_decay");
+  EXPECT_LT(decay.max().item<float>(), 0.0F);
+  EXPECT_NE(decay[0].item<float>(), decay[1].item<float>());  // each learned its own
+}
+
 TEST_F(SwapCommandTest, TrainsOnWhatTheParentWrites) {
   std::string json = SmallLlamaJson();
   json.insert(1, R"("bos_token_id": 3, "eos_token_id": 5,)");

@@ -36,9 +36,11 @@ TEST(SpendBytes, TakesTheStepsThatSaveTheMostABit) {
   const int64_t least = StateBytes(TwoGroups(), rungs[0]);  // a rung doubles it
   const std::vector<std::vector<double>> nats{
       {0.10, 0.50, 0.01}, {0.06, 0.40, 0.01}, {0.05, 0.01, 0.00}};
+  ModelConfig config = TwoGroups();
+  config.layer_types.assign(3, LayerType::kLinearAttention);
   const auto windows = [&](int64_t budget) {
     std::vector<int> w;
-    for (const LinearSizes& s : SpendBytes(TwoGroups(), rungs, nats, budget)) w.push_back(s.window);
+    for (const LinearSizes& s : SpendBytes(config, rungs, nats, budget)) w.push_back(s.window);
     return w;
   };
   EXPECT_THAT(windows(3 * least), ::testing::ElementsAre(16, 16, 16));
@@ -49,6 +51,9 @@ TEST(SpendBytes, TakesTheStepsThatSaveTheMostABit) {
   EXPECT_THAT(windows(100 * least), ::testing::ElementsAre(64, 64, 64));
   EXPECT_THAT([&] { windows(3 * least - 1); },
               ThrowsMessage<ConvertError>(HasSubstr(std::to_string(3 * least))));
+  config.layer_types[1] = LayerType::kFullAttention;  // costs no bytes of state
+  EXPECT_THAT(windows(2 * least), ::testing::ElementsAre(16, 16, 16));
+  EXPECT_THAT(windows(8 * least), ::testing::ElementsAre(64, 16, 64));
 }
 
 TEST(ParseWindow, TakesANumberOrABudget) {

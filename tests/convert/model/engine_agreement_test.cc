@@ -221,7 +221,31 @@ INSTANTIATE_TEST_SUITE_P(
         WindowedAgreement{
             "phi3_hedgehog", SmallPhi3Json(), FeatureMapKind::kHedgehog, {12, 8, 1, 1}, true},
         WindowedAgreement{
-            "phi3_window_alone", SmallPhi3Json(), FeatureMapKind::kNone, {0, 8, 3, 1}, true}),
+            "phi3_window_alone", SmallPhi3Json(), FeatureMapKind::kNone, {0, 8, 3, 1}, true},
+        WindowedAgreement{"gpt2_rfa_decays",
+                          SmallGpt2Json(),
+                          FeatureMapKind::kRfa,
+                          {8, 16, 0, 1},
+                          true,
+                          {},
+                          std::nullopt,
+                          true},
+        WindowedAgreement{"t2r_decays_without_a_window",
+                          SmallLlamaJson(),
+                          FeatureMapKind::kT2r,
+                          {10, 0, 0, 1},
+                          true,
+                          {},
+                          std::nullopt,
+                          true},
+        WindowedAgreement{"gpt2_hedgehog_decays_without_a_window",
+                          SmallGpt2Json(),
+                          FeatureMapKind::kHedgehog,
+                          {12, 0, 0, 1},
+                          true,
+                          {},
+                          std::nullopt,
+                          true}),
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST(EngineAgreement, SoftmaxModelsToo) {

@@ -159,7 +159,7 @@ TEST(MarianTransfer, TouchesTheMapsOfBothAttentionsOnly) {
     for (const auto& spec : model.parameters().specs()) {
       const torch::Tensor& value = replicas[0]->parameters().Get(spec.name);
       const bool learns = objective == Objective::kTransfer
-                              ? spec.feature_map
+                              ? spec.feature_map && !spec.frozen
                               : !spec.name.starts_with("model.encoder.") && !spec.computed;
       const bool moved = value.grad().defined() && value.grad().abs().max().item<float>() > 0;
       // A key's bias shifts all scores of a query alike: softmax does not feel it.
