@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "server/served_model.h"
 
 namespace t2r::server {
@@ -26,6 +27,13 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
   DescribeMemory(model->engine->memory, &model->info);
   model->info.set_dtype(model->engine->weight_dtype);
   model->info.set_backend(model->engine->backend_description);
+
+  if (model->tokenizer != nullptr && model->tokenizer->vocab_size() > executor.vocab_size) {
+    model->engine->warnings.push_back(absl::StrCat(
+        "the tokenizer has ", model->tokenizer->vocab_size(), " tokens, the model ",
+        executor.vocab_size, ": texts with '", model->tokenizer->TokenText(executor.vocab_size),
+        "' (", executor.vocab_size, ") or a token after it are refused"));
+  }
 
   metrics.SetModel(executor.slots, executor.state_bytes);
   metrics.SetMemory(model->engine->memory);

@@ -30,6 +30,9 @@ class ByteTokenizer : public Tokenizer {
   std::string TokenBytes(int32_t id, bool /*at_start*/) const override {
     return id >= 0 && id < kBos ? std::string(1, static_cast<char>(id)) : "";
   }
+  std::string TokenText(int32_t id) const override {
+    return id == kBos ? "<s>" : TokenBytes(id, false);
+  }
   bool IsSpecial(int32_t id) const override { return id == kBos; }
   int vocab_size() const override { return kVocab; }
   std::optional<int32_t> bos_id() const override { return kBos; }
