@@ -215,7 +215,7 @@ int main(int argc, char** argv) {
       ->check(t2r::flags::Range(0.0, 100.0));
   app.add_option("--chunk", options.chunk, "Prompt tokens a step")
       ->check(t2r::flags::Range(int64_t{1}, t2r::kMaxStepTokens));
-  CLI11_PARSE(app, argc, argv);
+  if (const auto code = t2r::flags::Parse(&app, argc, argv)) return *code;
   if (!std::is_sorted(options.contexts.begin(), options.contexts.end())) {
     std::cerr << "t2r-bench-decode: --context must ascend\n";
     return 2;

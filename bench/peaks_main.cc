@@ -65,7 +65,7 @@ int main(int argc, char** argv) {
   app.add_option("--source", source, "With an encoder-decoder: tokens of each session's source")
       ->check(t2r::flags::Range(int64_t{1}, int64_t{1} << 20));
   app.add_flag("--json", json, "One JSON object instead of a table");
-  CLI11_PARSE(app, argc, argv);
+  if (const auto code = t2r::flags::Parse(&app, argc, argv)) return *code;
 
   std::vector<Floor> floors;
   const t2r::bench::Peaks peaks = t2r::bench::MeasurePeaks(threads);

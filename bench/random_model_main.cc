@@ -30,9 +30,10 @@ int main(int argc, char** argv) {
       ->type_name("N,N,...");
   t2r::flags::OneOf(app.add_option("--dtype", dtype, "Of the file's tensors"),
                     {"float32", "bfloat16"});
-  app.add_option("--seed", options.seed, "The same options give the same bytes");
+  app.add_option("--seed", options.seed, "The same options give the same bytes")
+      ->check(t2r::flags::AtLeast(uint64_t{0}));
   app.add_option("--out", out, "The directory to write")->type_name("DIR")->required();
-  CLI11_PARSE(app, argc, argv);
+  if (const auto code = t2r::flags::Parse(&app, argc, argv)) return *code;
   options.dtype = dtype == "float32" ? t2r::DType::kFloat32 : t2r::DType::kBFloat16;
   if (const absl::Status status = t2r::bench::WriteRandomModel(options, out); !status.ok()) {
     std::cerr << "t2r-random-model: " << status.message() << "\n";

@@ -21,14 +21,15 @@ using TokenIds = std::vector<TokenId>;
 // taken as they are.
 using Prompt = std::variant<std::string, TokenIds>;
 
+// Unset: as ModelInfo::defaults, else off (temperature: 1).
 struct Sampling {
-  std::optional<float> temperature;  // 0: greedy; unset: the model's default, else 1
-  uint32_t top_k = 0;                // 0: off
-  float top_p = 0;                   // (0, 1]; 0: off
-  float min_p = 0;                   // [0, 1]; 0: off
-  float repetition_penalty = 0;      // > 0; 0: off
-  float frequency_penalty = 0;       // [-2, 2]
-  float presence_penalty = 0;        // [-2, 2]
+  std::optional<float> temperature;         // 0: greedy
+  std::optional<uint32_t> top_k;            // 0: off
+  std::optional<float> top_p;               // (0, 1]; 0: off
+  std::optional<float> min_p;               // [0, 1]; 0: off
+  std::optional<float> repetition_penalty;  // > 0; 0: off
+  float frequency_penalty = 0;              // [-2, 2]
+  float presence_penalty = 0;               // [-2, 2]
   std::map<TokenId, float> logit_bias;
   std::optional<uint64_t> seed;  // unset: random; Started tells which
 
@@ -57,7 +58,7 @@ struct GenerateRequest {
   Prompt prompt;  // encoder-decoders: the source; an empty text: none, in a session
   // Encoder-decoders: how the target begins; Deltas hold what follows.
   std::optional<Prompt> target_prefix;
-  uint32_t max_tokens = 0;  // 0: the server's limit
+  uint32_t max_tokens = 0;  // 0: the model's default, else the server's limit
   Sampling sampling;
   std::vector<std::string> stop;
   bool include_stop = false;
@@ -161,8 +162,19 @@ struct Limits {
   uint32_t max_stop_strings = 0;
   uint32_t max_logprobs = 0;
   uint64_t max_request_bytes = 0;
-  uint32_t max_beams = 0;          // of a request
-  uint64_t max_source_tokens = 0;  // 0: no encoder
+  uint32_t max_beams = 0;           // of a request
+  uint64_t max_source_tokens = 0;   // 0: no encoder
+  uint64_t max_response_bytes = 0;  // 0: none, or the server does not say
+};
+
+// What the model asks for where a request leaves it unset.
+struct GenerationDefaults {
+  std::optional<float> temperature;
+  std::optional<uint32_t> top_k;
+  std::optional<float> top_p;
+  std::optional<float> min_p;
+  std::optional<float> repetition_penalty;
+  std::optional<uint32_t> max_tokens;
 };
 
 struct ModelInfo {
@@ -182,6 +194,7 @@ struct ModelInfo {
   std::string backend;
   Memory memory;
   Limits limits;
+  GenerationDefaults defaults;
   // Encoder-decoders; vocab_size and the ids above are then the target's.
   bool encoder_decoder = false;
   std::vector<std::string> cross_layer_types;  // one a decoder layer

@@ -76,6 +76,17 @@ Finished FromProto(const v1::Finished& proto) {
   return finished;
 }
 
+GenerationDefaults FromProto(const v1::GenerationDefaults& proto) {
+  GenerationDefaults defaults;
+  if (proto.has_temperature()) defaults.temperature = proto.temperature();
+  if (proto.has_top_k()) defaults.top_k = proto.top_k();
+  if (proto.has_top_p()) defaults.top_p = proto.top_p();
+  if (proto.has_min_p()) defaults.min_p = proto.min_p();
+  if (proto.has_repetition_penalty()) defaults.repetition_penalty = proto.repetition_penalty();
+  if (proto.has_max_tokens()) defaults.max_tokens = proto.max_tokens();
+  return defaults;
+}
+
 absl::Time FromProto(const google::protobuf::Timestamp& t) {
   return absl::FromUnixSeconds(t.seconds()) + absl::Nanoseconds(t.nanos());
 }
@@ -173,10 +184,10 @@ v1::GenerateRequest ToProto(const GenerateRequest& request) {
   v1::Sampling none;
   v1::Sampling& sampling = request.session && s == Sampling() ? none : *proto.mutable_sampling();
   if (s.temperature) sampling.set_temperature(*s.temperature);
-  sampling.set_top_k(s.top_k);
-  sampling.set_top_p(s.top_p);
-  sampling.set_min_p(s.min_p);
-  sampling.set_repetition_penalty(s.repetition_penalty);
+  if (s.top_k) sampling.set_top_k(*s.top_k);
+  if (s.top_p) sampling.set_top_p(*s.top_p);
+  if (s.min_p) sampling.set_min_p(*s.min_p);
+  if (s.repetition_penalty) sampling.set_repetition_penalty(*s.repetition_penalty);
   sampling.set_frequency_penalty(s.frequency_penalty);
   sampling.set_presence_penalty(s.presence_penalty);
   for (const auto& [id, bias] : s.logit_bias) (*sampling.mutable_logit_bias())[id] = bias;
@@ -261,7 +272,8 @@ ModelInfo FromProto(const v1::GetModelResponse& response) {
   info.limits = {limits.max_sessions(),       limits.max_positions(),     limits.max_tokens(),
                  limits.max_queue_requests(), limits.max_queue_tokens(),  limits.max_stop_strings(),
                  limits.max_logprobs(),       limits.max_request_bytes(), limits.max_beams(),
-                 limits.max_source_tokens()};
+                 limits.max_source_tokens(),  limits.max_response_bytes()};
+  info.defaults = FromProto(response.defaults());
   return info;
 }
 

@@ -29,8 +29,9 @@ if(T2R_SANITIZE)
 endif()
 
 if(T2R_FUZZ)
-  # g++'s warnings are the ones that count.
+  # g++'s warnings are the ones that count. No fuzzer computes: kernels for one instruction set will do.
   add_compile_options(-fsanitize=fuzzer-no-link -Wno-error)
+  add_compile_definitions(HWY_COMPILE_ONLY_STATIC)
 endif()
 
 find_program(T2R_CCACHE ccache)

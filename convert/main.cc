@@ -102,7 +102,8 @@ void AddTrainingFlags(CLI::App* app, DataFlags* data, OutputFlags* output, Train
   app->add_option("--label-smoothing", t->label_smoothing,
                   "Weight of the uniform distribution in the targets")
       ->check(Range(0.0, 1.0));
-  app->add_option("--seed", t->seed, "Of initial values and data order");
+  app->add_option("--seed", t->seed, "Of initial values and data order")
+      ->check(AtLeast(uint64_t{0}));
   app->add_option("--threads", t->threads, "Data-parallel replicas")->check(Range(1, 1024));
   app->add_option("--log-every", t->log_every, "Steps between lines where there is no terminal")
       ->check(AtLeast(1));
@@ -191,7 +192,7 @@ CLI::App* AddSwap(CLI::App* app, SwapFlags* flags) {
   on->add_option("--valid-documents", flags->held_out, "Other excerpts, for the losses printed")
       ->check(AtLeast(1));
   on->add_option("--tokens-per-document", flags->tokens, "Of an excerpt")->check(AtLeast(2));
-  on->add_option("--seed", flags->seed, "Of the codebooks");
+  on->add_option("--seed", flags->seed, "Of the codebooks")->check(AtLeast(uint64_t{0}));
   on->add_option("--threads", flags->threads, "That read and calibrate")->check(Range(1, 1024));
   OneOf(on->add_option("--device", flags->device, "Where LibTorch computes"), {"cpu", "cuda"});
   return on;
@@ -343,11 +344,7 @@ int Run(int argc, char** argv) {
   const CLI::App* on_eval = AddEval(&app, &eval);
   const CLI::App* on_metrics = AddMetrics(&app, &metrics);
   const CLI::App* on_import_gguf = AddImportGguf(&app, &import_gguf);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
+  if (const auto code = t2r::flags::Parse(&app, argc, argv)) return *code;
   const std::string warning = PrepareRuntime(/*operator_threads=*/1);
   if (!warning.empty()) std::fprintf(stderr, "t2r-convert: %s\n", warning.c_str());
   if (on_pretrain->parsed()) Pretrain(pretrain);

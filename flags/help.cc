@@ -24,20 +24,42 @@ std::string Text(double number) {
   return text;
 }
 
+bool Read(const std::string& text, double* number) {
+  return CLI::detail::lexical_cast(text, *number);
+}
 template <typename T>
-CLI::Validator NumberCheck(T low, T high, const std::string& range) {
-  return SaidAs(
-      CLI::Validator(
-          [low, high, range](std::string& text) {
-            T number = 0;
-            if (CLI::detail::lexical_cast(text, number) && number >= low && number <= high) {
-              return std::string();
-            }
-            return "'" + text + "' is not a number " +
-                   (range.substr(0, 2) == "at" ? "of " : "from ") + range;
-          },
-          ""),
-      range);
+bool Read(const std::string& text, T* number) {
+  return ParseWhole(text, number);
+}
+
+// `problem` is what the check says of a number that is out of range, `range` what --help says.
+template <typename T>
+CLI::Validator NumberCheck(T low, T high, const std::string& range, const std::string& problem) {
+  return SaidAs(CLI::Validator(
+                    [low, high, problem](std::string& text) {
+                      T number = 0;
+                      const bool good = Read(text, &number) && number >= low && number <= high;
+                      return good ? std::string() : "'" + text + "' is not a number " + problem;
+                    },
+                    ""),
+                range);
+}
+
+template <typename T>
+CLI::Validator NumberCheck(T low, T high, bool open, const std::string& low_text,
+                           const std::string& high_text) {
+  const std::string range = open ? "at least " + low_text : low_text + " to " + high_text;
+  return NumberCheck(low, high, range, (open ? "of " : "from ") + range);
+}
+
+// The text with commas between its groups of three digits.
+std::string Group(std::string text) {
+  const size_t first = text[0] == '-' ? 1 : 0;
+  for (size_t at = text.size(); at > first + 3;) {
+    at -= 3;
+    text.insert(at, ",");
+  }
+  return text;
 }
 
 // "" where the option has no range.
@@ -83,26 +105,24 @@ std::string NamesOf(const std::set<CLI::Option*>& options) {
 
 }  // namespace
 
-std::string Grouped(int64_t number) {
-  std::string text = std::to_string(number);
-  const size_t first = text[0] == '-' ? 1 : 0;
-  for (size_t at = text.size(); at > first + 3;) {
-    at -= 3;
-    text.insert(at, ",");
-  }
-  return text;
-}
+std::string Grouped(int64_t number) { return Group(std::to_string(number)); }
 
 CLI::Validator IntegerRange(int64_t low, int64_t high) {
   const bool open = high >= std::numeric_limits<int64_t>::max() / 2;
-  return NumberCheck<int64_t>(
-      low, high, open ? "at least " + Grouped(low) : Grouped(low) + " to " + Grouped(high));
+  return NumberCheck(low, high, open, Grouped(low), Grouped(high));
+}
+
+CLI::Validator UnsignedRange(uint64_t low, uint64_t high) {
+  const std::string low_text = Group(std::to_string(low));
+  const std::string whole = low_text + " to " + Group(std::to_string(high));
+  const bool open =
+      high == std::numeric_limits<uint32_t>::max() || high == std::numeric_limits<uint64_t>::max();
+  return NumberCheck(low, high, open ? "at least " + low_text : whole, "from " + whole);
 }
 
 CLI::Validator RealRange(double low, double high) {
   const bool open = high >= std::numeric_limits<double>::max();
-  return NumberCheck<double>(low, high,
-                             open ? "at least " + Text(low) : Text(low) + " to " + Text(high));
+  return NumberCheck(low, high, open, Text(low), Text(high));
 }
 
 CLI::Validator SaidAs(CLI::Validator check, std::string range) {
@@ -141,6 +161,15 @@ std::string HelpFormatter::make_option_desc(const CLI::Option* option) const {
   const std::string& description = option->get_description();
   if (facts.empty()) return description;
   return description + (description.empty() ? "[" : " [") + facts + "]";
+}
+
+std::optional<int> Parse(CLI::App* app, int argc, const char* const* argv) {
+  try {
+    app->parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app->exit(error) == 0 ? 0 : 2;
+  }
+  return std::nullopt;
 }
 
 void Describe(CLI::App* app) {

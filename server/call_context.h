@@ -27,7 +27,8 @@ struct CallContext {
   PeerShares& peers;
   OutboxLimits outbox;
   ReadLimits reading;
-  bool tell_memory = false;  // GetModel says how much memory the machine has
+  int64_t max_response_bytes = 0;  // 0: no limit
+  bool tell_memory = false;        // GetModel says how much memory the machine has
 };
 
 }  // namespace t2r::server

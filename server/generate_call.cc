@@ -24,7 +24,11 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateCall::Start(CallContext& con
 }
 
 GenerateCall::GenerateCall(CallContext& context, grpc::CallbackServerContext& rpc)
-    : EngineCall(context, rpc), outbox_(context.outbox), buffered_(context.buffers) {}
+    : EngineCall(context, rpc),
+      outbox_({.tokens = context.outbox.tokens,
+               .bytes = context.outbox.bytes,
+               .message_bytes = context.max_response_bytes}),
+      buffered_(context.buffers) {}
 
 absl::StatusOr<PreparedRequest> GenerateCall::Read(const grpc::ByteBuffer& message) {
   v1::GenerateRequest request;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/tokenizer/incremental_decoder.h"
 #include "server/generate_call.h"
 #include "server/messages.h"
 #include "server/requests.h"
@@ -47,7 +48,20 @@ absl::Status DoDetokenize(const grpc::ByteBuffer& message, const ServedModel& mo
   absl::Status s = AppendIds("tokens", request.tokens(), model.limits.vocab_size, &ids);
   if (!s.ok()) return s;
   v1::DetokenizeResponse response;
-  response.set_text(model.tokenizer->Decode(ids));
+  const int64_t bytes = model.limits.max_response_bytes;
+  std::string& text = *response.mutable_text();
+  // The same text as Decode gives, and no more of it than can be answered.
+  IncrementalDecoder decoder(*model.tokenizer, {});
+  for (size_t i = 0; i < ids.size(); ++i) {
+    text += decoder.Append(ids[i]);
+    if (bytes > 0 && static_cast<int64_t>(text.size()) > bytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tokens: the text of the first ", i + 1, " of ", ids.size(), " ids has ",
+                       text.size(), " bytes, more than this server's limit of ", bytes,
+                       " (--max-response-bytes); send fewer at a time"));
+    }
+  }
+  text += decoder.Finish();
   end.Answer(response);
   return absl::OkStatus();
 }

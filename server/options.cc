@@ -39,7 +39,7 @@ std::string AutoOrCount(std::string& text) {
     return "";
   }
   int count = 0;
-  if (CLI::detail::lexical_cast(text, count) && count >= 1 && count <= kMaxSessions) return "";
+  if (flags::ParseWhole(text, &count) && count >= 1 && count <= kMaxSessions) return "";
   return "'" + text + "' is neither auto nor a number from 1 to " + flags::Grouped(kMaxSessions);
 }
 
@@ -109,6 +109,11 @@ void AddEdgeFlags(CLI::App& app, ServerOptions* o) {
   GrpcServerOptions* grpc = &o->grpc;
   app.add_option("--max-request-bytes", grpc->max_request_bytes, "Size of a request message")
       ->check(flags::Range(int64_t{1024}, int64_t{1} << 30));
+  app.add_option(
+         "--max-response-bytes", grpc->max_response_bytes,
+         "Size of an answer's message; 0: no limit. Clients take 4 MiB unless they are told "
+         "otherwise")
+      ->check(flags::Range(int64_t{0}, int64_t{1} << 30));
   app.add_option("--max-text-bytes", o->max_text_bytes, "Size of a text to tokenise; 0: no limit")
       ->check(flags::Range(int64_t{0}, int64_t{1} << 30));
   app.add_option_function<int64_t>(

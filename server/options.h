@@ -30,9 +30,12 @@ struct ReadLimits {
 struct GrpcServerOptions {
   std::string address = "127.0.0.1:50051";  // HOST:PORT; port 0 takes a free one
   int64_t max_request_bytes = 4 << 20;      // larger messages get RESOURCE_EXHAUSTED from gRPC
-  int worker_threads = 2;                   // tokenising
-  size_t max_waiting_texts = 256;           // Tokenize and Detokenize calls that may wait for them
-  OutboxLimits outbox;                      // of each Generate stream
+  // Larger answers are refused, before the work where that can be known; 0: no limit. The default
+  // is what gRPC's clients take unless they are told otherwise.
+  int64_t max_response_bytes = 4 << 20;
+  int worker_threads = 2;          // tokenising
+  size_t max_waiting_texts = 256;  // Tokenize and Detokenize calls that may wait for them
+  OutboxLimits outbox;             // of each Generate stream
   ReadLimits reading;
   // 0 connections: as many as file descriptors allow.
   ListenerLimits connections = {.connections = 1024, .connections_per_peer = 0};

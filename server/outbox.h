@@ -15,6 +15,7 @@ namespace t2r::server {
 struct OutboxLimits {
   int64_t tokens = 256;
   int64_t bytes = 64 << 10;
+  int64_t message_bytes = 0;  // hypotheses that take more end the stream; 0: no limit
 };
 
 // Tokens wait here between the engine, which must never block, and the gRPC writer, which is as

@@ -25,12 +25,20 @@ uint64_t RandomSeed() {
 }
 
 // Ranges are left to Scheduler::Validate, which every front end shares.
-absl::Status FillSampling(const v1::Sampling& in, const ModelLimits& limits, SamplingParams* out) {
-  out->temperature = in.has_temperature() ? in.temperature() : limits.default_temperature;
-  out->top_k = ClampToInt(in.top_k());
-  out->top_p = in.top_p() == 0 ? 1.0F : in.top_p();
-  out->min_p = in.min_p();
-  out->repetition_penalty = in.repetition_penalty() == 0 ? 1.0F : in.repetition_penalty();
+absl::Status FillSampling(const v1::Sampling& in, bool beams, const ModelLimits& limits,
+                          SamplingParams* out) {
+  if (!beams) {
+    *out = limits.defaults;
+  } else {
+    out->temperature = 0;  // the model's defaults are not meant for beams, which are not sampled
+  }
+  if (in.has_temperature()) out->temperature = in.temperature();
+  if (in.has_top_k()) out->top_k = ClampToInt(in.top_k());
+  if (in.has_top_p()) out->top_p = in.top_p() == 0 ? 1.0F : in.top_p();
+  if (in.has_min_p()) out->min_p = in.min_p();
+  if (in.has_repetition_penalty()) {
+    out->repetition_penalty = in.repetition_penalty() == 0 ? 1.0F : in.repetition_penalty();
+  }
   out->frequency_penalty = in.frequency_penalty();
   out->presence_penalty = in.presence_penalty();
   for (const auto& [id, bias] : in.logit_bias()) {
@@ -166,11 +174,29 @@ absl::Status TakeTarget(const v1::ScoreRequest& in, const ServedModel& model,
 // a leading space.
 int64_t TokenBound(const std::string& text) { return static_cast<int64_t>(text.size()) + 2; }
 
-// Sets max_tokens where it was 0: the server's limit, or as many as still fit the model's
-// positions.
+int64_t VarintBytes(int64_t value) {
+  int64_t bytes = 1;
+  for (; value >= 128; value >>= 7) ++bytes;
+  return bytes;
+}
+
+// A field of `bytes` bytes on the wire, with its tag, of a number below 16, and its length.
+int64_t FieldBytes(int64_t bytes) { return 1 + VarintBytes(bytes) + bytes; }
+
+// The most that hypotheses' ids take, of each token of each that is returned.
+int64_t HypothesisBytes(const ModelLimits& limits, const Request& request) {
+  return VarintBytes(limits.vocab_size - 1) * request.beams.num_return;
+}
+
+// Sets max_tokens where it was 0: the model's default or the server's limit, or as many as still
+// fit the model's positions and the answer.
 void ResolveMaxTokens(const ModelLimits& limits, Request* request) {
   if (request->max_tokens > 0) return;
-  request->max_tokens = limits.max_tokens;
+  request->max_tokens = limits.default_max_tokens;
+  if (request->beams.count > 0 && request->beams.num_return > 0 && limits.max_response_bytes > 0) {
+    const int64_t fit = limits.max_response_bytes / HypothesisBytes(limits, *request);
+    request->max_tokens = std::clamp<int64_t>(fit, 1, request->max_tokens);
+  }
   if (limits.max_positions > 0) {
     const int64_t before = request->from == nullptr ? 0 : request->from->slot.positions;
     const int64_t left =
@@ -179,11 +205,43 @@ void ResolveMaxTokens(const ModelLimits& limits, Request* request) {
   }
 }
 
+// The answer to a Score: exactly its size.
+int64_t ScoreAnswerBytes(const Request& request) {
+  // An encoder-decoder's start token is not in the answer, and is not predicted.
+  const auto ids = std::span<const int32_t>(request.prompt).subspan(request.source.empty() ? 0 : 1);
+  const auto scores = static_cast<int64_t>(request.prompt.size()) - 1;
+  int64_t bytes = 0;
+  for (const int32_t id : ids) bytes += VarintBytes(id);
+  return (scores > 0 ? FieldBytes(4 * scores) : 0) +
+         FieldBytes(ids.empty() ? 0 : FieldBytes(bytes));
+}
+
+// Whether the answer fits --max-response-bytes, as far as that is known before the work.
+absl::Status CheckAnswer(const Request& request, const ModelLimits& limits) {
+  const int64_t limit = limits.max_response_bytes;
+  if (limit == 0) return absl::OkStatus();
+  if (request.score) {
+    const int64_t bytes = ScoreAnswerBytes(request);
+    if (bytes <= limit) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("target: the answer to ", request.prompt.size(), " tokens has ", bytes,
+                     " bytes, more than ", "this server's limit of ", limit,
+                     " (--max-response-bytes); score fewer at a time"));
+  }
+  if (request.beams.count == 0 || request.beams.num_return == 0) return absl::OkStatus();
+  if (request.max_tokens <= limit / HypothesisBytes(limits, request)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("max_tokens: ", request.beams.num_return, " hypotheses of ", request.max_tokens,
+                   " tokens can have more bytes than this server's limit of ", limit,
+                   " (--max-response-bytes); lower max_tokens or beams.num_return"));
+}
+
 // All that Submit will check, now, before anything is reserved or tokenised: with the ids, or with
 // the fewest that a text can become.
 absl::Status Validate(PreparedRequest& prepared, const ServedModel& model) {
   prepared.request.ids_checked = true;
   if (prepared.complete()) {
+    if (absl::Status s = CheckAnswer(prepared.request, model.limits); !s.ok()) return s;
     const bool nothing = prepared.request.score && ScoresNothing(prepared.request);
     return nothing ? absl::OkStatus() : model.scheduler->Validate(prepared.request);
   }
@@ -198,7 +256,10 @@ absl::Status Validate(PreparedRequest& prepared, const ServedModel& model) {
     probe.prompt.push_back(0);
   }
   if (probe.score && ScoresNothing(probe)) return absl::OkStatus();
-  if (!probe.score) probe.max_tokens = std::max<int64_t>(probe.max_tokens, 1);
+  if (!probe.score) {
+    if (absl::Status s = CheckAnswer(probe, model.limits); !s.ok()) return s;
+    probe.max_tokens = std::max<int64_t>(probe.max_tokens, 1);
+  }
   return model.scheduler->Validate(probe);
 }
 
@@ -286,11 +347,12 @@ absl::StatusOr<PreparedRequest> MakeRequest(const v1::GenerateRequest& in,
   }
   out.max_tokens = in.max_tokens();
   out.top_logprobs = ClampToInt(in.logprobs());
-  if (absl::Status s = FillSampling(in.sampling(), limits, &out.sampling); !s.ok()) return s;
+  if (absl::Status s = FillSampling(in.sampling(), in.has_beams(), limits, &out.sampling);
+      !s.ok()) {
+    return s;
+  }
   if (in.has_beams()) {
     if (absl::Status s = FillBeams(in.beams(), &out.beams); !s.ok()) return s;
-    // The model's default is not meant for beams, which are not sampled.
-    if (!in.sampling().has_temperature()) out.sampling.temperature = 0;
   }
   out.stop.assign(in.stop().begin(), in.stop().end());
   if (!out.stop.empty()) {
@@ -354,8 +416,6 @@ absl::Status Join(std::shared_ptr<const SessionState> state, const ServedModel& 
 
 absl::StatusOr<Request> Complete(PreparedRequest prepared, const ServedModel& model) {
   Request& request = prepared.request;
-  if (!prepared.complete())
-    request.ids_checked = false;  // a tokenizer may know more than the model
   if (prepared.source) {
     absl::Status s = Encode(*prepared.source, true, true, model, &request.source);
     if (!s.ok()) return s;
@@ -368,6 +428,7 @@ absl::StatusOr<Request> Complete(PreparedRequest prepared, const ServedModel& mo
     if (!s.ok()) return s;
   }
   if (!request.score) ResolveMaxTokens(model.limits, &request);
+  if (absl::Status s = CheckAnswer(request, model.limits); !s.ok()) return s;
   return std::move(request);
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +20,30 @@ std::string DirectoryName(const std::string& path) {
   if (error) full = path;
   if (!full.has_filename()) full = full.parent_path();
   return full.filename().string();
+}
+
+// transformers takes a top_p of 0 as the most likely token alone.
+std::optional<float> TopPOf(const ModelConfig::GenerationDefaults& given) {
+  if (given.top_p == 0.0F) return std::numeric_limits<float>::min();
+  return given.top_p;
+}
+
+std::optional<int64_t> DefaultMaxTokens(const ModelConfig& config, const ServerOptions& options) {
+  if (!config.defaults.max_new_tokens) return std::nullopt;
+  return std::min(*config.defaults.max_new_tokens, options.max_tokens);
+}
+
+void DescribeDefaults(const ModelConfig& config, const ServerOptions& options,
+                      v1::GenerationDefaults* info) {
+  const ModelConfig::GenerationDefaults& given = config.defaults;
+  if (config.default_temperature) info->set_temperature(*config.default_temperature);
+  if (given.top_k) info->set_top_k(static_cast<uint32_t>(*given.top_k));
+  if (given.top_p) info->set_top_p(*TopPOf(given));
+  if (given.min_p) info->set_min_p(*given.min_p);
+  if (given.repetition_penalty) info->set_repetition_penalty(*given.repetition_penalty);
+  if (const std::optional<int64_t> tokens = DefaultMaxTokens(config, options)) {
+    info->set_max_tokens(static_cast<uint32_t>(*tokens));
+  }
 }
 
 }  // namespace
@@ -56,7 +82,15 @@ ModelLimits LimitsOf(const ModelConfig& config, const ExecutorLimits& executor,
   limits.max_tokens = options.max_tokens;
   limits.max_prompt_tokens = options.scheduler.max_prompt_tokens;
   limits.max_text_bytes = options.max_text_bytes;
-  limits.default_temperature = config.default_temperature.value_or(1.0F);
+  limits.max_response_bytes = options.grpc.max_response_bytes;
+  const ModelConfig::GenerationDefaults& given = config.defaults;
+  SamplingParams& defaults = limits.defaults;
+  defaults.temperature = config.default_temperature.value_or(defaults.temperature);
+  defaults.top_k = given.top_k.value_or(defaults.top_k);
+  defaults.top_p = TopPOf(given).value_or(defaults.top_p);
+  defaults.min_p = given.min_p.value_or(defaults.min_p);
+  defaults.repetition_penalty = given.repetition_penalty.value_or(defaults.repetition_penalty);
+  limits.default_max_tokens = DefaultMaxTokens(config, options).value_or(limits.max_tokens);
   limits.source_vocab_size = executor.source_vocab_size;
   if (config.encoder_decoder) {
     limits.decoder_start_token_id = config.encoder_decoder->decoder_start_token_id;
@@ -90,6 +124,7 @@ v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimi
     info.set_source_kv_bytes_per_position(executor.source_kv_bytes_per_position);
     info.set_decoder_start_token_id(both.decoder_start_token_id);
   }
+  DescribeDefaults(config, options, info.mutable_defaults());
 
   v1::Limits& limits = *info.mutable_limits();
   limits.set_max_sessions(executor.slots);
@@ -102,6 +137,7 @@ v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimi
   limits.set_max_request_bytes(options.grpc.max_request_bytes);
   limits.set_max_prompt_tokens(static_cast<uint64_t>(options.scheduler.max_prompt_tokens));
   limits.set_max_text_bytes(static_cast<uint64_t>(options.max_text_bytes));
+  limits.set_max_response_bytes(static_cast<uint64_t>(options.grpc.max_response_bytes));
   limits.set_max_source_tokens(executor.max_source);
   limits.set_max_beams(std::min(options.scheduler.max_beams, executor.slots));
   return info;

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
+#include "engine/sampling/params.h"
 #include "engine/scheduler/scheduler.h"
 #include "engine/sessions/session_store.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -20,11 +21,14 @@ namespace t2r::server {
 // What the engine can hold, as far as requests are checked against it before they are tokenised.
 struct ModelLimits {
   int64_t vocab_size = 0;
-  int64_t max_positions = 0;      // prompt + max_tokens − 1; 0: no limit
-  int64_t max_tokens = 0;         // a request may generate
-  int64_t max_prompt_tokens = 0;  // of a request, its source included; 0: no limit
-  int64_t max_text_bytes = 0;     // of a text to be tokenised; 0: no limit
-  float default_temperature = 1.0F;
+  int64_t max_positions = 0;       // prompt + max_tokens − 1; 0: no limit
+  int64_t max_tokens = 0;          // a request may generate
+  int64_t max_prompt_tokens = 0;   // of a request, its source included; 0: no limit
+  int64_t max_text_bytes = 0;      // of a text to be tokenised; 0: no limit
+  int64_t max_response_bytes = 0;  // of a message of the server; 0: no limit
+  // What a request leaves unset, with everything filled in.
+  SamplingParams defaults;
+  int64_t default_max_tokens = 0;  // at most max_tokens
   // Encoder-decoders; 0 for other models.
   int64_t source_vocab_size = 0;
   int32_t decoder_start_token_id = 0;

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/messages.h"
 #include "server/status.h"
@@ -27,6 +28,13 @@ void UnaryEnd::Finish(const grpc::Status& status, int64_t bytes) {
 }
 
 void UnaryEnd::Answer(const google::protobuf::Message& message) {
+  const int64_t limit = context_.max_response_bytes;
+  const size_t size = message.ByteSizeLong();
+  if (limit > 0 && size > static_cast<size_t>(limit)) {
+    return Fail(absl::InvalidArgumentError(
+        absl::StrCat("the answer has ", size, " bytes, more than this server's limit of ", limit,
+                     " (--max-response-bytes); ask for less at a time")));
+  }
   if (!Take()) return;
   *response_ = ToBytes(message);
   const auto bytes = static_cast<int64_t>(response_->Length());

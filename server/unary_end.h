@@ -25,6 +25,7 @@ class UnaryEnd {
         response_(response),
         lease_(context.buffers) {}
 
+  // An answer above --max-response-bytes becomes INVALID_ARGUMENT.
   void Answer(const google::protobuf::Message& message);
   // RESOURCE_EXHAUSTED and UNAVAILABLE tell when to try again.
   void Fail(const absl::Status& status);

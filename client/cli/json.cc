@@ -144,7 +144,19 @@ std::string ToJson(const ModelInfo& info) {
                     {"max_logprobs", l.max_logprobs},
                     {"max_request_bytes", l.max_request_bytes},
                     {"max_beams", l.max_beams},
-                    {"max_source_tokens", l.max_source_tokens}};
+                    {"max_source_tokens", l.max_source_tokens},
+                    {"max_response_bytes", l.max_response_bytes}};
+  Json defaults = Json::object();
+  const auto add = [&defaults](const char* name, const auto& value) {
+    if (value) defaults[name] = *value;
+  };
+  add("temperature", info.defaults.temperature);
+  add("top_k", info.defaults.top_k);
+  add("top_p", info.defaults.top_p);
+  add("min_p", info.defaults.min_p);
+  add("repetition_penalty", info.defaults.repetition_penalty);
+  add("max_tokens", info.defaults.max_tokens);
+  json["defaults"] = std::move(defaults);
   return Line(json);
 }
 

@@ -1,5 +1,6 @@
 #include "client/cli/option_groups.h"
 
+#include <algorithm>
 #include <cmath>
 #include <sstream>
 
@@ -53,7 +54,8 @@ void AddSampling(CLI::App* app, CommandLine* out, RawOptions* raw) {
       ->check(flags::AtLeast(0.0));
   app->add_option("--top-k", s.top_k, "Keep the K most likely tokens; 0: off")
       ->group(group)
-      ->type_name("K");
+      ->type_name("K")
+      ->check(flags::AtLeast(0U));
   app->add_option("--top-p", s.top_p, "Keep the most likely tokens that reach this probability")
       ->group(group)
       ->type_name("P")
@@ -78,7 +80,8 @@ void AddSampling(CLI::App* app, CommandLine* out, RawOptions* raw) {
       ->type_name("ID=VALUE")
       ->allow_extra_args(false);
   app->add_option("--seed", raw->seed, "Same request, same seed, same tokens (default: random)")
-      ->group(group);
+      ->group(group)
+      ->check(flags::AtLeast(uint64_t{0}));
 }
 
 void AddBeams(CLI::App* app, RawOptions* raw, bool several) {
@@ -92,6 +95,7 @@ void AddBeams(CLI::App* app, RawOptions* raw, bool several) {
                   "Scores are divided by length to this power: above 0 favours long results")
       ->group(group)
       ->needs(beams)
+      ->check(flags::Range(-10.0, 10.0))
       ->capture_default_str();
   if (several) {
     app->add_option("--num-return", raw->beams.num_return, "Results to print, best first")
@@ -116,11 +120,11 @@ void AddBeams(CLI::App* app, RawOptions* raw, bool several) {
 
 std::string ParseBias(const std::vector<std::string>& entries, std::map<TokenId, float>* out) {
   for (const std::string& entry : entries) {
-    std::istringstream in(entry);
+    const size_t equals = std::min(entry.find('='), entry.size());
+    std::istringstream in(entry.substr(std::min(equals + 1, entry.size())));
     TokenId id = 0;
-    char equals = 0;
     float value = 0;
-    if (entry.empty() || entry[0] == '-' || !(in >> id >> equals >> value) || equals != '=' ||
+    if (!flags::ParseWhole(std::string_view(entry).substr(0, equals), &id) || !(in >> value) ||
         in.peek() != std::char_traits<char>::eof()) {
       return "--logit-bias: '" + entry + "' is not ID=VALUE, for example 13=-2.5";
     }

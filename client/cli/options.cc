@@ -23,7 +23,8 @@ CLI::Option* AddTokens(CLI::App* app, RawOptions* raw) {
   return app->add_option("--tokens", raw->tokens, "Token ids instead of text, taken as they are")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->type_name("ID,ID,...");
+      ->type_name("ID,ID,...")
+      ->check(flags::AtLeast(TokenId{0}));
 }
 
 // text or --tokens; checked after parsing, where the message can say what is missing.
@@ -34,8 +35,10 @@ void AddTarget(CLI::App* app, RawOptions* raw, const std::string& name, const st
 void AddGenerate(CLI::App* app, CommandLine* out, RawOptions* raw) {
   AddTarget(app, raw, "prompt", "The text to continue; -: read it from standard input");
   GenerateRequest& g = out->generate;
-  app->add_option("-n,--max-tokens", g.max_tokens, "Generate at most N; 0: the server's limit")
-      ->type_name("N");
+  app->add_option("-n,--max-tokens", g.max_tokens,
+                  "Generate at most N; 0: the model's default, else the server's limit")
+      ->type_name("N")
+      ->check(flags::AtLeast(0U));
   app->add_option("--stop", g.stop, "End before this text; may be repeated")
       ->type_name("TEXT")
       ->allow_extra_args(false);
@@ -43,7 +46,8 @@ void AddGenerate(CLI::App* app, CommandLine* out, RawOptions* raw) {
   app->add_option("--stop-token-ids", g.stop_token_ids, "End after one of these tokens")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->type_name("ID,ID,...");
+      ->type_name("ID,ID,...")
+      ->check(flags::AtLeast(TokenId{0}));
   app->add_option("--target-prefix", raw->target_prefix,
                   "Encoder-decoders: the target begins with this, which is not printed")
       ->type_name("TEXT");
@@ -53,7 +57,8 @@ void AddGenerate(CLI::App* app, CommandLine* out, RawOptions* raw) {
   AddBeams(app, raw, true);
   app->add_option("--logprobs", g.logprobs,
                   "Print a line a token: id, log probability, and N alternatives")
-      ->type_name("N");
+      ->type_name("N")
+      ->check(flags::AtLeast(0U));
   app->add_flag("--ids", out->ids, "Print token ids, not text");
   app->add_flag("--stats", out->stats, "At the end, tokens/s and time to first token on stderr");
   AddCall(app, out);
@@ -82,8 +87,9 @@ void AddTranslate(CLI::App* app, CommandLine* out, RawOptions* raw) {
   app->add_option("--target-prefix", t.target_prefix, "Every translation begins with this")
       ->type_name("TEXT");
   app->add_option("-n,--max-tokens", out->generate.max_tokens,
-                  "At most N tokens a translation; 0: the server's limit")
-      ->type_name("N");
+                  "At most N tokens a translation; 0: the model's default, else the server's limit")
+      ->type_name("N")
+      ->check(flags::AtLeast(0U));
   AddSampling(app, out, raw);
   AddBeams(app, raw, false);
   AddCall(app, out);
@@ -114,11 +120,12 @@ void AddBench(CLI::App* app, CommandLine* out) {
               ->delimiter(',')
               ->allow_extra_args(false)
               ->type_name("P,P,...")
-              ->check(flags::Range(int64_t{1}, int64_t{1} << 40))
+              ->check(flags::Range(uint64_t{1}, uint64_t{1} << 40))
               ->excludes(sessions))
       ->capture_default_str();
   app->add_option("--requests", b.requests,
                   "Requests a row, over all its sessions; 0: twice the sessions, at least 8")
+      ->check(flags::AtLeast(0U))
       ->capture_default_str();
   app->add_option("--window", b.window, "With --at-positions: tokens measured around each")
       ->check(flags::Range(2u, 1u << 20))
@@ -127,7 +134,9 @@ void AddBench(CLI::App* app, CommandLine* out) {
                   "End a row after this time (default: 60; 600 with --at-positions)")
       ->type_name("SECONDS")
       ->check(flags::Range(1e-3, 1e9));
-  app->add_option("--seed", b.seed, "Of the random prompts and of sampling")->capture_default_str();
+  app->add_option("--seed", b.seed, "Of the random prompts and of sampling")
+      ->check(flags::AtLeast(uint64_t{0}))
+      ->capture_default_str();
   AddCall(app, out);
   AddRetriesAndJson(app, out, "Print one JSON object a row");
   app->footer(
@@ -160,6 +169,7 @@ void AddDetokenize(CLI::App* app, CommandLine* out, RawOptions* raw) {
   app->add_option("ids", raw->tokens, "The ids")
       ->delimiter(',')
       ->type_name("ID,ID,...")
+      ->check(flags::AtLeast(TokenId{0}))
       ->required();
   AddCall(app, out);
   AddRetriesAndJson(app, out, "Print one JSON object");

@@ -33,6 +33,20 @@ std::string SummarizeLayers(const std::vector<std::string>& layer_types) {
 
 std::string OrNone(uint64_t limit) { return limit == 0 ? "none" : absl::StrCat(limit); }
 
+std::string DefaultsOf(const GenerationDefaults& defaults) {
+  std::vector<std::string> all;
+  const auto add = [&all](const char* name, const auto& value) {
+    if (value) all.push_back(absl::StrCat(name, " ", *value));
+  };
+  add("temperature", defaults.temperature);
+  add("top-k", defaults.top_k);
+  add("top-p", defaults.top_p);
+  add("min-p", defaults.min_p);
+  add("repetition penalty", defaults.repetition_penalty);
+  add("tokens", defaults.max_tokens);
+  return all.empty() ? "none" : absl::StrJoin(all, ", ");
+}
+
 }  // namespace
 
 int RunScore(const CommandLine& line, Client& client, const Console& console) {
@@ -118,6 +132,8 @@ int RunModel(const CommandLine& line, Client& client, const Console& console) {
       {"logprobs", absl::StrCat(l.max_logprobs)},
       {"beams", absl::StrCat(l.max_beams)},
       {"request size", FormatBytes(l.max_request_bytes)},
+      {"answer size", l.max_response_bytes == 0 ? "no limit" : FormatBytes(l.max_response_bytes)},
+      {"defaults", DefaultsOf(info->defaults)},
       {"keeps sessions", info->has_sessions ? "yes" : "no"},
       {"exactness class", info->exactness_class},
   };

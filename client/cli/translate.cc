@@ -91,6 +91,17 @@ int RunTranslate(const CommandLine& line, Client& client, const Console& console
     console.err << "t2r: " << status.message() << '\n';
     return kRpcErrorExitCode;
   }
+  const absl::StatusOr<ModelInfo> model = client.GetModel(MakeCallOptions(line));
+  if (!model.ok()) {
+    console.err << Explain(model.status(), line.server);
+    return kRpcErrorExitCode;
+  }
+  if (!model->encoder_decoder) {
+    console.err << "t2r: " << model->name << " (" << model->architecture << ") at " << line.server
+                << " is not an encoder-decoder and does not translate; "
+                   "`t2r generate` continues a text\n";
+    return kRpcErrorExitCode;
+  }
   TranslationOptions options;
   options.streams = line.translate.streams;
   options.request = line.generate;

@@ -333,7 +333,7 @@ absl::Status ReadGenerationConfig(const std::string& text, ModelConfig* config) 
   const bool sample = fields.Bool("do_sample", !config->encoder_decoder.has_value());
   if (sample) config->default_temperature.reset();
   if (fields.Has("temperature")) {
-    config->default_temperature = static_cast<float>(fields.Number("temperature", 0, 1e6));
+    config->default_temperature = static_cast<float>(fields.Number("temperature", 0, 100));
   }
   if (!sample) config->default_temperature = 0.0F;
   ReadDefaults(fields, config);

@@ -1,6 +1,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <regex>
+#include <sstream>
+
 #include "client/cli/options.h"
 
 namespace t2r::client {
@@ -201,6 +204,65 @@ TEST(OptionsTest, UsageErrorsNameWhatIsWrong) {
   ExpectUsageError({"model", "--timeout", "-1"}, "--timeout");
   ExpectUsageError({"bench", "--sessions", "0"}, "--sessions");
   ExpectUsageError({"bench", "--sessions", "1", "--at-positions", "5"}, "--at-positions");
+}
+
+// Every option of an unsigned type, of every subcommand: CLI11 itself takes -1 for 2^64 - 1, 2^64
+// too, and -18446744073709551615 for 1.
+TEST(OptionsTest, UnsignedNumbersAreWhatTheySay) {
+  const struct {
+    const char* command;
+    std::vector<const char*> options;
+  } commands[] = {
+      {"generate",
+       {"--tokens", "--max-tokens", "--stop-token-ids", "--logprobs", "--top-k", "--seed",
+        "--beams", "--num-return"}},
+      {"translate", {"--column", "--streams", "--max-tokens", "--top-k", "--seed", "--beams"}},
+      {"score", {"--tokens"}},
+      {"bench",
+       {"--sessions", "--prompt-tokens", "--output-tokens", "--at-positions", "--requests",
+        "--window", "--seed"}},
+  };
+  for (const auto& [command, options] : commands) {
+    for (const char* option : options) {
+      for (const char* value : {"-1", "18446744073709551616", "-18446744073709551615", "+1", " 1",
+                                "1.0", "1e3", "0x10", "010", ""}) {
+        ExpectUsageError({command, option, value}, option);
+      }
+    }
+  }
+  ExpectUsageError({"detokenize", "-1"}, "-1");
+  ExpectUsageError({"detokenize", "5", "18446744073709551616"}, "ids");
+  for (const char* bias : {"-1=1", " -1=1", "+1=1", "4294967296=1", "=1", "1=", "1", "01=1"}) {
+    ExpectUsageError({"generate", "x", "--logit-bias", bias}, "--logit-bias");
+  }
+  EXPECT_THAT(Parse({"generate", "x", "--seed", "-1"}).message,
+              HasSubstr("'-1' is not a number from 0 to 18,446,744,073,709,551,615"));
+  EXPECT_THAT(Parse({"generate", "x", "--top-k", "4294967296"}).message,
+              HasSubstr("is not a number from 0 to 4,294,967,295"));
+  EXPECT_EQ(Parse({"generate", "x", "--seed", "0"}).command_line->generate.sampling.seed, 0U);
+}
+
+// The list above has all of them: whatever --help shows to take a whole number or ids.
+TEST(OptionsTest, EveryWholeNumberIsHeldToARange) {
+  for (const char* command :
+       {"generate", "translate", "score", "tokenize", "detokenize", "model", "health", "bench"}) {
+    std::istringstream help(Parse({command, "--help"}).message);
+    std::string paragraph;
+    const auto check = [&] {
+      const bool number = std::regex_search(
+          paragraph,
+          std::regex(R"(^  (-\w,)?--?[\w-]+ (N|K|UINT|INT|ID,ID,\.\.\.|N,N,\.\.\.|P,P,\.\.\.)\s)"));
+      if (number) {
+        EXPECT_THAT(paragraph, HasSubstr("[")) << command;
+      }
+    };
+    for (std::string line; std::getline(help, line); paragraph += line + "\n") {
+      if (line.compare(0, 3, "  -") != 0) continue;
+      check();
+      paragraph.clear();
+    }
+    check();
+  }
 }
 
 TEST(OptionsTest, HelpHasExamplesAndExitsWithZero) {

@@ -128,6 +128,18 @@ TEST_F(ClientTest, SendsEveryField) {
             "true stop_token_ids: 8 ignore_eos: true logprobs: 4");
 }
 
+// 0 turns off what the model asks for, which is not the same as saying nothing.
+TEST_F(ClientTest, SendsWhatIsSetAlone) {
+  GenerateRequest request;
+  request.prompt = TokenIds{1};
+  request.max_tokens = 1;
+  request.sampling.top_k = 0;
+  request.sampling.min_p = 0.0F;
+  ASSERT_TRUE(client_->Generate(request, {}, nullptr).ok());
+  EXPECT_EQ(server_.last_request(),
+            "tokens { ids: 1 } max_tokens: 1 sampling { top_k: 0 min_p: 0 }");
+}
+
 TEST_F(ClientTest, SendsNoTextThatIsNotUtf8) {
   const std::string invalid = "ok\xff";
   const auto expect = [](const absl::Status& status, const std::string& field) {
@@ -301,6 +313,11 @@ TEST_F(ClientTest, DescribesTheModel) {
   EXPECT_EQ(info->bos_token_id, 1);
   EXPECT_EQ(info->limits.max_sessions, 64);
   EXPECT_EQ(info->limits.max_positions, 2'000);
+  EXPECT_EQ(info->limits.max_response_bytes, 4U << 20);
+  EXPECT_EQ(info->defaults.temperature, 0.5F);
+  EXPECT_EQ(info->defaults.top_k, 40U);
+  EXPECT_EQ(info->defaults.top_p, std::nullopt);
+  EXPECT_EQ(info->defaults.max_tokens, 77U);
 }
 
 TEST_F(ClientTest, WaitsUntilServing) {

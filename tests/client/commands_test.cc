@@ -93,6 +93,7 @@ class SourceFile {
 };
 
 TEST_F(CommandsTest, TranslateKeepsLines) {
+  server_.encoder_decoder = true;
   const SourceFile file("one\n\ntwo\r\n");
   EXPECT_EQ(Run({"translate", file.path()}), 0);
   EXPECT_EQ(out_.str(), "abcd\n\nabcd\n");
@@ -101,6 +102,7 @@ TEST_F(CommandsTest, TranslateKeepsLines) {
 }
 
 TEST_F(CommandsTest, TranslateTakesAColumnAndAPrefix) {
+  server_.encoder_decoder = true;
   const SourceFile file("a\tb\tc\n");
   EXPECT_EQ(Run({"translate", file.path(), "--column", "2", "--target-prefix", "xy", "--json"}), 0);
   EXPECT_THAT(server_.last_request(),
@@ -116,6 +118,7 @@ TEST_F(CommandsTest, TranslateTakesAColumnAndAPrefix) {
 }
 
 TEST_F(CommandsTest, TranslatePrintsTheBestOfItsBeams) {
+  server_.encoder_decoder = true;
   const SourceFile file("one\ntwo\n");
   EXPECT_EQ(Run({"translate", file.path(), "--beams", "3", "--early-stopping", "true"}), 0);
   EXPECT_EQ(out_.str(), "a\na\n");
@@ -126,17 +129,29 @@ TEST_F(CommandsTest, TranslatePrintsTheBestOfItsBeams) {
 }
 
 TEST_F(CommandsTest, TranslateRunsManyStreamsButNoMore) {
+  server_.encoder_decoder = true;
   std::string lines;
   for (int i = 0; i < 200; ++i) lines += "line\n";
   const SourceFile file(lines);
   EXPECT_EQ(Run({"translate", file.path(), "--streams", "7"}), 0);
   EXPECT_EQ(out_.str().size(), 200 * 5U);
   EXPECT_LE(server_.max_concurrent(), 7);
-  EXPECT_EQ(server_.attempts(), 200);
+  EXPECT_EQ(server_.attempts(), 201);  // and GetModel
+}
+
+TEST_F(CommandsTest, TranslateNeedsAnEncoderDecoder) {
+  const SourceFile file("one\n");
+  EXPECT_EQ(Run({"translate", file.path()}), 1);
+  EXPECT_EQ(out_.str(), "");
+  EXPECT_EQ(err_.str(), "t2r: fake (llama) at " + server_.address() +
+                            " is not an encoder-decoder and does not translate; `t2r generate` "
+                            "continues a text\n");
+  EXPECT_EQ(server_.attempts(), 1);  // GetModel
 }
 
 // What came before the failure is printed; what runs is cancelled.
 TEST_F(CommandsTest, TranslateStopsAtTheFirstFailure) {
+  server_.encoder_decoder = true;
   const SourceFile file("one\ntwo\ninvalid\nendless\nsilent\nfour\n");
   EXPECT_EQ(Run({"translate", file.path(), "--streams", "5"}), 1);
   EXPECT_EQ(out_.str(), "abcd\nabcd\n");
@@ -246,8 +261,13 @@ TEST_F(CommandsTest, Model) {
   EXPECT_THAT(out_.str(), HasSubstr("model                fake\n"));
   EXPECT_THAT(out_.str(), HasSubstr("3 (2 linear_attention, 1 full_attention)\n"));
   EXPECT_THAT(out_.str(), HasSubstr("123,456 bytes (121 KiB)\n"));
+  EXPECT_THAT(out_.str(), HasSubstr("answer size          4,194,304 bytes (4.00 MiB)\n"));
+  EXPECT_THAT(out_.str(), HasSubstr("defaults             temperature 0.5, top-k 40, tokens 77\n"));
   EXPECT_EQ(Run({"model", "--json"}), 0);
   EXPECT_EQ(OutLines().at(0)["limits"]["max_sessions"], 64);
+  EXPECT_EQ(OutLines().at(0)["limits"]["max_response_bytes"], 4 << 20);
+  EXPECT_EQ(OutLines().at(0)["defaults"],
+            nlohmann::json({{"temperature", 0.5}, {"top_k", 40}, {"max_tokens", 77}}));
 }
 
 TEST_F(CommandsTest, Health) {

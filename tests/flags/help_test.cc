@@ -35,7 +35,8 @@ struct Program {
     app.add_option("--file", values.file, "What to read")->type_name("FILE")->required();
     CLI::App* sub = app.add_subcommand("sub", "");
     sub->add_option("--layers", values.layers, "Of the model")->check(Range(1, 100000));
-    CLI::Option* seed = sub->add_option("--seed", values.seed, "Of the draw");
+    CLI::Option* seed =
+        sub->add_option("--seed", values.seed, "Of the draw")->check(AtLeast(uint64_t{0}));
     sub->add_option("--seconds", values.seconds)->type_name("SECONDS")->check(AtLeast(0.5));
     sub->add_option("--sizes", values.sizes, "A row each")
         ->delimiter(',')
@@ -77,7 +78,7 @@ TEST(HelpTest, ASubcommandLooksTheSame) {
   const std::string help = program.command->help();
   EXPECT_THAT(help, HasSubstr("--layers N "));
   EXPECT_THAT(help, HasSubstr("Of the model [1 to 100,000; default 3]\n"));
-  EXPECT_THAT(help, HasSubstr("Of the draw [default 1]\n"));
+  EXPECT_THAT(help, HasSubstr("Of the draw [at least 0; default 1]\n"));
   EXPECT_THAT(help, HasSubstr("--seconds SECONDS "));
   EXPECT_THAT(help, HasSubstr("[at least 0.5; default 60]\n"));
   EXPECT_THAT(help, HasSubstr("--sizes N,N,... "));

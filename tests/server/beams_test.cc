@@ -147,7 +147,7 @@ TEST(ServerBeamsTest, ADrainSendsWhatHasEnded) {
     return top;
   };
   TestServer server(std::move(options));
-  v1::GenerateRequest request = BeamRequest(3, 1 << 20);
+  v1::GenerateRequest request = BeamRequest(3, 500'000);
   request.mutable_beams()->set_num_return(3);
   const auto stream = server.Generate(request);
   v1::GenerateResponse event;

@@ -1,6 +1,7 @@
 """What clients and files may do to the t2r-server process: it stays up, answers others, and says so in
 a line where it cannot."""
 
+import json
 import os
 import random
 import resource
@@ -20,6 +21,8 @@ import pytest
 from server_process import BINARY, SECONDS, Process, start_error
 from t2r.v1 import generation_pb2 as pb
 from t2r.v1 import generation_pb2_grpc as stubs
+
+DEMO = os.path.join(os.path.dirname(__file__), "../../models/demo")
 
 
 def admin_of(server):
@@ -267,3 +270,55 @@ def test_get_model_does_not_tell_the_machines_memory(tmp_path, model):
         assert info.memory.total_bytes == info.memory.free_bytes == 0
         assert info.memory.weights_bytes > 0 and info.limits.max_text_bytes == 1 << 20
         ended(server)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model(tmp_path):
+    directory, _ = copy_of(DEMO, tmp_path)
+    token = {"content": "<|extra|>", "special": True, "lstrip": False, "rstrip": False,
+             "normalized": False, "single_word": False}
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"added_tokens_decoder": {"2048": token}, "legacy": True}))
+    with Process(tmp_path, directory) as server:
+        with grpc.insecure_channel(server.ready()) as channel:
+            stub = stubs.GenerationStub(channel)
+            with pytest.raises(grpc.RpcError) as refused:
+                stub.Score(pb.ScoreRequest(text="a <|extra|>"), timeout=SECONDS)
+            stub.Score(pb.ScoreRequest(text="a b"), timeout=SECONDS)
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert refused.value.details() == (
+            'text: holds the token "<|extra|>" of id 2048, which the tokenizer knows and the model does '
+            "not: its vocabulary has 2048 tokens")
+        ended(server)
+        assert ("t2r-server: warning: the tokenizer has 2049 tokens, the model 2048 of them: texts with "
+                'others (the first is "<|extra|>" of id 2048) are refused\n') in server.process.stderr.read()
+
+
+def test_the_models_defaults_and_the_size_of_answers(tmp_path, model):
+    directory, _ = copy_of(model, tmp_path)
+    (directory / "generation_config.json").write_text(json.dumps(
+        {"temperature": 2.0, "top_k": 1, "max_new_tokens": 5, "repetition_penalty": 1.5}))
+    with Process(tmp_path, directory) as server:
+        with grpc.insecure_channel(server.ready()) as channel:
+            stub = stubs.GenerationStub(channel)
+            defaults = stub.GetModel(pb.GetModelRequest(), timeout=SECONDS).defaults
+            ids = pb.TokenIds(ids=[5, 6, 7])
+
+            def tokens(sampling, **more):
+                request = pb.GenerateRequest(tokens=ids, sampling=sampling, ignore_eos=True, **more)
+                events = list(stub.Generate(request, timeout=SECONDS))
+                return [token for event in events for token in event.delta.token_ids]
+            # The one most likely token, whatever the seed and the temperature.
+            greedy = tokens(pb.Sampling(temperature=0, top_k=0))
+            assert len(greedy) == 5
+            assert all(tokens(pb.Sampling(seed=seed)) == greedy for seed in range(5))
+            assert tokens(pb.Sampling(seed=1), max_tokens=6)[:5] == greedy
+            assert any(tokens(pb.Sampling(seed=seed, top_k=0)) != greedy for seed in range(5))
+            with pytest.raises(grpc.RpcError) as refused:
+                stub.Score(pb.ScoreRequest(tokens=pb.TokenIds(ids=[200] * 900_000)), timeout=SECONDS)
+        ended(server)
+    assert (defaults.temperature, defaults.top_k, defaults.max_tokens) == (2.0, 1, 5)
+    assert defaults.repetition_penalty == 1.5 and not defaults.HasField("top_p")
+    # 4 x 899,999 of numbers, 2 x 900,000 of ids, and 13 of tags and lengths.
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "the answer to 900000 tokens has 5400009 bytes" in refused.value.details()
+    assert "limit of 4194304 (--max-response-bytes)" in refused.value.details()

@@ -196,33 +196,38 @@ TEST(LimitTest, BuffersAreBoundedTogether) {
 
 TEST(LimitTest, AnAddressHasItsShare) {
   TestServerOptions options;
-  options.grpc.max_requests_per_peer = 1;
+  options.grpc.max_requests_per_peer = 2;
   TestServer server(std::move(options));
   server.executor.Hold();
   const auto first = server.Generate(TokenRequest({1}, 2));
-  ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_requests_started_total") == 1; }));
+  const auto second = server.Generate(TokenRequest({1}, 2));
+  ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_requests_started_total") == 2; }));
   const grpc::Status status = server.Generate(TokenRequest({1}, 2))->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_THAT(status.error_message(), HasSubstr("--max-requests-per-peer"));
   server.executor.AllowAll();
   EXPECT_TRUE(first->Finish().ok());
+  EXPECT_TRUE(second->Finish().ok());
   EXPECT_TRUE(WaitUntil([&] { return server.Generate(TokenRequest({1}, 2))->Finish().ok(); }));
 }
 
 TEST(UnreadTest, AStreamThatIsOverIsCutWhenNobodyReadsIt) {
   TestServerOptions options;
   options.grpc.reading.stall_timeout = absl::Milliseconds(200);
+  options.grpc.outbox = {.tokens = 1000, .bytes = 1 << 20};
   options.next_token = [](std::span<const int32_t> /*history*/) { return 65; };
   TestServer server(std::move(options));
-  // More than the client's window, less than that and the outbox.
-  v1::GenerateRequest request = TokenRequest({1}, 150);
+  // 100 kB: more than the client's window, less than the outbox.
+  v1::GenerateRequest request = TokenRequest({1}, 400);
   request.set_logprobs(20);
   const auto unread = server.Generate(request);
   ASSERT_TRUE(WaitUntil(
       [&] { return server.Metric("t2r_request_success_total{finished_reason=\"length\"}") == 1; }));
-  // Shutdown with a long grace would wait for an RPC that is still open.
-  server.server->Shutdown(absl::Seconds(50));
-  EXPECT_FALSE(unread->Finish().ok());
+  EXPECT_GT(server.Metric("t2r_buffer_bytes"), 10'000);
+  // The RPC ends, which nothing but the cut can bring about.
+  ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_buffer_bytes") == 0; }));
+  EXPECT_EQ(unread->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_LT(unread->ids.size(), 400U);
 }
 
 TEST(UnreadTest, AnAnswerThatNobodyReadsIsCut) {

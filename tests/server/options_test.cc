@@ -101,7 +101,9 @@ TEST(OptionsTest, ReadsEveryFlag) {
                                "--reflection",
                                "false",
                                "--tell-memory",
-                               "true"});
+                               "true",
+                               "--max-response-bytes",
+                               "19"});
   ASSERT_FALSE(parsed.code) << parsed.err;
   const ServerOptions& o = parsed.options;
   EXPECT_EQ(o.model, "DIR");
@@ -135,6 +137,7 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(o.grpc.reading.stall_timeout, absl::ZeroDuration());
   EXPECT_EQ(o.scheduler.max_prompt_tokens, 12);
   EXPECT_EQ(o.max_text_bytes, 13);
+  EXPECT_EQ(o.grpc.max_response_bytes, 19);
   EXPECT_EQ(o.grpc.max_buffer_bytes, 14 << 20);
   EXPECT_EQ(o.grpc.connections.connections, 15);
   EXPECT_EQ(o.grpc.connections.connections_per_peer, 16);
@@ -217,6 +220,25 @@ TEST(OptionsTest, WrongOnesGiveOneLineThatNamesThem) {
     EXPECT_EQ(std::count(parsed.err.begin(), parsed.err.end(), '\n'), 1) << parsed.err;
     EXPECT_EQ(parsed.out, "");
   }
+}
+
+TEST(OptionsTest, WholeNumbersAreDigits) {
+  std::istringstream help(Parse({"--help"}).out);
+  int options = 0;
+  for (std::string line; std::getline(help, line);) {
+    std::istringstream words(line);
+    std::string option, type;
+    words >> option >> type;
+    if (option.substr(0, 2) != "--" || (type != "N" && type != "N|auto")) continue;
+    ++options;
+    for (const char* value : {"-1", "18446744073709551616", "-18446744073709551615", "+100", "010",
+                              "0x10", "1e3", ""}) {
+      const Parsed parsed = Parse({"--model", "DIR", option.c_str(), value});
+      EXPECT_EQ(parsed.code, 2) << option << " " << value;
+      EXPECT_THAT(parsed.err, HasSubstr(option));
+    }
+  }
+  EXPECT_GE(options, 19);
 }
 
 }  // namespace

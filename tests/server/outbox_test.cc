@@ -94,6 +94,25 @@ TEST(OutboxTest, EndsWithHeldTextUsageAndStatus) {
   EXPECT_TRUE(outbox.status().ok());
 }
 
+TEST(OutboxTest, HypothesesThatDoNotFitAreAStatus) {
+  FinishEvent event = Finish(FinishReason::kLength);
+  event.hypotheses.resize(1);
+  event.hypotheses[0].text = std::string(95, 'x');
+  event.hypotheses[0].score = -1;
+  v1::GenerateResponse message;
+  Outbox fits({.message_bytes = 130});
+  fits.PushFinished(event);
+  ASSERT_EQ(fits.Pop(&message), Outbox::Next::kLastMessage);
+  EXPECT_LE(message.ByteSizeLong(), 130U);
+  event.hypotheses[0].text += "12345678901234567890";
+  Outbox large({.message_bytes = 130});
+  large.PushFinished(event);
+  ASSERT_EQ(large.Pop(&message), Outbox::Next::kEnd);
+  EXPECT_TRUE(absl::IsInvalidArgument(large.status())) << large.status();
+  EXPECT_THAT(std::string(large.status().message()),
+              ::testing::HasSubstr("limit of 130 (--max-response-bytes)"));
+}
+
 TEST(OutboxTest, DrainedIsAFinishedAndAStatus) {
   Outbox outbox({});
   outbox.PushFinished(Finish(FinishReason::kDrained, absl::UnavailableError("bye")));

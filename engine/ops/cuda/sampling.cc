@@ -129,6 +129,12 @@ void Sampler::Fetch(std::span<SampleResult> results) {
   const auto* alternatives = reinterpret_cast<const DeviceAlternative*>(
       host_results_.data() + requests_ * sizeof(DeviceResult));
   for (size_t i = 0; i < requests_; ++i) {
+    results[i].finite = found[i].finite != 0;
+    if (!results[i].finite) {
+      results[i] = SampleResult();
+      results[i].finite = false;
+      continue;
+    }
     results[i].token = found[i].token;
     results[i].logprob = found[i].logprob;
     results[i].target_logprob = described[i].target == kOutside

@@ -23,6 +23,7 @@ struct SampleMemory {
   float top_values[kMaxAlternatives];
   int top_tokens[kMaxAlternatives];
   int top_count;
+  int not_finite;  // 1: some thread saw one
 };
 
 // Unsigned integers in the order of the floats; −0 and 0 are equal, NaN counts as −∞.
@@ -183,7 +184,10 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   auto& memory = *reinterpret_cast<SampleMemory*>(shared);
   auto* const map = reinterpret_cast<unsigned*>(shared + sizeof(SampleMemory));
   // In shared memory, not in registers of every thread.
-  if (ThreadOf() == 0) memory.request = work.requests[blockIdx.x];
+  if (ThreadOf() == 0) {
+    memory.request = work.requests[blockIdx.x];
+    memory.not_finite = 0;
+  }
   __syncthreads();
   const DeviceRequest& request = memory.request;
   const int size = work.vocabulary;
@@ -201,9 +205,15 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
     __syncthreads();
   }
 
-  const Largest raw = BlockLargest(memory.select, size, [&](int i) { return logits[i]; });
+  bool finite = true;  // what this thread saw
+  const Largest raw = BlockLargest(memory.select, size, [&](int i) {
+    finite = finite && fabsf(logits[i]) < INFINITY;
+    return logits[i];
+  });
+  if (!finite) memory.not_finite = 1;
+  __syncthreads();
   const double norm = RowLogSumExp(memory.select, logits, size, raw.value);
-  DeviceResult result = {0, 0.0F, 0.0F, 0};
+  DeviceResult result = {0, 0.0F, 0.0F, 0, memory.not_finite == 0 ? 1 : 0};
   if (request.target >= 0) result.target_logprob = LogProbability(logits[request.target], norm);
   if (request.top > 0) {
     result.top = request.top < size ? request.top : size;

@@ -35,7 +35,8 @@ struct DeviceResult {
   int32_t token;
   float logprob;
   float target_logprob;
-  int32_t top;  // alternatives found: the wanted ones, or the whole vocabulary
+  int32_t top;     // alternatives found: the wanted ones, or the whole vocabulary
+  int32_t finite;  // 0: a logit of the row is NaN or infinite
 };
 
 struct DeviceAlternative {

@@ -201,6 +201,11 @@ struct FakeServer::Impl final : v1::Generation::Service, grpc::health::v1::Healt
     response->set_parameters_bytes(1'048'576);
     response->set_dtype("bfloat16");
     response->set_backend("cpu");
+    response->set_encoder_decoder(owner->encoder_decoder);
+    response->mutable_defaults()->set_temperature(0.5F);
+    response->mutable_defaults()->set_top_k(40);
+    response->mutable_defaults()->set_max_tokens(77);
+    response->mutable_limits()->set_max_response_bytes(4 << 20);
     response->mutable_limits()->set_max_sessions(64);
     response->mutable_limits()->set_max_positions(2'000);
     response->mutable_limits()->set_max_tokens(owner->max_tokens_limit);

@@ -36,6 +36,7 @@ class FakeServer {
   std::atomic<uint32_t> tokens_per_delta = 1;
   std::atomic<int> health_failures = 0;  // so many next checks say NOT_SERVING
   std::atomic<uint32_t> max_tokens_limit = 1000;
+  std::atomic<bool> encoder_decoder = false;  // as GetModel says
 
   int attempts() const;              // calls received, of Generation, refused ones included
   int max_concurrent() const;        // streams of Generate that were open at once, at most

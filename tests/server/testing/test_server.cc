@@ -101,6 +101,8 @@ void TestServer::Load() {
   config.linear_attention.emplace().feature_size = 32;
   config.eos_token_ids = options.scheduler.eos_token_ids;
   config.bos_token_id = ByteTokenizer::kBos;
+  config.default_temperature = options.temperature;
+  config.defaults = options.defaults;
   if (options.executor.source_vocab_size > 0) {
     config.architecture = &kMarianArchitecture;
     config.encoder_decoder.emplace();

@@ -38,6 +38,9 @@ struct TestServerOptions {
   SessionStoreOptions sessions = NoSessions();
   int64_t max_tokens = 1 << 20;
   int64_t max_text_bytes = 0;
+  // As the model's generation_config.json gives them.
+  std::optional<float> temperature;
+  ModelConfig::GenerationDefaults defaults;
   bool tokenizer = true;
   bool load = true;  // false: the model is not there until Load
   FakeExecutor::NextToken next_token;
