@@ -40,6 +40,10 @@ VARIANTS = {
             "enabled": True, "issuerRef": {"name": "ca", "kind": "ClusterIssuer"}, "dnsNames": ["llm.example"]}},
         "apiKeys": {"secretName": "keys"}, "service": {"type": "LoadBalancer", "port": 443}},
     "TLS from a secret": {"tls": {"enabled": True, "secretName": "pair"}},
+    "sessions on volumes": {
+        "sessions": {"memoryMib": 1024, "ttlSeconds": 3600, "directory": {
+            "enabled": True, "size": "5Gi", "storageClass": "fast"}},
+        "headless": {"enabled": False}, "autoscaling": {"kind": "hpa"}},
     "HPA": {"autoscaling": {"kind": "hpa", "min": 3, "max": 9}},
     "KEDA, monitoring": KEDA | {"monitoring": {
         "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -137,7 +141,7 @@ def test_custom_resources_fit_their_schemas(variant, kind, tmp_path):
         validate(wrong)
 
 
-def check_pod(pod, labels, expected):
+def check_pod(pod, labels, expected, claims):
     """The rules of this repository for every pod that it describes."""
     spec = pod["spec"]
     security = spec["securityContext"]
@@ -145,7 +149,7 @@ def check_pod(pod, labels, expected):
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
     assert spec["automountServiceAccountToken"] is False
     assert not any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
-    volumes = {one["name"] for one in spec["volumes"]}
+    volumes = {one["name"] for one in spec["volumes"]} | claims
     for container in spec["containers"] + spec.get("initContainers", []):
         image = container["image"]
         assert re.search(r"(:[\w.-]+|@sha256:[0-9a-f]{64})$", image) and not image.endswith(":latest"), image
@@ -169,8 +173,8 @@ def check_pod(pod, labels, expected):
     readiness = server["readinessProbe"]
     assert float(flags["--drain-delay"]) > readiness["periodSeconds"] * readiness["failureThreshold"]
     paths = [one["mountPath"] for one in server["volumeMounts"]]
-    for flag in ("--tls-cert", "--tls-key", "--tls-client-ca", "--api-keys"):
-        assert flag not in flags or any(flags[flag].startswith(path + "/") for path in paths)
+    for flag in ("--tls-cert", "--tls-key", "--tls-client-ca", "--api-keys", "--session-dir"):
+        assert flag not in flags or any((flags[flag] + "/").startswith(path + "/") for path in paths)
     gpus = [server["resources"][kind].get("nvidia.com/gpu") for kind in ("requests", "limits")]
     assert (flags.get("--backend") == "cuda") == (gpus[0] is not None) and gpus[0] == gpus[1]
     assert expected.items() <= labels.items()
@@ -186,10 +190,14 @@ def known_flags():
 
 
 def check_objects(objects):
-    (deployment,) = (one for one in objects if one["kind"] == "Deployment")
-    pod = deployment["spec"]["template"]
+    (workload,) = (one for one in objects if one["kind"] in ("Deployment", "StatefulSet"))
+    pod = workload["spec"]["template"]
     labels = pod["metadata"]["labels"]
-    check_pod(pod, labels, deployment["spec"]["selector"]["matchLabels"])
+    claims = {one["metadata"]["name"] for one in workload["spec"].get("volumeClaimTemplates", [])}
+    check_pod(pod, labels, workload["spec"]["selector"]["matchLabels"], claims)
+    if workload["kind"] == "StatefulSet":
+        (service,) = (one for one in objects if one["metadata"]["name"] == workload["spec"]["serviceName"])
+        assert service["kind"] == "Service" and service["spec"]["clusterIP"] == "None"
     (server,) = pod["spec"]["containers"]
     assert set(flags_of(server)) <= known_flags()
     ports = {one["name"] for one in server["ports"]}
@@ -205,7 +213,8 @@ def check_objects(objects):
             assert spec["podSelector"]["matchLabels"].items() <= labels.items()
             assert all(port["port"] in ports for rule in spec["ingress"] for port in rule["ports"])
         elif one["kind"] in ("HorizontalPodAutoscaler", "ScaledObject"):
-            assert spec["scaleTargetRef"]["name"] in names and "replicas" not in deployment["spec"]
+            assert spec["scaleTargetRef"]["name"] in names and "replicas" not in workload["spec"]
+            assert spec["scaleTargetRef"]["kind"] == workload["kind"]
         if one["kind"] == "PodMonitor":
             assert all(endpoint["port"] in ports for endpoint in spec["podMetricsEndpoints"])
     return server
@@ -233,6 +242,8 @@ def test_the_server_takes_the_charts_flags(tmp_path, model):
     ({"flags": {"listen": "0.0.0.0:1"}}, "listen"), ({"flags": {"--x": 1}}, "--x"),
     ({"model": {"source": "pvc"}}, "claim"), ({"model": {"source": "init"}}, "image"),
     ({"model": {"source": "init", "init": {"image": "models:latest"}}}, "image"),
+    ({"flags": {"session-dir": "/x"}}, "session-dir"),
+    ({"sessions": {"memoryMib": 0, "directory": {"enabled": True}}}, "memoryMib"),
     ({"tls": {"enabled": True}}, "tls.secretName"), ({"autoscaling": {"kind": "vpa"}}, "kind"),
     ({"resources": {"limits": None, "requests": {"cpu": 1, "memory": "1Gi"}}}, "limits")])
 def test_wrong_values_are_refused(values, said, tmp_path):

@@ -27,6 +27,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.tls.certManager.enabled }}{{ default (printf "%s-tls" (include "t2r.name" .)) .Values.tls.secretName }}{{ else }}{{ required "tls.secretName: name the secret, or let certManager.enabled make it" .Values.tls.secretName }}{{ end -}}
 {{- end }}
 
+{{- define "t2r.kind" -}}
+{{ if .Values.sessions.directory.enabled }}StatefulSet{{ else }}Deployment{{ end }}
+{{- end }}
+
 {{- define "t2r.appProtocol" -}}
 {{ if .Values.tls.enabled }}https{{ else }}kubernetes.io/h2c{{ end }}
 {{- end }}
