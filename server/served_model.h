@@ -27,7 +27,7 @@ struct ModelLimits {
   int64_t max_text_bytes = 0;      // of a text to be tokenised; 0: no limit
   int64_t max_response_bytes = 0;  // of a message of the server; 0: no limit
   // What a request leaves unset, with everything filled in.
-  SamplingParams defaults;
+  SamplingParams defaults = {};
   int64_t default_max_tokens = 0;  // at most max_tokens
   // Encoder-decoders; 0 for other models.
   int64_t source_vocab_size = 0;

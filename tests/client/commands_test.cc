@@ -55,6 +55,10 @@ class CommandsTest : public ::testing::Test {
         return RunHealth(line, *client_, console);
       case Command::kBench:
         return RunBench(line, *client_, console);
+      case Command::kSession:
+        return RunSession(line, *client_, console);
+      case Command::kChat:
+        return RunChat(line, *client_, in_, console);
     }
     return -1;
   }
@@ -68,6 +72,7 @@ class CommandsTest : public ::testing::Test {
 
   FakeServer server_;
   std::unique_ptr<Client> client_;
+  std::istringstream in_;  // what is typed: nothing
   std::ostringstream out_;
   std::ostringstream err_;
 };
