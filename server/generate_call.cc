@@ -107,6 +107,7 @@ void GenerateCall::OnToken(TokenEvent event) {
     const MutexLock lock(mutex_);
     if (cancelled_) return;
     outbox_.PushToken(event);
+    CountBuffered();
     if (!WantsTurn()) return;
   }
   Queue();
@@ -137,6 +138,7 @@ void GenerateCall::End(const FinishEvent& event) {
   {
     const MutexLock lock(mutex_);
     outbox_.PushFinished(event);
+    CountBuffered();
     WatchTheRest(event.reason == FinishReason::kStalled ? context_.reading.stall_grace
                                                         : context_.reading.stall_timeout);
     if (!WantsTurn()) return;
@@ -150,6 +152,8 @@ void GenerateCall::WatchTheRest(absl::Duration limit) {
   rest_.Update(false, 0, absl::Now());
   guard_.CutAt(rest_.deadline());
 }
+
+void GenerateCall::CountBuffered() { buffered_.Resize(outbox_.bytes() + message_bytes_); }
 
 bool GenerateCall::WantsTurn() {
   if (queued_ || writing_ || finishing_) return false;
@@ -176,7 +180,8 @@ void GenerateCall::Pump() {
   writing_ = next == Outbox::Next::kMessage;
   finishing_ = next == Outbox::Next::kLastMessage || next == Outbox::Next::kEnd;
   if (writing_ || next == Outbox::Next::kLastMessage) message_ = ToBytes(event_);
-  buffered_.Resize(outbox_.bytes() + static_cast<int64_t>(message_.Length()));
+  message_bytes_ = static_cast<int64_t>(message_.Length());
+  CountBuffered();
   const grpc::Status end = finishing_ ? ToGrpcStatus(outbox_.status()) : grpc::Status::OK;
   lock.Unlock();
   switch (next) {
@@ -199,7 +204,9 @@ void GenerateCall::OnWriteDone(bool ok) {
   {
     const MutexLock lock(mutex_);
     writing_ = false;
-    if (ok) taken_ += static_cast<int64_t>(message_.Length());
+    if (ok) taken_ += message_bytes_;
+    message_bytes_ = 0;
+    CountBuffered();
     if (!ok) cancelled_ = true;
     if (over_) {
       rest_.Update(false, taken_, absl::Now());

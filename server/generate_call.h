@@ -57,6 +57,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // Whether the stream has to be queued for writing, which the caller then does without the lock.
   bool WantsTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Queue();
+  // The budget knows what waits and what is being written.
+  void CountBuffered() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The stream is over: its client has time to take the rest.
   void WatchTheRest(absl::Duration limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -79,6 +81,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   bool finishing_ ABSL_GUARDED_BY(mutex_) = false;  // Finish has been called
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;    // HasRoom has answered no since the last Wake
   v1::GenerateResponse event_ ABSL_GUARDED_BY(mutex_);
+  int64_t message_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of message_ while it is written
   grpc::ByteBuffer message_;  // gRPC's while a write is in flight, under the lock otherwise
 };
 

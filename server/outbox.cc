@@ -1,5 +1,7 @@
 #include "server/outbox.h"
 
+#include <google/protobuf/io/coded_stream.h>
+
 #include "absl/strings/str_cat.h"
 
 namespace t2r::server {
@@ -104,8 +106,10 @@ void Outbox::PushFinished(const FinishEvent& event) {
   SetDuration(event.queue_time, usage.mutable_queue_time());
   SetDuration(event.prefill_time, usage.mutable_prefill_time());
   SetDuration(event.decode_time, usage.mutable_decode_time());
-  if (const size_t size = finished.ByteSizeLong();
-      limits_.message_bytes > 0 && size > static_cast<size_t>(limits_.message_bytes)) {
+  // With its tag and its length, as the message's only field.
+  size_t size = finished.ByteSizeLong();
+  size += 1 + google::protobuf::io::CodedOutputStream::VarintSize64(size);
+  if (limits_.message_bytes > 0 && size > static_cast<size_t>(limits_.message_bytes)) {
     finished_.reset();
     status_ = absl::InvalidArgumentError(absl::StrCat(
         "the hypotheses have ", size, " bytes, more than this server's limit of ",

@@ -38,7 +38,7 @@ def small_project(tmp_path):
     for name in ("scripts/test", "scripts/ctest-counts", ".ci/run", "CMakePresets.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    for name in ("setup", "lint"):
+    for name in ("setup", "lint", "fuzz"):
         script = tmp_path / "scripts" / name
         script.write_text("#!/bin/sh\n")
         script.chmod(0o755)

@@ -200,8 +200,10 @@ TEST(LimitTest, AnAddressHasItsShare) {
   TestServer server(std::move(options));
   server.executor.Hold();
   const auto first = server.Generate(TokenRequest({1}, 2));
+  ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_num_requests_running") == 1; }));
   const auto second = server.Generate(TokenRequest({1}, 2));
-  ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_requests_started_total") == 2; }));
+  // The engine thread is held in a step of the first.
+  ASSERT_TRUE(WaitUntil([&] { return server.Metric("t2r_num_requests_waiting") == 1; }));
   const grpc::Status status = server.Generate(TokenRequest({1}, 2))->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_THAT(status.error_message(), HasSubstr("--max-requests-per-peer"));

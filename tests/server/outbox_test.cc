@@ -100,17 +100,17 @@ TEST(OutboxTest, HypothesesThatDoNotFitAreAStatus) {
   event.hypotheses[0].text = std::string(95, 'x');
   event.hypotheses[0].score = -1;
   v1::GenerateResponse message;
-  Outbox fits({.message_bytes = 130});
+  Outbox fits({.message_bytes = 131});
   fits.PushFinished(event);
   ASSERT_EQ(fits.Pop(&message), Outbox::Next::kLastMessage);
-  EXPECT_LE(message.ByteSizeLong(), 130U);
-  event.hypotheses[0].text += "12345678901234567890";
-  Outbox large({.message_bytes = 130});
+  EXPECT_EQ(message.ByteSizeLong(), 131U);
+  event.hypotheses[0].text += "y";
+  Outbox large({.message_bytes = 131});
   large.PushFinished(event);
   ASSERT_EQ(large.Pop(&message), Outbox::Next::kEnd);
   EXPECT_TRUE(absl::IsInvalidArgument(large.status())) << large.status();
   EXPECT_THAT(std::string(large.status().message()),
-              ::testing::HasSubstr("limit of 130 (--max-response-bytes)"));
+              ::testing::HasSubstr("limit of 131 (--max-response-bytes)"));
 }
 
 TEST(OutboxTest, DrainedIsAFinishedAndAStatus) {
