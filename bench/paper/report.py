@@ -83,7 +83,8 @@ def report(arguments, config, results, name):
     how = paragraph(f"""Every row was trained on {config["tokens"]:,} predicted tokens with the same options
         (`{" ".join(config["training"].get("flags", []))}`); *transfer* spends a part of them on the
         feature maps alone. A transfer from random weights, and of ELU, which has no map to train, would
-        say nothing; what is calibrated is so on the parent's keys. Figures are of the test set; bytes a session are at {speed["length"]:,} tokens{sides}
+        say nothing; what is calibrated is so on the parent's keys.
+        Figures are of the test set; bytes a session are at {speed["length"]:,} tokens{sides}
         with float32 keys and values; tokens/s are the engine's, {speed["sessions"]} sessions in total,
         {where}.""")
     serving.write_results(picture, config["title"], f"""
