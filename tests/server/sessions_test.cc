@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include "t2r/v1/sessions.grpc.pb.h"
 #include "tests/server/testing/test_server.h"
 
@@ -225,12 +227,18 @@ TEST(SessionsTest, ADrainedTurnLeavesItsSessionWhereItWas) {
   TestServer server(WithSessions());
   ASSERT_TRUE(server.Generate(Turn("a", {5, 6, 7}, 10))->Finish().ok());
   server.executor.Hold();
-  const auto running = server.Generate(Turn("a", {}, 100));
+  const auto running = server.Generate(Turn("a", {}, 4000));
   server.executor.Allow(3);
   ASSERT_TRUE(running->WaitForDelta());
-  server.executor.AllowAll();
   server.server->StopTaking();
-  server.model->scheduler->Drain(absl::InfinitePast());
+  std::thread drain([&server] { server.model->scheduler->Drain(absl::InfinitePast()); });
+  // Step by step, until the drain has come.
+  EXPECT_TRUE(WaitUntil([&] {
+    server.executor.Allow(1);
+    return server.executor.open_slots() == 0;
+  }));
+  server.executor.AllowAll();
+  drain.join();
   EXPECT_EQ(running->Finish().error_code(), Code::UNAVAILABLE);
   EXPECT_EQ(running->finished->reason(), v1::FINISH_REASON_DRAINED);
   EXPECT_EQ(running->finished->session_position(), 13U);
