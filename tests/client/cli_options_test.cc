@@ -1,7 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <regex>
+#include <set>
 #include <sstream>
 
 #include "client/cli/options.h"
@@ -249,9 +249,13 @@ TEST(OptionsTest, EveryWholeNumberIsHeldToARange) {
     std::istringstream help(Parse({command, "--help"}).message);
     std::string paragraph;
     const auto check = [&] {
-      const bool number = std::regex_search(
-          paragraph,
-          std::regex(R"(^  (-\w,)?--?[\w-]+ (N|K|UINT|INT|ID,ID,\.\.\.|N,N,\.\.\.|P,P,\.\.\.)\s)"));
+      std::istringstream words(paragraph);
+      std::string name;
+      std::string type;
+      words >> name >> type;
+      const std::set<std::string> numbers = {"N",         "K",       "UINT",   "INT",
+                                             "ID,ID,...", "N,N,...", "P,P,..."};
+      const bool number = numbers.count(type) > 0;
       if (number) {
         EXPECT_THAT(paragraph, HasSubstr("[")) << command;
       }
