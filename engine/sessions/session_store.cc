@@ -189,7 +189,7 @@ void SessionStore::Use(Entry& entry, absl::Time now) {
 
 absl::StatusOr<std::vector<SessionInfo>> SessionStore::AddAll(
     const std::vector<std::string>& ids, absl::Duration ttl,
-    std::shared_ptr<const SessionState> state) {
+    const std::shared_ptr<const SessionState>& state) {
   const absl::Time now = Now();
   std::vector<SessionInfo> made;
   {
@@ -238,11 +238,11 @@ absl::StatusOr<std::shared_ptr<const SessionState>> SessionStore::StateOf(const 
   const absl::StatusOr<std::string> snapshot = disk_->Snapshot(id);
   absl::StatusOr<SessionState> read =
       snapshot.ok() ? ReadSnapshot(*snapshot, exactness_class_, limits_) : snapshot.status();
+  absl::Status status = read.status();
   std::shared_ptr<const SessionState> state;
-  if (read.ok()) state = std::make_shared<const SessionState>(*std::move(read));
+  if (status.ok()) state = std::make_shared<const SessionState>(*std::move(read));
   const MutexLock lock(mutex_);
   Entry& entry = entries_.at(id);
-  absl::Status status = read.status();
   if (status.ok()) status = MakeRoom(state->bytes());
   entry.busy = busy && status.ok();
   if (!status.ok()) return status;
@@ -303,7 +303,7 @@ absl::Status SessionStore::Delete(const std::string& id) {
     if ((*entry)->second.busy) return Busy(id);
     (*entry)->second.busy = true;
   }
-  const absl::Status removed =
+  absl::Status removed =
       disk_ == nullptr ? absl::OkStatus() : disk_->Remove({id}, /*durable=*/true);
   const MutexLock lock(mutex_);
   const auto entry = entries_.find(id);

@@ -120,7 +120,7 @@ class SessionStore {
   // Adds sessions that all stand at `state`, on the disk too: all of them, or none.
   absl::StatusOr<std::vector<SessionInfo>> AddAll(const std::vector<std::string>& ids,
                                                   absl::Duration ttl,
-                                                  std::shared_ptr<const SessionState> state);
+                                                  const std::shared_ptr<const SessionState>& state);
   // The state of a session that is there, read from the disk if need be. busy: it is the caller's
   // from here on. OK with null: it has no tokens.
   absl::StatusOr<std::shared_ptr<const SessionState>> StateOf(const std::string& id, bool busy);
