@@ -39,10 +39,11 @@ def healthz(server):
 
 
 def generate(address, seed=1):
+    """Waits until the server takes the connection: it may still be full of others that have just closed."""
     request = pb.GenerateRequest(tokens=pb.TokenIds(ids=[5, 6, 7]), max_tokens=24, ignore_eos=True,
                                  sampling=pb.Sampling(temperature=1, seed=seed))
     with grpc.insecure_channel(address) as channel:
-        events = list(stubs.GenerationStub(channel).Generate(request, timeout=SECONDS))
+        events = list(stubs.GenerationStub(channel).Generate(request, timeout=SECONDS, wait_for_ready=True))
     return [token for event in events for token in event.delta.token_ids]
 
 
