@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "server/refusals.h"
 #include "server/status.h"
 
 namespace t2r::server {
@@ -20,10 +20,7 @@ void EngineCall::Begin(const grpc::ByteBuffer& message) {
   if (!model.ok()) return Refuse(model.status());
   model_ = *model;
   if (!context_.peers.Take(peer_, &share_)) {
-    return Refuse(absl::ResourceExhaustedError(
-        absl::StrCat("this address has ", context_.peers.limit(),
-                     " requests here already, the limit (--max-requests-per-peer); try again "
-                     "later")));
+    return Refuse(TooManyOf(context_.peers));
   }
   const auto size = static_cast<int64_t>(message.Length());
   bool fits = false;
@@ -32,9 +29,7 @@ void EngineCall::Begin(const grpc::ByteBuffer& message) {
     fits = lease_.TryResize(size);
   }
   if (!fits) {
-    return Refuse(absl::ResourceExhaustedError(
-        absl::StrCat("the server's buffers are full: ", context_.buffers.used(), " of ",
-                     context_.buffers.limit(), " bytes (--max-buffer-mib); try again later")));
+    return Refuse(BuffersFull(context_.buffers));
   }
   if (size <= WorkerPool::kCostly) return Prepare(message, {}, false);
   // A token takes a byte of the message at least.

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/messages.h"
+#include "server/refusals.h"
 #include "server/session_messages.h"
 #include "server/status.h"
 
@@ -14,18 +15,6 @@ namespace {
 
 // Of a piece that leaves; a client may send larger ones, up to --max-request-bytes.
 constexpr size_t kPieceBytes = 256 << 10;
-
-absl::Status TooManyOf(const PeerShares& peers) {
-  return absl::ResourceExhaustedError(
-      absl::StrCat("this address has ", peers.limit(),
-                   " requests here already, the limit (--max-requests-per-peer); try again later"));
-}
-
-absl::Status BuffersFull(const BufferBudget& buffers) {
-  return absl::ResourceExhaustedError(
-      absl::StrCat("the server's buffers are full: ", buffers.used(), " of ", buffers.limit(),
-                   " bytes (--max-buffer-mib); try again later"));
-}
 
 absl::Status ManyWait() {
   return absl::ResourceExhaustedError("too many requests wait for a worker; try again later");
@@ -38,11 +27,6 @@ std::string PeerOf(const CallContext& context, const grpc::CallbackServerContext
 void CutLater(const CallContext& context, CallGuard& guard) {
   const absl::Duration limit = context.reading.stall_timeout;
   if (limit > absl::ZeroDuration()) guard.CutAt(absl::Now() + limit);
-}
-
-grpc::Status ToGrpc(const CallContext& context, const absl::Status& status) {
-  return absl::IsResourceExhausted(status) ? ToGrpcStatus(status, context.metrics.RetryDelay())
-                                           : ToGrpcStatus(status);
 }
 
 }  // namespace
@@ -135,7 +119,7 @@ void ExportCall::End(const absl::Status& status) {
     if (std::exchange(finished_, true)) return;
   }
   CutLater(context_, guard_);
-  Finish(ToGrpc(context_, status));
+  Finish(ToRefusal(status, context_.metrics.RetryDelay()));
 }
 
 void ExportCall::OnDone() {
@@ -231,7 +215,7 @@ void ImportCall::End(const absl::Status& status) {
     if (std::exchange(finished_, true)) return;
   }
   CutLater(context_, guard_);
-  Finish(ToGrpc(context_, status));
+  Finish(ToRefusal(status, context_.metrics.RetryDelay()));
 }
 
 void ImportCall::OnDone() {

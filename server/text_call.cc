@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "server/messages.h"
+#include "server/refusals.h"
 
 namespace t2r::server {
 
@@ -13,10 +13,7 @@ grpc::ServerUnaryReactor* TextCall::Start(CallContext& context, grpc::CallbackSe
   std::shared_ptr<TextCall> call(new TextCall(context, *rpc, response));
   call->self_ = call;
   if (!context.peers.Take(context.peers.limit() > 0 ? rpc->peer() : "", &call->share_)) {
-    call->end_.Fail(absl::ResourceExhaustedError(
-        absl::StrCat("this address has ", context.peers.limit(),
-                     " requests here already, the limit (--max-requests-per-peer); try again "
-                     "later")));
+    call->end_.Fail(TooManyOf(context.peers));
   } else {
     call->Begin(TakeMessage(request), std::move(work));
   }
@@ -28,9 +25,7 @@ void TextCall::Begin(const grpc::ByteBuffer& message, Work work) {
   if (!model.ok()) return end_.Fail(model.status());
   const auto size = static_cast<int64_t>(message.Length());
   if (!lease_.TryResize(size)) {
-    return end_.Fail(absl::ResourceExhaustedError(
-        absl::StrCat("the server's buffers are full: ", context_.buffers.used(), " of ",
-                     context_.buffers.limit(), " bytes (--max-buffer-mib); try again later")));
+    return end_.Fail(BuffersFull(context_.buffers));
   }
   const WorkerPool::Ticket ticket = context_.workers.TryPost(
       size,
