@@ -6,6 +6,7 @@
 #include "absl/time/time.h"
 #include "server/buffer_budget.h"
 #include "server/call_watch.h"
+#include "server/credentials.h"
 #include "server/metrics.h"
 #include "server/options.h"
 #include "server/outbox.h"
@@ -25,6 +26,7 @@ struct CallContext {
   CallWatch& watch;
   BufferBudget& buffers;
   PeerShares& peers;
+  const Access& access;
   OutboxLimits outbox;
   ReadLimits reading;
   int64_t max_response_bytes = 0;  // 0: no limit

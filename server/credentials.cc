@@ -6,7 +6,6 @@
 
 #include <cstring>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -53,23 +52,17 @@ struct KeyChecker {
                       size_t count, grpc_process_auth_metadata_done_cb done, void* data) {
     const std::shared_ptr<Access>& access = static_cast<KeyChecker*>(self)->access;
     bool health = false;
-    std::string key;
-    bool found = false;
-    std::vector<grpc_metadata> consumed;  // no service needs to see a key
+    KeyHeaders keys;
     for (size_t i = 0; i < count; ++i) {
       const absl::string_view name = View(headers[i].key);
-      absl::string_view value = View(headers[i].value);
+      const absl::string_view value = View(headers[i].value);
       if (name == ":path") health = absl::StartsWith(value, kHealth);
-      const bool bearer = name == "authorization" && absl::StartsWithIgnoreCase(value, "Bearer ");
-      if (!bearer && name != "x-api-key") continue;
-      if (bearer) value.remove_prefix(strlen("Bearer "));
-      key = std::string(value);
-      found = true;
-      consumed.push_back(headers[i]);
+      keys.Add(name, value);
     }
-    const absl::Status status = health ? absl::OkStatus() : access->Check(found ? &key : nullptr);
-    done(data, consumed.data(), consumed.size(), nullptr, 0,
-         static_cast<grpc_status_code>(status.code()), std::string(status.message()).c_str());
+    const absl::Status status = health ? absl::OkStatus() : access->Check(keys.key());
+    // The key stays where it is: gRPC takes no headers from here, and TenantOf asks for its name.
+    done(data, nullptr, 0, nullptr, 0, static_cast<grpc_status_code>(status.code()),
+         std::string(status.message()).c_str());
   }
   static void Destroy(void* self) { delete static_cast<KeyChecker*>(self); }
 };
@@ -110,6 +103,14 @@ class Credentials final : public grpc::ServerCredentials {
 };
 
 }  // namespace
+
+bool KeyHeaders::Add(absl::string_view name, absl::string_view value) {
+  const bool bearer = name == "authorization" && absl::StartsWithIgnoreCase(value, "Bearer ");
+  if (!bearer && name != "x-api-key") return false;
+  if (bearer) value.remove_prefix(strlen("Bearer "));
+  (bearer ? bearer_ : own_) = value;
+  return true;
+}
 
 absl::StatusOr<std::shared_ptr<Access>> Access::Open(AccessOptions options, Metrics& metrics) {
   std::shared_ptr<Access> access(new Access(std::move(options), metrics));
@@ -184,18 +185,22 @@ void Access::Reload(const std::string& what, const std::function<absl::Status()>
                            : absl::StrCat(status.message(), "; the old ", what, " stay in use"));
 }
 
-absl::Status Access::Check(const std::string* key) const {
+std::optional<std::string> Access::NameOf(absl::string_view key) const {
   std::shared_ptr<const ApiKeys> keys;
   {
     const MutexLock lock(mutex_);
     keys = keys_;
   }
-  if (key != nullptr && keys->NameOf(*key) != nullptr) return absl::OkStatus();
+  const std::string* name = keys == nullptr ? nullptr : keys->NameOf(key);
+  return name == nullptr ? std::nullopt : std::optional(*name);
+}
+
+absl::Status Access::Check(const std::optional<absl::string_view>& key) const {
+  if (key && NameOf(*key)) return absl::OkStatus();
   metrics_.OnRefused(absl::StatusCode::kUnauthenticated);
   return absl::UnauthenticatedError(
-      key == nullptr
-          ? "this server wants an API key, as authorization: Bearer KEY or x-api-key: KEY"
-          : "the API key is not known here");
+      !key ? "this server wants an API key, as authorization: Bearer KEY or x-api-key: KEY"
+           : "the API key is not known here");
 }
 
 }  // namespace t2r::server

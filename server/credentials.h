@@ -6,12 +6,14 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "engine/io/mutex.h"
 #include "server/api_keys.h"
 #include "server/file_watch.h"
@@ -25,6 +27,18 @@ struct AccessOptions {
   std::string api_keys;  // a file of ApiKeys; "": no key is asked for
   // A line about files that were read anew, from a thread of its own; empty: nobody hears it.
   std::function<void(const std::string&)> log;
+};
+
+// The API key among a call's headers: x-api-key's, else that of `authorization: Bearer`; of several
+// the last.
+class KeyHeaders {
+ public:
+  // `value` must outlive the use of key(). False: the header is about no key.
+  bool Add(absl::string_view name, absl::string_view value);
+  const std::optional<absl::string_view>& key() const { return own_ ? own_ : bearer_; }
+
+ private:
+  std::optional<absl::string_view> own_, bearer_;
 };
 
 // Keeps the files in memory and reads them anew when they change; what does not hold together is
@@ -50,8 +64,10 @@ class Access {
     int64_t version = 0;
   };
   std::shared_ptr<const Certificates> certificates() const;
-  // OK or UNAUTHENTICATED. `key`: null where the call brings none.
-  absl::Status Check(const std::string* key) const;
+  // OK or UNAUTHENTICATED. `key`: nothing where the call brings none.
+  absl::Status Check(const std::optional<absl::string_view>& key) const;
+  // Whose key it is; nothing where it is not known, or no longer.
+  std::optional<std::string> NameOf(absl::string_view key) const;
   const AccessOptions& options() const { return options_; }
 
  private:

@@ -60,8 +60,9 @@ void SetLimits(const GrpcServerOptions& options, grpc::ServerBuilder* builder) {
 }  // namespace
 
 struct GrpcServer::Impl {
-  Impl(const GrpcServerOptions& options, Metrics& metrics)
-      : buffers(options.max_buffer_bytes),
+  Impl(const GrpcServerOptions& options, Metrics& metrics, std::shared_ptr<Access> opened)
+      : access(std::move(opened)),
+        buffers(options.max_buffer_bytes),
         peers(options.max_requests_per_peer),
         workers(options.worker_threads, options.max_waiting_texts),
         context{host,
@@ -71,6 +72,7 @@ struct GrpcServer::Impl {
                 watch,
                 buffers,
                 peers,
+                *access,
                 options.outbox,
                 options.reading,
                 options.max_response_bytes,
@@ -82,6 +84,7 @@ struct GrpcServer::Impl {
 
   void TellHealth() { health.Set(!host.failed() && !host.draining(), host.serving()); }
 
+  const std::shared_ptr<Access> access;
   ModelHost host;
   BufferBudget buffers;
   PeerShares peers;
@@ -110,9 +113,9 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
   absl::StatusOr<std::shared_ptr<Access>> access =
       Access::Open({.tls = options.tls, .api_keys = options.api_keys, .log = options.log}, metrics);
   if (!access.ok()) return access.status();
-  auto impl = std::make_unique<Impl>(options, metrics);
-  impl->greeting = (*access)->greeting();
-  impl->credentials = Access::MakeCredentials(*std::move(access));
+  auto impl = std::make_unique<Impl>(options, metrics, *std::move(access));
+  impl->greeting = impl->access->greeting();
+  impl->credentials = Access::MakeCredentials(impl->access);
   impl->listener = *std::move(listener);
   grpc::ServerBuilder builder;
   SetLimits(options, &builder);

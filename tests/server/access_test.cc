@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "server/api_keys.h"
+#include "server/credentials.h"
 #include "server/file_watch.h"
 #include "server/listener.h"
 
@@ -52,6 +53,20 @@ TEST(ApiKeysTest, NewKeysAreFoundByTheirLines) {
   EXPECT_EQ(*keys->NameOf(key), "me");
   EXPECT_EQ(keys->NameOf(NewKey()), nullptr);
   EXPECT_EQ(KeyLine("x", "abc"), std::string("x sha256:") + kAbc);
+}
+
+TEST(KeyHeadersTest, PrefersTheKeysOwnHeaderAndTheLastOfSeveral) {
+  KeyHeaders none;
+  EXPECT_FALSE(none.Add("authorization", "Basic abc"));
+  EXPECT_FALSE(none.Add("x-request-id", "abc"));
+  EXPECT_FALSE(none.key());
+  KeyHeaders keys;
+  EXPECT_TRUE(keys.Add("authorization", "bEARER one"));
+  EXPECT_EQ(keys.key(), "one");
+  EXPECT_TRUE(keys.Add("x-api-key", "two"));
+  EXPECT_TRUE(keys.Add("x-api-key", "three"));
+  EXPECT_TRUE(keys.Add("authorization", "Bearer four"));
+  EXPECT_EQ(keys.key(), "three");
 }
 
 TEST(LoopbackTest, IsWhatOnlyThisMachineReaches) {
