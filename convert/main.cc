@@ -189,7 +189,8 @@ CLI::App* AddSwap(CLI::App* app, SwapFlags* flags) {
       ->type_name("LAYERS");
   on->add_option("--calibration-documents", flags->documents, "Excerpts that calibrate")
       ->check(AtLeast(1));
-  on->add_option("--valid-documents", flags->held_out, "Other excerpts, for the losses printed")
+  on->add_option("--valid-documents", flags->held_out,
+                 "Other excerpts, that costs of layers and the losses printed are of")
       ->check(AtLeast(1));
   on->add_option("--tokens-per-document", flags->tokens, "Of an excerpt")->check(AtLeast(2));
   on->add_option("--seed", flags->seed, "Of the codebooks")->check(AtLeast(uint64_t{0}));

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "convert/calibrate/calibration.h"
+#include "convert/calibrate/divergence.h"
+#include "convert/calibrate/layer_costs.h"
 #include "convert/calibrate/sizes.h"
 #include "convert/commands.h"
 #include "convert/data/files.h"
@@ -24,12 +26,16 @@ namespace t2r::convert {
 namespace {
 
 // Sizes that --window auto tries for every layer, smallest first; sinks and fold are the flags'.
-constexpr LinearSizes kRungs[] = {{16, 16, 0, 1},   {32, 32, 0, 1},   {64, 64, 0, 1},
-                                  {128, 128, 0, 1}, {128, 256, 0, 1}, {128, 512, 0, 1}};
+constexpr LinearSizes kRungs[] = {{16, 16, 0, 1},  {32, 32, 0, 1},  {64, 64, 0, 1},
+                                  {64, 128, 0, 1}, {64, 192, 0, 1}, {128, 256, 0, 1},
+                                  {64, 384, 0, 1}, {64, 512, 0, 1}};
+// Those of them at which every layer's cost is measured; the others follow (CostsByError).
+constexpr size_t kMeasuredRungs[] = {1, 4};
 
 struct Texts {
   Corpus calibration;  // what samples are of
   Corpus biases;       // a part of it
+  Corpus errors;       // a smaller part, for each of many sizes
   Corpus held_out;     // what losses are of
 };
 
@@ -46,6 +52,7 @@ Texts LoadTexts(const SwapFlags& flags, const ModelConfig& config, const Tokeniz
           : LoadCorpus(flags.text, flags.corpus, config, tokenizer);
   return {Excerpts(all, length, flags.documents, 0, 2),
           Excerpts(all, length, std::max<int64_t>(1, flags.documents / 6), 0, 2),
+          Excerpts(all, length, std::max<int64_t>(1, flags.documents / 12), 0, 2),
           Excerpts(all, length, flags.held_out, 1, 2)};
 }
 
@@ -56,15 +63,15 @@ void CopyParent(const TrainingModel& parent, TrainingModel* model) {
   }
 }
 
-// First values of all new parameters.
-void SetNew(const SwapFlags& flags, const TrainingModel& parent, const Calibration& calibration,
-            const Texts& texts, TrainingModel* model, Progress* progress) {
+// First values of all new parameters; what is left of the layers' errors (ChooseFarBiases).
+std::vector<double> SetNew(const SwapFlags& flags, const TrainingModel& parent,
+                           const Calibration& calibration, const Corpus& biases,
+                           TrainingModel* model, Progress* progress) {
   InitializeFeatureMaps(model, flags.seed);
-  const FeatureMapKind map = model->config().linear_attention->feature_map;
-  if (map == FeatureMapKind::kCodebook) {
+  if (model->config().linear_attention->feature_map == FeatureMapKind::kCodebook) {
     calibration.SetCodebooks(model, flags.threads, progress);
   }
-  if (map != FeatureMapKind::kNone) ChooseFarBiases(parent, texts.biases, model, progress);
+  return ChooseFarBiases(parent, biases, model, progress);
 }
 
 // The parent's config with every layer as `swap` says, except those kept full.
@@ -83,83 +90,57 @@ ModelConfig Config(const SwapFlags& flags, const ModelConfig& parent, const Line
   return SwappedConfig(parent, swap);
 }
 
-// The parent with every layer swapped at these sizes.
-TrainingModel SwappedModel(const SwapFlags& flags, const TrainingModel& parent,
-                           const Calibration& calibration, const Texts& texts,
-                           const ModelConfig& config, Progress* progress) {
-  TrainingModel model(config, parent.parameters().device());
-  CopyParent(parent, &model);
-  SetNew(flags, parent, calibration, texts, &model, progress);
-  return model;
+// The parent with every layer swapped as `config` says, biases chosen on `biases`.
+SizedSwap SwappedModel(const SwapFlags& flags, const TrainingModel& parent,
+                       const Calibration& calibration, const Corpus& biases,
+                       const ModelConfig& config, Progress* progress) {
+  SizedSwap swap{TrainingModel(config, parent.parameters().device()), {}};
+  CopyParent(parent, &swap.model);
+  swap.errors = SetNew(flags, parent, calibration, biases, &swap.model, progress);
+  swap.model.SetProducts(parent.products());
+  return swap;
 }
 
-// What the swap of each causal attention of `model` alone costs, in nats/token over none; 0 for
-// those that it keeps full. In the products that training has by default: some dozens of passes.
-std::vector<double> CostsAlone(const SwapFlags& flags, const Texts& texts, TrainingModel* model,
-                               Progress* progress) {
-  const ModelConfig all = model->config();
-  model->SetProducts(FastProducts(all.hidden_size));
-  const auto nats = [&] {
-    return Evaluate(*model, texts.held_out, flags.threads).nats_per_token();
-  };
-  ModelConfig none = all;
-  std::fill(none.layer_types.begin(), none.layer_types.end(), LayerType::kFullAttention);
-  if (none.encoder_decoder.has_value()) {
-    auto& cross = none.encoder_decoder->cross_layer_types;
-    std::fill(cross.begin(), cross.end(), LayerType::kFullAttention);
+// Sizes for every layer within `budget` bytes; prints what they cost.
+std::vector<LinearSizes> ChooseSizes(const SwapFlags& flags, const TrainingModel& parent,
+                                     const Calibration& calibration, const Texts& texts,
+                                     const Divergence& divergence, const ModelConfig& config,
+                                     int64_t budget, Progress* progress) {
+  std::vector<LinearSizes> rungs(std::begin(kRungs), std::end(kRungs));
+  for (LinearSizes& rung : rungs) {
+    rung.sinks = flags.sinks;
+    rung.fold = flags.fold;
+    if (config.linear_attention->feature_map == FeatureMapKind::kNone) rung.features = 0;
   }
-  model->SetLayerTypes(none);
-  const double before = nats();
-  std::vector<double> costs(static_cast<size_t>(all.layers), 0.0);
-  for (int layer = 0; layer < all.layers; ++layer) {
-    if (!IsLinear(all, {layer, false})) continue;
-    ModelConfig one = none;
-    one.layer_types[static_cast<size_t>(layer)] = LayerType::kLinearAttention;
-    model->SetLayerTypes(one);
-    double& cost = costs[static_cast<size_t>(layer)];
-    cost = nats() - before;
-    progress->Show(static_cast<double>(layer + 1) / all.layers, "swapping layers alone", 0);
-    const LinearSizes sizes = all.linear_attention->sizes(layer);
-    char line[160];
-    std::snprintf(line, sizeof(line), "layer %d alone, window %d, %d features: %+.5f nats/token",
-                  layer, sizes.window, sizes.features, cost);
-    progress->Line(line);
+  const auto costs = CostsBySize(
+      divergence, rungs.size(), {std::begin(kMeasuredRungs), std::end(kMeasuredRungs)},
+      [&](size_t rung) {
+        ModelConfig uniform = config;
+        uniform.linear_attention->window = rungs[rung].window;
+        uniform.linear_attention->feature_size = rungs[rung].features;
+        return SwappedModel(flags, parent, calibration, texts.errors, uniform, progress);
+      },
+      progress);
+  const std::vector<size_t> chosen = SpendBytes(config, rungs, costs, budget);
+  std::vector<LinearSizes> sizes;
+  double sum = 0;
+  for (size_t layer = 0; layer < chosen.size(); ++layer) {
+    const size_t rung = chosen[layer];
+    sizes.push_back(rungs[rung]);
+    if (!IsLinear(config, {static_cast<int>(layer), false})) continue;
+    const int64_t bytes = StateBytes(config, rungs[rung]);
+    sum += costs[rung][layer];
+    std::printf("layer %zu: window %d, %d features, %lld bytes, %.5f nats/token alone", layer,
+                rungs[rung].window, rungs[rung].features, static_cast<long long>(bytes),
+                costs[rung][layer]);
+    if (rung > 0) {
+      const auto more = static_cast<double>(bytes - StateBytes(config, rungs[0])) / 1e6;
+      std::printf(", %.5f saved a megabyte", (costs[0][layer] - costs[rung][layer]) / more);
+    }
+    std::printf("\n");
   }
-  model->SetLayerTypes(all);
-  model->SetProducts(torch::kFloat32);
-  return costs;
-}
-
-// What each of `rungs` costs each layer alone, [rung][layer], in nats/token. Measured at the
-// largest rung that all layers can have within the budget; elsewhere it follows the squared error
-// of the layer's output, as a loss near its least does.
-std::vector<std::vector<double>> RungCosts(const SwapFlags& flags, const TrainingModel& parent,
-                                           const Calibration& calibration, const Texts& texts,
-                                           const ModelConfig& config,
-                                           const std::vector<LinearSizes>& rungs, int64_t budget,
-                                           Progress* progress) {
-  std::vector<ModelConfig> configs;
-  size_t measured = 0;
-  for (const LinearSizes& rung : rungs) {
-    ModelConfig& uniform = configs.emplace_back(config);
-    uniform.linear_attention->window = rung.window;
-    uniform.linear_attention->feature_size = rung.features;
-    if (StateBytes(uniform) <= budget) measured = configs.size() - 1;
-  }
-  std::vector<std::vector<double>> errors;
-  std::vector<double> costs;
-  for (size_t rung = 0; rung < rungs.size(); ++rung) {
-    TrainingModel model = SwappedModel(flags, parent, calibration, texts, configs[rung], progress);
-    errors.push_back(AttentionErrors(model, texts.held_out, progress));
-    if (rung == measured) costs = CostsAlone(flags, texts, &model, progress);
-  }
-  std::vector<std::vector<double>> nats(rungs.size(), std::vector<double>(costs.size(), 0.0));
-  for (size_t layer = 0; layer < costs.size(); ++layer) {
-    const double unit = std::max(0.0, costs[layer]) / std::max(1e-12, errors[measured][layer]);
-    for (size_t rung = 0; rung < rungs.size(); ++rung)
-      nats[rung][layer] = unit * errors[rung][layer];
-  }
-  return nats;
+  std::printf("sum of the layers alone: %.5f nats/token\n", sum);
+  return sizes;
 }
 
 std::vector<int> Costliest(const std::vector<double>& costs, int count) {
@@ -212,45 +193,36 @@ void Swap(const SwapFlags& flags) {
   const Texts texts = LoadTexts(flags, parent_config, tokenizer.get());
   TrainingModel parent(parent_config, ParseDevice(flags.device));
   LoadParameters(flags.model, &parent, /*allow_missing_maps=*/false);
+  parent.SetProducts(FastProducts(parent_config.hidden_size));
   const Evaluation before = Evaluate(parent, texts.held_out, flags.threads);
   progress.Line("parent: " + Describe(before));
+  const Divergence divergence(parent, texts.held_out, flags.threads);
   const Calibration calibration(parent, texts.calibration, config, flags.seed, flags.threads,
                                 &progress);
   if (kept.automatic > 0) {
-    TrainingModel all = SwappedModel(flags, parent, calibration, texts, config, &progress);
-    const auto costs = CostsAlone(flags, texts, &all, &progress);
+    SizedSwap all = SwappedModel(flags, parent, calibration, texts.errors, config, &progress);
+    const auto costs = CostsAlone(divergence, &all.model, &progress);
     config =
         Config(flags, parent_config, sizes, Costliest(costs, kept.automatic), kept_cross.layers);
   }
   if (window.budget > 0) {
-    std::vector<LinearSizes> rungs(std::begin(kRungs), std::end(kRungs));
-    for (LinearSizes& rung : rungs) {
-      rung.sinks = flags.sinks;
-      rung.fold = flags.fold;
-      if (config.linear_attention->feature_map == FeatureMapKind::kNone) rung.features = 0;
-    }
-    const auto nats =
-        RungCosts(flags, parent, calibration, texts, config, rungs, window.budget, &progress);
     LinearAttentionConfig& linear = *config.linear_attention;
-    linear.layers = SpendBytes(config, rungs, nats, window.budget);
+    linear.layers = ChooseSizes(flags, parent, calibration, texts, divergence, config,
+                                window.budget, &progress);
     for (const LinearSizes& layer : linear.layers) {
       linear.window = std::max(linear.window, layer.window);
       linear.feature_size = std::max(linear.feature_size, layer.features);
     }
   }
-  const TrainingModel model = SwappedModel(flags, parent, calibration, texts, config, &progress);
-  const Evaluation after = Evaluate(model, texts.held_out, flags.threads);
-  std::printf("parent: %s\nswapped: %s\n", Describe(before).c_str(), Describe(after).c_str());
-  for (size_t i = 0; i < config.linear_attention->layers.size(); ++i) {
-    const LinearSizes& layer = config.linear_attention->layers[i];
-    std::printf("layer %zu: window %d, %d features, %lld bytes\n", i, layer.window, layer.features,
-                static_cast<long long>(StateBytes(config, layer)));
-  }
+  const SizedSwap swap = SwappedModel(flags, parent, calibration, texts.biases, config, &progress);
+  const Evaluation after = Evaluate(swap.model, texts.held_out, flags.threads);
+  std::printf("parent: %s\nswapped: %s\ndivergence from the parent: %.5f nats/token\n",
+              Describe(before).c_str(), Describe(after).c_str(), divergence.Of(swap.model));
   PrintState(config, flags.tokens);
   WriteModelDirectory(
       flags.output.directory,
-      SwappedConfigJson(ReadFile(flags.model + "/config.json"), config, flags.output.dtype), model,
-      flags.output.dtype, flags.model);
+      SwappedConfigJson(ReadFile(flags.model + "/config.json"), config, flags.output.dtype),
+      swap.model, flags.output.dtype, flags.model);
   progress.Line("wrote " + flags.output.directory);
 }
 

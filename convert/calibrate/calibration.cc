@@ -27,15 +27,6 @@ constexpr double kSharpness = 4;  // β: keys are softmax(−β/2 · distance²)
 constexpr double kRidge = 1e-4;   // of the second moment's mean diagonal
 constexpr int64_t kFarDistance = 256;  // at least, in the mean rotation
 
-// Batches of a whole corpus, each document one row.
-std::vector<BatchPlan> Batches(const Corpus& corpus) {
-  int64_t longest = 1;
-  for (const auto& ids : corpus.documents) {
-    longest = std::max(longest, static_cast<int64_t>(ids.size()) - 1);
-  }
-  return PlanEpoch(CutWindows(corpus, longest), longest, kBatchTokens, 0, 0);
-}
-
 // Every stride-th row of [rows, …] where `kept` [rows] is not 0.
 Tensor Chosen(const Tensor& kept, int64_t stride) {
   const Tensor rows = kept.flatten().nonzero().squeeze(1);
@@ -124,6 +115,14 @@ class Meter {
 
 }  // namespace
 
+std::vector<BatchPlan> WholeDocuments(const Corpus& corpus, int64_t batch_tokens) {
+  int64_t longest = 1;
+  for (const auto& ids : corpus.documents) {
+    longest = std::max(longest, static_cast<int64_t>(ids.size()) - 1);
+  }
+  return PlanEpoch(CutWindows(corpus, longest), longest, batch_tokens, 0, 0);
+}
+
 Corpus Excerpts(const Corpus& corpus, int64_t length, int64_t count, int64_t first, int64_t parts) {
   const std::vector<Window> windows = CutWindows(corpus, length);
   const auto total = static_cast<int64_t>(windows.size());
@@ -154,7 +153,7 @@ Calibration::Calibration(const TrainingModel& parent, const Corpus& text,
   for (const AttentionSite& site : AttentionSites(swapped)) {
     if (IsLinear(swapped, site)) sites_.push_back(site);
   }
-  const std::vector<BatchPlan> plans = Batches(text);
+  const std::vector<BatchPlan> plans = WholeDocuments(text, kBatchTokens);
   int64_t source_tokens = 0;
   for (const auto& source : text.sources) source_tokens += static_cast<int64_t>(source.size());
   const auto stride = [](int64_t tokens, int64_t wanted) {
@@ -279,8 +278,8 @@ void Calibration::SetCodebooks(TrainingModel* model, int threads, Progress* prog
   });
 }
 
-void ChooseFarBiases(const TrainingModel& parent, const Corpus& text, TrainingModel* model,
-                     Progress* progress) {
+std::vector<double> ChooseFarBiases(const TrainingModel& parent, const Corpus& text,
+                                    TrainingModel* model, Progress* progress) {
   const torch::NoGradGuard no_grad;
   const ModelConfig& config = model->config();
   const bool codebook = config.linear_attention->feature_map == FeatureMapKind::kCodebook;
@@ -297,8 +296,9 @@ void ChooseFarBiases(const TrainingModel& parent, const Corpus& text, TrainingMo
         AttentionPrefix(config, site) + "feature_map." + (codebook ? "query_bias" : "far_bias");
     return model->parameters().Has(name) ? model->parameters().Get(name).detach() : Tensor();
   };
-  std::vector<Tensor> errors(sites.size());  // [biases, H]
-  const std::vector<BatchPlan> plans = Batches(text);
+  std::vector<Tensor> errors(sites.size());  // [biases, H], or [1, H] where there is no bias
+  std::vector<double> squares(sites.size(), 0.0);
+  const std::vector<BatchPlan> plans = WholeDocuments(text, kBatchTokens);
   Meter meter(progress, "calibrating: far biases", plans.size());
   for (const BatchPlan& plan : plans) {
     const TokenBatch batch = MakeBatch(text, plan, parent.parameters().device());
@@ -306,58 +306,48 @@ void ChooseFarBiases(const TrainingModel& parent, const Corpus& text, TrainingMo
     parent.VisitAttention(
         batch.input, [&](const AttentionSite& site, const AttentionInput& in, const Tensor& out) {
           if (!IsLinear(config, site)) return;
-          Tensor values = bias(site);
-          if (!values.defined()) return;
-          const Tensor first = values.clone();
+          const auto by_head = [&](const Tensor& x) {
+            return (x * rows)
+                .square()
+                .view({-1, config.heads, config.head_dim})
+                .sum(std::vector<int64_t>{0, 2});
+          };
           std::vector<Tensor> by_bias;
-          for (const double add : biases) {
-            values.copy_(first + add);
-            const Tensor error = (model->LinearSite(batch.input, site, in) - out) * rows;
-            by_bias.push_back(error.square()
-                                  .view({-1, config.heads, config.head_dim})
-                                  .sum(std::vector<int64_t>{0, 2}));
+          const auto measure = [&] {
+            by_bias.push_back(by_head(model->LinearSite(batch.input, site, in) - out));
+          };
+          Tensor values = bias(site);
+          if (values.defined()) {
+            const Tensor first = values.clone();
+            for (const double add : biases) {
+              values.copy_(first + add);
+              measure();
+            }
+            values.copy_(first);
+          } else {
+            measure();
           }
-          values.copy_(first);
           Tensor& sum = errors[index(site)];
           const Tensor all = torch::stack(by_bias).to(torch::kFloat64);
           sum = sum.defined() ? sum + all : all;
+          squares[index(site)] += by_head(out).sum(torch::kFloat64).item<double>();
         });
     meter.Done();
   }
+  std::vector<double> left(static_cast<size_t>(config.layers), 0.0);
   for (const AttentionSite& site : sites) {
     const Tensor& error = errors[index(site)];
     if (!error.defined()) continue;
-    const Tensor best = torch::tensor(biases).index_select(0, error.argmin(0));
+    if (!site.cross) {
+      left[static_cast<size_t>(site.layer)] =
+          error.amin(0).sum().item<double>() / std::max(1e-30, squares[index(site)]);
+    }
     Tensor values = bias(site);
+    if (!values.defined()) continue;
+    const Tensor best = torch::tensor(biases).index_select(0, error.argmin(0));
     values.add_(codebook ? best.to(torch::kFloat32).unsqueeze(1) : best.to(torch::kFloat32));
   }
-}
-
-std::vector<double> AttentionErrors(const TrainingModel& model, const Corpus& text,
-                                    Progress* progress) {
-  const torch::NoGradGuard no_grad;
-  const ModelConfig& config = model.config();
-  const auto layers = static_cast<size_t>(config.layers);
-  std::vector<double> errors(layers, 0.0), squares(layers, 0.0);
-  const std::vector<BatchPlan> plans = Batches(text);
-  Meter meter(progress, "calibrating: errors of layers", plans.size());
-  for (const BatchPlan& plan : plans) {
-    const TokenBatch batch = MakeBatch(text, plan, model.parameters().device());
-    const Tensor rows = batch.counted.unsqueeze(-1);
-    model.VisitAttention(
-        batch.input, [&](const AttentionSite& site, const AttentionInput& in, const Tensor& out) {
-          if (site.cross || !IsLinear(config, site)) return;
-          const auto layer = static_cast<size_t>(site.layer);
-          const Tensor error = (model.LinearSite(batch.input, site, in) - out) * rows;
-          errors[layer] += error.square().sum(torch::kFloat64).item<double>();
-          squares[layer] += (out * rows).square().sum(torch::kFloat64).item<double>();
-        });
-    meter.Done();
-  }
-  for (size_t layer = 0; layer < layers; ++layer) {
-    errors[layer] /= std::max(1e-30, squares[layer]);
-  }
-  return errors;
+  return left;
 }
 
 }  // namespace t2r::convert

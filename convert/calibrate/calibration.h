@@ -23,6 +23,9 @@ namespace t2r::convert {
 // not overlap.
 Corpus Excerpts(const Corpus& corpus, int64_t length, int64_t count, int64_t first, int64_t parts);
 
+// Batches of a corpus with each document one row, up to `batch_tokens` positions at once.
+std::vector<BatchPlan> WholeDocuments(const Corpus& corpus, int64_t batch_tokens);
+
 // What the parent's attentions read on a text: samples of keys and queries.
 class Calibration {
  public:
@@ -56,13 +59,11 @@ class Calibration {
 };
 
 // Adds to each head's far bias (of a codebook: to the query biases of the head) the one of a few
-// constants with which the attention's output is nearest to the parent's on `text`.
-void ChooseFarBiases(const TrainingModel& parent, const Corpus& text, TrainingModel* model,
-                     Progress* progress);
-
-// The squared error of every causal linear attention's output over the square of the softmax
-// output, on `text`, each layer reading what the softmax model gives it; by layer, 0 for full ones.
-std::vector<double> AttentionErrors(const TrainingModel& model, const Corpus& text,
-                                    Progress* progress);
+// constants with which the attention's output is nearest to the parent's on `text`, each layer
+// reading what the parent gives it. Maps without a bias stay as they are. Returns the squared error
+// that is left of every causal linear attention's output over the square of the parent's, by
+// layer; 0 for full ones.
+std::vector<double> ChooseFarBiases(const TrainingModel& parent, const Corpus& text,
+                                    TrainingModel* model, Progress* progress);
 
 }  // namespace t2r::convert

@@ -33,9 +33,8 @@ int64_t CacheBytes(const ModelConfig& config, int64_t tokens) {
   return 4 * 2 * int64_t{config.kv_heads} * config.head_dim * tokens;
 }
 
-std::vector<LinearSizes> SpendBytes(const ModelConfig& config,
-                                    const std::vector<LinearSizes>& rungs,
-                                    const std::vector<std::vector<double>>& nats, int64_t budget) {
+std::vector<size_t> SpendBytes(const ModelConfig& config, const std::vector<LinearSizes>& rungs,
+                               const std::vector<std::vector<double>>& nats, int64_t budget) {
   const size_t layers = nats.at(0).size();
   std::vector<size_t> at(layers, 0);
   const auto linear = [&](size_t layer) {
@@ -69,9 +68,7 @@ std::vector<LinearSizes> SpendBytes(const ModelConfig& config,
     spent += StateBytes(config, rungs[best_rung]) - StateBytes(config, rungs[at[best_layer]]);
     at[best_layer] = best_rung;
   }
-  std::vector<LinearSizes> sizes;
-  for (const size_t rung : at) sizes.push_back(rungs[rung]);
-  return sizes;
+  return at;
 }
 
 WindowFlag ParseWindow(const std::string& text) {

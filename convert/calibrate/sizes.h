@@ -15,13 +15,12 @@ int64_t StateBytes(const ModelConfig& config);
 // float32 bytes of the key/value cache of one full attention over so many tokens.
 int64_t CacheBytes(const ModelConfig& config, int64_t tokens);
 
-// Sizes for every layer within `budget` bytes, from what each of `rungs` (smallest first) costs
-// each layer alone: nats[rung][layer]. Greedy: every layer starts on the first rung, and the step
-// up that saves the most nats a byte is taken while one fits. Layers that are full stay on the
-// first rung and count nothing. Throws ConvertError naming the least budget.
-std::vector<LinearSizes> SpendBytes(const ModelConfig& config,
-                                    const std::vector<LinearSizes>& rungs,
-                                    const std::vector<std::vector<double>>& nats, int64_t budget);
+// Which of `rungs` (the fewest bytes first) every layer gets within `budget` bytes, from what each
+// costs each layer alone: nats[rung][layer]. Greedy: every layer starts on the first rung, and the
+// step up that saves the most nats a byte is taken while one fits. Layers that are full stay on
+// the first rung and count nothing. Throws ConvertError naming the least budget.
+std::vector<size_t> SpendBytes(const ModelConfig& config, const std::vector<LinearSizes>& rungs,
+                               const std::vector<std::vector<double>>& nats, int64_t budget);
 
 // What --window says: a number, or auto:BYTES.
 struct WindowFlag {

@@ -54,6 +54,7 @@ class TrainingModel {
   torch::Tensor LogitsBy(const torch::Tensor& narrow_table, const torch::Tensor& hidden) const;
   // What factors of matrix products are: float32, or rounded to bfloat16, with float32 sums.
   void SetProducts(torch::Dtype dtype) { products_ = dtype; }
+  torch::Dtype products() const { return products_; }
   torch::Tensor Narrow(const torch::Tensor& x) const { return x.to(products_); }
   // Takes which attentions are linear from `types`: of those that have maps, any may be softmax.
   void SetLayerTypes(const ModelConfig& types);

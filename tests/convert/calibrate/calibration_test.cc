@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <numeric>
 #include <string>
+#include <vector>
 
 #include "convert/train/loss.h"
 #include "tests/convert/small_models.h"
@@ -67,8 +69,10 @@ TEST(Calibration, ComesNearerToTheParentThanRandomCentroids) {
     const ModelConfig config = CodebookConfig(json, 24, 8);
     TrainingModel model = Calibrated(parent, config, corpus, 2);
     const double calibrated = TransferLossOf(model, corpus);
-    ChooseFarBiases(parent, corpus, &model, nullptr);
+    const std::vector<double> errors = ChooseFarBiases(parent, corpus, &model, nullptr);
     const double chosen = TransferLossOf(model, corpus);
+    EXPECT_NEAR(std::accumulate(errors.begin(), errors.end(), 0.0), chosen, 1e-4 * chosen)
+        << "what is left is the transfer's loss";
     EXPECT_LE(chosen, calibrated) << "a bias of 0 was among those to choose from";
     InitializeFeatureMaps(&model, 1);
     // Random centroids do better where a part of each head does not turn.

@@ -40,7 +40,8 @@ TEST(SpendBytes, TakesTheStepsThatSaveTheMostABit) {
   config.layer_types.assign(3, LayerType::kLinearAttention);
   const auto windows = [&](int64_t budget) {
     std::vector<int> w;
-    for (const LinearSizes& s : SpendBytes(config, rungs, nats, budget)) w.push_back(s.window);
+    for (const size_t rung : SpendBytes(config, rungs, nats, budget))
+      w.push_back(rungs[rung].window);
     return w;
   };
   EXPECT_THAT(windows(3 * least), ::testing::ElementsAre(16, 16, 16));

@@ -1,0 +1,34 @@
+// How far a model's predictions are from its parent's.
+#pragma once
+
+#include <torch/types.h>
+
+#include <vector>
+
+#include "convert/data/corpus.h"
+#include "convert/model/model.h"
+
+namespace t2r::convert {
+
+// The mean of KL(parent ‖ model) over the predicted tokens of a text, in nats a token. Where the
+// text is what the parent expects, this is the loss that a model adds to the parent's. It has none
+// of the noise of a difference of two losses on a few excerpts: every token counts by what its
+// whole distribution moved, never below 0.
+class Divergence {
+ public:
+  // Runs `parent` once over `text`, each document as one window. Both must outlive it; the
+  // parent's products must stay as they are.
+  Divergence(const TrainingModel& parent, const Corpus& text, int threads);
+
+  // The same for any number of threads. `model` has the parent's vocabulary.
+  double Of(const TrainingModel& model) const;
+
+ private:
+  const TrainingModel& parent_;
+  const Corpus& text_;
+  int threads_;
+  std::vector<BatchPlan> plans_;
+  std::vector<torch::Tensor> hidden_;  // the parent's last hidden states of each plan
+};
+
+}  // namespace t2r::convert
