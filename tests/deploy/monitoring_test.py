@@ -2,15 +2,9 @@
 
 import contextlib
 import json
-import pathlib
 import re
 import shutil
-import socket
-import subprocess
-import threading
 import time
-import urllib.error
-import urllib.parse
 import urllib.request
 
 import grpc
@@ -19,18 +13,16 @@ import yaml
 
 from certificates import Authority
 from conftest import ROOT, documents, tool
+from daemons import COMPOSE, RULES, Alertmanager, Prometheus, ask, under_load
 from server_process import SECONDS, Process
 from t2r.v1 import generation_pb2 as pb
-from t2r.v1 import generation_pb2_grpc as stubs
 
-RULES = ROOT / "deploy" / "prometheus"
+ALERT_TESTS = ROOT / "deploy" / "prometheus" / "tests" / "alerts_test.yaml"
 GRAFANA = ROOT / "deploy" / "grafana"
-COMPOSE = ROOT / "deploy" / "compose"
-FILES = [RULES / "recording.yaml", RULES / "alerts.yaml"]
 
 
 def rules():
-    return [rule for path in FILES for group in yaml.safe_load(path.read_text())["groups"]
+    return [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"]
             for rule in group["rules"]]
 
 
@@ -55,12 +47,12 @@ def metrics_in(text):
 
 
 def test_rules_are_good():
-    tool("promtool", "check", "rules", "--lint=all", "--lint-fatal", *FILES)
-    tool("promtool", "test", "rules", RULES / "tests" / "alerts_test.yaml")
+    tool("promtool", "check", "rules", "--lint=all", "--lint-fatal", *RULES)
+    tool("promtool", "test", "rules", ALERT_TESTS)
 
 
 def test_every_alert_is_tested_both_ways_and_has_its_paragraph():
-    tests = yaml.safe_load((RULES / "tests" / "alerts_test.yaml").read_text())["tests"]
+    tests = yaml.safe_load(ALERT_TESTS.read_text())["tests"]
     checks = [check for test in tests for check in test["alert_rule_test"]]
     assert {check["alertname"] for check in checks if check["exp_alerts"]} == set(ALERTS)
     assert {check["alertname"] for check in checks if not check["exp_alerts"]} == set(ALERTS)
@@ -85,7 +77,7 @@ def test_the_charts_rules_are_these(tmp_path):
 
 
 def test_composes_prometheus_is_good(tmp_path):
-    for path in (COMPOSE / "prometheus.yaml", *FILES):
+    for path in (COMPOSE / "prometheus.yaml", *RULES):
         shutil.copy(path, tmp_path)
     tool("promtool", "check", "config", tmp_path / "prometheus.yaml")
     tool("amtool", "check-config", COMPOSE / "alertmanager.yaml")
@@ -104,83 +96,6 @@ def test_dashboards_are_made_and_whole(tmp_path):
             assert panel["type"] == "row" or panel["targets"]
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def ask(url):
-    with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-        return json.loads(answer.read())
-
-
-class Daemon:
-    """A process whose output goes into a file, ended with the `with` block."""
-
-    def __init__(self, folder, *command):
-        self.log = open(folder / "log", "w")
-        self.process = subprocess.Popen(list(map(str, command)), stdout=self.log, stderr=subprocess.STDOUT)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused):
-        self.process.terminate()
-        try:
-            self.process.wait(SECONDS)
-        finally:
-            self.process.kill()
-            self.log.close()
-
-    def wait_for(self, condition):
-        """Until it holds; the daemon may be yet to listen."""
-        deadline = time.monotonic() + SECONDS
-        while True:
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                if condition():
-                    return
-            assert time.monotonic() < deadline and self.process.poll() is None, \
-                pathlib.Path(self.log.name).read_text()
-            time.sleep(0.1)
-
-
-class Alertmanager(Daemon):
-    """With the configuration of deploy/compose."""
-
-    def __init__(self, folder):
-        folder.mkdir()
-        self.address = f"127.0.0.1:{free_port()}"
-        super().__init__(folder, "prometheus-alertmanager", f"--config.file={COMPOSE}/alertmanager.yaml",
-                         f"--storage.path={folder}", f"--web.listen-address={self.address}",
-                         "--cluster.listen-address=")
-
-    def alerts(self):
-        return {one["labels"]["alertname"]: one["labels"] for one in ask(f"http://{self.address}/api/v2/alerts")}
-
-
-class Prometheus(Daemon):
-    """Over the given addresses, with rules and scrapes every second."""
-
-    def __init__(self, folder, targets, alertmanager):
-        folder.mkdir()
-        for path in FILES:
-            text = path.read_text().replace("interval: 30s", "interval: 1s")
-            (folder / path.name).write_text(text)
-        config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-                  "rule_files": [path.name for path in FILES],
-                  "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
-                  "scrape_configs": [{"job_name": "t2r", "static_configs": [{"targets": targets}]}]}
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-        self.url = f"http://127.0.0.1:{free_port()}"
-        super().__init__(folder, "prometheus", f"--config.file={folder}/prometheus.yaml",
-                         f"--storage.tsdb.path={folder}/data",
-                         f"--web.listen-address={self.url.removeprefix('http://')}")
-
-    def query(self, text):
-        return ask(f"{self.url}/api/v1/query?" + urllib.parse.urlencode({"query": text}))["data"]["result"]
-
-
 def substitute(query):
     for variable, value in (("$__rate_interval", "10s"), ("$job", ".*"), ("$instance", ".*")):
         query = query.replace(variable, value)
@@ -188,30 +103,12 @@ def substitute(query):
     return query
 
 
-@contextlib.contextmanager
-def under_load(address, authority):
-    """Calls that end well and calls that are refused, all the while."""
-    stop = threading.Event()
-    good = pb.GenerateRequest(tokens=pb.TokenIds(ids=[5, 6, 7]), max_tokens=20, ignore_eos=True)
-    bad = pb.GenerateRequest(tokens=pb.TokenIds(ids=[1 << 30]), max_tokens=1)
-
-    def call():
-        with grpc.secure_channel(address, grpc.ssl_channel_credentials(
-                authority.certificate.read_bytes())) as channel:
-            stub = stubs.GenerationStub(channel)
-            while not stop.is_set():
-                list(stub.Generate(good, timeout=SECONDS))
-                with contextlib.suppress(grpc.RpcError):
-                    list(stub.Generate(bad, timeout=SECONDS))
-                stop.wait(0.02)
-
-    worker = threading.Thread(target=call)
-    worker.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        worker.join()
+def good_and_bad(stub, *_):
+    """A call that ends well, and one that is refused."""
+    list(stub.Generate(pb.GenerateRequest(tokens=pb.TokenIds(ids=[5, 6, 7]), max_tokens=20, ignore_eos=True),
+                       timeout=SECONDS))
+    with contextlib.suppress(grpc.RpcError):
+        list(stub.Generate(pb.GenerateRequest(tokens=pb.TokenIds(ids=[1 << 30]), max_tokens=1), timeout=SECONDS))
 
 
 def is_number(sample):
@@ -226,7 +123,7 @@ def servers_and_prometheus(tmp_path_factory, model):
     with Process(folder, model, "--tls-cert", str(certificate), "--tls-key", str(key)) as server:
         address = server.ready()
         admin = server.line(r"^admin: listening on (\S+)$").group(1)
-        with under_load(address, authority), Alertmanager(folder / "alertmanager") as alertmanager, \
+        with under_load(address, authority, good_and_bad), Alertmanager(folder / "alertmanager") as alertmanager, \
                 Prometheus(folder / "prometheus", [admin], alertmanager.address) as prometheus:
             prometheus.wait_for(lambda: prometheus.query("t2r_ready == 1"))
             yield prometheus, admin, alertmanager, (authority, key)
