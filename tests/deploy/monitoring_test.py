@@ -105,10 +105,11 @@ def substitute(query):
 
 def good_and_bad(stub, *_):
     """A call that ends well, and one that is refused."""
-    list(stub.Generate(pb.GenerateRequest(tokens=pb.TokenIds(ids=[5, 6, 7]), max_tokens=20, ignore_eos=True),
-                       timeout=SECONDS))
+    good = pb.GenerateRequest(tokens=pb.TokenIds(ids=[5, 6, 7]), max_tokens=20, ignore_eos=True)
+    bad = pb.GenerateRequest(tokens=pb.TokenIds(ids=[1 << 30]), max_tokens=1)
+    list(stub.Generate(good, timeout=SECONDS))
     with contextlib.suppress(grpc.RpcError):
-        list(stub.Generate(pb.GenerateRequest(tokens=pb.TokenIds(ids=[1 << 30]), max_tokens=1), timeout=SECONDS))
+        list(stub.Generate(bad, timeout=SECONDS))
 
 
 def is_number(sample):
@@ -123,7 +124,8 @@ def servers_and_prometheus(tmp_path_factory, model):
     with Process(folder, model, "--tls-cert", str(certificate), "--tls-key", str(key)) as server:
         address = server.ready()
         admin = server.line(r"^admin: listening on (\S+)$").group(1)
-        with under_load(address, authority, good_and_bad), Alertmanager(folder / "alertmanager") as alertmanager, \
+        with under_load(address, authority, good_and_bad), \
+                Alertmanager(folder / "alertmanager") as alertmanager, \
                 Prometheus(folder / "prometheus", [admin], alertmanager.address) as prometheus:
             prometheus.wait_for(lambda: prometheus.query("t2r_ready == 1"))
             yield prometheus, admin, alertmanager, (authority, key)

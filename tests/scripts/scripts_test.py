@@ -24,6 +24,7 @@ if(T2R_TESTS)
   add_test(NAME engine COMMAND true)
   if(T2R_SERVER)
     add_test(NAME server COMMAND true)
+    add_test(NAME deploy_image CONFIGURATIONS image COMMAND true)
   endif()
   if(T2R_CONVERT)
     add_test(NAME convert COMMAND true)
@@ -35,7 +36,7 @@ NO_TESTS = "cmake_minimum_required(VERSION 3.25)\nproject(stub LANGUAGES NONE)\n
 
 @pytest.fixture(name="project")
 def small_project(tmp_path):
-    for name in ("scripts/test", "scripts/ctest-counts", ".ci/run", "CMakePresets.json"):
+    for name in ("scripts/test", "scripts/test-image", "scripts/ctest-counts", ".ci/run", "CMakePresets.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     for name in ("setup", "lint", "fuzz"):
@@ -99,9 +100,9 @@ def test_a_name_that_matches_no_test_is_a_failure(project):
     assert (done.returncode, last_line(done)) == (1, "0 passed, 0 failed")
 
 
-def test_ci_adds_up_all_presets(project):
+def test_ci_adds_up_all_presets_and_the_image(project):
     done = run(project, ".ci/run")
-    assert (done.returncode, last_line(done)) == (0, "6 passed, 0 failed"), done.stdout + done.stderr
+    assert (done.returncode, last_line(done)) == (0, "7 passed, 0 failed"), done.stdout + done.stderr
 
 
 def test_ci_without_tests_is_a_failure(project):
@@ -114,4 +115,4 @@ def test_ci_with_a_preset_without_tests_is_a_failure(project):
     with open(project / "CMakeLists.txt", "a", encoding="utf-8") as file:
         file.write('if(T2R_SANITIZE STREQUAL "thread")\n  message(FATAL_ERROR "no")\nendif()\n')
     done = run(project, ".ci/run")
-    assert (done.returncode, last_line(done)) == (1, "5 passed, 0 failed")
+    assert (done.returncode, last_line(done)) == (1, "6 passed, 0 failed")
