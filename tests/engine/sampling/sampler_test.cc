@@ -133,6 +133,21 @@ TEST(SampleTokenTest, NanAndInfinityNeverComeOut) {
   EXPECT_EQ(Sample({kNan, kNan}, params), 0);
 }
 
+TEST(SampleTokenTest, TheDrawInvertsTheDistributionOfALargeVocabulary) {
+  // 5,000 weights of exactly 1 between impossible tokens: the token is u · 5,000 rounded down.
+  constexpr int kBefore = 1500;
+  constexpr int kWeights = 5000;
+  std::vector<float> logits(kBefore + kWeights + 3000, -kInfinity);
+  std::fill_n(logits.begin() + kBefore, kWeights, 2.5F);
+  SamplingParams params;
+  params.seed = 11;
+  params.temperature = 0.5F;
+  for (uint64_t position = 0; position < 300; ++position) {
+    const double uniform = CounterUniform(params.seed, params.sequence, position);
+    EXPECT_EQ(Sample(logits, params, position), kBefore + static_cast<int>(uniform * kWeights));
+  }
+}
+
 TEST(SampleTokenTest, ATinyTemperatureIsGreedy) {
   SamplingParams params;
   params.temperature = 1e-40F;  // its inverse overflows
@@ -324,6 +339,26 @@ TEST(SampleRowTest, GivesAllThatIsAskedFromTheRawRow) {
   EXPECT_EQ(result.logprob, LogProbability(logits, 9));
   EXPECT_EQ(result.target_logprob, LogProbability(logits, 17));
   EXPECT_EQ(result.top, TopLogProbabilities(logits, 3));
+}
+
+TEST(SampleRowTest, TheLogProbabilityIsTheRawRowsWhateverTheDrawCuts) {
+  const std::vector<float> logits = RandomLogits(3000, 6);
+  for (const float temperature : {1.0F, 0.7F}) {
+    for (const int32_t top_k : {0, 40}) {
+      for (const float top_p : {1.0F, 0.8F}) {
+        SamplingParams params;
+        params.temperature = temperature;
+        params.top_k = top_k;
+        params.top_p = top_p;
+        SampleRequest request;
+        request.sampling = &params;
+        request.position = 5;
+        const SampleResult result = SampleRow(logits, request);
+        EXPECT_EQ(result.token, Sample(logits, params, 5));
+        EXPECT_EQ(result.logprob, LogProbability(logits, result.token));
+      }
+    }
+  }
 }
 
 TEST(LogProbabilityTest, IsTheLogSoftmax) {
