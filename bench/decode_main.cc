@@ -206,6 +206,9 @@ int main(int argc, char** argv) {
   t2r::flags::OneOf(app.add_option("--dtype", options.engine.dtype, "Weights; auto: as the files"),
                     {"auto", "float32", "bfloat16"});
   t2r::flags::OneOf(
+      app.add_option("--kv-dtype", options.engine.kv_dtype, "Keys and values of full layers"),
+      {"auto", "float32", "bfloat16"});
+  t2r::flags::OneOf(
       app.add_option("--window-dtype", options.engine.window_dtype, "Keys and values in windows"),
       {"auto", "float32", "bfloat16"});
   t2r::flags::OneOf(

@@ -45,12 +45,20 @@ absl::Status CheckOptions(const EngineOptions& options) {
     return absl::InvalidArgumentError("max_context and kv_cache_bytes must not be negative");
   }
   for (const auto& [name, value] :
-       {std::pair{"dtype", options.dtype}, std::pair{"window_dtype", options.window_dtype}}) {
+       {std::pair{"dtype", options.dtype}, std::pair{"kv_dtype", options.kv_dtype},
+        std::pair{"window_dtype", options.window_dtype}}) {
     if (value == "auto" || value == "float32" || value == "bfloat16") continue;
     return absl::InvalidArgumentError(
         absl::StrCat(name, " is \"", value, "\"; it must be auto, float32 or bfloat16"));
   }
   return absl::OkStatus();
+}
+
+// name: one that CheckOptions lets through.
+DType ChooseDType(const std::string& name, DType otherwise) {
+  if (name == "float32") return DType::kFloat32;
+  if (name == "bfloat16") return DType::kBFloat16;
+  return otherwise;
 }
 
 // auto: bfloat16 when every matrix of the files is; float32 otherwise, float16 files included
@@ -122,10 +130,14 @@ std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint
   plan.position_limit = PositionLimit(config, options.max_context);
   plan.kv_cache_bytes = options.kv_cache_bytes;
   const DType weight_dtype = ChooseDType(options.dtype, *files);
-  plan.kv_dtype = backend->activation_dtype(weight_dtype);
-  plan.window_dtype = plan.kv_dtype;
-  if (options.window_dtype == "float32") plan.window_dtype = DType::kFloat32;
-  if (options.window_dtype == "bfloat16") plan.window_dtype = DType::kBFloat16;
+  const DType activations = backend->activation_dtype(weight_dtype);
+  plan.kv_dtype = ChooseDType(options.kv_dtype, activations);
+  plan.window_dtype = ChooseDType(options.window_dtype, activations);
+  if (!backend->keeps_kv_as(plan.kv_dtype, activations)) {
+    throw ModelError(absl::StrCat(
+        "kv_dtype is ", NameOf(plan.kv_dtype),
+        "; this backend keeps keys and values as its activations: ", NameOf(activations)));
+  }
 
   std::unique_ptr<Model> model = MakeModel(config, *files, *backend, {weight_dtype});
 
@@ -135,7 +147,8 @@ std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint
   engine->weight_dtype = NameOf(weight_dtype);
   engine->exactness_class = absl::StrCat(
       "model ", fingerprint, ", ", backend->Numerics(), ", weights ", NameOf(weight_dtype),
-      ", activations ", NameOf(plan.kv_dtype), ", windows ", NameOf(plan.window_dtype));
+      ", activations ", NameOf(activations), ", keys and values ", NameOf(plan.kv_dtype),
+      ", windows ", NameOf(plan.window_dtype));
   engine->warnings = WarningsOf(*files, config);
   ExecutorOptions executor;
   executor.slots = engine->memory.slots;
@@ -145,6 +158,7 @@ std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint
   executor.kv_pages = engine->memory.pages;
   executor.source_kv_pages = engine->memory.source_pages;
   executor.weight_dtype = weight_dtype;
+  executor.kv_dtype = plan.kv_dtype;
   executor.window_dtype = plan.window_dtype;
   engine->executor = std::make_unique<ModelExecutor>(std::move(backend), std::move(files),
                                                      std::move(model), executor);

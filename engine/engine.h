@@ -27,6 +27,8 @@ struct EngineOptions {
   int threads = 0;              // 0: one a core
   bool batch_invariant = true;  // as in BackendOptions
   std::string dtype = "auto";   // auto (as the files), float32, bfloat16
+  // Keys and values of full layers: auto (as the backend's activations), float32, bfloat16.
+  std::string kv_dtype = "auto";
   // Windows' keys and values: auto (as the backend's activations), float32, bfloat16.
   std::string window_dtype = "auto";
   int max_sessions = 0;                        // slots; 0: as many as PlanMemory finds room for

@@ -65,6 +65,9 @@ void AddEngineFlags(CLI::App& app, EngineOptions* engine) {
       ->check(flags::Range(0, 4096));
   flags::OneOf(app.add_option("--dtype", engine->dtype, "Weights: auto: as the files"),
                {"auto", "float32", "bfloat16"});
+  flags::OneOf(app.add_option("--kv-dtype", engine->kv_dtype,
+                              "Keys and values of full layers; auto: as --window-dtype's"),
+               {"auto", "float32", "bfloat16"});
   flags::OneOf(app.add_option("--window-dtype", engine->window_dtype,
                               "Keys and values in windows; auto: as a device's activations, "
                               "float32 on the CPU"),

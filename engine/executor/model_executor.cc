@@ -9,6 +9,13 @@
 #include "engine/executor/warm_up.h"
 
 namespace t2r {
+namespace {
+
+DType KvDType(const Backend& backend, const ExecutorOptions& options) {
+  return options.kv_dtype.value_or(backend.activation_dtype(options.weight_dtype));
+}
+
+}  // namespace
 
 ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
                              std::shared_ptr<const WeightSource> weights,
@@ -18,12 +25,10 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
       model_(std::move(model)),
       options_(options),
       states_(*backend_, StateShapeOf(model_->config(), options.window_dtype), options.slots),
-      kv_(*backend_, KvShapeOf(model_->config(), backend_->activation_dtype(options.weight_dtype)),
-          options.kv_pages, options.slots),
-      source_kv_(
-          *backend_,
-          SourceKvShapeOf(model_->config(), backend_->activation_dtype(options.weight_dtype)),
-          options.source_kv_pages, options.slots),
+      kv_(*backend_, KvShapeOf(model_->config(), KvDType(*backend_, options)), options.kv_pages,
+          options.slots),
+      source_kv_(*backend_, SourceKvShapeOf(model_->config(), KvDType(*backend_, options)),
+                 options.source_kv_pages, options.slots),
       sessions_(options.slots) {
   model_->AllocateWorkspace(options.max_step_tokens, options.max_step_logit_rows);
   const ModelConfig& config = model_->config();

@@ -22,6 +22,8 @@ struct ExecutorOptions {
   int64_t kv_pages = 0;             // ignored by models without full layers
   int64_t source_kv_pages = 0;      // the same for full cross attention
   DType weight_dtype = DType::kFloat32;  // as in ModelOptions
+  // As in PlanOptions; none: the backend's activations'.
+  std::optional<DType> kv_dtype = std::nullopt;
   DType window_dtype = DType::kFloat32;  // as in PlanOptions
 };
 

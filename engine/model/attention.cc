@@ -205,6 +205,7 @@ FullAttentionArgs Attention::FullArgs(FullAttentionMode mode, const KvCache& kv)
   args.head_dim = head_dim_;
   args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim_)));
   args.pages = kv.layer(index_);
+  args.pages_dtype = kv.shape().dtype;
   args.page_stride = kv.page_stride();
   return args;
 }

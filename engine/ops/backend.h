@@ -68,9 +68,11 @@ class Backend {
   // What decides the bits of results beside the model and its dtypes: backend, instruction set or
   // compute capability.
   virtual std::string Numerics() const = 0;
-  // What activations, keys and values are kept in, for matrices of dtype `weights`. The residual
-  // stream is float32 on every backend.
+  // What activations are kept in, for matrices of dtype `weights`. The residual stream is float32
+  // on every backend.
   virtual DType activation_dtype(DType weights) const = 0;
+  // Whether pages may hold keys and values of dtype `kv` beside activations of dtype `activations`.
+  virtual bool keeps_kv_as(DType kv, DType activations) const { return kv == activations; }
   // Whether ops return before they are done, so that the caller may do something else meanwhile.
   virtual bool asynchronous() const = 0;
   // Prompts split elsewhere than at multiples of this give results that differ by rounding.

@@ -35,6 +35,18 @@ constexpr uint16_t FloatToBFloat16(float value) {
   return static_cast<uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
 
+// The same for code that is written once for both: a bfloat16 is a uint16_t there.
+constexpr float FromElement(float x) { return x; }
+constexpr float FromElement(uint16_t x) { return BFloat16ToFloat(x); }
+template <typename Element>
+constexpr Element ToElement(float x) {
+  if constexpr (sizeof(Element) == sizeof(float)) {
+    return x;
+  } else {
+    return FloatToBFloat16(x);
+  }
+}
+
 // IEEE 754 binary16 to float32, exact, subnormals and infinities included.
 constexpr float Float16ToFloat(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000U) << 16;

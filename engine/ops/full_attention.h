@@ -27,12 +27,16 @@ struct FullAttentionArgs {
   Tensor k;            // [T, G·d]
   Tensor v;            // [T, G·d]
   Tensor out;          // [T, H·d]
-  // This layer's part of every page: K, then V, G · kKvPageSize · d elements each of the backend's
-  // activation dtype, in an order of the backend's own (the CPU: K [G, d, kKvPageSize],
-  // V [G, kKvPageSize, d]), at pages + page · page_stride (in elements). Page p of a segment is
+  // This layer's part of every page: K, then V, G · kKvPageSize · d elements each of pages_dtype,
+  // in an order of the backend's own (the CPU: K [G, d, kKvPageSize], V [G, kKvPageSize, d]), at
+  // pages
+  // + page · page_stride (in elements). Page p of a segment is
   // Batch::pages[segment.first_page + p] and holds positions p·kKvPageSize …; for kCross
   // Batch::source_pages[segment.first_source_page + p].
   void* pages = nullptr;
+  // float32 or bfloat16 on the CPU, which rounds to nearest even when it appends; on a device the
+  // activations'.
+  DType pages_dtype = DType::kFloat32;
   int64_t page_stride = 0;
 };
 

@@ -56,6 +56,14 @@ TEST_F(LoadTest, TellsWhatItLoaded) {
   EXPECT_THAT(engine_->warnings, IsEmpty());
 }
 
+TEST_F(LoadTest, TheExactnessClassNamesHowKeysAndValuesAreKept) {
+  options_.kv_dtype = "bfloat16";
+  ASSERT_TRUE(LoadAll().ok());
+  EXPECT_THAT(engine_->exactness_class, HasSubstr("keys and values bfloat16, windows float32"));
+  options_.kv_dtype = "int3";
+  EXPECT_THAT(OneLine(LoadDirectory()), HasSubstr("kv_dtype is \"int3\""));
+}
+
 TEST_F(LoadTest, MissingDirectory) {
   const auto engine = LoadEngine("/nonexistent/model", options_);
   EXPECT_EQ(engine.status().code(), absl::StatusCode::kNotFound);

@@ -40,6 +40,8 @@ TEST(OptionsTest, ReadsEveryFlag) {
                                "3",
                                "--threads",
                                "4",
+                               "--kv-dtype",
+                               "float32",
                                "--window-dtype",
                                "bfloat16",
                                "--dtype",
@@ -112,6 +114,7 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(o.engine.max_sessions, 3);
   EXPECT_EQ(o.engine.threads, 4);
   EXPECT_EQ(o.engine.dtype, "bfloat16");
+  EXPECT_EQ(o.engine.kv_dtype, "float32");
   EXPECT_EQ(o.engine.window_dtype, "bfloat16");
   EXPECT_EQ(o.scheduler.max_queue_requests, 5);
   EXPECT_EQ(o.scheduler.max_queue_tokens, 6);
@@ -197,6 +200,7 @@ TEST(OptionsTest, WrongOnesGiveOneLineThatNamesThem) {
       {"--max-sessions", {"--model", "DIR", "--max-sessions", "0"}},
       {"--max-sessions", {"--model", "DIR", "--max-sessions", "many"}},
       {"--dtype", {"--model", "DIR", "--dtype", "int3"}},
+      {"--kv-dtype", {"--model", "DIR", "--kv-dtype", "int3"}},
       {"--window-dtype", {"--model", "DIR", "--window-dtype", "int3"}},
       {"--listen", {"--model", "DIR", "--listen", "localhost"}},
       {"--listen", {"--model", "DIR", "--listen", "::1:50051"}},

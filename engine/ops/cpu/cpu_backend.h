@@ -21,6 +21,9 @@ class CpuBackend : public Backend {
   std::string Describe() const override;
   std::string Numerics() const override;
   DType activation_dtype(DType /*weights*/) const override { return DType::kFloat32; }
+  bool keeps_kv_as(DType kv, DType /*activations*/) const override {
+    return kv == DType::kFloat32 || kv == DType::kBFloat16;
+  }
   bool asynchronous() const override { return false; }
   int64_t prompt_alignment() const override { return 1; }
 
@@ -76,6 +79,8 @@ class CpuBackend : public Backend {
   void ForSegmentGroups(const Batch& batch, int groups, double row_cost, const Fn& fn);
   // The new rows' keys and values into the segments' pages.
   void AppendToPages(const Batch& batch, const FullAttentionArgs& args);
+  template <typename Element>  // of the pages
+  void AppendElements(const Batch& batch, const FullAttentionArgs& args);
   // The rows' outputs from what is in the pages.
   void AttendToPages(const Batch& batch, const FullAttentionArgs& args);
   // At least `floats` of scratch a worker; grown at an op's first use, then kept.

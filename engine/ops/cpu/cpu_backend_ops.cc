@@ -112,8 +112,17 @@ void CpuBackend::WindowedAttention(const Batch& batch, const WindowedAttentionAr
 }
 
 void CpuBackend::AppendToPages(const Batch& batch, const FullAttentionArgs& args) {
+  if (args.pages_dtype == DType::kBFloat16) {
+    AppendElements<uint16_t>(batch, args);
+  } else {
+    AppendElements<float>(batch, args);
+  }
+}
+
+template <typename Element>
+void CpuBackend::AppendElements(const Batch& batch, const FullAttentionArgs& args) {
   const int64_t d = args.head_dim;
-  const int64_t page_floats = kKvPageSize * d;
+  const int64_t page_elements = kKvPageSize * d;
   const auto segments = static_cast<int64_t>(batch.segments.size());
   const double cost = 0.5 * static_cast<double>(args.k.rows * args.groups * d);
   ForTasks(segments * args.groups, cost, [&](int64_t task, int) {
@@ -123,11 +132,13 @@ void CpuBackend::AppendToPages(const Batch& batch, const FullAttentionArgs& args
       const int64_t position = segment.position + r;
       const int32_t page = batch.pages[segment.first_page + position / kKvPageSize];
       const int64_t place = position % kKvPageSize;
-      float* keys = static_cast<float*>(args.pages) + page * args.page_stride + group * page_floats;
-      float* values = keys + args.groups * page_floats + place * d;
+      Element* keys =
+          static_cast<Element*>(args.pages) + page * args.page_stride + group * page_elements;
+      Element* values = keys + args.groups * page_elements + place * d;
       const float* k = args.k.f32_row(segment.first_row + r) + group * d;
-      for (int64_t i = 0; i < d; ++i) keys[i * kKvPageSize + place] = k[i];
-      std::memcpy(values, args.v.f32_row(segment.first_row + r) + group * d, d * sizeof(float));
+      const float* v = args.v.f32_row(segment.first_row + r) + group * d;
+      for (int64_t i = 0; i < d; ++i) keys[i * kKvPageSize + place] = ToElement<Element>(k[i]);
+      for (int64_t i = 0; i < d; ++i) values[i] = ToElement<Element>(v[i]);
     }
   });
 }

@@ -25,7 +25,8 @@ constexpr int64_t kChunk = std::min<int64_t>(kKvPageSize, 8 * kLanes);
 constexpr int kVectors = static_cast<int>(kChunk / kLanes);
 
 // scores[j] = q·k_j for the positions of a page, chunks of which there are none below n left out.
-HWY_INLINE void Scores(const float* HWY_RESTRICT q, const float* HWY_RESTRICT keys, int64_t dim,
+template <typename Element>
+HWY_INLINE void Scores(const float* HWY_RESTRICT q, const Element* HWY_RESTRICT keys, int64_t dim,
                        int64_t n, float* HWY_RESTRICT scores) {
   const DF d;
   for (int64_t j = 0; j < n; j += kChunk) {
@@ -34,10 +35,10 @@ HWY_INLINE void Scores(const float* HWY_RESTRICT q, const float* HWY_RESTRICT ke
     for (int c = 0; c < kVectors; ++c) sum[c] = hn::Zero(d);
     for (int64_t i = 0; i < dim; ++i) {
       const VF value = hn::Set(d, q[i]);
-      const float* row = keys + i * kKvPageSize + j;
+      const Element* row = keys + i * kKvPageSize + j;
 #pragma GCC unroll 16
       for (int c = 0; c < kVectors; ++c) {
-        sum[c] = hn::MulAdd(value, hn::LoadU(d, row + c * kLanes), sum[c]);
+        sum[c] = hn::MulAdd(value, LoadElements(d, row + c * kLanes), sum[c]);
       }
     }
 #pragma GCC unroll 16
@@ -52,7 +53,8 @@ struct Running {
 };
 
 // Takes in n positions of a page.
-HWY_INLINE void TakePage(const float* q, const float* keys, const float* values, int64_t dim,
+template <typename Element>
+HWY_INLINE void TakePage(const float* q, const Element* keys, const Element* values, int64_t dim,
                          int64_t n, Running& running, float* HWY_RESTRICT y) {
   const DF d;
   HWY_ALIGN float weights[kKvPageSize];
@@ -79,10 +81,10 @@ HWY_INLINE void TakePage(const float* q, const float* keys, const float* values,
     for (int c = 0; c < 4; ++c) part[c] = hn::Mul(hn::LoadU(d, y + i + c * kLanes), rescale);
     for (int64_t j = 0; j < n; ++j) {
       const VF weight = hn::Set(d, weights[j]);
-      const float* row = values + j * dim + i;
+      const Element* row = values + j * dim + i;
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c) {
-        part[c] = hn::MulAdd(weight, hn::LoadU(d, row + c * kLanes), part[c]);
+        part[c] = hn::MulAdd(weight, LoadElements(d, row + c * kLanes), part[c]);
       }
     }
 #pragma GCC unroll 4
@@ -106,12 +108,13 @@ int64_t ScratchFloats(const FullAttentionArgs& args) {
   return kAttentionRows * (args.heads / args.groups) * RowFloats(args);
 }
 
-void Run(const FullAttentionArgs& args, const Segment& segment, const int32_t* pages, int32_t first,
-         int32_t count, int group, float* scratch) {
+template <typename Element>
+void RunPages(const FullAttentionArgs& args, const Segment& segment, const int32_t* pages,
+              int32_t first, int32_t count, int group, float* scratch) {
   const DF d;
   const int64_t dim = args.head_dim;
   const int num_queries_per_kv = args.heads / args.groups;
-  const int64_t page_floats = kKvPageSize * dim;
+  const int64_t page_elements = kKvPageSize * dim;
   const int64_t row_floats = RowFloats(args);
   const auto row_of = [&](int32_t r, int h) {
     return scratch + (r * num_queries_per_kv + h) * row_floats;
@@ -138,9 +141,9 @@ void Run(const FullAttentionArgs& args, const Segment& segment, const int32_t* p
   const int64_t last_end = cross ? first_end : first_end + count - 1;
   const int64_t last_page = (last_end - 1) / kKvPageSize;
   for (int64_t page = 0; page <= last_page; ++page) {
-    const float* keys = static_cast<const float*>(args.pages) + pages[page] * args.page_stride +
-                        group * page_floats;
-    const float* values = keys + args.groups * page_floats;
+    const Element* keys = static_cast<const Element*>(args.pages) + pages[page] * args.page_stride +
+                          group * page_elements;
+    const Element* values = keys + args.groups * page_elements;
     for (int32_t r = 0; r < count; ++r) {
       const int64_t end = cross ? first_end : first_end + r;
       const int64_t n = std::min<int64_t>(kKvPageSize, end - page * kKvPageSize);
@@ -164,6 +167,15 @@ void Run(const FullAttentionArgs& args, const Segment& segment, const int32_t* p
         io.Store(hn::Div(io.Load(row + y_at + i), hn::Set(d, running.sum)), out + i);
       });
     }
+  }
+}
+
+void Run(const FullAttentionArgs& args, const Segment& segment, const int32_t* pages, int32_t first,
+         int32_t count, int group, float* scratch) {
+  if (args.pages_dtype == DType::kBFloat16) {
+    RunPages<uint16_t>(args, segment, pages, first, count, group, scratch);
+  } else {
+    RunPages<float>(args, segment, pages, first, count, group, scratch);
   }
 }
 

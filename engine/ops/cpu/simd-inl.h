@@ -9,7 +9,10 @@
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
+#include <cstdint>
 #include <cstring>
+
+#include "engine/ops/dtype.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace t2r {
@@ -21,13 +24,25 @@ using DF = hn::CappedTag<float, 16>;
 using VF = hn::Vec<DF>;
 inline constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(DF()));
 
+// Elements are float, or bfloat16 as uint16_t.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadElements(D d, const float* p) {
+  return hn::LoadU(d, p);
+}
+template <class D>
+HWY_INLINE hn::Vec<D> LoadElements(D d, const uint16_t* p) {
+  const hn::Rebind<uint16_t, D> narrow;
+  const hn::Rebind<uint32_t, D> wide;
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(wide, hn::LoadU(narrow, p))));
+}
 constexpr int64_t RoundUpToLanes(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 // n < kLanes values, then zeros; reads nothing beyond them.
-HWY_INLINE VF LoadTail(const float* p, int64_t n) {
-  HWY_ALIGN float lanes[kLanes] = {};
-  std::memcpy(lanes, p, static_cast<size_t>(n) * sizeof(float));
-  return hn::Load(DF(), lanes);
+template <typename Element>
+HWY_INLINE VF LoadTail(const Element* p, int64_t n) {
+  HWY_ALIGN Element lanes[kLanes] = {};
+  std::memcpy(lanes, p, static_cast<size_t>(n) * sizeof(Element));
+  return LoadElements(DF(), lanes);
 }
 HWY_INLINE void StoreTail(VF v, float* p, int64_t n) {
   HWY_ALIGN float lanes[kLanes];
@@ -38,12 +53,18 @@ HWY_INLINE void StoreTail(VF v, float* p, int64_t n) {
 // Calls body(i, load, store) for the vectors of n values. A tail goes through the same vector code
 // as the body, so an element's bits do not depend on where it lies.
 struct FullVector {
-  HWY_INLINE VF Load(const float* p) const { return hn::LoadU(DF(), p); }
+  template <typename Element>
+  HWY_INLINE VF Load(const Element* p) const {
+    return LoadElements(DF(), p);
+  }
   HWY_INLINE void Store(VF v, float* p) const { hn::StoreU(v, DF(), p); }
 };
 struct TailVector {
   int64_t n;
-  HWY_INLINE VF Load(const float* p) const { return LoadTail(p, n); }
+  template <typename Element>
+  HWY_INLINE VF Load(const Element* p) const {
+    return LoadTail(p, n);
+  }
   HWY_INLINE void Store(VF v, float* p) const { StoreTail(v, p, n); }
 };
 template <typename Body>

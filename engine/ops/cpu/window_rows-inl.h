@@ -10,7 +10,6 @@
 #include <cstdint>
 
 #include "engine/ops/cpu/simd-inl.h"
-#include "engine/ops/dtype.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace t2r {
@@ -20,29 +19,6 @@ namespace HWY_NAMESPACE {
 inline constexpr int kHeads = 4;
 // Vectors of scores of each head that are summed side by side: as many as the registers hold.
 inline constexpr int kScoreVectors = kLanes >= 16 ? 5 : 2;
-
-// ---- Elements: float, or bfloat16 as uint16_t ----
-
-template <class D>
-HWY_INLINE hn::Vec<D> LoadElements(D d, const float* p) {
-  return hn::LoadU(d, p);
-}
-template <class D>
-HWY_INLINE hn::Vec<D> LoadElements(D d, const uint16_t* p) {
-  const hn::Rebind<uint16_t, D> narrow;
-  const hn::Rebind<uint32_t, D> wide;
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(wide, hn::LoadU(narrow, p))));
-}
-inline float FromElement(float x) { return x; }
-inline float FromElement(uint16_t x) { return BFloat16ToFloat(x); }
-template <typename Element>
-Element ToElement(float x) {
-  if constexpr (sizeof(Element) == sizeof(float)) {
-    return x;
-  } else {
-    return FloatToBFloat16(x);
-  }
-}
 
 // Calls fn.template operator()<H>() for H = heads, 1 to kHeads.
 template <typename Fn>

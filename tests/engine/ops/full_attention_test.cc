@@ -11,8 +11,9 @@ class FullAttentionTest : public OpTest {
  protected:
   static constexpr int kPages = 24;
 
-  void Start(int heads, int groups, int d) {
+  void Start(int heads, int groups, int d, DType pages = DType::kFloat32) {
     args_ = FullAttentionArgs{};
+    args_.pages_dtype = pages;
     args_.heads = heads;
     args_.groups = groups;
     args_.head_dim = d;
@@ -86,20 +87,34 @@ class FullAttentionTest : public OpTest {
   std::vector<int32_t> free_;
 };
 
+// What a page keeps of keys or values.
+Mat Kept(Mat m, DType pages) {
+  if (pages == DType::kBFloat16) {
+    for (double& value : m.v) {
+      value = BFloat16ToFloat(FloatToBFloat16(static_cast<float>(value)));
+    }
+  }
+  return m;
+}
+
 TEST_P(FullAttentionTest, AgreesWithFloat64) {
   for (const auto& [heads, groups, d] : std::vector<std::tuple<int, int, int>>{
            {1, 1, 1}, {2, 1, 8}, {6, 3, 64}, {4, 4, 80}, {5, 1, 128}, {3, 3, 7}}) {
     for (const int64_t n : {1, 63, 64, 65, 150}) {
-      Start(heads, groups, d);
-      const std::vector<int32_t> table = Take(n);
-      const Mat q = Random(n, static_cast<int64_t>(heads) * d, 2.0);
-      const Mat k = Random(n, static_cast<int64_t>(groups) * d);
-      const Mat v = Random(n, static_cast<int64_t>(groups) * d);
-      const Result want = FullAttentionReference(q, k, v, heads, groups, args_.scale);
-      const std::vector<Mat> got = Run({{&table, q, k, v, 0}});
-      SCOPED_TRACE(::testing::Message()
-                   << heads << " heads, " << groups << " groups, d " << d << ", n " << n);
-      ExpectWithin(got[0], want.out, want.bound);
+      for (const DType pages : {DType::kFloat32, DType::kBFloat16}) {
+        if (!backend_->keeps_kv_as(pages, DType::kFloat32)) continue;
+        Start(heads, groups, d, pages);
+        const std::vector<int32_t> table = Take(n);
+        const Mat q = Random(n, static_cast<int64_t>(heads) * d, 2.0);
+        const Mat k = Random(n, static_cast<int64_t>(groups) * d);
+        const Mat v = Random(n, static_cast<int64_t>(groups) * d);
+        const Result want =
+            FullAttentionReference(q, Kept(k, pages), Kept(v, pages), heads, groups, args_.scale);
+        const std::vector<Mat> got = Run({{&table, q, k, v, 0}});
+        SCOPED_TRACE(::testing::Message() << heads << " heads, " << groups << " groups, d " << d
+                                          << ", n " << n << ", " << NameOf(pages));
+        ExpectWithin(got[0], want.out, want.bound);
+      }
     }
   }
 }
@@ -116,27 +131,30 @@ TEST_P(FullAttentionTest, LargeScoresDoNotOverflow) {
 
 TEST_P(FullAttentionTest, BitsDoNotDependOnTheSplitOrTheNeighbours) {
   constexpr int64_t kN = 140;
-  Start(6, 2, 24);
-  const Mat q = Random(kN, 6 * 24);
-  const Mat k = Random(kN, 2 * 24);
-  const Mat v = Random(kN, 2 * 24);
-  const std::vector<int32_t> whole_table = Take(kN);
-  const Mat whole = Run({{&whole_table, q, k, v, 0}})[0];
-  const std::vector<std::vector<int64_t>> splits = {
-      std::vector<int64_t>(kN, 1), {1, 139}, {63, 1, 76}, {64, 64, 12}, {17, 50, 61, 12}};
-  for (const std::vector<int64_t>& split : splits) {
-    Start(6, 2, 24);
-    const std::vector<int32_t> table = Take(kN);
-    const std::vector<int32_t> other_table = Take(kN);
-    int64_t at = 0;
-    for (const int64_t count : split) {
-      const Part mine = {&table, q.Rows(at, count), k.Rows(at, count), v.Rows(at, count), at};
-      const Part other = {&other_table, Random(1, 6 * 24), Random(1, 2 * 24), Random(1, 2 * 24),
-                          at == 0 ? 0 : 1};
-      const Mat got = count % 2 == 0 ? Run({other, mine})[1] : Run({mine, other})[0];
-      ExpectSameBits(got, whole.Rows(at, count),
-                     "rows " + std::to_string(at) + " + " + std::to_string(count));
-      at += count;
+  for (const DType pages : {DType::kFloat32, DType::kBFloat16}) {
+    if (!backend_->keeps_kv_as(pages, DType::kFloat32)) continue;
+    Start(6, 2, 24, pages);
+    const Mat q = Random(kN, 6 * 24);
+    const Mat k = Random(kN, 2 * 24);
+    const Mat v = Random(kN, 2 * 24);
+    const std::vector<int32_t> whole_table = Take(kN);
+    const Mat whole = Run({{&whole_table, q, k, v, 0}})[0];
+    const std::vector<std::vector<int64_t>> splits = {
+        std::vector<int64_t>(kN, 1), {1, 139}, {63, 1, 76}, {64, 64, 12}, {17, 50, 61, 12}};
+    for (const std::vector<int64_t>& split : splits) {
+      Start(6, 2, 24, pages);
+      const std::vector<int32_t> table = Take(kN);
+      const std::vector<int32_t> other_table = Take(kN);
+      int64_t at = 0;
+      for (const int64_t count : split) {
+        const Part mine = {&table, q.Rows(at, count), k.Rows(at, count), v.Rows(at, count), at};
+        const Part other = {&other_table, Random(1, 6 * 24), Random(1, 2 * 24), Random(1, 2 * 24),
+                            at == 0 ? 0 : 1};
+        const Mat got = count % 2 == 0 ? Run({other, mine})[1] : Run({mine, other})[0];
+        ExpectSameBits(got, whole.Rows(at, count),
+                       "rows " + std::to_string(at) + " + " + std::to_string(count));
+        at += count;
+      }
     }
   }
 }
