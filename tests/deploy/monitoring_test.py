@@ -96,6 +96,15 @@ def test_dashboards_are_made_and_whole(tmp_path):
             assert panel["type"] == "row" or panel["targets"]
 
 
+def test_the_panels_that_operations_names_are_there():
+    titles = {(name.removeprefix("t2r-").removesuffix(".json"), panel["title"])
+              for name, board in dashboards().items() for panel in board["panels"]}
+    table = (ROOT / "docs" / "operations.md").read_text().split("| of vLLM's dashboards |")[1].split("\n\n")[0]
+    named = {(board, title) for board, rest in re.findall(r"(service|engine): ((?:`[^`]+`(?:, )?)+)", table)
+             for title in re.findall("`([^`]+)`", rest)}
+    assert len(named) >= 16 and named <= titles
+
+
 def substitute(query):
     for variable, value in (("$__rate_interval", "10s"), ("$job", ".*"), ("$instance", ".*")):
         query = query.replace(variable, value)
