@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <exception>
-#include <iterator>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -56,12 +55,16 @@ void EngineLoop::Receive(std::unique_ptr<Session> owned) {
   session->set_stall_meter(StallMeter(options_.stall_timeout, options_.min_read_rate));
   sessions_.emplace(session->id(), std::move(owned));
   if (observer_ != nullptr) observer_->OnSubmitted();
-  queue_.push_back(session);
-  session->queue_place = std::prev(queue_.end());
-  const absl::Time deadline = session->request().deadline;
+  const Request& request = session->request();
+  queue_.Push({.id = session->id(),
+               .cost = request.queue_cost(),
+               .tenant = request.tenant,
+               .weight = request.weight,
+               .priority = request.priority});
+  const absl::Time deadline = request.deadline;
   if (deadline != absl::InfiniteFuture()) timers_.emplace(deadline, session->id());
   // Nothing to run: a sequence of one token has no log probability.
-  if (session->request().positions() == 0) End(session, FinishReason::kScored);
+  if (request.positions() == 0) End(session, FinishReason::kScored);
 }
 
 void EngineLoop::EndExpired() {
@@ -83,7 +86,7 @@ void EngineLoop::EndAll(FinishReason reason) {
 
 void EngineLoop::Admit() {
   while (!queue_.empty()) {
-    Session* session = queue_.front();
+    Session* session = sessions_.at(queue_.Front()).get();
     const SessionSize size = session->size();
     bool opened = false;
     try {
@@ -104,9 +107,14 @@ void EngineLoop::Admit() {
                                            " positions although they are within its limits")));
       continue;
     }
-    queue_.pop_front();
-    admission_.Release(session->request().queue_tokens());
-    active_.push_back(session);
+    queue_.Pop();
+    const Request& request = session->request();
+    admission_.Release(request.queue_tokens(), request.tenant);
+    // By id, although tenants' turns may bring a later one first.
+    active_.insert(
+        std::upper_bound(active_.begin(), active_.end(), session,
+                         [](const Session* a, const Session* b) { return a->id() < b->id(); }),
+        session);
     ReportSessions();
     events_.push_back({.session = session, .kind = Event::kStarted});
   }
@@ -248,8 +256,9 @@ void EngineLoop::End(Session* session, FinishReason reason, absl::Status status)
   if (session->slot() >= 0) {
     CloseSlot(session);
   } else {
-    queue_.erase(session->queue_place);
-    admission_.Release(session->request().queue_tokens());
+    queue_.Remove(session->id());
+    const Request& request = session->request();
+    admission_.Release(request.queue_tokens(), request.tenant);
   }
   ended_.push_back(std::move(entry->second));
   sessions_.erase(entry);

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <exception>
-#include <list>
 #include <map>
 #include <memory>
 #include <set>
@@ -16,6 +15,7 @@
 #include "engine/scheduler/admission.h"
 #include "engine/scheduler/batch_former.h"
 #include "engine/scheduler/command_queue.h"
+#include "engine/scheduler/fair_queue.h"
 #include "engine/scheduler/observer.h"
 #include "engine/scheduler/options.h"
 #include "engine/scheduler/session.h"
@@ -23,7 +23,7 @@
 namespace t2r {
 
 // One turn of the loop: take commands, end what is cancelled, late, stalled or drained, give free
-// slots to the queue's head, form a batch and launch it; while it runs, hand out what the batch
+// slots to the queue's front, form a batch and launch it; while it runs, hand out what the batch
 // before it and this turn brought; wait for the batch and decide from its results what goes on.
 // Sleeps in CommandQueue::Take when a turn found nothing to run and has nothing to hand out.
 //
@@ -95,7 +95,7 @@ class EngineLoop {
   bool failed_ = false;
   CommandQueue::Commands in_;
   std::map<RequestId, std::unique_ptr<Session>> sessions_;
-  std::list<Session*> queue_;                          // waiting for a slot, by id
+  FairQueue queue_;                                    // of those that wait for a slot
   std::vector<Session*> active_;                       // with a slot, by id
   std::set<std::pair<absl::Time, RequestId>> timers_;  // finite deadlines of sessions_
   std::vector<std::unique_ptr<Session>> ended_;

@@ -1,6 +1,7 @@
 // A request as the scheduler sees it, and what comes back. Plain structs; no gRPC, no Protobuf.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -16,6 +17,10 @@
 namespace t2r {
 
 using RequestId = uint64_t;
+
+// Whose turn it is among requests that wait; see FairQueue.
+enum class Priority : uint8_t { kHigh, kNormal, kLow };
+inline constexpr size_t kPriorities = 3;
 
 enum class FinishReason : uint8_t {
   kStop,       // a stop string or stop token
@@ -75,15 +80,22 @@ struct Request {
   // What the turn goes on from; null: nothing, it is the session's first. `prompt` then begins with
   // from->last_token, and source is empty: the encoder's work is in the state.
   std::shared_ptr<const SessionState> from;
+  // Whose it is; empty: nobody named. Prompts' beginnings are shared within a tenant.
+  std::string tenant;
   // Every id of prompt and source is known to be of its vocabulary: Validate need not look again.
   bool ids_checked = false;
   absl::Time deadline = absl::InfiniteFuture();
+  // How FairQueue treats its tenant, and this request.
+  int weight = 1;  // ≥ 1
+  Priority priority = Priority::kNormal;
 
   // Positions it needs: those of `from`, prompt + max_tokens − 1 (Score: prompt − 1), since the
   // last token is not run through the model. At most INT64_MAX.
   int64_t positions() const;
   // Prompt and source: what counts against the queue while it waits, and what a finish reports.
   int64_t queue_tokens() const;
+  // What it takes of its tenant's turns: queue_tokens, and 64 for each of its slots.
+  int64_t queue_cost() const { return queue_tokens() + int64_t{64} * slots(); }
   // Of these, the ones that the client gave.
   int64_t prompt_tokens() const { return queue_tokens() - (from == nullptr ? 0 : 1); }
   // Slots that it takes: one for each beam.

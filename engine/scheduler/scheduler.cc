@@ -53,16 +53,19 @@ struct Scheduler::Impl {
 };
 
 Scheduler::Reservation::Reservation(Reservation&& other) noexcept
-    : scheduler_(std::exchange(other.scheduler_, nullptr)), tokens_(other.tokens_) {}
+    : scheduler_(std::exchange(other.scheduler_, nullptr)),
+      tokens_(other.tokens_),
+      tenant_(std::move(other.tenant_)) {}
 
 Scheduler::Reservation& Scheduler::Reservation::operator=(Reservation&& other) noexcept {
   std::swap(scheduler_, other.scheduler_);
   std::swap(tokens_, other.tokens_);
+  std::swap(tenant_, other.tenant_);
   return *this;
 }
 
 Scheduler::Reservation::~Reservation() {
-  if (scheduler_ != nullptr) scheduler_->impl_->admission.Release(tokens_);
+  if (scheduler_ != nullptr) scheduler_->impl_->admission.Release(tokens_, tenant_);
 }
 
 Scheduler::Scheduler(Executor& executor, const Tokenizer* tokenizer, SchedulerObserver* observer,
@@ -75,12 +78,13 @@ Scheduler::~Scheduler() {
   impl_->engine.join();
 }
 
-absl::StatusOr<Scheduler::Reservation> Scheduler::Reserve(int64_t tokens) {
+absl::StatusOr<Scheduler::Reservation> Scheduler::Reserve(int64_t tokens, const std::string& tenant,
+                                                          double share) {
   tokens = std::max<int64_t>(tokens, 0);
   absl::Status status = impl_->commands.Accepting();
-  if (status.ok()) status = impl_->admission.Reserve(tokens);
+  if (status.ok()) status = impl_->admission.Reserve(tokens, tenant, share);
   if (!status.ok()) return status;
-  return Reservation(this, tokens);
+  return Reservation(this, tokens, tenant);
 }
 
 absl::Status Scheduler::Validate(const Request& request) const {
@@ -89,8 +93,9 @@ absl::Status Scheduler::Validate(const Request& request) const {
 
 absl::StatusOr<RequestId> Scheduler::Submit(Reservation reservation, Request request,
                                             std::shared_ptr<EventSink> sink) {
-  if (reservation.scheduler_ != this) {
-    return absl::FailedPreconditionError("Submit needs a reservation made by Reserve");
+  if (reservation.scheduler_ != this || reservation.tenant_ != request.tenant) {
+    return absl::FailedPreconditionError(
+        "Submit needs a reservation made by Reserve for the request's tenant");
   }
   absl::Status status = Validate(request);
   if (!status.ok()) return status;
@@ -101,7 +106,7 @@ absl::StatusOr<RequestId> Scheduler::Submit(Reservation reservation, Request req
   // From here the place counts the true length; the engine gives it up when it accepts the session,
   // the reservation when it is refused.
   const int64_t tokens = session->request().queue_tokens();
-  impl_->admission.Correct(reservation.tokens_, tokens);
+  impl_->admission.Correct(reservation.tokens_, tokens, reservation.tenant_);
   reservation.tokens_ = tokens;
   absl::StatusOr<RequestId> id = impl_->commands.Push(std::move(session));
   if (id.ok()) reservation.scheduler_ = nullptr;

@@ -11,6 +11,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -47,22 +49,27 @@ class Scheduler {
 
    private:
     friend class Scheduler;
-    Reservation(Scheduler* scheduler, int64_t tokens) : scheduler_(scheduler), tokens_(tokens) {}
+    Reservation(Scheduler* scheduler, int64_t tokens, std::string tenant)
+        : scheduler_(scheduler), tokens_(tokens), tenant_(std::move(tenant)) {}
     Scheduler* scheduler_ = nullptr;
     int64_t tokens_ = 0;
+    std::string tenant_;
   };
 
   // Any thread. `tokens`: Request::queue_tokens, or an upper bound before tokenising.
   // RESOURCE_EXHAUSTED naming the limit when the queue is full (an empty queue takes any request);
-  // UNAVAILABLE when draining or after a device failure.
-  absl::StatusOr<Reservation> Reserve(int64_t tokens);
+  // UNAVAILABLE when draining or after a device failure. tenant: the request's. share: the part of
+  // the queue, above 0, that requests of this tenant may fill together.
+  absl::StatusOr<Reservation> Reserve(int64_t tokens, const std::string& tenant = "",
+                                      double share = 1);
 
   // Any thread. INVALID_ARGUMENT naming field and limit for what can never run (positions beyond
   // the model's, ids outside the vocabulary, more pages than exist, sampling values out of range);
   // UNAVAILABLE when draining or after a device failure; FAILED_PRECONDITION without a reservation
-  // of this scheduler. After an error the sink is not called and the reservation is released.
-  // Otherwise the sink gets exactly one OnFinished, and is kept until then. The place in the queue
-  // counts the true length from here on, until the session has its slot.
+  // of this scheduler for the request's tenant. After an error the sink is not called and the
+  // reservation is released. Otherwise the sink gets exactly one OnFinished, and is kept until
+  // then. The place in the queue counts the true length from here on, until the session has its
+  // slot.
   absl::StatusOr<RequestId> Submit(Reservation reservation, Request request,
                                    std::shared_ptr<EventSink> sink);
   // Checks that Submit would make, without submitting.

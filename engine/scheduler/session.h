@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -86,9 +85,6 @@ class Session {
   // The last event, text still held back included. May turn the reason into kStop when that text
   // completes a stop string. Call once, with nothing undelivered.
   FinishEvent MakeFinish(FinishReason reason, absl::Status status, absl::Time now);
-
-  // The session's place in the queue; valid while it waits.
-  std::list<Session*>::iterator queue_place;
 
  private:
   std::optional<FinishReason> AcceptToken(ChunkResult&& result, absl::Time now);

@@ -75,5 +75,31 @@ TEST(AdmissionTest, CorrectionCounts) {
   EXPECT_EQ(observer.counts().queue_tokens, 0);
 }
 
+TEST(AdmissionTest, TenantsHaveTheirParts) {
+  Admission admission(8, 100, nullptr);
+  EXPECT_TRUE(admission.Reserve(20, "a", 0.25).ok());
+  const absl::Status tokens = admission.Reserve(6, "a", 0.25);
+  EXPECT_EQ(tokens.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(
+      std::string(tokens.message()),
+      HasSubstr("tenant 'a' has 20 prompt tokens in the queue and this request counts 6, its "
+                "limit is 25 (queue_share 0.25 of max_queue_tokens)"));
+  EXPECT_TRUE(admission.Reserve(5, "a", 0.25).ok());
+  const absl::Status requests = admission.Reserve(0, "a", 0.25);
+  EXPECT_THAT(
+      std::string(requests.message()),
+      HasSubstr("tenant 'a' has 2 requests in the queue, its limit is 2 (queue_share 0.25 of "
+                "max_queue_requests)"));
+  EXPECT_TRUE(admission.Reserve(50, "b", 0.25).ok());  // nothing of b waits
+  EXPECT_FALSE(admission.Reserve(1, "b", 0.25).ok());
+  admission.Release(20, "a");
+  EXPECT_TRUE(admission.Reserve(20, "a", 0.25).ok());
+  // All together are bounded too.
+  EXPECT_FALSE(admission.Reserve(26, "c").ok());
+  EXPECT_TRUE(admission.Reserve(25, "c").ok());
+  admission.Correct(25, 1, "c");
+  EXPECT_TRUE(admission.Reserve(24).ok());
+}
+
 }  // namespace
 }  // namespace t2r

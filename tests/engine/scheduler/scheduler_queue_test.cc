@@ -111,6 +111,60 @@ TEST(SchedulerQueueTest, SubmitCorrectsTheReservedTokens) {
   EXPECT_EQ(observer.counts().queue_tokens, 0);
 }
 
+TEST(SchedulerQueueTest, TenantsTakeTurns) {
+  ExecutorLimits limits = FakeExecutor::DefaultLimits();
+  limits.slots = 1;
+  FakeExecutor executor(limits);
+  executor.Hold();
+  FakeObserver observer;
+  Scheduler scheduler(executor, nullptr, &observer, SchedulerOptions());
+  std::vector<std::string> order;
+  // The engine thread alone calls OnStarted, and the thread that reads `order` waits for the ends.
+  class OrderSink : public FakeSink {
+   public:
+    OrderSink(std::vector<std::string>& all, std::string name)
+        : order_(all), name_(std::move(name)) {}
+    void OnStarted() override {
+      order_.push_back(name_);
+      FakeSink::OnStarted();
+    }
+
+   private:
+    std::vector<std::string>& order_;
+    const std::string name_;
+  };
+  std::vector<std::shared_ptr<OrderSink>> sinks;
+  const auto submit = [&](const std::string& tenant, Priority priority) {
+    Request request = MakeRequest(5, 1);
+    request.tenant = tenant;
+    request.priority = priority;
+    auto reservation = scheduler.Reserve(5, tenant);
+    ASSERT_TRUE(reservation.ok());
+    sinks.push_back(std::make_shared<OrderSink>(order, tenant));
+    EXPECT_TRUE(scheduler.Submit(*std::move(reservation), std::move(request), sinks.back()).ok());
+  };
+  submit("a", Priority::kNormal);
+  executor.WaitUntilHeldAfter(0);  // it has the slot, and the others wait
+  for (int i = 0; i < 20; ++i) submit("a", Priority::kNormal);
+  submit("b", Priority::kNormal);
+  submit("c", Priority::kHigh);
+  executor.AllowAll();
+  for (const auto& sink : sinks) sink->WaitUntilFinished();
+  // c first; then a, whose turn it was, for the 512 tokens of a turn: each of its requests costs
+  // 5 + 64; then b.
+  std::vector<std::string> expected = {"a", "c"};
+  expected.insert(expected.end(), 7, "a");
+  expected.emplace_back("b");
+  expected.insert(expected.end(), 13, "a");
+  EXPECT_EQ(order, expected);
+  EXPECT_EQ(observer.counts().queue_tokens, 0);
+  // A place is its tenant's.
+  auto reservation = scheduler.Reserve(5, "a");
+  ASSERT_TRUE(reservation.ok());
+  EXPECT_EQ(scheduler.Submit(*std::move(reservation), MakeRequest(5, 1), sinks[0]).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
 TEST(SchedulerQueueTest, TheHeadOfTheQueueWaitsForPagesAndIsNotOvertaken) {
   ExecutorLimits limits = FakeExecutor::DefaultLimits();
   limits.kv_pages = 4;  // 256 positions
