@@ -43,13 +43,36 @@ struct AdminServer::Connection {
   std::string request;
   std::string answer;  // empty: the request is still coming
   size_t sent = 0;
+  std::unique_ptr<TlsStream> tls;  // null: plain
+
+  // Bytes that were read or written; 0: the connection is over; -1: later.
+  ssize_t Read(char* to, size_t size) const {
+    return tls != nullptr ? tls->Read(to, size) : Result(recv(fd, to, size, 0));
+  }
+  ssize_t Write(const char* from, size_t size) const {
+    return tls != nullptr ? tls->Write(from, size) : Result(send(fd, from, size, MSG_NOSIGNAL));
+  }
+  short events() const {
+    if (tls != nullptr) return tls->events();
+    return static_cast<short>(answer.empty() ? POLLIN : POLLOUT);
+  }
+  void Close() {
+    tls.reset();
+    close(std::exchange(fd, -1));
+  }
+
+  static ssize_t Result(ssize_t result) {
+    if (result > 0) return result;
+    return result < 0 && (errno == EAGAIN || errno == EINTR) ? -1 : 0;
+  }
 };
 
 absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::string& address,
-                                                                AdminPages pages) {
+                                                                AdminPages pages,
+                                                                Certificates certificates) {
   absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Open(address);
   if (!listener.ok()) return listener.status();
-  std::unique_ptr<AdminServer> server(new AdminServer(std::move(pages)));
+  std::unique_ptr<AdminServer> server(new AdminServer(std::move(pages), std::move(certificates)));
   server->event_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (server->event_ < 0) return absl::UnavailableError("no descriptor is left");
   server->listener_ = *std::move(listener);
@@ -85,8 +108,7 @@ void AdminServer::Run() {
     wanted.assign(1, {event_, POLLIN, 0});
     absl::Time next = absl::InfiniteFuture();
     for (const Connection& connection : open) {
-      const bool writes = !connection.answer.empty();
-      wanted.push_back({connection.fd, static_cast<short>(writes ? POLLOUT : POLLIN), 0});
+      wanted.push_back({connection.fd, connection.events(), 0});
       next = std::min(next, connection.deadline);
     }
     // Rounded up, so that the deadline has passed when nothing else ends the wait.
@@ -98,12 +120,12 @@ void AdminServer::Run() {
     poll(wanted.data(), wanted.size(), timeout_ms);
     for (size_t i = 0; i < open.size(); ++i) {
       if (wanted[i + 1].revents == 0 || Step(&open[i])) continue;
-      close(std::exchange(open[i].fd, -1));
+      open[i].Close();
     }
     const absl::Time now = absl::Now();
-    std::erase_if(open, [now](const Connection& connection) {
+    std::erase_if(open, [now](Connection& connection) {
       if (connection.fd >= 0 && connection.deadline > now) return false;
-      if (connection.fd >= 0) close(connection.fd);
+      if (connection.fd >= 0) connection.Close();
       return true;
     });
     eventfd_t count = 0;
@@ -111,42 +133,57 @@ void AdminServer::Run() {
     const MutexLock lock(mutex_);
     for (const int fd : taken_) {
       if (open.size() == kMaxConnections) {
-        close(open.front().fd);
+        open.front().Close();
         open.pop_front();
       }
-      open.push_back({.fd = fd, .deadline = now + kTimeout, .request = "", .answer = ""});
+      Connection& added = open.emplace_back();
+      added.fd = fd;
+      added.deadline = now + kTimeout;
+      if (!certificates_) continue;
+      added.tls = Secure(fd);
+      if (added.tls != nullptr) continue;
+      added.Close();
+      open.pop_back();
     }
     taken_.clear();
     if (!stopping_) continue;
-    for (const Connection& connection : open) close(connection.fd);
+    for (Connection& connection : open) connection.Close();
     return;
   }
 }
 
 bool AdminServer::Step(Connection* connection) {
-  if (connection->answer.empty()) {
+  // Until nothing is there: TLS may have more than the socket shows.
+  while (connection->answer.empty()) {
     char block[kReadBlock];
-    const ssize_t got = recv(connection->fd, block, sizeof(block), 0);
-    if (got < 0) return errno == EAGAIN || errno == EINTR;
-    if (got == 0) return false;
+    const ssize_t got = connection->Read(block, sizeof(block));
+    if (got <= 0) return got < 0;
     connection->request.append(block, static_cast<size_t>(got));
     if (connection->request.size() > kMaxRequestBytes) {
       connection->answer =
           Page(431, "Request Header Fields Too Large", "text/plain", "too large\n", true);
     } else if (Complete(connection->request)) {
       connection->answer = Answer(connection->request);
-    } else {
-      return true;
     }
-    connection->deadline = absl::Now() + kTimeout;
+    if (!connection->answer.empty()) connection->deadline = absl::Now() + kTimeout;
   }
   while (connection->sent < connection->answer.size()) {
-    const ssize_t written = send(connection->fd, connection->answer.data() + connection->sent,
-                                 connection->answer.size() - connection->sent, MSG_NOSIGNAL);
-    if (written < 0) return errno == EAGAIN || errno == EINTR;
+    const ssize_t written = connection->Write(connection->answer.data() + connection->sent,
+                                              connection->answer.size() - connection->sent);
+    if (written <= 0) return written < 0;
     connection->sent += static_cast<size_t>(written);
   }
   return false;
+}
+
+std::unique_ptr<TlsStream> AdminServer::Secure(int fd) {
+  const std::shared_ptr<const TlsVersion> now = certificates_();
+  if (tls_ == nullptr || now->version != tls_version_) {
+    absl::StatusOr<std::unique_ptr<TlsContext>> made = TlsContext::Make(now->material);
+    if (made.ok()) tls_ = *std::move(made);
+    tls_version_ = now->version;
+  }
+  return tls_ == nullptr ? nullptr : std::make_unique<TlsStream>(*tls_, fd);
 }
 
 std::string AdminServer::Answer(const std::string& request) const {

@@ -1,6 +1,7 @@
 // The HTTP port for operators: metrics and probes.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -11,6 +12,8 @@
 #include "absl/status/statusor.h"
 #include "engine/io/mutex.h"
 #include "server/listener.h"
+#include "server/tls.h"
+#include "server/tls_stream.h"
 
 namespace t2r::server {
 
@@ -33,10 +36,14 @@ struct AdminPages {
 // it has threads.
 class AdminServer {
  public:
+  // The certificate to show. Thread-safe.
+  using Certificates = std::function<std::shared_ptr<const TlsVersion>()>;
+
   // address: HOST:PORT; port 0 takes a free one. UNAVAILABLE naming the address if it cannot
-  // listen.
+  // listen. certificates: speaks TLS, with what it gives at each connection's begin; null: none.
   static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& address,
-                                                            AdminPages pages);
+                                                            AdminPages pages,
+                                                            Certificates certificates = nullptr);
   ~AdminServer();
   AdminServer(const AdminServer&) = delete;
   AdminServer& operator=(const AdminServer&) = delete;
@@ -47,15 +54,21 @@ class AdminServer {
  private:
   struct Connection;
 
-  explicit AdminServer(AdminPages pages) : pages_(std::move(pages)) {}
+  AdminServer(AdminPages pages, Certificates certificates)
+      : pages_(std::move(pages)), certificates_(std::move(certificates)) {}
   void Run();
   // From the listener's thread.
   void Take(int fd);
   // Reads or writes what can be; false: the connection is over.
   bool Step(Connection* connection);
+  // Of a new connection, for the certificate that is there now; null where there is none.
+  std::unique_ptr<TlsStream> Secure(int fd);
   std::string Answer(const std::string& request) const;
 
   const AdminPages pages_;
+  const Certificates certificates_;
+  std::unique_ptr<TlsContext> tls_;  // Run's; of certificate tls_version_
+  int64_t tls_version_ = 0;
   int event_ = -1;  // something is in taken_, or the end
   Mutex mutex_;
   std::vector<int> taken_ ABSL_GUARDED_BY(mutex_);

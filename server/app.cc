@@ -170,8 +170,12 @@ int RunServer(const ServerOptions& options) {
     metrics.SetHealth(ready(), alive());
     return metrics.Text();
   };
-  absl::StatusOr<std::unique_ptr<AdminServer>> admin =
-      AdminServer::Start(options.admin, {.metrics = page, .ready = ready, .alive = alive});
+  AdminServer::Certificates certificates;
+  if (options.admin_tls) {
+    certificates = [access = server.access()] { return access->certificates(); };
+  }
+  absl::StatusOr<std::unique_ptr<AdminServer>> admin = AdminServer::Start(
+      options.admin, {.metrics = page, .ready = ready, .alive = alive}, std::move(certificates));
   if (!admin.ok()) {
     output.Error(absl::UnavailableError(absl::StrCat("--admin: ", admin.status().message())));
     return 1;

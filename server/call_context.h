@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "absl/time/time.h"
+#include "server/access_log.h"
 #include "server/buffer_budget.h"
 #include "server/call_watch.h"
 #include "server/credentials.h"
@@ -12,6 +13,8 @@
 #include "server/outbox.h"
 #include "server/peer_shares.h"
 #include "server/served_model.h"
+#include "server/tenants.h"
+#include "server/trace_exporter.h"
 #include "server/worker_pool.h"
 #include "server/write_queue.h"
 
@@ -27,10 +30,15 @@ struct CallContext {
   BufferBudget& buffers;
   PeerShares& peers;
   const Access& access;
+  Tenants& tenants;
   OutboxLimits outbox;
   ReadLimits reading;
-  int64_t max_response_bytes = 0;  // 0: no limit
-  bool tell_memory = false;        // GetModel says how much memory the machine has
+  int64_t max_response_bytes = 0;   // 0: no limit
+  bool tell_memory = false;         // GetModel says how much memory the machine has
+  AccessLog* access_log = nullptr;  // null: none is written
+  TraceExporter* traces = nullptr;  // null: none are sent
+  double trace_ratio = 0;           // of the traces that begin here
+  bool log_prompts = false;
 };
 
 }  // namespace t2r::server

@@ -30,7 +30,7 @@ struct CertificateFetcher {
   static grpc_ssl_certificate_config_reload_status Fetch(
       void* self, grpc_ssl_server_certificate_config** config) {
     auto* fetcher = static_cast<CertificateFetcher*>(self);
-    const std::shared_ptr<const Access::Certificates> now = fetcher->access->certificates();
+    const std::shared_ptr<const TlsVersion> now = fetcher->access->certificates();
     if (now->version == fetcher->given) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
     const TlsMaterial& material = now->material;
     const grpc_ssl_pem_key_cert_pair pair = {material.key.c_str(), material.certificate.c_str()};
@@ -145,7 +145,7 @@ std::shared_ptr<grpc::ServerCredentials> Access::MakeCredentials(std::shared_ptr
   return std::make_shared<Credentials>(std::move(access));
 }
 
-std::shared_ptr<const Access::Certificates> Access::certificates() const {
+std::shared_ptr<const TlsVersion> Access::certificates() const {
   const MutexLock lock(mutex_);
   return certificates_;
 }
@@ -156,7 +156,7 @@ absl::Status Access::LoadCertificates() {
   metrics_.SetCertificateExpiry(material->expiry);
   const MutexLock lock(mutex_);
   const int64_t version = certificates_ == nullptr ? 1 : certificates_->version + 1;
-  certificates_ = std::make_shared<Certificates>(Certificates{*std::move(material), version});
+  certificates_ = std::make_shared<TlsVersion>(TlsVersion{*std::move(material), version});
   return absl::OkStatus();
 }
 

@@ -59,11 +59,8 @@ class Access {
   std::string greeting() const { return options_.tls.enabled() ? TlsClientHello() : ""; }
 
   // ---- For the credentials ----
-  struct Certificates {
-    TlsMaterial material;
-    int64_t version = 0;
-  };
-  std::shared_ptr<const Certificates> certificates() const;
+  // What is shown now; its version rises with each that is read.
+  std::shared_ptr<const TlsVersion> certificates() const;
   // OK or UNAUTHENTICATED. `key`: nothing where the call brings none.
   absl::Status Check(const std::optional<absl::string_view>& key) const;
   // Whose key it is; nothing where it is not known, or no longer.
@@ -80,7 +77,7 @@ class Access {
   const AccessOptions options_;
   Metrics& metrics_;
   mutable Mutex mutex_;
-  std::shared_ptr<const Certificates> certificates_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<const TlsVersion> certificates_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const ApiKeys> keys_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<FileWatch> certificate_watch_;
   std::unique_ptr<FileWatch> key_watch_;

@@ -7,21 +7,18 @@
 
 namespace t2r::server {
 
-EngineCall::EngineCall(CallContext& context, grpc::CallbackServerContext& rpc)
+EngineCall::EngineCall(CallContext& context, grpc::CallbackServerContext& rpc, const char* method)
     : context_(context),
       guard_(context.watch, rpc),
-      begun_(absl::Now()),
+      record_(context, rpc, method),
       deadline_(DeadlineOf(rpc.deadline())),
-      peer_(context.peers.limit() > 0 ? rpc.peer() : ""),
       lease_(context.buffers) {}
 
 void EngineCall::Begin(const grpc::ByteBuffer& message) {
   absl::StatusOr<ServedModel*> model = context_.host.Get();
   if (!model.ok()) return Refuse(model.status());
   model_ = *model;
-  if (!context_.peers.Take(peer_, &share_)) {
-    return Refuse(TooManyOf(context_.peers));
-  }
+  if (absl::Status s = record_.Enter(); !s.ok()) return Refuse(s);
   const auto size = static_cast<int64_t>(message.Length());
   bool fits = false;
   {
@@ -33,12 +30,16 @@ void EngineCall::Begin(const grpc::ByteBuffer& message) {
   }
   if (size <= WorkerPool::kCostly) return Prepare(message, {}, false);
   // A token takes a byte of the message at least.
-  absl::StatusOr<Scheduler::Reservation> reservation = model_->scheduler->Reserve(size);
+  absl::StatusOr<Scheduler::Reservation> reservation = Reserve(size);
   if (!reservation.ok()) return Refuse(reservation.status());
   Post(
       size,
       [this, message](Scheduler::Reservation place) { Prepare(message, std::move(place), true); },
       *std::move(reservation));
+}
+
+absl::StatusOr<Scheduler::Reservation> EngineCall::Reserve(int64_t tokens) {
+  return model_->scheduler->Reserve(tokens, record_.tenant(), record_.limits().queue_share);
 }
 
 void EngineCall::Post(int64_t cost, std::function<void(Scheduler::Reservation)> work,
@@ -65,7 +66,7 @@ void EngineCall::Prepare(const grpc::ByteBuffer& message, Scheduler::Reservation
   if (!made.ok()) return Refuse(made.status());
   made->request.deadline = deadline_;
   if (!reservation.valid()) {
-    absl::StatusOr<Scheduler::Reservation> got = model_->scheduler->Reserve(made->queue_bound());
+    absl::StatusOr<Scheduler::Reservation> got = Reserve(made->queue_bound());
     if (!got.ok()) return Refuse(got.status());
     reservation = *std::move(got);
   }
@@ -83,17 +84,23 @@ void EngineCall::Prepare(const grpc::ByteBuffer& message, Scheduler::Reservation
 
 void EngineCall::Tokenise(PreparedRequest prepared, Scheduler::Reservation reservation) {
   if (absl::Status attached = Attach(prepared); !attached.ok()) return Refuse(attached);
+  const absl::Time begun = absl::Now();
   absl::StatusOr<Request> request = Complete(std::move(prepared), *model_);
+  record_.OnTokenise(begun, absl::Now());
   if (!request.ok()) return Refuse(request.status());
   Submit(*std::move(request), std::move(reservation));
 }
 
 void EngineCall::Submit(Request request, Scheduler::Reservation reservation) {
+  request.tenant = record_.tenant();
+  request.weight = record_.limits().weight;
+  request.priority = record_.limits().priority;
   if (!Ready(request)) return;
   {
     const MutexLock lock(request_mutex_);
     lease_.Resize(request.queue_tokens() * static_cast<int64_t>(sizeof(int32_t)));
   }
+  record_.OnSubmit(request);
   absl::StatusOr<RequestId> id =
       model_->scheduler->Submit(std::move(reservation), std::move(request), shared_from_this());
   if (!id.ok()) return Refuse(id.status());
@@ -123,7 +130,7 @@ void EngineCall::CancelRequest() {
   if (ticket != 0) context_.workers.Remove(ticket);
   // Where the deadline is what ended the RPC the scheduler's own timer ends the request, and it
   // counts as a deadline.
-  if (id && !HasPassed(deadline_, begun_)) model_->scheduler->Cancel(*id);
+  if (id && !HasPassed(deadline_, record_.begun())) model_->scheduler->Cancel(*id);
 }
 
 }  // namespace t2r::server

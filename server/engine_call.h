@@ -11,6 +11,7 @@
 #include "engine/io/mutex.h"
 #include "engine/scheduler/scheduler.h"
 #include "server/call_context.h"
+#include "server/call_record.h"
 #include "server/call_watch.h"
 #include "server/requests.h"
 
@@ -23,7 +24,8 @@ namespace t2r::server {
 // Owned by its RPC until OnDone, by the scheduler until OnFinished, and by queues in between.
 class EngineCall : public EventSink, public std::enable_shared_from_this<EngineCall> {
  protected:
-  EngineCall(CallContext& context, grpc::CallbackServerContext& rpc);
+  // method: as CallRecord's.
+  EngineCall(CallContext& context, grpc::CallbackServerContext& rpc, const char* method);
 
   // In the reaction.
   void Begin(const grpc::ByteBuffer& message);
@@ -41,21 +43,20 @@ class EngineCall : public EventSink, public std::enable_shared_from_this<EngineC
 
   CallContext& context_;
   CallGuard guard_;
+  CallRecord record_;
   ServedModel* model_ = nullptr;  // set by Begin
 
  private:
   void Prepare(const grpc::ByteBuffer& message, Scheduler::Reservation reservation, bool worker);
   void Tokenise(PreparedRequest prepared, Scheduler::Reservation reservation);
+  absl::StatusOr<Scheduler::Reservation> Reserve(int64_t tokens);
   void Submit(Request request, Scheduler::Reservation reservation);
   // Runs `work` on a worker; refuses when the server ends before.
   void Post(int64_t cost, std::function<void(Scheduler::Reservation)> work,
             Scheduler::Reservation reservation);
   bool Cancelled();
 
-  const absl::Time begun_;
   const absl::Time deadline_;
-  const std::string peer_;
-  PeerShares::Share share_;
 
   Mutex request_mutex_;
   BufferLease lease_ ABSL_GUARDED_BY(request_mutex_);  // of message, texts, ids

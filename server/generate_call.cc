@@ -24,7 +24,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateCall::Start(CallContext& con
 }
 
 GenerateCall::GenerateCall(CallContext& context, grpc::CallbackServerContext& rpc)
-    : EngineCall(context, rpc),
+    : EngineCall(context, rpc, "t2r.v1.Generation/Generate"),
       outbox_({.tokens = context.outbox.tokens,
                .bytes = context.outbox.bytes,
                .message_bytes = context.max_response_bytes}),
@@ -38,6 +38,7 @@ absl::StatusOr<PreparedRequest> GenerateCall::Read(const grpc::ByteBuffer& messa
     if (!session.ok()) return session.status();
     session_ = *std::move(session);
   }
+  record_.KeepPrompt(request.text());
   return MakeRequest(request, *model_);
 }
 
@@ -77,7 +78,7 @@ void GenerateCall::Refuse(const absl::Status& status) {
     if (std::exchange(finishing_, true)) return;
     WatchTheRest(context_.reading.stall_timeout);
   }
-  Finish(ToRefusal(status, context_.metrics.RetryDelay()));
+  Finish(Told(ToRefusal(status, context_.metrics.RetryDelay())));
 }
 
 void GenerateCall::OnStarted() {
@@ -114,6 +115,7 @@ void GenerateCall::OnToken(TokenEvent event) {
 }
 
 void GenerateCall::OnFinished(FinishEvent event) {
+  record_.OnFinished(event);
   if (!turn_ || event.state == nullptr) {
     turn_.reset();
     return End(event);
@@ -132,6 +134,11 @@ void GenerateCall::OnFinished(FinishEvent event) {
         }
         End(ended);
       });
+}
+
+const grpc::Status& GenerateCall::Told(const grpc::Status& status) {
+  record_.OnEnd(status);
+  return status;
 }
 
 void GenerateCall::End(const FinishEvent& event) {
@@ -172,7 +179,7 @@ void GenerateCall::Pump() {
   if (cancelled_) {
     finishing_ = true;
     lock.Unlock();
-    Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away"));
+    Finish(Told(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away")));
     return;
   }
   const Outbox::Next next = outbox_.Pop(&event_);
@@ -191,10 +198,10 @@ void GenerateCall::Pump() {
       StartWrite(&message_);
       break;
     case Outbox::Next::kLastMessage:
-      StartWriteAndFinish(&message_, grpc::WriteOptions(), end);
+      StartWriteAndFinish(&message_, grpc::WriteOptions(), Told(end));
       break;
     case Outbox::Next::kEnd:
-      Finish(end);
+      Finish(Told(end));
       break;
   }
   if (wake) model_->scheduler->Wake();
@@ -226,7 +233,7 @@ void GenerateCall::OnCancel() {
     if (finish) finishing_ = true;
   }
   CancelRequest();
-  if (finish) Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away"));
+  if (finish) Finish(Told(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away")));
 }
 
 void GenerateCall::OnDone() {

@@ -52,6 +52,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   absl::Status Attach(PreparedRequest& prepared) override;
   bool Ready(const Request& request) override;
   void Refuse(const absl::Status& status) override;
+  // What Finish is given.
+  const grpc::Status& Told(const grpc::Status& status);
   // The last event.
   void End(const FinishEvent& event);
   // Whether the stream has to be queued for writing, which the caller then does without the lock.

@@ -70,13 +70,16 @@ absl::Status DoDetokenize(const grpc::ByteBuffer& message, const ServedModel& mo
 class QuickCall final : public grpc::ServerUnaryReactor {
  public:
   QuickCall(CallContext& context, grpc::CallbackServerContext& rpc, grpc::ByteBuffer* response)
-      : guard_(context.watch, rpc), end_(context, guard_, *this, response) {}
+      : guard_(context.watch, rpc),
+        record_(context, rpc, "t2r.v1.Generation/GetModel"),
+        end_(context, guard_, &record_, *this, response) {}
   UnaryEnd& end() { return end_; }
   void OnCancel() override { end_.Cancel(); }
   void OnDone() override { delete this; }
 
  private:
   CallGuard guard_;
+  CallRecord record_;
   UnaryEnd end_;
 };
 
@@ -96,13 +99,15 @@ grpc::ServerUnaryReactor* GenerationService::Score(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* rpc,
                                                       const grpc::ByteBuffer* request,
                                                       grpc::ByteBuffer* response) {
-  return TextCall::Start(context_, rpc, request, response, DoTokenize);
+  return TextCall::Start(context_, rpc, request, response, "t2r.v1.Generation/Tokenize",
+                         DoTokenize);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* rpc,
                                                         const grpc::ByteBuffer* request,
                                                         grpc::ByteBuffer* response) {
-  return TextCall::Start(context_, rpc, request, response, DoDetokenize);
+  return TextCall::Start(context_, rpc, request, response, "t2r.v1.Generation/Detokenize",
+                         DoDetokenize);
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetModel(grpc::CallbackServerContext* rpc,

@@ -4,6 +4,7 @@
 #include <grpcpp/resource_quota.h>
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,12 +21,6 @@ int Milliseconds(absl::Duration time) {
   return static_cast<int>(std::max<int64_t>(absl::ToInt64Milliseconds(time), 1));
 }
 
-// A client that does not answer a ping for as long as it may stall counts as gone.
-int PingTimeoutMs(const ReadLimits& reading) {
-  const absl::Duration stall = std::max(reading.stall_timeout, absl::Seconds(20));
-  return Milliseconds(std::min(stall, absl::Hours(1)));
-}
-
 void SetLimits(const GrpcServerOptions& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(static_cast<int>(options.max_request_bytes));
   builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 16 << 10);
@@ -34,13 +29,14 @@ void SetLimits(const GrpcServerOptions& options, grpc::ServerBuilder* builder) {
   // A compressed message would be inflated before its size is looked at.
   builder->SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
   builder->SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
-  // A frozen client is noticed only by pings, one after 20 s of silence.
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20000);
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, PingTimeoutMs(options.reading));
+  // A frozen client is noticed only by pings.
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(options.keepalive_time));
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
+                              Milliseconds(options.keepalive_timeout));
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  // Clients may ping as often as that too.
-  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                              Milliseconds(options.keepalive_min_interval));
   if (options.max_connection_age > absl::ZeroDuration()) {
     builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
                                 Milliseconds(options.max_connection_age));
@@ -60,8 +56,16 @@ void SetLimits(const GrpcServerOptions& options, grpc::ServerBuilder* builder) {
 }  // namespace
 
 struct GrpcServer::Impl {
-  Impl(const GrpcServerOptions& options, Metrics& metrics, std::shared_ptr<Access> opened)
-      : access(std::move(opened)),
+  // What calls are held to and written into; outlives them.
+  struct Around {
+    std::shared_ptr<Access> access;
+    std::unique_ptr<Tenants> tenants;
+    std::unique_ptr<AccessLog> access_log;  // null: none
+    std::unique_ptr<TraceExporter> traces;  // null: none
+  };
+
+  Impl(const GrpcServerOptions& options, Metrics& metrics, Around given)
+      : around(std::move(given)),
         buffers(options.max_buffer_bytes),
         peers(options.max_requests_per_peer),
         workers(options.worker_threads, options.max_waiting_texts),
@@ -72,19 +76,45 @@ struct GrpcServer::Impl {
                 watch,
                 buffers,
                 peers,
-                *access,
+                *around.access,
+                *around.tenants,
                 options.outbox,
                 options.reading,
                 options.max_response_bytes,
-                options.tell_memory},
+                options.tell_memory,
+                around.access_log.get(),
+                around.traces.get(),
+                options.trace_sample,
+                options.log_prompts},
         health(context),
         generation(context),
         sessions(context),
         reflection(context) {}
 
+  static absl::StatusOr<Around> Open(const GrpcServerOptions& options, Metrics& metrics) {
+    Around around;
+    absl::StatusOr<std::shared_ptr<Access>> access = Access::Open(
+        {.tls = options.tls, .api_keys = options.api_keys, .log = options.log}, metrics);
+    if (!access.ok()) return access.status();
+    around.access = *std::move(access);
+    absl::StatusOr<std::unique_ptr<Tenants>> tenants =
+        Tenants::Open({.file = options.tenants, .log = options.log}, metrics);
+    if (!tenants.ok()) return tenants.status();
+    around.tenants = *std::move(tenants);
+    if (!options.access_log.empty()) {
+      absl::StatusOr<std::unique_ptr<AccessLog>> log = AccessLog::Open(options.access_log);
+      if (!log.ok()) return log.status();
+      around.access_log = *std::move(log);
+    }
+    if (!options.otlp_endpoint.empty()) {
+      around.traces = std::make_unique<TraceExporter>(options.otlp_endpoint);
+    }
+    return around;
+  }
+
   void TellHealth() { health.Set(!host.failed() && !host.draining(), host.serving()); }
 
-  const std::shared_ptr<Access> access;
+  const Around around;
   ModelHost host;
   BufferBudget buffers;
   PeerShares peers;
@@ -110,12 +140,11 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
                                                               Metrics& metrics) {
   absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Open(options.address);
   if (!listener.ok()) return listener.status();
-  absl::StatusOr<std::shared_ptr<Access>> access =
-      Access::Open({.tls = options.tls, .api_keys = options.api_keys, .log = options.log}, metrics);
-  if (!access.ok()) return access.status();
-  auto impl = std::make_unique<Impl>(options, metrics, *std::move(access));
-  impl->greeting = impl->access->greeting();
-  impl->credentials = Access::MakeCredentials(impl->access);
+  absl::StatusOr<Impl::Around> around = Impl::Open(options, metrics);
+  if (!around.ok()) return around.status();
+  auto impl = std::make_unique<Impl>(options, metrics, *std::move(around));
+  impl->greeting = impl->around.access->greeting();
+  impl->credentials = Access::MakeCredentials(impl->around.access);
   impl->listener = *std::move(listener);
   grpc::ServerBuilder builder;
   SetLimits(options, &builder);
@@ -132,11 +161,19 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
     connection.fd = fd;
     acceptor->HandleNewConnection(&connection);
   });
-  metrics.WatchEdge({.connections = [at = impl->listener.get()] { return at->open(); },
-                     .refused_connections = [at = impl->listener.get()] { return at->refused(); },
-                     .buffer_bytes = [at = &impl->buffers] { return at->used(); }});
+  metrics.WatchEdge(
+      {.connections = [at = impl->listener.get()] { return at->open(); },
+       .refused_connections = [at = impl->listener.get()] { return at->refused(); },
+       .buffer_bytes = [at = &impl->buffers] { return at->used(); },
+       .lost_lines =
+           [at = impl->around.access_log.get()] { return at == nullptr ? 0 : at->dropped(); },
+       .traces_sent = [at = impl->around.traces.get()] { return at == nullptr ? 0 : at->sent(); },
+       .traces_dropped =
+           [at = impl->around.traces.get()] { return at == nullptr ? 0 : at->dropped(); }});
   return std::unique_ptr<GrpcServer>(new GrpcServer(std::move(impl)));
 }
+
+std::shared_ptr<const Access> GrpcServer::access() const { return impl_->around.access; }
 
 const std::string& GrpcServer::address() const { return impl_->listener->address(); }
 

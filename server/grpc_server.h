@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/call_context.h"
+#include "server/credentials.h"
 #include "server/listener.h"
 #include "server/metrics.h"
 #include "server/options.h"
@@ -26,6 +27,8 @@ class GrpcServer {
                                                            Metrics& metrics);
   ~GrpcServer();
 
+  // The certificates, for other ports.
+  std::shared_ptr<const Access> access() const;
   // HOST:PORT with the port in use.
   const std::string& address() const;
   // Serves `model` from now on (health: SERVING). It must live until Shutdown has returned.

@@ -35,7 +35,7 @@ Response::ServingStatus ToStatus(bool serving) {
 class HealthService::Checker final : public grpc::ServerUnaryReactor {
  public:
   Checker(CallContext& context, grpc::CallbackServerContext& rpc, grpc::ByteBuffer* response)
-      : guard_(context.watch, rpc), end_(context, guard_, *this, response) {}
+      : guard_(context.watch, rpc), end_(context, guard_, nullptr, *this, response) {}
   UnaryEnd& end() { return end_; }
   void OnCancel() override { end_.Cancel(); }
   void OnDone() override { delete this; }

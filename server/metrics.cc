@@ -129,12 +129,42 @@ struct Metrics::Impl {
   Gauge& certificate_expiry = MakeGauge("t2r_tls_certificate_expiry_timestamp_seconds",
                                         "When the server's certificate ends; 0 without TLS.");
   Gauge& api_keys = MakeGauge("t2r_api_keys", "API keys that are known; 0: none is asked for.");
-  Family<Counter>& reloads = prometheus::BuildCounter()
-                                 .Name("t2r_reloads_total")
-                                 .Help(
-                                     "Certificates and keys that changed and were read anew; "
-                                     "refused: they were not good, and the old ones stay.")
-                                 .Register(registry);
+  Family<Counter>& reloads =
+      prometheus::BuildCounter()
+          .Name("t2r_reloads_total")
+          .Help(
+              "Certificates, keys and tenants' limits that changed and were read anew; "
+              "refused: they were not good, and the old ones stay.")
+          .Register(registry);
+  Family<Counter>& tenant_calls = prometheus::BuildCounter()
+                                      .Name("t2r_tenant_requests_total")
+                                      .Help("Calls that are over, by tenant and status code.")
+                                      .Register(registry);
+  Family<Counter>& tenant_tokens =
+      prometheus::BuildCounter()
+          .Name("t2r_tenant_tokens_total")
+          .Help(
+              "Tokens of calls that are over, by tenant: prompt, cached (of these, not run), "
+              "completion.")
+          .Register(registry);
+  Family<Histogram>& tenant_first_token =
+      prometheus::BuildHistogram()
+          .Name("t2r_tenant_time_to_first_token_seconds")
+          .Help("From a call's arrival to its first generated token, by tenant.")
+          .Register(registry);
+  Family<Counter>& quotas = prometheus::BuildCounter()
+                                .Name("t2r_quota_refusals_total")
+                                .Help("Calls that were refused for a tenant's quota.")
+                                .Register(registry);
+  Counter& lost_lines =
+      MakeCounter("t2r_access_log_dropped_total", "Calls that have no line in the access log.");
+  Family<Counter>& traces = prometheus::BuildCounter()
+                                .Name("t2r_traces_total")
+                                .Help("Sampled calls, by what became of their spans.")
+                                .Register(registry);
+  Counter& traces_sent = traces.Add({{"result", "sent"}});
+  Counter& traces_dropped = traces.Add({{"result", "dropped"}});
+
   Mutex edge_mutex;
   Edge edge ABSL_GUARDED_BY(edge_mutex);
   Sessions sessions ABSL_GUARDED_BY(edge_mutex);
@@ -150,10 +180,13 @@ Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
     impl_->finished[reason] = &impl_->finished_family.Add({{"finished_reason", NameOf(reason)}});
   });
   // All from the start on, so that the first one of each is an increase.
-  for (const char* what : {"certificate", "keys"}) {
+  for (const char* what : {"certificate", "keys", "tenants"}) {
     for (const char* result : {"ok", "refused"}) {
       impl_->reloads.Add({{"what", what}, {"result", result}});
     }
+  }
+  for (const char* quota : {"max_requests", "requests_per_minute", "tokens_per_minute"}) {
+    impl_->quotas.Add({{"quota", quota}});
   }
   prometheus::BuildGauge()
       .Name("t2r_build_info")
@@ -202,6 +235,24 @@ void Metrics::WatchEdge(Edge edge) {
   impl_->edge = std::move(edge);
 }
 
+void Metrics::OnCall(const std::string& tenant, const CallFacts& facts) {
+  impl_->tenant_calls.Add({{"tenant", tenant}, {"code", absl::StatusCodeToString(facts.code)}})
+      .Increment();
+  if (!facts.ran()) return;
+  const std::pair<const char*, int64_t> kinds[] = {{"prompt", facts.prompt_tokens},
+                                                   {"cached", facts.cached_tokens},
+                                                   {"completion", facts.completion_tokens}};
+  for (const auto& [kind, tokens] : kinds) {
+    impl_->tenant_tokens.Add({{"tenant", tenant}, {"kind", kind}})
+        .Increment(static_cast<double>(tokens));
+  }
+  if (facts.completion_tokens == 0) return;
+  impl_->tenant_first_token.Add({{"tenant", tenant}}, kFirstTokenBuckets)
+      .Observe(absl::ToDoubleSeconds(facts.first_token_time()));
+}
+
+void Metrics::OnQuota(const char* quota) { impl_->quotas.Add({{"quota", quota}}).Increment(); }
+
 void Metrics::OnNotFinite() { impl_->not_finite.Increment(); }
 
 std::string Metrics::Text() const {
@@ -213,6 +264,12 @@ std::string Metrics::Text() const {
     set(impl_->connections, impl_->edge.connections);
     set(impl_->refused_connections, impl_->edge.refused_connections);
     set(impl_->buffer_bytes, impl_->edge.buffer_bytes);
+    const auto count = [](Counter& counter, const std::function<int64_t()>& value) {
+      if (value) counter.Increment(static_cast<double>(value()) - counter.Value());
+    };
+    count(impl_->lost_lines, impl_->edge.lost_lines);
+    count(impl_->traces_sent, impl_->edge.traces_sent);
+    count(impl_->traces_dropped, impl_->edge.traces_dropped);
     set(impl_->sessions_in_memory, impl_->sessions.in_memory);
     set(impl_->sessions_on_disk, impl_->sessions.on_disk);
     set(impl_->sessions_bytes, impl_->sessions.bytes);

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "engine/executor/memory_plan.h"
 #include "engine/scheduler/observer.h"
+#include "server/call_facts.h"
 
 namespace t2r::server {
 
@@ -26,12 +27,14 @@ class Metrics : public SchedulerObserver {
   // What the edge holds, asked for by Text; empty functions are 0. Replaces the one before.
   struct Edge {
     std::function<int64_t()> connections, refused_connections, buffer_bytes;
+    // Counts that only grow.
+    std::function<int64_t()> lost_lines, traces_sent, traces_dropped;
   };
   void WatchEdge(Edge edge);
   // When the certificate ends, and how many API keys are known.
   void SetCertificateExpiry(absl::Time expiry);
   void SetApiKeys(int64_t count);
-  // Files were read anew; not good: the old ones stay. what: "certificate" or "keys".
+  // Files were read anew; not good: the old ones stay. what: "certificate", "keys" or "tenants".
   void OnReload(const std::string& what, bool good);
   // The sessions that are kept between turns, likewise.
   struct Sessions {
@@ -40,6 +43,10 @@ class Metrics : public SchedulerObserver {
   void WatchSessions(Sessions sessions);
   // What the probes say.
   void SetHealth(bool ready, bool alive);
+  // A call is over. tenant: the label that stands for who called.
+  void OnCall(const std::string& tenant, const CallFacts& facts);
+  // A call was refused for a tenant's quota, of this name.
+  void OnQuota(const char* quota);
   // A Generate or Score that never reached the scheduler's queue.
   void OnRefused(absl::StatusCode code);
   // When a refused request may try again: about the time that the waiting ones need to get their

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/executor/memory_plan.h"
 #include "flags/help.h"
+#include "server/access_flags.h"
 #include "server/key_command.h"
 #include "server/listener.h"
 
@@ -41,17 +42,6 @@ std::string AutoOrCount(std::string& text) {
   int count = 0;
   if (flags::ParseWhole(text, &count) && count >= 1 && count <= kMaxSessions) return "";
   return "'" + text + "' is neither auto nor a number from 1 to " + flags::Grouped(kMaxSessions);
-}
-
-// A time that is given in seconds.
-CLI::Option* AddSeconds(CLI::App& app, const std::string& name, absl::Duration* value,
-                        const std::string& help) {
-  return app
-      .add_option_function<double>(
-          name, [value](const double& seconds) { *value = absl::Seconds(seconds); }, help)
-      ->default_str(absl::StrCat(absl::ToDoubleSeconds(*value)))
-      ->type_name("SECONDS")
-      ->check(flags::Range(0.0, 86400.0));
 }
 
 void AddEngineFlags(CLI::App& app, EngineOptions* engine) {
@@ -141,30 +131,9 @@ void AddEdgeFlags(CLI::App& app, ServerOptions* o) {
   app.add_option("--min-read-rate", o->scheduler.min_read_rate,
                  "Ends a stream that lags and whose client takes fewer bytes a second; 0: any")
       ->check(flags::Range(int64_t{0}, int64_t{1} << 30));
-  AddSeconds(app, "--max-connection-age", &grpc->max_connection_age,
-             "Ask connections to end at this age, so that clients spread anew; 0: never");
-  AddSeconds(app, "--max-connection-age-grace", &grpc->max_connection_age_grace,
-             "What their streams get from then on; 0: as long as they take");
   app.add_option("--reflection", grpc->reflection, "Serve gRPC reflection, for tools");
   app.add_option("--tell-memory", grpc->tell_memory,
                  "Let GetModel tell any client how much memory the machine has");
-}
-
-void AddAccessFlags(CLI::App& app, ServerOptions* o) {
-  GrpcServerOptions* grpc = &o->grpc;
-  app.add_option("--tls-cert", grpc->tls.certificate,
-                 "Certificate of the gRPC port, PEM; read anew when it changes")
-      ->type_name("FILE");
-  app.add_option("--tls-key", grpc->tls.key, "Its private key, PEM")->type_name("FILE");
-  app.add_option("--tls-client-ca", grpc->tls.client_ca,
-                 "Demand clients' certificates, signed by one of these authorities")
-      ->type_name("FILE");
-  app.add_option("--api-keys", grpc->api_keys,
-                 "Demand an API key; the file holds lines of t2r-server key new NAME")
-      ->type_name("FILE");
-  app.add_flag("--insecure", o->insecure,
-               "Let other machines reach a listener that has no TLS: gRPC without --tls-cert, and "
-               "the admin port");
 }
 
 void AddSessionFlags(CLI::App& app, SessionStoreOptions* sessions) {
@@ -202,6 +171,8 @@ void AddFlags(CLI::App& app, ServerOptions* o) {
       ->check(flags::Range(int64_t{1}, int64_t{std::numeric_limits<uint32_t>::max()}));
   AddSessionFlags(app, &o->sessions);
   AddEdgeFlags(app, o);
+  AddConnectionFlags(app, &o->grpc);
+  AddLogFlags(app, &o->grpc);
   AddSeconds(app, "--drain-seconds", &o->drain_timeout, "Time for running streams after SIGTERM");
   AddSeconds(app, "--drain-delay", &o->drain_delay,
              "Before that: refuse work, but go on listening, so that balancers notice");
@@ -232,24 +203,8 @@ std::string Check(ServerOptions* o) {
   if (!o->sessions.directory.empty() && o->sessions.memory_bytes == 0) {
     return "--session-dir: sessions need memory as well; give --session-memory-mib above 0";
   }
+  if (const std::string problem = CheckAccess(*o); !problem.empty()) return problem;
   const GrpcServerOptions& grpc = o->grpc;
-  if (grpc.tls.certificate.empty() != grpc.tls.key.empty()) {
-    return "--tls-cert and --tls-key: give both or neither";
-  }
-  if (!grpc.tls.client_ca.empty() && !grpc.tls.enabled()) {
-    return "--tls-client-ca: clients show certificates only over TLS; give --tls-cert and "
-           "--tls-key";
-  }
-  if (!o->insecure && !grpc.tls.enabled() && !IsLoopback(grpc.address)) {
-    return "--listen " + grpc.address +
-           ": other machines reach it, and nothing would be encrypted; give --tls-cert and "
-           "--tls-key, or --insecure";
-  }
-  if (!o->insecure && !IsLoopback(o->admin)) {
-    return "--admin " + o->admin +
-           ": other machines reach it, and it has no TLS; give an address of this machine only, or "
-           "--insecure";
-  }
   if (grpc.max_buffer_bytes > 0 && grpc.max_request_bytes > grpc.max_buffer_bytes) {
     return "--max-buffer-mib: " + std::to_string(grpc.max_buffer_bytes >> 20) +
            " MiB do not hold one request of --max-request-bytes, " +

@@ -48,7 +48,16 @@ struct GrpcServerOptions {
   // What their streams get from then on; zero: as long as they take.
   absl::Duration max_connection_age_grace = absl::ZeroDuration();
   TlsFiles tls;
-  std::string api_keys;  // file of ApiKeys; "": no key is asked for
+  // How silent a connection may be before it is pinged, and how long the answer may take.
+  absl::Duration keepalive_time = absl::Seconds(20);
+  absl::Duration keepalive_timeout = absl::Seconds(60);
+  absl::Duration keepalive_min_interval = absl::Seconds(10);  // between a client's pings
+  std::string api_keys;       // file of ApiKeys; "": no key is asked for
+  std::string tenants;        // a TenantFile; "": nobody has limits
+  std::string access_log;     // see AccessLog; "": none is written
+  bool log_prompts = false;   // in it
+  std::string otlp_endpoint;  // see TraceExporter; "": no traces are sent
+  double trace_sample = 0.1;  // of the traces that begin here
   // Takes lines about files that were read anew, from any thread; may be empty.
   std::function<void(const std::string&)> log;
   bool reflection = true;
@@ -60,6 +69,7 @@ struct ServerOptions {
   std::string admin = "127.0.0.1:9100";  // HTTP: metrics and probes; port 0 takes a free one
   // Without it a listener that other machines reach must have TLS.
   bool insecure = false;
+  bool admin_tls = false;  // the admin port speaks TLS, with the gRPC port's pair
   GrpcServerOptions grpc;
   EngineOptions engine;
   // LoadServedModel fills in what the model says: its end tokens, and the prompt chunk, which is

@@ -18,6 +18,7 @@ grpc::ServerUnaryReactor* ScoreCall::Start(CallContext& context, grpc::CallbackS
 absl::StatusOr<PreparedRequest> ScoreCall::Read(const grpc::ByteBuffer& message) {
   v1::ScoreRequest request;
   if (absl::Status s = ParseMessage(message, &request); !s.ok()) return s;
+  record_.KeepPrompt(request.text());
   return MakeRequest(request, *model_);
 }
 
@@ -37,6 +38,7 @@ void ScoreCall::Refuse(const absl::Status& status) {
 }
 
 void ScoreCall::OnFinished(FinishEvent event) {
+  record_.OnFinished(event);
   if (event.reason != FinishReason::kScored) {
     return end_.Fail(event.status.ok() ? absl::InternalError("the request was not scored")
                                        : event.status);

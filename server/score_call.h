@@ -31,7 +31,8 @@ class ScoreCall final : public grpc::ServerUnaryReactor, public EngineCall {
 
  private:
   ScoreCall(CallContext& context, grpc::CallbackServerContext& rpc, grpc::ByteBuffer* response)
-      : EngineCall(context, rpc), end_(context, guard_, *this, response) {}
+      : EngineCall(context, rpc, "t2r.v1.Generation/Score"),
+        end_(context, guard_, &record_, *this, response) {}
 
   absl::StatusOr<PreparedRequest> Read(const grpc::ByteBuffer& message) override;
   bool Ready(const Request& request) override;

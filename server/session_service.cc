@@ -84,31 +84,36 @@ absl::Status Work(const grpc::ByteBuffer& message, const ServedModel& model, Una
 grpc::ServerUnaryReactor* SessionService::CreateSession(grpc::CallbackServerContext* rpc,
                                                         const grpc::ByteBuffer* request,
                                                         grpc::ByteBuffer* response) {
-  return TextCall::Start(context_, rpc, request, response, Work<v1::CreateSessionRequest>);
+  return TextCall::Start(context_, rpc, request, response, "t2r.v1.Sessions/CreateSession",
+                         Work<v1::CreateSessionRequest>);
 }
 
 grpc::ServerUnaryReactor* SessionService::GetSession(grpc::CallbackServerContext* rpc,
                                                      const grpc::ByteBuffer* request,
                                                      grpc::ByteBuffer* response) {
-  return TextCall::Start(context_, rpc, request, response, Work<v1::GetSessionRequest>);
+  return TextCall::Start(context_, rpc, request, response, "t2r.v1.Sessions/GetSession",
+                         Work<v1::GetSessionRequest>);
 }
 
 grpc::ServerUnaryReactor* SessionService::ListSessions(grpc::CallbackServerContext* rpc,
                                                        const grpc::ByteBuffer* request,
                                                        grpc::ByteBuffer* response) {
-  return TextCall::Start(context_, rpc, request, response, Work<v1::ListSessionsRequest>);
+  return TextCall::Start(context_, rpc, request, response, "t2r.v1.Sessions/ListSessions",
+                         Work<v1::ListSessionsRequest>);
 }
 
 grpc::ServerUnaryReactor* SessionService::ForkSession(grpc::CallbackServerContext* rpc,
                                                       const grpc::ByteBuffer* request,
                                                       grpc::ByteBuffer* response) {
-  return TextCall::Start(context_, rpc, request, response, Work<v1::ForkSessionRequest>);
+  return TextCall::Start(context_, rpc, request, response, "t2r.v1.Sessions/ForkSession",
+                         Work<v1::ForkSessionRequest>);
 }
 
 grpc::ServerUnaryReactor* SessionService::DeleteSession(grpc::CallbackServerContext* rpc,
                                                         const grpc::ByteBuffer* request,
                                                         grpc::ByteBuffer* response) {
-  return TextCall::Start(context_, rpc, request, response, Work<v1::DeleteSessionRequest>);
+  return TextCall::Start(context_, rpc, request, response, "t2r.v1.Sessions/DeleteSession",
+                         Work<v1::DeleteSessionRequest>);
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* SessionService::ExportSession(

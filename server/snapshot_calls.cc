@@ -20,10 +20,6 @@ absl::Status ManyWait() {
   return absl::ResourceExhaustedError("too many requests wait for a worker; try again later");
 }
 
-std::string PeerOf(const CallContext& context, const grpc::CallbackServerContext& rpc) {
-  return context.peers.limit() > 0 ? rpc.peer() : "";
-}
-
 void CutLater(const CallContext& context, CallGuard& guard) {
   const absl::Duration limit = context.reading.stall_timeout;
   if (limit > absl::ZeroDuration()) guard.CutAt(absl::Now() + limit);
@@ -32,15 +28,18 @@ void CutLater(const CallContext& context, CallGuard& guard) {
 }  // namespace
 
 ExportCall::ExportCall(CallContext& context, grpc::CallbackServerContext& rpc)
-    : context_(context), guard_(context.watch, rpc), lease_(context.buffers) {}
+    : context_(context),
+      guard_(context.watch, rpc),
+      record_(context, rpc, "t2r.v1.Sessions/ExportSession"),
+      lease_(context.buffers) {}
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* ExportCall::Start(CallContext& context,
                                                               grpc::CallbackServerContext* rpc,
                                                               const grpc::ByteBuffer* request) {
   std::shared_ptr<ExportCall> call(new ExportCall(context, *rpc));
   call->self_ = call;
-  if (!context.peers.Take(PeerOf(context, *rpc), &call->share_)) {
-    call->End(TooManyOf(context.peers));
+  if (absl::Status s = call->record_.Enter(); !s.ok()) {
+    call->End(s);
   } else {
     call->Begin(TakeMessage(request));
   }
@@ -119,7 +118,9 @@ void ExportCall::End(const absl::Status& status) {
     if (std::exchange(finished_, true)) return;
   }
   CutLater(context_, guard_);
-  Finish(ToRefusal(status, context_.metrics.RetryDelay()));
+  const grpc::Status told = ToRefusal(status, context_.metrics.RetryDelay());
+  record_.OnEnd(told);
+  Finish(told);
 }
 
 void ExportCall::OnDone() {
@@ -129,15 +130,19 @@ void ExportCall::OnDone() {
 
 ImportCall::ImportCall(CallContext& context, grpc::CallbackServerContext& rpc,
                        grpc::ByteBuffer* response)
-    : context_(context), guard_(context.watch, rpc), response_(response), lease_(context.buffers) {}
+    : context_(context),
+      guard_(context.watch, rpc),
+      record_(context, rpc, "t2r.v1.Sessions/ImportSession"),
+      response_(response),
+      lease_(context.buffers) {}
 
 grpc::ServerReadReactor<grpc::ByteBuffer>* ImportCall::Start(CallContext& context,
                                                              grpc::CallbackServerContext* rpc,
                                                              grpc::ByteBuffer* response) {
   std::shared_ptr<ImportCall> call(new ImportCall(context, *rpc, response));
   call->self_ = call;
-  if (!context.peers.Take(PeerOf(context, *rpc), &call->share_)) {
-    call->End(TooManyOf(context.peers));
+  if (absl::Status s = call->record_.Enter(); !s.ok()) {
+    call->End(s);
   } else {
     call->Begin();
   }
@@ -215,7 +220,9 @@ void ImportCall::End(const absl::Status& status) {
     if (std::exchange(finished_, true)) return;
   }
   CutLater(context_, guard_);
-  Finish(ToRefusal(status, context_.metrics.RetryDelay()));
+  const grpc::Status told = ToRefusal(status, context_.metrics.RetryDelay());
+  record_.OnEnd(told);
+  Finish(told);
 }
 
 void ImportCall::OnDone() {

@@ -10,6 +10,7 @@
 
 #include "engine/io/mutex.h"
 #include "server/call_context.h"
+#include "server/call_record.h"
 #include "server/call_watch.h"
 #include "t2r/v1/sessions.pb.h"
 
@@ -38,7 +39,7 @@ class ExportCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   CallContext& context_;
   CallGuard guard_;
-  PeerShares::Share share_;
+  CallRecord record_;
   BufferLease lease_;                 // of the snapshot
   std::shared_ptr<ExportCall> self_;  // until OnDone
   std::string snapshot_;
@@ -76,8 +77,8 @@ class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>,
 
   CallContext& context_;
   CallGuard guard_;
+  CallRecord record_;
   grpc::ByteBuffer* const response_;
-  PeerShares::Share share_;
   BufferLease lease_;                 // of what has come
   std::shared_ptr<ImportCall> self_;  // until OnDone
   ServedModel* model_ = nullptr;

@@ -3,11 +3,19 @@
 #include <algorithm>
 #include <string>
 
+#include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
 namespace t2r::server {
+namespace {
+
+constexpr char kRetry[] = "t2r/retry";
+
+}  // namespace
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
@@ -27,9 +35,23 @@ grpc::Status ToGrpcStatus(const absl::Status& status, absl::Duration delay) {
 }
 
 grpc::Status ToRefusal(const absl::Status& status, absl::Duration delay) {
-  if (absl::IsResourceExhausted(status)) return ToGrpcStatus(status, delay);
+  if (absl::IsResourceExhausted(status)) {
+    return ToGrpcStatus(status, RetryOf(status).value_or(delay));
+  }
   if (absl::IsUnavailable(status)) return ToGrpcStatus(status, absl::Seconds(1));
   return ToGrpcStatus(status);
+}
+
+absl::Status WithRetry(absl::Status status, absl::Duration delay) {
+  status.SetPayload(kRetry, absl::Cord(absl::StrCat(absl::ToInt64Nanoseconds(delay))));
+  return status;
+}
+
+std::optional<absl::Duration> RetryOf(const absl::Status& status) {
+  const absl::optional<absl::Cord> text = status.GetPayload(kRetry);
+  int64_t nanoseconds = 0;
+  if (!text || !absl::SimpleAtoi(std::string(*text), &nanoseconds)) return std::nullopt;
+  return absl::Nanoseconds(nanoseconds);
 }
 
 absl::Time DeadlineOf(std::chrono::system_clock::time_point deadline) {

@@ -4,6 +4,7 @@
 #include <grpcpp/support/status.h>
 
 #include <chrono>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -12,11 +13,16 @@ namespace t2r::server {
 
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
+// `status`, not OK, with a time after which to try again, and that time; nothing: none is known.
+absl::Status WithRetry(absl::Status status, absl::Duration delay);
+std::optional<absl::Duration> RetryOf(const absl::Status& status);
+
 // The same with google.rpc.RetryInfo in grpc-status-details-bin: try again after `delay`.
 grpc::Status ToGrpcStatus(const absl::Status& status, absl::Duration delay);
 
 // What refuses a request of which nothing has been done. RESOURCE_EXHAUSTED says when to try again
-// (`delay`), and UNAVAILABLE to do so after a second, when another server may have been found.
+// (RetryOf, else `delay`), and UNAVAILABLE to do so after a second, when another server may have
+// been found.
 grpc::Status ToRefusal(const absl::Status& status, absl::Duration delay);
 
 // An RPC's deadline; infinite where the client set none.

@@ -9,11 +9,12 @@ namespace t2r::server {
 
 grpc::ServerUnaryReactor* TextCall::Start(CallContext& context, grpc::CallbackServerContext* rpc,
                                           const grpc::ByteBuffer* request,
-                                          grpc::ByteBuffer* response, Work work) {
-  std::shared_ptr<TextCall> call(new TextCall(context, *rpc, response));
+                                          grpc::ByteBuffer* response, const char* method,
+                                          Work work) {
+  std::shared_ptr<TextCall> call(new TextCall(context, *rpc, response, method));
   call->self_ = call;
-  if (!context.peers.Take(context.peers.limit() > 0 ? rpc->peer() : "", &call->share_)) {
-    call->end_.Fail(TooManyOf(context.peers));
+  if (absl::Status s = call->record_.Enter(); !s.ok()) {
+    call->end_.Fail(s);
   } else {
     call->Begin(TakeMessage(request), std::move(work));
   }

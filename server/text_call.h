@@ -10,6 +10,7 @@
 
 #include "engine/io/mutex.h"
 #include "server/call_context.h"
+#include "server/call_record.h"
 #include "server/call_watch.h"
 #include "server/unary_end.h"
 
@@ -24,26 +25,29 @@ class TextCall final : public grpc::ServerUnaryReactor,
   using Work = std::function<absl::Status(const grpc::ByteBuffer& message, const ServedModel& model,
                                           UnaryEnd& end)>;
 
-  // The reaction; refuses where too many wait already. `response` is valid until OnDone.
+  // The reaction; refuses where too many wait already. `response` is valid until OnDone. method: as
+  // CallRecord's.
   static grpc::ServerUnaryReactor* Start(CallContext& context, grpc::CallbackServerContext* rpc,
                                          const grpc::ByteBuffer* request,
-                                         grpc::ByteBuffer* response, Work work);
+                                         grpc::ByteBuffer* response, const char* method, Work work);
 
   void OnCancel() override;
   void OnDone() override;
 
  private:
-  TextCall(CallContext& context, grpc::CallbackServerContext& rpc, grpc::ByteBuffer* response)
+  TextCall(CallContext& context, grpc::CallbackServerContext& rpc, grpc::ByteBuffer* response,
+           const char* method)
       : context_(context),
         guard_(context.watch, rpc),
-        end_(context, guard_, *this, response),
+        record_(context, rpc, method),
+        end_(context, guard_, &record_, *this, response),
         lease_(context.buffers) {}
   void Begin(const grpc::ByteBuffer& message, Work work);
 
   CallContext& context_;
   CallGuard guard_;
+  CallRecord record_;
   UnaryEnd end_;
-  PeerShares::Share share_;
   BufferLease lease_;               // of the message
   std::shared_ptr<TextCall> self_;  // until OnDone
 

@@ -1,6 +1,7 @@
 // Certificates and keys in PEM, read and checked before anything uses them.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -22,6 +23,12 @@ struct TlsMaterial {
   std::string key;
   std::string client_ca;
   absl::Time expiry;  // of the server's certificate
+};
+
+// The same, and the how-manieth it is.
+struct TlsVersion {
+  TlsMaterial material;
+  int64_t version = 0;
 };
 
 // INVALID_ARGUMENT in one line that names the file where one cannot be read or is no PEM, the key

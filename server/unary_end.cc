@@ -24,6 +24,7 @@ void UnaryEnd::Finish(const grpc::Status& status, int64_t bytes) {
     }
     guard_.CutAt(absl::Now() + limit);
   }
+  if (record_ != nullptr) record_->OnEnd(status);
   reactor_.Finish(status);
 }
 

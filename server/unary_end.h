@@ -8,6 +8,7 @@
 
 #include "engine/io/mutex.h"
 #include "server/call_context.h"
+#include "server/call_record.h"
 #include "server/call_watch.h"
 
 namespace t2r::server {
@@ -16,11 +17,12 @@ namespace t2r::server {
 // OnDone.
 class UnaryEnd {
  public:
-  // `guard` and `reactor` are the owner's; *response is valid until OnDone.
-  UnaryEnd(CallContext& context, CallGuard& guard, grpc::ServerUnaryReactor& reactor,
-           grpc::ByteBuffer* response)
+  // `guard`, `record` (null: none) and `reactor` are the owner's; *response is valid until OnDone.
+  UnaryEnd(CallContext& context, CallGuard& guard, CallRecord* record,
+           grpc::ServerUnaryReactor& reactor, grpc::ByteBuffer* response)
       : context_(context),
         guard_(guard),
+        record_(record),
         reactor_(reactor),
         response_(response),
         lease_(context.buffers) {}
@@ -38,6 +40,7 @@ class UnaryEnd {
 
   CallContext& context_;
   CallGuard& guard_;
+  CallRecord* const record_;
   grpc::ServerUnaryReactor& reactor_;
   grpc::ByteBuffer* const response_;
   BufferLease lease_;

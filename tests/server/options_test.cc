@@ -105,10 +105,35 @@ TEST(OptionsTest, ReadsEveryFlag) {
                                "--tell-memory",
                                "true",
                                "--max-response-bytes",
-                               "19"});
+                               "19",
+                               "--admin-tls",
+                               "--tenants",
+                               "limits",
+                               "--access-log",
+                               "log",
+                               "--log-prompts",
+                               "--otlp-endpoint",
+                               "collector:4317",
+                               "--trace-sample",
+                               "0.25",
+                               "--keepalive-time",
+                               "21",
+                               "--keepalive-timeout",
+                               "22",
+                               "--keepalive-min-interval",
+                               "0.5"});
   ASSERT_FALSE(parsed.code) << parsed.err;
   const ServerOptions& o = parsed.options;
   EXPECT_EQ(o.model, "DIR");
+  EXPECT_TRUE(o.admin_tls);
+  EXPECT_EQ(o.grpc.tenants, "limits");
+  EXPECT_EQ(o.grpc.access_log, "log");
+  EXPECT_TRUE(o.grpc.log_prompts);
+  EXPECT_EQ(o.grpc.otlp_endpoint, "collector:4317");
+  EXPECT_EQ(o.grpc.trace_sample, 0.25);
+  EXPECT_EQ(o.grpc.keepalive_time, absl::Seconds(21));
+  EXPECT_EQ(o.grpc.keepalive_timeout, absl::Seconds(22));
+  EXPECT_EQ(o.grpc.keepalive_min_interval, absl::Milliseconds(500));
   EXPECT_EQ(o.grpc.address, "0.0.0.0:1");
   EXPECT_EQ(o.admin, "[::1]:2");
   EXPECT_EQ(o.engine.max_sessions, 3);
