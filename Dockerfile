@@ -35,7 +35,7 @@ RUN cmake --preset cuda -DT2R_CONVERT=OFF -DT2R_TESTS=OFF \
 FROM debian:12-slim AS runtime
 RUN apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-      libabsl20220623 libgrpc++1.51 libhwy1 libpcre2-8-0 libprometheus-cpp-core1.0 libutf8proc2 \
+      ca-certificates libabsl20220623 libgrpc++1.51 libhwy1 libpcre2-8-0 libprometheus-cpp-core1.0 libutf8proc2 \
       libprotobuf32 librocksdb7.8 libsentencepiece0 \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --system --gid 10001 t2r \

@@ -251,6 +251,17 @@ def test_wrong_values_are_refused(values, said, tmp_path):
     assert done.returncode != 0 and said in done.stderr
 
 
+def test_the_values_of_the_documents_are_good(tmp_path):
+    """Each of docs/operations.md alone, and all of them together."""
+    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```", (ROOT / "docs" / "operations.md").read_text(), re.M | re.S)
+    together = {}
+    for values in map(yaml.safe_load, blocks):
+        check_objects(render(values, tmp_path))
+        together |= values
+    assert together
+    check_objects(render(together, tmp_path))
+
+
 def test_lint():
     tool("helm", "lint", "--strict", CHART)
 

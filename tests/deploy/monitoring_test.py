@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shutil
+import subprocess
 import time
 import urllib.request
 
@@ -14,7 +15,7 @@ import yaml
 from certificates import Authority
 from conftest import ROOT, documents, tool
 from daemons import COMPOSE, RULES, Alertmanager, Prometheus, ask, under_load
-from server_process import SECONDS, Process
+from server_process import BINARY, SECONDS, Process
 from t2r.v1 import generation_pb2 as pb
 
 ALERT_TESTS = ROOT / "deploy" / "prometheus" / "tests" / "alerts_test.yaml"
@@ -106,19 +107,34 @@ def test_the_panels_that_operations_names_are_there():
 
 
 def substitute(query):
-    for variable, value in (("$__rate_interval", "10s"), ("$job", ".*"), ("$instance", ".*")):
+    for variable, value in (("$__rate_interval", "10s"), ("$job", ".*"), ("$instance", ".*"),
+                            ("$tenant", ".*")):
         query = query.replace(variable, value)
     assert "$" not in query
     return query
 
 
-def good_and_bad(stub, *_):
-    """A call that ends well, and one that is refused."""
-    good = pb.GenerateRequest(tokens=pb.TokenIds(ids=[5, 6, 7]), max_tokens=20, ignore_eos=True)
+def calls_of(tenant):
+    """What a tenant's client does all the while: a call that ends well, two turns of a session, a call that is
+    refused; and the line of the file of API keys that lets it."""
+    made = subprocess.run([BINARY, "key", "new", tenant], capture_output=True, text=True, check=True).stdout
+    key, entry = (re.search(rf"^{what}: (.*)$", made, re.M).group(1) for what in ("key", "entry"))
+    prompt = pb.TokenIds(ids=[5, 6, 7])
+    good = pb.GenerateRequest(tokens=prompt, max_tokens=20, ignore_eos=True)
     bad = pb.GenerateRequest(tokens=pb.TokenIds(ids=[1 << 30]), max_tokens=1)
-    list(stub.Generate(good, timeout=SECONDS))
-    with contextlib.suppress(grpc.RpcError):
-        list(stub.Generate(bad, timeout=SECONDS))
+
+    def call(stub, _, count):
+        def generate(request):
+            list(stub.Generate(request, timeout=SECONDS, metadata=(("x-api-key", key),)))
+
+        turn = pb.GenerateRequest(tokens=prompt, max_tokens=2, ignore_eos=True)
+        turn.session.id, turn.session.create = f"session-{count % 8}", True
+        for request in (good, turn, turn):
+            generate(request)
+        with contextlib.suppress(grpc.RpcError):
+            generate(bad)
+
+    return call, entry
 
 
 def is_number(sample):
@@ -130,14 +146,19 @@ def servers_and_prometheus(tmp_path_factory, model):
     folder = tmp_path_factory.mktemp("monitoring")
     authority = Authority(folder)
     certificate, key = authority.sign("server")
-    with Process(folder, model, "--tls-cert", str(certificate), "--tls-key", str(key)) as server:
+    call, entry = calls_of("alice")
+    (folder / "keys").write_text(entry + "\n")
+    flags = {"--tls-cert": certificate, "--tls-key": key, "--api-keys": folder / "keys",
+             "--session-dir": folder / "sessions"}
+    with Process(folder, model, *(str(word) for pair in flags.items() for word in pair)) as server:
         address = server.ready()
         admin = server.line(r"^admin: listening on (\S+)$").group(1)
-        with under_load(address, authority, good_and_bad), \
+        with under_load(address, authority, call) as (_, failures), \
                 Alertmanager(folder / "alertmanager") as alertmanager, \
                 Prometheus(folder / "prometheus", [admin], alertmanager.address) as prometheus:
             prometheus.wait_for(lambda: prometheus.query("t2r_ready == 1"))
             yield prometheus, admin, alertmanager, (authority, key)
+            assert not failures
 
 
 def test_every_query_is_answered(scraped):
