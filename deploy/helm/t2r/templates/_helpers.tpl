@@ -27,6 +27,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.tls.certManager.enabled }}{{ default (printf "%s-tls" (include "t2r.name" .)) .Values.tls.secretName }}{{ else }}{{ required "tls.secretName: name the secret, or let certManager.enabled make it" .Values.tls.secretName }}{{ end -}}
 {{- end }}
 
+{{- define "t2r.adminTls" -}}
+{{- if .Values.tls.admin }}{{ if not .Values.tls.enabled }}{{ fail "tls.admin: the admin port takes the gRPC port's certificate; set tls.enabled" }}{{ end }}true{{ end -}}
+{{- end }}
+
 {{- define "t2r.kind" -}}
 {{ if .Values.sessions.directory.enabled }}StatefulSet{{ else }}Deployment{{ end }}
 {{- end }}
