@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "server/identity.h"
 #include "server/messages.h"
 #include "server/session_messages.h"
 #include "server/status.h"
@@ -25,6 +26,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateCall::Start(CallContext& con
 
 GenerateCall::GenerateCall(CallContext& context, grpc::CallbackServerContext& rpc)
     : EngineCall(context, rpc),
+      tenant_(TenantOf(context, rpc)),
       outbox_({.tokens = context.outbox.tokens,
                .bytes = context.outbox.bytes,
                .message_bytes = context.max_response_bytes}),
@@ -38,7 +40,9 @@ absl::StatusOr<PreparedRequest> GenerateCall::Read(const grpc::ByteBuffer& messa
     if (!session.ok()) return session.status();
     session_ = *std::move(session);
   }
-  return MakeRequest(request, *model_);
+  absl::StatusOr<PreparedRequest> made = MakeRequest(request, *model_);
+  if (made.ok()) made->request.tenant = tenant_;
+  return made;
 }
 
 absl::Status GenerateCall::Attach(PreparedRequest& prepared) {

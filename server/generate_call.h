@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "engine/io/mutex.h"
 #include "engine/scheduler/stall_meter.h"
@@ -63,6 +64,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void WatchTheRest(absl::Duration limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   v1::Started started_;
+  const std::string tenant_;
   SessionStore::TurnRequest session_;  // what the request says of its session
   // Of a request with one, from Attach until Refuse or the last event. Who is called with the
   // request has it to itself: one after the other.

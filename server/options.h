@@ -61,7 +61,7 @@ struct ServerOptions {
   // Without it a listener that other machines reach must have TLS.
   bool insecure = false;
   GrpcServerOptions grpc;
-  EngineOptions engine;
+  EngineOptions engine = {.prefix_cache_bytes = int64_t{256} << 20};
   // LoadServedModel fills in what the model says: its end tokens, and the prompt chunk, which is
   // the engine's.
   SchedulerOptions scheduler;
