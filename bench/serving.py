@@ -24,8 +24,8 @@ def build(build_dir, targets):
 
 
 @contextlib.contextmanager
-def server(build_dir, model, *flags):
-    """Runs t2r-server on a free port; yields the address once it is serving."""
+def server(build_dir, model, *flags, admin=False):
+    """Runs t2r-server on a free port; yields the address once it is serving, or that and the admin port's."""
     with tempfile.TemporaryDirectory() as directory:
         log = pathlib.Path(directory) / "server.log"
         command = [build_dir / "t2r-server", "--model", model, "--listen", "127.0.0.1:0",
@@ -33,16 +33,18 @@ def server(build_dir, model, *flags):
         with open(log, "w", encoding="utf-8") as file:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
         try:
-            address = None
+            addresses = {}
             for line in process.stdout:
-                if line.startswith("grpc: listening on "):
-                    address = line.split()[-1]
+                name, _, address = line.partition(": listening on ")
+                addresses[name] = address.strip()
+                if "grpc" in addresses and "admin" in addresses:
                     break
+            address = addresses.get("grpc")
             if address is None:
                 sys.exit(f"t2r-server did not start: {log.read_text(encoding='utf-8').strip()}")
             subprocess.run([build_dir / "t2r", "health", "--server", address, "--timeout", "120"],
                            check=True, stdout=subprocess.DEVNULL)
-            yield address
+            yield (address, addresses["admin"]) if admin else address
         finally:
             process.send_signal(signal.SIGTERM)
             try:

@@ -115,6 +115,7 @@ struct Finished {
   std::string
       held_text;  // held back for a stop string; a next turn without a prompt begins with it
   uint32_t prompt_tokens = 0;
+  uint32_t cached_prompt_tokens = 0;  // of these, saved by a state that the server had kept
   uint64_t generated_tokens = 0;
   absl::Duration queue_time;
   absl::Duration prefill_time;
@@ -151,6 +152,7 @@ struct Memory {
   uint64_t states = 0;     // of all sessions
   uint64_t kv = 0;         // keys and values of full layers
   uint64_t free = 0;
+  uint64_t prefix_cache = 0;  // states of prompts' beginnings
 };
 
 struct Limits {

@@ -69,6 +69,7 @@ Finished FromProto(const v1::Finished& proto) {
     to.reason = FromProto(from.reason());
   }
   finished.prompt_tokens = proto.usage().prompt_tokens();
+  finished.cached_prompt_tokens = proto.usage().cached_prompt_tokens();
   finished.generated_tokens = proto.usage().generated_tokens();
   finished.queue_time = FromProto(proto.usage().queue_time());
   finished.prefill_time = FromProto(proto.usage().prefill_time());
@@ -266,8 +267,9 @@ ModelInfo FromProto(const v1::GetModelResponse& response) {
     info.decoder_start_token_id = response.decoder_start_token_id();
   }
   const v1::Memory& memory = response.memory();
-  info.memory = {memory.total_bytes(),  memory.weights_bytes(), memory.workspace_bytes(),
-                 memory.states_bytes(), memory.kv_bytes(),      memory.free_bytes()};
+  info.memory = {memory.total_bytes(),       memory.weights_bytes(), memory.workspace_bytes(),
+                 memory.states_bytes(),      memory.kv_bytes(),      memory.free_bytes(),
+                 memory.prefix_cache_bytes()};
   const v1::Limits& limits = response.limits();
   info.limits = {limits.max_sessions(),       limits.max_positions(),     limits.max_tokens(),
                  limits.max_queue_requests(), limits.max_queue_tokens(),  limits.max_stop_strings(),

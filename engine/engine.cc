@@ -41,8 +41,9 @@ absl::Status CheckOptions(const EngineOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat(name, " is ", value, "; it must be ", low, " to ", high));
   }
-  if (options.max_context < 0 || options.kv_cache_bytes < 0) {
-    return absl::InvalidArgumentError("max_context and kv_cache_bytes must not be negative");
+  if (options.max_context < 0 || options.kv_cache_bytes < 0 || options.prefix_cache_bytes < 0) {
+    return absl::InvalidArgumentError(
+        "max_context, kv_cache_bytes and prefix_cache_bytes must not be negative");
   }
   for (const auto& [name, value] :
        {std::pair{"dtype", options.dtype}, std::pair{"kv_dtype", options.kv_dtype},
@@ -129,6 +130,7 @@ std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint
   plan.prompt_chunk = options.prompt_chunk;
   plan.position_limit = PositionLimit(config, options.max_context);
   plan.kv_cache_bytes = options.kv_cache_bytes;
+  plan.prefix_cache_bytes = options.prefix_cache_bytes;
   const DType weight_dtype = ChooseDType(options.dtype, *files);
   const DType activations = backend->activation_dtype(weight_dtype);
   plan.kv_dtype = ChooseDType(options.kv_dtype, activations);
@@ -157,6 +159,8 @@ std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint
   executor.position_limit = plan.position_limit;
   executor.kv_pages = engine->memory.pages;
   executor.source_kv_pages = engine->memory.source_pages;
+  executor.prefix_states = engine->memory.prefix_states;
+  executor.prefix_pages = engine->memory.prefix_pages;
   executor.weight_dtype = weight_dtype;
   executor.kv_dtype = plan.kv_dtype;
   executor.window_dtype = plan.window_dtype;

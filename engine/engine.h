@@ -36,6 +36,7 @@ struct EngineOptions {
   int64_t prompt_chunk = kDefaultPromptChunk;  // prompt tokens of one step
   int64_t max_context = 0;     // positions of a session in models with full layers; 0: the model's
   int64_t kv_cache_bytes = 0;  // as in PlanOptions
+  int64_t prefix_cache_bytes = 0;
 };
 
 // A loaded model with its session slots. Owns backend, weights, states and key/value pages.

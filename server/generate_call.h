@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "engine/io/mutex.h"
 #include "engine/scheduler/stall_meter.h"

@@ -124,6 +124,16 @@ struct Metrics::Impl {
   Gauge& sessions_on_disk = sessions_kept.Add({{"tier", "disk"}});
   Gauge& sessions_bytes = MakeGauge("t2r_sessions_bytes",
                                     "Memory that sessions take, with what running turns reserve.");
+  Counter& prefix_queries = MakeCounter("t2r_prefix_cache_queries_total",
+                                        "Prompt tokens for which a kept state was looked for.");
+  Counter& prefix_hits =
+      MakeCounter("t2r_prefix_cache_hits_total", "Prompt tokens that a kept state saved.");
+  Counter& prefix_evictions = MakeCounter("t2r_prefix_cache_evictions_total",
+                                          "States of prompts' beginnings that went for others.");
+  Gauge& prefix_states =
+      MakeGauge("t2r_prefix_cache_states", "States of prompts' beginnings that are kept.");
+  Gauge& prefix_bytes =
+      MakeGauge("t2r_prefix_cache_bytes", "Memory that they take, with their pages.");
   Gauge& ready = MakeGauge("t2r_ready", "1 while requests are taken, as /readyz says.");
   Gauge& alive = MakeGauge("t2r_alive", "0 where only a restart helps, as /livez says.");
   Gauge& certificate_expiry = MakeGauge("t2r_tls_certificate_expiry_timestamp_seconds",
@@ -205,11 +215,10 @@ void Metrics::SetModel(int slots, int64_t state_bytes) {
 }
 
 void Metrics::SetMemory(const MemoryPlan& plan) {
-  const std::pair<const char*, int64_t> kinds[] = {{"weights", plan.weight_bytes},
-                                                   {"workspace", plan.workspace_bytes},
-                                                   {"states", plan.states_bytes()},
-                                                   {"kv_cache", plan.kv_bytes()},
-                                                   {"free", plan.free_bytes}};
+  const std::pair<const char*, int64_t> kinds[] = {
+      {"weights", plan.weight_bytes},        {"workspace", plan.workspace_bytes},
+      {"states", plan.states_bytes()},       {"kv_cache", plan.kv_bytes()},
+      {"prefix_cache", plan.prefix_bytes()}, {"free", plan.free_bytes}};
   for (const auto& [kind, bytes] : kinds) {
     impl_->memory.Add({{"kind", kind}}).Set(static_cast<double>(bytes));
   }
@@ -309,6 +318,17 @@ void Metrics::OnStep(int64_t decode_rows, int64_t prompt_rows, absl::Duration ti
   impl_->prompt_tokens.Increment(static_cast<double>(prompt_rows));
   impl_->step_tokens.Observe(static_cast<double>(decode_rows + prompt_rows));
   impl_->step_time.Observe(absl::ToDoubleSeconds(time));
+}
+
+void Metrics::OnPrefixes(const PrefixStats& stats) {
+  const auto set = [](Counter& counter, int64_t value) {
+    counter.Increment(static_cast<double>(value) - counter.Value());
+  };
+  set(impl_->prefix_queries, stats.queried);
+  set(impl_->prefix_hits, stats.hit);
+  set(impl_->prefix_evictions, stats.evictions);
+  impl_->prefix_states.Set(static_cast<double>(stats.states));
+  impl_->prefix_bytes.Set(static_cast<double>(stats.bytes));
 }
 
 void Metrics::OnFirstToken(absl::Duration since_submit) {

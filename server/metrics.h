@@ -60,6 +60,7 @@ class Metrics : public SchedulerObserver {
   void OnQueue(int64_t requests, int64_t tokens) override;
   void OnSessions(int running, int slots_used) override;
   void OnStep(int64_t decode_rows, int64_t prompt_rows, absl::Duration time) override;
+  void OnPrefixes(const PrefixStats& stats) override;
   void OnNotFinite() override;
   void OnFirstToken(absl::Duration since_submit) override;
   void OnToken(absl::Duration since_previous) override;

@@ -76,6 +76,12 @@ void AddEngineFlags(CLI::App& app, EngineOptions* engine) {
          "Memory for full attention's keys and values, in MiB; 0: 2,048 positions a session")
       ->default_str(std::to_string(engine->kv_cache_bytes >> 20))
       ->check(flags::Range(int64_t{0}, int64_t{1} << 30));
+  app.add_option_function<int64_t>(
+         "--prefix-cache-mib",
+         [engine](const int64_t& mib) { engine->prefix_cache_bytes = mib << 20; },
+         "Memory for states of prompts' beginnings, which then cost once, in MiB; 0: none are kept")
+      ->default_str(std::to_string(engine->prefix_cache_bytes >> 20))
+      ->check(flags::Range(int64_t{0}, int64_t{1} << 30));
   app.add_option("--max-step-tokens", engine->max_step_tokens,
                  "Tokens of one engine step; 0: one a session (up to 8,192) + prompt chunk")
       ->check(flags::Range(int64_t{0}, kMaxStepTokens));
@@ -93,6 +99,9 @@ void AddSchedulerFlags(CLI::App& app, SchedulerOptions* scheduler) {
   app.add_option("--max-beams", scheduler->max_beams,
                  "Beams a request may ask for; each takes one of the sessions")
       ->check(flags::Range(1, 100));
+  app.add_flag("--prefix-cache-shared", scheduler->prefix_cache_shared,
+               "Let one key's prompts profit from another's: how fast an answer comes then tells "
+               "whether somebody sent the same");
   app.add_option("--max-prompt-tokens", scheduler->max_prompt_tokens,
                  "Tokens of a prompt, its source included; 0: no limit")
       ->check(flags::AtLeast(int64_t{0}));

@@ -71,7 +71,7 @@ struct ServerOptions {
   bool insecure = false;
   bool admin_tls = false;  // the admin port speaks TLS, with the gRPC port's pair
   GrpcServerOptions grpc;
-  EngineOptions engine;
+  EngineOptions engine = {.prefix_cache_bytes = int64_t{256} << 20};
   // LoadServedModel fills in what the model says: its end tokens, and the prompt chunk, which is
   // the engine's.
   SchedulerOptions scheduler;

@@ -102,6 +102,7 @@ void Outbox::PushFinished(const FinishEvent& event) {
   }
   v1::Usage& usage = *finished.mutable_usage();
   usage.set_prompt_tokens(static_cast<uint32_t>(event.prompt_tokens));
+  usage.set_cached_prompt_tokens(static_cast<uint32_t>(event.cached_prompt_tokens));
   usage.set_generated_tokens(static_cast<uint64_t>(event.generated_tokens));
   SetDuration(event.queue_time, usage.mutable_queue_time());
   SetDuration(event.prefill_time, usage.mutable_prefill_time());

@@ -153,6 +153,7 @@ void DescribeMemory(const MemoryPlan& plan, v1::GetModelResponse* info) {
   memory.set_kv_bytes(plan.kv_bytes());
   memory.set_free_bytes(plan.free_bytes);
   memory.set_kv_pages(plan.pages + plan.source_pages);
+  memory.set_prefix_cache_bytes(plan.prefix_bytes());
 }
 
 absl::StatusOr<ServedModel*> ModelHost::Get() const {

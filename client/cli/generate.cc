@@ -74,8 +74,11 @@ void PrintStats(const StreamTiming& timing, const Started& started, const Finish
                 std::ostream& err) {
   // Of a search, what it returned: nothing was streamed.
   const bool searched = finished != nullptr && !finished->hypotheses.empty();
-  err << "prompt " << started.prompt_tokens << " tokens, generated "
-      << (searched ? finished->generated_tokens : timing.tokens()) << " tokens";
+  err << "prompt " << started.prompt_tokens << " tokens";
+  if (finished != nullptr && finished->cached_prompt_tokens > 0) {
+    err << " (" << finished->cached_prompt_tokens << " cached)";
+  }
+  err << ", generated " << (searched ? finished->generated_tokens : timing.tokens()) << " tokens";
   if (const std::optional<double> first = timing.TimeToFirstToken()) {
     err << ", first token after " << FormatMilliseconds(*first) << " ms";
   }

@@ -57,6 +57,7 @@ Json Hypotheses(const std::vector<Hypothesis>& hypotheses) {
 Json Body(const Finished& finished) {
   Json body = {{"reason", FinishReasonName(finished.reason)},
                {"prompt_tokens", finished.prompt_tokens},
+               {"cached_prompt_tokens", finished.cached_prompt_tokens},
                {"generated_tokens", finished.generated_tokens},
                {"queue_seconds", absl::ToDoubleSeconds(finished.queue_time)},
                {"prefill_seconds", absl::ToDoubleSeconds(finished.prefill_time)},
@@ -134,7 +135,8 @@ std::string ToJson(const ModelInfo& info) {
                     {"workspace_bytes", info.memory.workspace},
                     {"states_bytes", info.memory.states},
                     {"kv_bytes", info.memory.kv},
-                    {"free_bytes", info.memory.free}};
+                    {"free_bytes", info.memory.free},
+                    {"prefix_cache_bytes", info.memory.prefix_cache}};
   json["limits"] = {{"max_sessions", l.max_sessions},
                     {"max_positions", l.max_positions},
                     {"max_tokens", l.max_tokens},

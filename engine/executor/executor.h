@@ -27,6 +27,15 @@ struct ExecutorLimits {
   int64_t max_source = 0;                    // tokens of a source; 0: the model has no encoder
   int source_vocab_size = 0;                 // of source tokens; 0: the model has no encoder
   int64_t source_kv_bytes_per_position = 0;  // 0: no full cross attention
+  // What KeepPrefix has room for: states, and pages of full layers, as many as they own together;
+  // 0 states: it keeps none. A state is prefix_state_bytes, and has as many positions as it likes.
+  int prefix_states = 0;
+  int64_t prefix_pages = 0;
+  int64_t prefix_state_bytes = 0;
+  // About the floating-point operations that a prompt's token costs, and its attention to each
+  // position before it (full layers).
+  double token_flops = 1;
+  double pair_flops = 0;
   // Never sampled, whatever a session's own logit biases; a search must leave them out too.
   std::vector<int32_t> suppressed_token_ids;
 };
@@ -110,6 +119,20 @@ class Executor {
   // and has consumed nothing, go on from what Save took: of this executor, or of one with the same
   // model, backend and dtypes. Both throw DeviceError.
   virtual void Restore(int slot, const SlotState& state);
+
+  // States of prompts' beginnings, which other sessions may go on from. They take no slot, and the
+  // pages that they own are beside limits().kv_pages. The first two throw DeviceError and cost what
+  // Fork costs, but that StartFromPrefix also looks at the tokens where sampling counts them.
+  //
+  // Keeps where an open slot stands between steps, a multiple of limits().prompt_alignment, and of
+  // kKvPageSize where there are pages: a number for it, from 0, or -1 where there is no room.
+  virtual int KeepPrefix(int slot);
+  // Makes a slot that was just opened, for more positions, go on from there. tokens: those that led
+  // there, as many as it has positions.
+  virtual void StartFromPrefix(int slot, int prefix, std::span<const int32_t> tokens);
+  virtual void DropPrefix(int prefix);
+  // What all that are kept take, bytes.
+  virtual int64_t prefix_bytes() const { return 0; }
 
   // Starts the chunks through the model in one batch; a slot appears at most once, and the tokens
   // add up to at most max_step_tokens; sources do not count. What the chunks point at must stay

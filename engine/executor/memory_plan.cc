@@ -15,6 +15,7 @@ constexpr int64_t kReserveShare = 32;        // of a device's memory
 constexpr int64_t kMinReserve = int64_t{16} << 20;
 constexpr int64_t kMaxReserve = int64_t{2} << 30;
 constexpr int kSharedSessions = 64;
+constexpr int64_t kPrefixShare = 8;  // prefixes' part of what sessions could have: 1 / this
 
 // Sums and products that stay at kNoLimit where they would pass it; factors are not negative.
 int64_t Times(int64_t a, int64_t b) {
@@ -59,10 +60,13 @@ class Planner {
     } else if (known) {
       budget = memory_.free_bytes - Reserve();
     }
-    const int fit = known ? Fit(budget, most) : most;
+    const int64_t prefixes =
+        std::clamp<int64_t>(budget / kPrefixShare, 0, options_.prefix_cache_bytes);
+    const int fit = known ? std::max(Fit(budget - prefixes, most), Fit(budget, 1)) : most;
     const int sessions = automatic ? fit : options_.sessions;
-    const MemoryPlan plan = PlanFor(std::max(sessions, 1));
+    MemoryPlan plan = PlanFor(std::max(sessions, 1));
     if (sessions == 0 || Needs(plan) > budget) Refuse(plan, budget);
+    AddPrefixes(std::min(prefixes, budget - Needs(plan)), &plan);
     return plan;
   }
 
@@ -104,6 +108,22 @@ class Planner {
     plan.source_pages = source_pages_ * sessions;
     plan.free_bytes = std::max<int64_t>(memory_.free_bytes - Needs(plan), 0);
     return plan;
+  }
+
+  // As many states of prompts' beginnings as `bytes` hold.
+  void AddPrefixes(int64_t bytes, MemoryPlan* plan) const {
+    if (model_.config().encoder_decoder) return;
+    int64_t each = slot_bytes_;
+    if (page_bytes_ > 0) {
+      const int64_t pages = slot_bytes_ > 0 ? KvCache::PagesFor(kPrefixPositions) : 1;
+      each = Plus(each, Times(pages, page_bytes_));
+      plan->prefix_pages = pages;
+    }
+    if (each == 0) return;
+    const int64_t states = std::clamp<int64_t>(bytes / each, 0, kMaxPrefixStates);
+    plan->prefix_states = static_cast<int>(states);
+    plan->prefix_pages *= states;
+    plan->free_bytes = std::max<int64_t>(plan->free_bytes - plan->prefix_bytes(), 0);
   }
 
   // The most sessions up to `most` whose plan keeps to the budget: what a plan needs only grows
@@ -197,6 +217,7 @@ std::string ToTable(const MemoryPlan& plan) {
          Line("states", plan.states_bytes(),
               Grouped(plan.slots) + " sessions of " + Grouped(plan.slot_bytes)) +
          "\n" + Line("keys, values", plan.kv_bytes(), cache) + "\n" +
+         Line("prefixes", plan.prefix_bytes(), Grouped(plan.prefix_states) + " states") + "\n" +
          Line("free", plan.free_bytes, "of " + Grouped(plan.total_bytes));
 }
 

@@ -24,12 +24,15 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
       weights_(std::move(weights)),
       model_(std::move(model)),
       options_(options),
-      states_(*backend_, StateShapeOf(model_->config(), options.window_dtype), options.slots),
+      states_(*backend_, StateShapeOf(model_->config(), options.window_dtype), options.slots,
+              options.prefix_states),
       kv_(*backend_, KvShapeOf(model_->config(), KvDType(*backend_, options)), options.kv_pages,
-          options.slots),
+          options.slots, options.prefix_states, options.prefix_pages),
       source_kv_(*backend_, SourceKvShapeOf(model_->config(), KvDType(*backend_, options)),
                  options.source_kv_pages, options.slots),
-      sessions_(options.slots) {
+      sessions_(options.slots),
+      prefix_positions_(static_cast<size_t>(options.prefix_states)) {
+  for (int i = options.prefix_states - 1; i >= 0; --i) free_prefixes_.push_back(i);
   model_->AllocateWorkspace(options.max_step_tokens, options.max_step_logit_rows);
   const ModelConfig& config = model_->config();
   limits_.slots = options.slots;
@@ -50,6 +53,14 @@ ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
     limits_.source_kv_bytes_per_position = source_kv_.shape().page_bytes() / kKvPageSize;
   }
   limits_.suppressed_token_ids = config.suppressed_token_ids;
+  limits_.prefix_states = options.prefix_states;
+  limits_.prefix_pages = options.prefix_pages;
+  limits_.prefix_state_bytes = StatePool::SlotBytes(states_.shape());
+  // A multiplication and an addition for each weight that a token meets, and for each element of a
+  // key and of a value.
+  limits_.token_flops = 2.0 * config.layers * config.hidden_size *
+                        (4.0 * config.hidden_size + 3.0 * config.intermediate_size);
+  limits_.pair_flops = 4.0 * config.full_layers() * config.heads * config.head_dim;
   step_limits_.max_rows = options.max_step_tokens;
   step_limits_.max_logit_rows = options.max_step_logit_rows;
   step_limits_.max_pages = std::max(kv_.pages(), source_kv_.pages());
@@ -137,6 +148,41 @@ void ModelExecutor::Restore(int slot, const SlotState& state) {
   session.source = state.source;
   session.history.Adopt(state.history);
   session.whole_history->Adopt(state.history);
+}
+
+int ModelExecutor::KeepPrefix(int slot) {
+  const Session& session = sessions_[slot];
+  assert(session.source == 0 && session.positions % limits_.prompt_alignment == 0);
+  if (free_prefixes_.empty()) return -1;
+  const int prefix = free_prefixes_.back();
+  if (!kv_.Keep(slot, options_.slots + prefix, session.positions)) return -1;
+  free_prefixes_.pop_back();
+  states_.Copy(slot, options_.slots + prefix);
+  prefix_positions_[prefix] = session.positions;
+  return prefix;
+}
+
+void ModelExecutor::StartFromPrefix(int slot, int prefix, std::span<const int32_t> tokens) {
+  Session& session = sessions_[slot];
+  assert(session.positions == 0);
+  assert(prefix_positions_[prefix] == static_cast<int64_t>(tokens.size()));
+  states_.Copy(options_.slots + prefix, slot);
+  kv_.Fork(options_.slots + prefix, slot, prefix_positions_[prefix]);
+  session.positions = prefix_positions_[prefix];
+  session.history.See(tokens);
+  if (session.whole_history) session.whole_history->See(tokens);
+}
+
+void ModelExecutor::DropPrefix(int prefix) {
+  kv_.Drop(options_.slots + prefix);
+  prefix_positions_[prefix] = 0;
+  free_prefixes_.push_back(prefix);
+}
+
+int64_t ModelExecutor::prefix_bytes() const {
+  const auto states =
+      static_cast<int64_t>(prefix_positions_.size()) - static_cast<int64_t>(free_prefixes_.size());
+  return states * limits_.prefix_state_bytes + kv_.kept_pages() * kv_.shape().page_bytes();
 }
 
 bool ModelExecutor::Wanted(const ScheduledChunk& chunk, int64_t token) {

@@ -21,6 +21,8 @@ struct ExecutorOptions {
   int64_t position_limit = 0;       // positions of a session; 0: no limit
   int64_t kv_pages = 0;             // ignored by models without full layers
   int64_t source_kv_pages = 0;      // the same for full cross attention
+  int prefix_states = 0;            // as in MemoryPlan
+  int64_t prefix_pages = 0;
   DType weight_dtype = DType::kFloat32;  // as in ModelOptions
   // As in PlanOptions; none: the backend's activations'.
   std::optional<DType> kv_dtype = std::nullopt;
@@ -43,6 +45,10 @@ class ModelExecutor : public Executor {
   void Close(int slot) override;
   SlotState Save(int slot) override;
   void Restore(int slot, const SlotState& state) override;
+  int KeepPrefix(int slot) override;
+  void StartFromPrefix(int slot, int prefix, std::span<const int32_t> tokens) override;
+  void DropPrefix(int prefix) override;
+  int64_t prefix_bytes() const override;
   void Launch(std::span<const ScheduledChunk> chunks) override;
   void Wait(std::vector<ChunkResult>* results) override;
 
@@ -86,6 +92,9 @@ class ModelExecutor : public Executor {
   KvCache kv_;
   KvCache source_kv_;
   std::vector<Session> sessions_;  // [slots]
+  // Prefix i has the place options_.slots + i of states_ and kv_.
+  std::vector<int> free_prefixes_;
+  std::vector<int64_t> prefix_positions_;  // [prefix_states]
 
   // Reused from step to step.
   StepLimits step_limits_;

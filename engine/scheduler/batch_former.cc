@@ -94,7 +94,7 @@ void BatchFormer::AddPrompts(int64_t budget, absl::Time now, Step* step) {
   const auto share = [&](size_t i, int64_t rows_free) {
     Session* session = shares_[i].session;
     const int64_t before = shares_[i].rows;
-    int64_t rows = session->prompt_rows_left();
+    int64_t rows = session->prompt_rows_to_stop();
     // What it has already lies at a multiple of the alignment, unless it is all.
     if (rows > before + rows_free) rows = (before + rows_free) / alignment_ * alignment_;
     if (rows <= before || (session->Yields(rows) && !session->HasRoom(now))) return rows_free;

@@ -29,9 +29,9 @@ struct Step {
 // rows left, the rest in order of arrival, each half to as many as share it. So a short prompt runs
 // at once whatever long ones are there, and the oldest takes at most twice as long as alone. A
 // prompt is cut only at multiples of the alignment: what is left of a step is unused where it
-// reaches none. A source cannot be cut: of those that start, as many go into a step as have
-// max_prompt_chunk tokens together, and one in any case. A session whose sink has no room for the
-// token it would yield sits out.
+// reaches none. It is cut, too, where its state is to be kept. A source cannot be cut: of those
+// that start, as many go into a step as have max_prompt_chunk tokens together, and one in any case.
+// A session whose sink has no room for the token it would yield sits out.
 //
 // With more decoding sessions than rows they take turns: each step goes on, in order of ids, after
 // the last one served; beams that got no row come in a later step. Prompts then keep an eighth of

@@ -4,6 +4,7 @@
 #include <cassert>
 #include <exception>
 #include <optional>
+#include <span>
 
 #include "absl/strings/str_cat.h"
 #include "engine/executor/device_status.h"
@@ -18,7 +19,8 @@ EngineLoop::EngineLoop(Executor& executor, const ExecutorLimits& limits,
       options_(options),
       commands_(commands),
       admission_(admission),
-      former_(limits.max_step_tokens, options.max_prompt_chunk, limits.prompt_alignment) {}
+      former_(limits.max_step_tokens, options.max_prompt_chunk, limits.prompt_alignment),
+      prefixes_(executor, limits, options.max_prompt_chunk, options.prefix_cache_shared) {}
 
 void EngineLoop::Run() {
   absl::Duration wait = absl::InfiniteDuration();
@@ -45,7 +47,10 @@ void EngineLoop::Run() {
     if (runs) WaitForStep();
     if (failed_) EndAll(FinishReason::kError);
     Compact();
-    if (in_.stop && sessions_.empty() && events_.empty()) return;
+    if (in_.stop && sessions_.empty() && events_.empty()) {
+      if (!failed_) prefixes_.Clear();
+      return;
+    }
     wait = runs || !events_.empty() ? absl::ZeroDuration() : UntilNextTimer();
   }
 }
@@ -131,6 +136,7 @@ bool EngineLoop::OpenSlots(Session* session, const SessionSize& size) {
       slots.push_back(executor_.Open(size, request.sampling));
     }
     if (request.from != nullptr) executor_.Restore(slots.front(), request.from->slot);
+    StartFromPrefix(session, slots.front());
   } catch (...) {
     for (const int slot : slots) executor_.Close(slot);
     throw;
@@ -141,6 +147,29 @@ bool EngineLoop::OpenSlots(Session* session, const SessionSize& size) {
   ++open_sessions_;
   open_slots_ += count;
   return true;
+}
+
+void EngineLoop::StartFromPrefix(Session* session, int slot) {
+  const Request& request = session->request();
+  // What a session has is in no tree, and a Score wants every token's logits.
+  if (!prefixes_.on() || request.from != nullptr || request.score) return;
+  session->StartFrom(prefixes_.Begin(slot, request.tenant, request.prompt));
+  if (observer_ != nullptr) observer_->OnPrefixes(prefixes_.stats());
+}
+
+void EngineLoop::KeepPrefix(Session* session) {
+  const std::optional<PrefixStop> stop = session->TakeStop();
+  if (!stop || failed_) return;
+  const Request& request = session->request();
+  const std::span<const int32_t> prompt(request.prompt);
+  try {
+    prefixes_.Keep(session->slot(), request.tenant,
+                   prompt.first(static_cast<size_t>(stop->position)), stop->spare);
+  } catch (const std::exception& error) {
+    // The session can do without.
+    if (IsLost(error)) return Fail(error.what());
+  }
+  if (observer_ != nullptr) observer_->OnPrefixes(prefixes_.stats());
 }
 
 bool EngineLoop::LaunchStep() {
@@ -180,6 +209,8 @@ void EngineLoop::WaitForStep() {
       EndByFault(session, session->fault());
     } else if (reason) {
       End(session, *reason);
+    } else if (session->prefilling()) {
+      KeepPrefix(session);
     }
   }
 }

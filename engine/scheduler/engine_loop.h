@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "engine/executor/executor.h"
+#include "engine/prefix/prefix_cache.h"
 #include "engine/scheduler/admission.h"
 #include "engine/scheduler/batch_former.h"
 #include "engine/scheduler/command_queue.h"
@@ -48,6 +49,10 @@ class EngineLoop {
   // All slots that the session needs, or none: whether there were enough. Throws DeviceError.
   bool OpenSlots(Session* session, const SessionSize& size);
   bool LaunchStep();
+  // Makes the session go on from the longest state that there is of its prompt's beginning.
+  void StartFromPrefix(Session* session, int slot);
+  // Keeps its state where that is wanted.
+  void KeepPrefix(Session* session);
   // The step ended with an exception: the device is lost, or the step's sessions end by it.
   void StepFailed(const std::exception& error);
   void WaitForStep();
@@ -90,6 +95,7 @@ class EngineLoop {
   CommandQueue& commands_;
   Admission& admission_;
   BatchFormer former_;
+  PrefixCache prefixes_;
 
   absl::Time now_;
   bool failed_ = false;

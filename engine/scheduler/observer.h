@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "absl/time/time.h"
+#include "engine/prefix/prefix_cache.h"
 #include "engine/scheduler/request.h"
 
 namespace t2r {
@@ -16,6 +17,8 @@ class SchedulerObserver {
   virtual void OnQueue(int64_t /*requests*/, int64_t /*tokens*/) {}  // any thread, after a change
   virtual void OnSessions(int /*running*/, int /*slots_used*/) {}    // with beams, more slots
   virtual void OnStep(int64_t /*decode_rows*/, int64_t /*prompt_rows*/, absl::Duration /*time*/) {}
+  // What the cache of prompts' beginnings has done so far and holds now, after a change.
+  virtual void OnPrefixes(const PrefixStats& /*stats*/) {}
   virtual void OnNotFinite() {}  // a request met logits that are not finite
   virtual void OnFirstToken(absl::Duration /*since_submit*/) {}
   virtual void OnToken(absl::Duration /*since_previous*/) {}

@@ -18,6 +18,7 @@ struct SchedulerOptions {
   int64_t max_prompt_tokens = 1 << 20;               // of a request, its source too; 0: no limit
   absl::Duration stall_timeout = absl::Seconds(60);  // see StallMeter; zero: never
   int64_t min_read_rate = 4096;                      // bytes a second of a lagging client; 0: any
+  bool prefix_cache_shared = false;  // states of prompts' beginnings serve every tenant
   std::vector<int32_t> eos_token_ids;
   // Bounds of one request.
   int max_top_logprobs = 20;  // counts as kMaxAlternatives where it is more

@@ -130,11 +130,13 @@ struct FinishEvent {
   // UNAVAILABLE when drained or after a device failure; RESOURCE_EXHAUSTED or INTERNAL after a
   // fault that is not the device's.
   absl::Status status;
-  std::string text;                    // what was still held back
-  std::string matched_stop;            // the stop string, when one ended it
-  int64_t prompt_tokens = 0;           // Request::prompt_tokens
-  int64_t generated_tokens = 0;        // of all hypotheses, for a beam search
-  std::vector<float> scores;           // Score
+  std::string text;           // what was still held back
+  std::string matched_stop;   // the stop string, when one ended it
+  int64_t prompt_tokens = 0;  // Request::prompt_tokens
+  int64_t cached_prompt_tokens =
+      0;                         // of these, not run: a state of the prompt's beginning had them
+  int64_t generated_tokens = 0;  // of all hypotheses, for a beam search
+  std::vector<float> scores;     // Score
   std::vector<Hypothesis> hypotheses;  // beam search: what had ended by then, best first
   // Request::keep, where the reason is stop, length or eos; else null: a turn that ends otherwise
   // leaves its session as it was. Text that may go on (an unfinished code point, the beginning of a

@@ -60,6 +60,29 @@ bool Session::HasRoom(absl::Time now) {
   return room;
 }
 
+int64_t Session::prompt_rows_to_stop() const {
+  for (size_t i = next_stop_; i < prefix_.stops.size(); ++i) {
+    const PrefixStop& stop = prefix_.stops[i];
+    if (!stop.spare && stop.position > consumed_) return stop.position - consumed_;
+  }
+  return prompt_rows_left();
+}
+
+void Session::StartFrom(PrefixCache::Start start) {
+  prefix_ = std::move(start);
+  consumed_ = prefix_.cached;
+}
+
+std::optional<PrefixStop> Session::TakeStop() {
+  while (next_stop_ < prefix_.stops.size()) {
+    const PrefixStop& stop = prefix_.stops[next_stop_];
+    if (stop.position > consumed_) return std::nullopt;
+    ++next_stop_;
+    if (stop.position == consumed_) return stop;
+  }
+  return std::nullopt;
+}
+
 ScheduledChunk Session::NextChunk(int64_t rows, int64_t beam) const {
   ScheduledChunk chunk;
   chunk.slot = slot_;
@@ -231,6 +254,7 @@ FinishEvent Session::MakeFinish(FinishReason reason, absl::Status status, absl::
   event.status = std::move(status);
   event.matched_stop = std::move(matched_stop_);
   event.prompt_tokens = request_.prompt_tokens();
+  event.cached_prompt_tokens = prefix_.cached;
   event.generated_tokens = generated_;
   event.scores = std::move(scores_);
   const absl::Time opened = std::min(opened_, now);

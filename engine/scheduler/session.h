@@ -9,6 +9,7 @@
 
 #include "absl/time/time.h"
 #include "engine/executor/executor.h"
+#include "engine/prefix/prefix_cache.h"
 #include "engine/scheduler/beam_group.h"
 #include "engine/scheduler/observer.h"
 #include "engine/scheduler/request.h"
@@ -53,6 +54,12 @@ class Session {
   // What its slot has to hold.
   SessionSize size() const;
   int64_t prompt_rows_left() const { return prompt_rows_ - consumed_; }
+  // Of these, the ones to run before the state of the prompt's beginning is to be kept.
+  int64_t prompt_rows_to_stop() const;
+  // A state had the prompt's first `start.cached` tokens. Before the first chunk.
+  void StartFrom(PrefixCache::Start start);
+  // Where the session stands, if its state there is to be kept. Forgets the stops before.
+  std::optional<PrefixStop> TakeStop();
   // Rows to run while decoding, before anything else can: one, or one of every beam.
   int64_t decode_rows() const { return beams_ == nullptr ? 1 : beams_->due(); }
   // Whether running `rows` more rows yields a token.
@@ -110,6 +117,8 @@ class Session {
   absl::Status fault_;
   int slot_ = -1;
   int64_t prompt_rows_ = 0;
+  PrefixCache::Start prefix_;
+  size_t next_stop_ = 0;    // in prefix_.stops
   int64_t base_ = 0;        // tokens that had gone through the model before
   int64_t consumed_ = 0;    // tokens that went through the model since, of every beam
   int32_t next_token_ = 0;  // sampled last, not yet consumed

@@ -27,10 +27,14 @@ struct KvShape {
 
 class KvCache {
  public:
-  KvCache(Backend& backend, const KvShape& shape, int64_t pages, int slots);
+  // Behind the slots are `kept` places, [slots, slots + kept), for Keep, Drop and Fork's `from`
+  // alone. They may own up to `kept_pages` pages together, which are there beside `pages`: what is
+  // kept takes nothing from the slots.
+  KvCache(Backend& backend, const KvShape& shape, int64_t pages, int slots, int kept = 0,
+          int64_t kept_pages = 0);
 
   const KvShape& shape() const { return shape_; }
-  int64_t pages() const { return pages_; }
+  int64_t pages() const { return pages_; }  // for the slots
   int64_t free_pages() const { return static_cast<int64_t>(free_.size()); }
   static int64_t PagesFor(int64_t positions) { return (positions + kKvPageSize - 1) / kKvPageSize; }
   // Whether `count` slots could reserve so many each.
@@ -46,6 +50,14 @@ class KvCache {
   // full of them are shared and those they replace become free; of the last one, where it is not
   // full, `to` gets a copy: it writes there next.
   void Fork(int from, int to, int64_t positions);
+
+  // Lets a place that has none own a slot's first `positions` positions too, whole pages of them,
+  // which the slot writes to no more. False, and nothing changes, where the kept ones would own
+  // more than they may.
+  bool Keep(int slot, int place, int64_t positions);
+  void Drop(int place);
+  // Different pages that kept places own.
+  int64_t kept_pages() const { return kept_pages_; }
 
   // The pages that hold a slot's first `positions` positions, in order, to and from host memory:
   // ReadBytes(positions) of it.
@@ -70,9 +82,12 @@ class KvCache {
   Backend& backend_;
   KvShape shape_;
   int64_t pages_ = 0;
+  int64_t max_kept_pages_ = 0;
+  int64_t kept_pages_ = 0;
   Buffer buffer_;
   std::vector<int32_t> free_;
-  std::vector<int32_t> owners_;  // [pages], 0: free
+  std::vector<int32_t> owners_;   // [all pages], 0: free
+  std::vector<int32_t> keepers_;  // [all pages], of the owners the kept places
   std::vector<std::vector<int32_t>> tables_;
 };
 

@@ -24,7 +24,7 @@ int64_t StatePool::SlotBytes(const StateShape& shape) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-StatePool::StatePool(Backend& backend, const StateShape& shape, int slots)
+StatePool::StatePool(Backend& backend, const StateShape& shape, int slots, int kept)
     : backend_(backend), shape_(shape), in_use_(slots, false) {
   const int64_t slot_bytes = SlotBytes(shape);
   int64_t at = 0;
@@ -35,7 +35,8 @@ StatePool::StatePool(Backend& backend, const StateShape& shape, int slots)
   }
   stride_ = slot_bytes / 4;
   int64_t bytes = 0;
-  if (slot_bytes == INT64_MAX || __builtin_mul_overflow(slot_bytes, int64_t{slots}, &bytes)) {
+  if (slot_bytes == INT64_MAX ||
+      __builtin_mul_overflow(slot_bytes, int64_t{slots} + kept, &bytes)) {
     throw DeviceError(DeviceErrorKind::kOutOfMemory,
                       "the states of " + std::to_string(slots) + " sessions of " +
                           std::to_string(shape.bytes()) + " bytes do not fit any memory");
@@ -62,7 +63,7 @@ void StatePool::Release(int slot) {
 }
 
 void StatePool::Copy(int from, int to) {
-  assert(in_use_[from] && in_use_[to] && from != to);
+  assert((from >= slots() || in_use_[from]) && (to >= slots() || in_use_[to]) && from != to);
   if (stride_ == 0) return;
   backend_.CopyOnDevice(buffer_.f32() + to * stride_, buffer_.f32() + from * stride_,
                         static_cast<size_t>(stride_) * 4);

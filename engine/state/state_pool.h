@@ -42,8 +42,9 @@ class StatePool {
  public:
   // What a slot takes: the state, padded to 64 bytes; INT64_MAX where that is beyond 64 bits.
   static int64_t SlotBytes(const StateShape& shape);
-  // All slots start free and zero. Throws DeviceError when the memory is not there.
-  StatePool(Backend& backend, const StateShape& shape, int slots);
+  // All slots start free and zero. Behind them are `kept` places, [slots, slots + kept), for Copy
+  // alone. Throws DeviceError when the memory is not there.
+  StatePool(Backend& backend, const StateShape& shape, int slots, int kept = 0);
 
   int slots() const { return static_cast<int>(in_use_.size()); }
   int free_slots() const { return static_cast<int>(free_.size()); }
@@ -51,7 +52,7 @@ class StatePool {
   int Acquire();
   // Zeroes the slot and makes it free.
   void Release(int slot);
-  // Copies the state of one slot onto another (fork).
+  // Copies the state of one slot or place onto another (fork).
   void Copy(int from, int to);
   // A slot's state to and from host memory, shape().bytes() of it.
   void Read(int slot, std::byte* host) const;
@@ -73,7 +74,7 @@ class StatePool {
   int64_t stride_ = 0;
   Buffer buffer_;
   std::vector<int> free_;
-  std::vector<bool> in_use_;
+  std::vector<bool> in_use_;  // the slots
 };
 
 }  // namespace t2r

@@ -21,12 +21,15 @@ void Use(Metrics& metrics) {
   plan.slot_bytes = 1024;
   plan.pages = 2;
   plan.page_bytes = 7;
+  plan.prefix_states = 3;
   plan.free_bytes = 15;
   metrics.SetMemory(plan);
   metrics.OnRefused(absl::StatusCode::kResourceExhausted);
   metrics.OnSubmitted();
   metrics.OnQueue(2, 30);
   metrics.OnSessions(3, 3);
+  metrics.OnPrefixes({.queried = 90, .hit = 10, .states = 4, .bytes = 400, .evictions = 0});
+  metrics.OnPrefixes({.queried = 120, .hit = 40, .states = 5, .bytes = 500, .evictions = 2});
   metrics.OnStep(3, 17, absl::Milliseconds(2));
   metrics.OnFirstToken(absl::Milliseconds(30));
   metrics.OnToken(absl::Milliseconds(3));
@@ -53,7 +56,13 @@ TEST(MetricsTest, CountsWhatItIsTold) {
                            "t2r_memory_bytes{kind=\"workspace\"} 12\n",
                            "t2r_memory_bytes{kind=\"states\"} 8192\n",
                            "t2r_memory_bytes{kind=\"kv_cache\"} 14\n",
+                           "t2r_memory_bytes{kind=\"prefix_cache\"} 3072\n",
                            "t2r_memory_bytes{kind=\"free\"} 15\n",
+                           "t2r_prefix_cache_queries_total 120\n",
+                           "t2r_prefix_cache_hits_total 40\n",
+                           "t2r_prefix_cache_states 5\n",
+                           "t2r_prefix_cache_bytes 500\n",
+                           "t2r_prefix_cache_evictions_total 2\n",
                            "t2r_requests_started_total 1\n",
                            "t2r_request_success_total{finished_reason=\"eos\"} 1\n",
                            "t2r_request_success_total{finished_reason=\"cancelled\"} 0\n",

@@ -121,7 +121,10 @@ TEST(OptionsTest, ReadsEveryFlag) {
                                "--keepalive-timeout",
                                "22",
                                "--keepalive-min-interval",
-                               "0.5"});
+                               "0.5",
+                               "--prefix-cache-mib",
+                               "20",
+                               "--prefix-cache-shared"});
   ASSERT_FALSE(parsed.code) << parsed.err;
   const ServerOptions& o = parsed.options;
   EXPECT_EQ(o.model, "DIR");
@@ -147,6 +150,8 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(o.scheduler.max_beams, 2);
   EXPECT_EQ(o.engine.max_context, 8);
   EXPECT_EQ(o.engine.kv_cache_bytes, 9 << 20);
+  EXPECT_EQ(o.engine.prefix_cache_bytes, 20 << 20);
+  EXPECT_TRUE(o.scheduler.prefix_cache_shared);
   EXPECT_EQ(o.engine.max_step_tokens, 10);
   EXPECT_EQ(o.engine.prompt_chunk, 5);
   EXPECT_EQ(o.drain_timeout, absl::Seconds(1.5));
@@ -213,6 +218,8 @@ TEST(OptionsTest, DefaultsAreThoseOfTheParts) {
   EXPECT_EQ(options.engine.backend, "auto");
   EXPECT_EQ(options.engine.prompt_chunk, EngineOptions().prompt_chunk);
   EXPECT_EQ(options.engine.kv_cache_bytes, 0);
+  EXPECT_EQ(options.engine.prefix_cache_bytes, 256 << 20);
+  EXPECT_FALSE(options.scheduler.prefix_cache_shared);
   EXPECT_EQ(options.scheduler.stall_timeout, SchedulerOptions().stall_timeout);
   EXPECT_EQ(options.scheduler.max_prompt_chunk, options.engine.prompt_chunk);
   EXPECT_EQ(options.drain_timeout, ServerOptions().drain_timeout);

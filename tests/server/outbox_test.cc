@@ -21,6 +21,7 @@ FinishEvent Finish(FinishReason reason, absl::Status status = absl::OkStatus()) 
   event.reason = reason;
   event.status = std::move(status);
   event.prompt_tokens = 3;
+  event.cached_prompt_tokens = 1;
   event.generated_tokens = 2;
   event.decode_time = absl::Milliseconds(1500);
   return event;
@@ -89,6 +90,7 @@ TEST(OutboxTest, EndsWithHeldTextUsageAndStatus) {
   EXPECT_EQ(message.finished().reason(), v1::FINISH_REASON_STOP);
   EXPECT_EQ(message.finished().stop(), "END");
   EXPECT_EQ(message.finished().usage().generated_tokens(), 2u);
+  EXPECT_EQ(message.finished().usage().cached_prompt_tokens(), 1u);
   EXPECT_EQ(message.finished().usage().decode_time().seconds(), 1);
   EXPECT_EQ(message.finished().usage().decode_time().nanos(), 500'000'000);
   EXPECT_TRUE(outbox.status().ok());

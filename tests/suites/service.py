@@ -60,6 +60,7 @@ class Server:
         ]
         self.process = None
         self.address = None
+        self.admin = None
         self._lines = []
         self._listening = threading.Event()
 
@@ -93,6 +94,8 @@ class Server:
     def _read(self):
         for line in self.process.stdout:
             self._lines.append(line.rstrip("\n"))
+            if line.startswith("admin: listening on "):
+                self.admin = line.split()[-1]
             if line.startswith("grpc: listening on "):
                 self.address = line.split()[-1]
                 self._listening.set()

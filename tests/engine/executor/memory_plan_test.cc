@@ -146,6 +146,39 @@ TEST(MemoryPlanTest, FullLayersPagesGrowWithTheSessionsOrAreGiven) {
   EXPECT_THROW(PlanMemory(model, Device(8 * kGiB, 8 * kGiB), options), ModelError);
 }
 
+TEST(MemoryPlanTest, PrefixesTakeAShareThatSessionsDoNotNeed) {
+  const SizesOnly linear(2, 0);
+  PlanOptions options;
+  options.sessions = 10;
+  options.prefix_cache_bytes = 20 * kMiB;
+  MemoryPlan plan = PlanMemory(linear, Device(8 * kGiB, 8 * kGiB), options);
+  EXPECT_EQ(plan.prefix_states, 20 * kMiB / plan.slot_bytes);
+  EXPECT_EQ(plan.prefix_pages, 0);
+  EXPECT_EQ(plan.prefix_bytes(), plan.prefix_states * plan.slot_bytes);
+  EXPECT_EQ(plan.free_bytes, 8 * kGiB - Needs(plan) - plan.prefix_bytes());
+  // An eighth of what sessions could have, and what these leave of it.
+  plan = PlanMemory(linear, Machine(kGiB, 40 * kMiB), options);
+  EXPECT_EQ(plan.prefix_states, 5 * kMiB / plan.slot_bytes);
+  plan = PlanMemory(linear, Machine(kGiB, Needs(plan) + plan.slot_bytes), options);
+  EXPECT_EQ(plan.prefix_states, 1);
+  // Where the rest is the sessions', theirs is less by it.
+  options.sessions = 0;
+  const MemoryPlan with = PlanMemory(linear, Device(kGiB, 600 * kMiB), options);
+  EXPECT_EQ(with.prefix_states, 20 * kMiB / with.slot_bytes);
+  options.prefix_cache_bytes = 0;
+  EXPECT_GT(PlanMemory(linear, Device(kGiB, 600 * kMiB), options).slots, with.slots + 100);
+
+  // Pages for 1,024 positions each, or as many states as pages where there is nothing else.
+  options.prefix_cache_bytes = 200 * kMiB;
+  options.sessions = 1;
+  plan = PlanMemory(SizesOnly(1, 1), Device(8 * kGiB, 8 * kGiB), options);
+  EXPECT_EQ(plan.prefix_states, 200 * kMiB / (plan.slot_bytes + 16 * plan.page_bytes));
+  EXPECT_EQ(plan.prefix_pages, 16 * plan.prefix_states);
+  plan = PlanMemory(SizesOnly(0, 1), Device(8 * kGiB, 8 * kGiB), options);
+  EXPECT_EQ(plan.prefix_states, 200 * kMiB / plan.page_bytes);
+  EXPECT_EQ(plan.prefix_pages, plan.prefix_states);
+}
+
 TEST(MemoryPlanTest, StepsOfAGivenSizeHoldAGivenNumberOfSessions) {
   const SizesOnly model(1, 0);
   PlanOptions options;
@@ -165,6 +198,8 @@ TEST(MemoryPlanTest, TheTableAddsUp) {
   plan.slots = 1000;
   plan.page_bytes = 10;
   plan.pages = 5;
+  plan.prefix_states = 2;
+  plan.prefix_pages = 3;
   plan.free_bytes = 7;
   plan.max_step_tokens = 192;
   plan.max_step_logit_rows = 64;
@@ -173,6 +208,7 @@ TEST(MemoryPlanTest, TheTableAddsUp) {
             "memory: workspace                    200 bytes  steps of 192 rows, logits of 64\n"
             "memory: states                 1,024,000 bytes  1,000 sessions of 1,024\n"
             "memory: keys, values                  50 bytes  5 pages of 64 positions, 10 each\n"
+            "memory: prefixes                   2,078 bytes  2 states\n"
             "memory: free                           7 bytes  of 1,234,567");
 }
 

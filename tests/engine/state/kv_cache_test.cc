@@ -130,6 +130,40 @@ TEST_F(KvCacheTest, ForksNeedNoPageBeyondTheReserved) {
   EXPECT_EQ(cache.free_pages(), kSlots * 5);
 }
 
+// What is kept owns whole pages of a slot's, outlives it, and takes nothing from the slots' share.
+TEST_F(KvCacheTest, KeptPagesAreBesideTheSlots) {
+  const int kKept = 2;  // the place behind slots 0 and 1
+  KvCache cache(*backend_, {1, 1, 8}, 6, 2, 3, 3);
+  EXPECT_EQ(cache.pages(), 6);
+  EXPECT_TRUE(cache.CanReserve(6 * kKvPageSize));
+  EXPECT_FALSE(cache.CanReserve(6 * kKvPageSize + 1));
+  ASSERT_TRUE(cache.Reserve(0, 4 * kKvPageSize));
+  EXPECT_FALSE(cache.Keep(0, kKept, 4 * kKvPageSize)) << "three at most";
+  EXPECT_EQ(cache.kept_pages(), 0);
+  EXPECT_TRUE(cache.Keep(0, kKept, 2 * kKvPageSize));
+  EXPECT_TRUE(cache.Keep(0, kKept + 1, kKvPageSize));  // no further page
+  EXPECT_EQ(cache.kept_pages(), 2);
+  const std::vector<int32_t> pages(cache.table(0).begin(), cache.table(0).begin() + 2);
+  cache.Release(0);
+  EXPECT_EQ(cache.free_pages(), 7);
+  EXPECT_TRUE(cache.CanReserve(6 * kKvPageSize));
+  EXPECT_FALSE(cache.CanReserve(6 * kKvPageSize + 1)) << "the third is for what is kept";
+
+  ASSERT_TRUE(cache.Reserve(1, 4 * kKvPageSize));
+  cache.Fork(kKept, 1, 2 * kKvPageSize);
+  EXPECT_EQ(cache.table(1)[0], pages[0]);
+  EXPECT_EQ(cache.table(1)[1], pages[1]);
+  EXPECT_TRUE(cache.CanReserve(4 * kKvPageSize)) << "slot 1 has only two of its own";
+  EXPECT_FALSE(cache.CanReserve(4 * kKvPageSize + 1));
+  cache.Drop(kKept);
+  EXPECT_EQ(cache.kept_pages(), 1);
+  EXPECT_FALSE(cache.CanReserve(4 * kKvPageSize)) << "and now three";
+  cache.Drop(kKept + 1);
+  cache.Release(1);
+  EXPECT_EQ(cache.kept_pages(), 0);
+  EXPECT_EQ(cache.free_pages(), 9);
+}
+
 TEST_F(KvCacheTest, WithoutFullLayersEverythingFits) {
   KvCache cache(*backend_, {}, 100, 2);
   EXPECT_EQ(cache.pages(), 0);

@@ -75,6 +75,7 @@ FakeExecutor::FakeExecutor(ExecutorLimits limits)
         return MixToken(history, vocab);
       }),
       slots_(static_cast<size_t>(limits.slots)),
+      prefixes_(static_cast<size_t>(limits.prefix_states)),
       free_pages_(limits.kv_pages) {}
 
 void FakeExecutor::Hold() {
@@ -249,6 +250,47 @@ void FakeExecutor::Restore(int slot, const SlotState& state) {
   to.history.resize(static_cast<size_t>(state.positions));
   std::memcpy(to.history.data(), state.pages.data(), to.history.size() * sizeof(int32_t));
 }
+
+int FakeExecutor::KeepPrefix(int slot) {
+  const std::lock_guard lock(mu_);
+  CheckCall();
+  const Slot& from = slots_.at(static_cast<size_t>(slot));
+  EXPECT_TRUE(from.open && !from.history.empty());
+  EXPECT_EQ(static_cast<int64_t>(from.history.size()) % limits_.prompt_alignment, 0);
+  if (fail_forks_) throw DeviceError("the fake device cannot copy");
+  for (size_t i = 0; i < prefixes_.size(); ++i) {
+    if (!prefixes_[i].empty()) continue;
+    prefixes_[i] = from.history;
+    return static_cast<int>(i);
+  }
+  return -1;
+}
+
+void FakeExecutor::StartFromPrefix(int slot, int prefix, std::span<const int32_t> tokens) {
+  const std::lock_guard lock(mu_);
+  CheckCall();
+  Slot& to = slots_.at(static_cast<size_t>(slot));
+  const std::vector<int32_t>& from = prefixes_.at(static_cast<size_t>(prefix));
+  EXPECT_TRUE(to.open && to.history.empty());
+  EXPECT_LT(static_cast<int64_t>(from.size()), to.positions);
+  EXPECT_EQ(from, std::vector<int32_t>(tokens.begin(), tokens.end()));
+  to.history = from;
+}
+
+void FakeExecutor::DropPrefix(int prefix) {
+  const std::lock_guard lock(mu_);
+  CheckCall();
+  EXPECT_FALSE(prefixes_.at(static_cast<size_t>(prefix)).empty()) << "dropped twice";
+  prefixes_.at(static_cast<size_t>(prefix)).clear();
+}
+
+int FakeExecutor::kept_prefixes() const {
+  const std::lock_guard lock(mu_);
+  return static_cast<int>(std::count_if(prefixes_.begin(), prefixes_.end(),
+                                        [](const auto& history) { return !history.empty(); }));
+}
+
+int64_t FakeExecutor::prefix_bytes() const { return kept_prefixes() * limits_.prefix_state_bytes; }
 
 void FakeExecutor::Launch(std::span<const ScheduledChunk> chunks) {
   const std::lock_guard lock(mu_);

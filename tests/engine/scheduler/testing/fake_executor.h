@@ -77,6 +77,8 @@ class FakeExecutor : public Executor {
   int64_t free_pages() const;
   std::vector<StepRecord> records() const;
   int64_t forks() const;
+  // Prefixes that are kept now.
+  int kept_prefixes() const;
 
   // ---- Executor ----
   const ExecutorLimits& limits() const override { return limits_; }
@@ -87,6 +89,10 @@ class FakeExecutor : public Executor {
   // The history, as the bytes of the state's pages.
   SlotState Save(int slot) override;
   void Restore(int slot, const SlotState& state) override;
+  int KeepPrefix(int slot) override;
+  void StartFromPrefix(int slot, int prefix, std::span<const int32_t> tokens) override;
+  void DropPrefix(int prefix) override;
+  int64_t prefix_bytes() const override;
   void Launch(std::span<const ScheduledChunk> chunks) override;
   void Wait(std::vector<ChunkResult>* results) override;
 
@@ -114,6 +120,7 @@ class FakeExecutor : public Executor {
   std::condition_variable changed_;
   mutable std::thread::id engine_;
   std::vector<Slot> slots_;
+  std::vector<std::vector<int32_t>> prefixes_;  // histories; empty: free
   int open_slots_ = 0;
   int64_t free_pages_ = 0;
   bool hold_ = false;
