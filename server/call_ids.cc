@@ -11,6 +11,8 @@
 namespace t2r::server {
 namespace {
 
+constexpr absl::string_view kMarks = "._:/+=@-";
+
 // -1: none, as capital letters are.
 int DigitOf(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -36,7 +38,6 @@ bool AllZero(const Bytes& bytes) {
 
 bool IsRequestId(absl::string_view text) {
   constexpr size_t kMaxBytes = 128;
-  constexpr absl::string_view kMarks = "._:/+=@-";
   return !text.empty() && text.size() <= kMaxBytes &&
          std::all_of(text.begin(), text.end(), [](unsigned char c) {
            return absl::ascii_isalnum(c) || absl::StrContains(kMarks, static_cast<char>(c));

@@ -21,7 +21,7 @@ bool IsName(absl::string_view name) {
          name != kRevokedTenant;
 }
 
-absl::string_view View(grpc::string_ref text) { return {text.data(), text.size()}; }
+absl::string_view View(const grpc::string_ref& text) { return {text.data(), text.size()}; }
 
 std::string NameInCertificate(const grpc::CallbackServerContext& rpc) {
   const std::shared_ptr<const grpc::AuthContext> connection = rpc.auth_context();
