@@ -47,7 +47,8 @@ def test_grpcurl(address):
 
 def test_k6(address, capsys):
     """Its thresholds are on errors only; how fast it was is printed."""
-    run = tool("k6", "run", "--no-usage-report", "--quiet", "--no-color", ROOT / "tests" / "deploy" / "load.js",
+    run = tool("k6", "run", "--no-usage-report", "--quiet", "--no-color", "--address", "",
+               ROOT / "tests" / "deploy" / "load.js",
                env=os.environ | {"ADDRESS": address, "PROTO": str(ROOT / "proto")})
     figures = json.loads(run.stdout.splitlines()[-1])
     assert figures["streams"] == 200
