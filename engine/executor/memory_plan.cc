@@ -44,6 +44,12 @@ class Planner {
                          std::to_string(page_bytes_));
       }
     }
+    if (!config.encoder_decoder) {
+      if (page_bytes_ > 0) {
+        prefix_state_pages_ = slot_bytes_ > 0 ? KvCache::PagesFor(kPrefixPositions) : 1;
+      }
+      prefix_state_bytes_ = Plus(slot_bytes_, Times(prefix_state_pages_, page_bytes_));
+    }
     if (config.encoder_decoder) {
       source_ = std::min(config.encoder_decoder->max_source_positions, kMaxStepTokens);
       if (source_page_bytes_ > 0) source_pages_ = KvCache::PagesFor(source_);
@@ -60,8 +66,10 @@ class Planner {
     } else if (known) {
       budget = memory_.free_bytes - Reserve();
     }
+    // Whole states: what is over is the sessions'.
     const int64_t prefixes =
-        std::clamp<int64_t>(budget / kPrefixShare, 0, options_.prefix_cache_bytes);
+        PrefixStates(std::min(options_.prefix_cache_bytes, budget / kPrefixShare)) *
+        prefix_state_bytes_;
     const int fit = known ? std::max(Fit(budget - prefixes, most), Fit(budget, 1)) : most;
     const int sessions = automatic ? fit : options_.sessions;
     MemoryPlan plan = PlanFor(std::max(sessions, 1));
@@ -110,19 +118,15 @@ class Planner {
     return plan;
   }
 
-  // As many states of prompts' beginnings as `bytes` hold.
+  // States of prompts' beginnings that `bytes` hold.
+  int64_t PrefixStates(int64_t bytes) const {
+    if (prefix_state_bytes_ == 0) return 0;
+    return std::clamp<int64_t>(bytes / prefix_state_bytes_, 0, kMaxPrefixStates);
+  }
+
   void AddPrefixes(int64_t bytes, MemoryPlan* plan) const {
-    if (model_.config().encoder_decoder) return;
-    int64_t each = slot_bytes_;
-    if (page_bytes_ > 0) {
-      const int64_t pages = slot_bytes_ > 0 ? KvCache::PagesFor(kPrefixPositions) : 1;
-      each = Plus(each, Times(pages, page_bytes_));
-      plan->prefix_pages = pages;
-    }
-    if (each == 0) return;
-    const int64_t states = std::clamp<int64_t>(bytes / each, 0, kMaxPrefixStates);
-    plan->prefix_states = static_cast<int>(states);
-    plan->prefix_pages *= states;
+    plan->prefix_states = static_cast<int>(PrefixStates(bytes));
+    plan->prefix_pages = plan->prefix_states * prefix_state_pages_;
     plan->free_bytes = std::max<int64_t>(plan->free_bytes - plan->prefix_bytes(), 0);
   }
 
@@ -166,6 +170,9 @@ class Planner {
   int64_t slot_bytes_ = 0;
   int64_t page_bytes_ = 0;
   int64_t source_page_bytes_ = 0;
+  // Of a state of a prompt's beginning, with its share of pages; 0: there are none.
+  int64_t prefix_state_bytes_ = 0;
+  int64_t prefix_state_pages_ = 0;
   int64_t fixed_pages_ = 0;   // 0: they grow with the sessions
   int64_t source_ = 0;        // tokens of the longest source
   int64_t source_pages_ = 0;  // of a session
