@@ -4,6 +4,7 @@
 
 #include "engine/model/architectures.h"
 #include "engine/model/attention.h"
+#include "engine/ops/quantize.h"
 
 namespace t2r {
 namespace {
@@ -11,8 +12,7 @@ namespace {
 StepCost MatMulCost(int64_t rows, int64_t outputs, int64_t inputs, bool bias, DType dtype) {
   StepCost cost;
   cost.flops = 2 * rows * outputs * inputs;
-  cost.weight_bytes =
-      outputs * inputs * static_cast<int64_t>(SizeOf(dtype)) + (bias ? outputs * 4 : 0);
+  cost.weight_bytes = MatrixBytes(outputs, inputs, dtype) + (bias ? outputs * 4 : 0);
   return cost;
 }
 

@@ -297,8 +297,9 @@ CLI::App* AddEval(CLI::App* app, EvalFlags* flags) {
       ->check(AtLeast(1));
   on->add_option("--threads", flags->engine.threads, "Of the engine (0: one a core)")
       ->check(Range(0, 1024));
-  OneOf(on->add_option("--dtype", flags->engine.dtype, "The engine's weights; auto: as the files"),
-        {"auto", "float32", "bfloat16"});
+  OneOf(on->add_option("--weights,--dtype", flags->engine.dtype,
+                       "The engine's weights; auto: as the files"),
+        {"auto", "float32", "bfloat16", "int8", "int4"});
   on->add_option("--max-tokens", flags->translation.max_tokens,
                  "Longest translation (0: twice its source and 10 more)")
       ->check(AtLeast(0));

@@ -45,10 +45,16 @@ absl::Status CheckOptions(const EngineOptions& options) {
     return absl::InvalidArgumentError(
         "max_context, kv_cache_bytes and prefix_cache_bytes must not be negative");
   }
+  const auto either = [](const std::string& value) {
+    return value == "auto" || value == "float32" || value == "bfloat16";
+  };
+  if (!either(options.dtype) && options.dtype != "int8" && options.dtype != "int4") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "dtype is \"", options.dtype, "\"; it must be auto, float32, bfloat16, int8 or int4"));
+  }
   for (const auto& [name, value] :
-       {std::pair{"dtype", options.dtype}, std::pair{"kv_dtype", options.kv_dtype},
-        std::pair{"window_dtype", options.window_dtype}}) {
-    if (value == "auto" || value == "float32" || value == "bfloat16") continue;
+       {std::pair{"kv_dtype", options.kv_dtype}, std::pair{"window_dtype", options.window_dtype}}) {
+    if (either(value)) continue;
     return absl::InvalidArgumentError(
         absl::StrCat(name, " is \"", value, "\"; it must be auto, float32 or bfloat16"));
   }
@@ -67,6 +73,8 @@ DType ChooseDType(const std::string& name, DType otherwise) {
 DType ChooseDType(const std::string& name, const SafetensorsDirectory& files) {
   if (name == "float32") return DType::kFloat32;
   if (name == "bfloat16") return DType::kBFloat16;
+  if (name == "int8") return DType::kInt8;
+  if (name == "int4") return DType::kInt4;
   bool any = false;
   for (const auto& [tensor_name, tensor] : files.tensors()) {
     if (tensor.shape.size() != 2 || absl::StrContains(tensor_name, ".feature_map.")) continue;

@@ -47,6 +47,9 @@ int64_t FirstNotFinite(const HostTensor& tensor) {
       return FirstWithExponent<uint16_t>(tensor.data, count, 0x7f80U);
     case DType::kFloat16:
       return FirstWithExponent<uint16_t>(tensor.data, count, 0x7c00U);
+    case DType::kInt8:
+    case DType::kInt4:
+      break;
   }
   return -1;
 }
@@ -122,6 +125,21 @@ std::unique_ptr<Matrix> WeightLoader::LoadTable(const HostMatrix& table) {
   std::unique_ptr<Matrix> loaded = backend_.LoadTable(table);
   bytes_ += loaded->bytes();
   return loaded;
+}
+
+std::shared_ptr<const Matrix> WeightLoader::LoadHead() {
+  if (loaded_head_ != nullptr) return loaded_head_;
+  const HostMatrix rows = HostRows(head_);
+  std::shared_ptr<const Matrix> head = Load({&rows, 1});
+  if (IsQuantized(matrix_dtype_)) loaded_head_ = head;
+  return head;
+}
+
+std::shared_ptr<const Matrix> WeightLoader::LoadEmbedding(const std::string& name) {
+  if (!IsQuantized(matrix_dtype_)) return LoadTable(HostRows(name));
+  if (name == head_) return LoadHead();
+  const HostMatrix rows = HostRows(name);
+  return Load({&rows, 1});
 }
 
 Buffer WeightLoader::LoadVector(std::span<const float> values) {

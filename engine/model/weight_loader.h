@@ -34,8 +34,6 @@ class WeightLoader {
   std::vector<float> Floats(const std::string& name) const { return ToFloats(Get(name)); }
   // A projection or table of output rows, whichever way it is stored.
   HostMatrix HostRows(const std::string& name) const;
-  // The matrix from hidden states to logits (HeadOf).
-  HostMatrix Head() const { return HostRows(head_); }
 
   // To the device; counted in bytes().
   std::unique_ptr<Matrix> Load(std::span<const HostMatrix> parts) {
@@ -43,6 +41,10 @@ class WeightLoader {
   }
   std::unique_ptr<Matrix> Load(std::span<const HostMatrix> parts, DType dtype);
   std::unique_ptr<Matrix> LoadTable(const HostMatrix& table);
+  // The matrix from hidden states to logits (HeadOf), and the table of tokens' embeddings `name`.
+  // Quantised, a tied table is one matrix, which both return.
+  std::shared_ptr<const Matrix> LoadHead();
+  std::shared_ptr<const Matrix> LoadEmbedding(const std::string& name);
   Buffer LoadVector(std::span<const float> values);
   Buffer LoadVector(const std::string& name) { return LoadVector(Floats(name)); }
 
@@ -56,6 +58,7 @@ class WeightLoader {
   const WeightSource& source_;
   Backend& backend_;
   DType matrix_dtype_;
+  std::shared_ptr<const Matrix> loaded_head_;  // where it is quantised
   size_t bytes_ = 0;
 };
 

@@ -4,33 +4,11 @@
 #include <cassert>
 #include <cstring>
 
+#include "engine/ops/cpu/elements.h"
 #include "engine/ops/cpu/memory.h"
 
 namespace t2r {
 namespace {
-
-float Widen(float value) { return value; }
-struct BFloat16Bits {
-  uint16_t bits;
-};
-struct Float16Bits {
-  uint16_t bits;
-};
-float Widen(BFloat16Bits value) { return BFloat16ToFloat(value.bits); }
-float Widen(Float16Bits value) { return Float16ToFloat(value.bits); }
-
-// Calls fn with `data` as a pointer to its element type.
-template <typename Fn>
-void WithElements(const void* data, DType dtype, const Fn& fn) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return fn(static_cast<const float*>(data));
-    case DType::kBFloat16:
-      return fn(static_cast<const BFloat16Bits*>(data));
-    case DType::kFloat16:
-      return fn(static_cast<const Float16Bits*>(data));
-  }
-}
 
 // Writes one output feature, `lane` of its panel. The panel starts zeroed.
 template <typename T>
