@@ -7,15 +7,16 @@
 // s and m are bfloat16, and the codes are chosen for the rounded s and m, so that their rounding
 // costs nothing: |w − ŵ| ≤ s/2 for int8, with s at most (1 + 2⁻⁷) max|w| / 127.
 //
-// Activations meet such weights as 8-bit integers too: an op's row is cut into the same groups, and
-// a group becomes a scale and integers in −127 … 127. Products of integers are summed exactly, a
-// group at a time; only the groups' results are rounded.
+// Activations meet such weights as integers too: an op's row is cut into the same groups, and a
+// group becomes a scale and 16-bit integers. Products of integers are summed exactly, a group at a
+// time; only the groups' results are rounded.
 #pragma once
 
 #include <array>
 #include <cstdint>
 
 #include "engine/ops/dtype.h"
+#include "engine/ops/matmul.h"
 
 namespace t2r {
 
@@ -47,6 +48,9 @@ struct QuantizedGroup {
 // in 15 steps, whose error is at most half of one, and ranges somewhat shorter and longer, each
 // fitted to its codes by least squares.
 QuantizedGroup QuantizeGroup(const float* values, int64_t count, DType dtype);
+
+// A group of a matrix that a file holds quantised (HostMatrix::scales, docs/model-format.md).
+QuantizedGroup StoredGroup(const HostMatrix& matrix, int64_t row, int64_t index);
 
 // Bytes of a matrix of any type: of whole groups where it is quantised, codes, scales and minimums.
 constexpr int64_t MatrixBytes(int64_t rows, int64_t cols, DType dtype) {

@@ -15,7 +15,7 @@ constexpr int64_t kTasksPerThread = 6;
 // Floating-point operations and bytes a nanosecond a core does, roughly: only for choosing between
 // one thread and all.
 constexpr double kFlopsPerNanosecond = 40;
-constexpr double kIntOpsPerNanosecond = 160;
+constexpr double kIntOpsPerNanosecond = 100;
 constexpr double kBytesPerNanosecond = 30;
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -70,7 +70,7 @@ void CpuBackend::IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias
   IntGemmTask all;
   all.groups = QuantGroups(w.cols());
   // Rows a multiple of 4096 bytes apart would compete for the same cache lines.
-  all.x_stride = all.groups * kQuantGroup + 64;
+  all.x_stride = 2 * all.groups * kQuantGroup + 64;
   const int64_t room = std::max(max_rows_, x.rows);
   const auto row_bytes = static_cast<size_t>(room * all.x_stride);
   const size_t group_bytes = static_cast<size_t>(room * all.groups) * sizeof(ActivationGroup);
@@ -79,9 +79,15 @@ void CpuBackend::IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias
   if (x.rows == 0) return;
   auto* rows = static_cast<int8_t*>(int_rows_.data());
   auto* groups = static_cast<ActivationGroup*>(int_groups_.data());
-  ForTasks(x.rows, 0.2 * static_cast<double>(x.rows * x.cols), [&](int64_t t, int) {
-    quantize_row_(x.f32_row(t), x.cols, rows + t * all.x_stride, groups + t * all.groups);
-  });
+  constexpr int64_t kRowsPerTask = 8;
+  ForTasks(DivideUp(x.rows, kRowsPerTask), 0.2 * static_cast<double>(x.rows * x.cols),
+           [&](int64_t task, int) {
+             const int64_t end = std::min((task + 1) * kRowsPerTask, x.rows);
+             for (int64_t t = task * kRowsPerTask; t < end; ++t) {
+               quantize_row_(x.f32_row(t), x.cols, rows + t * all.x_stride,
+                             groups + t * all.groups);
+             }
+           });
   all.x = rows;
   all.x_groups = groups;
   all.panels = w.panels();

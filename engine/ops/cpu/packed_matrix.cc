@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <vector>
 
 #include "engine/ops/cpu/elements.h"
 #include "engine/ops/cpu/memory.h"
+#include "engine/ops/quantize.h"
 
 namespace t2r {
 namespace {
@@ -30,6 +32,19 @@ void PackFeature(const T* source, int64_t step, int64_t cols, DType dtype, int p
   }
 }
 
+// A row that a file holds quantised, beside folded rows of the same matrix.
+std::vector<float> StoredRow(const HostMatrix& matrix, int64_t row) {
+  std::vector<float> values(static_cast<size_t>(matrix.cols));
+  for (int64_t g = 0; g < QuantGroups(matrix.cols); ++g) {
+    const QuantizedGroup group = StoredGroup(matrix, row, g);
+    const int64_t count = std::min(kQuantGroup, matrix.cols - g * kQuantGroup);
+    for (int64_t i = 0; i < count; ++i) {
+      values[static_cast<size_t>(g * kQuantGroup + i)] = group.Value(matrix.dtype, i);
+    }
+  }
+  return values;
+}
+
 }  // namespace
 
 PackedMatrix::PackedMatrix(std::span<const HostMatrix> parts, int64_t rows, DType dtype,
@@ -47,6 +62,11 @@ PackedMatrix::PackedMatrix(std::span<const HostMatrix> parts, int64_t rows, DTyp
       for (int64_t n = begin; n < end; ++n) {
         const int64_t row = n - first;
         const auto lane = static_cast<int>(n - panel * panel_cols);
+        if (IsQuantized(part.dtype)) {
+          const std::vector<float> values = StoredRow(part, row);
+          PackFeature(values.data(), 1, part.cols, dtype, panel_cols, lane, to);
+          continue;
+        }
         WithElements(part.data, part.dtype, [&](auto* source) {
           PackFeature(source + (part.transposed ? row : row * part.cols),
                       part.transposed ? part.rows : 1, part.cols, dtype, panel_cols, lane, to);

@@ -35,7 +35,4 @@ class QuantizedMatrix : public LookupTable {
   Buffer buffer_;
 };
 
-// A group of a matrix that a file holds quantised (HostMatrix::scales, docs/model-format.md).
-QuantizedGroup StoredGroup(const HostMatrix& matrix, int64_t row, int64_t index);
-
 }  // namespace t2r

@@ -44,6 +44,9 @@ struct Isa {
   static HWY_INLINE Ints Dot4(Ints sums, Codes4 codes, Input x) {
     return _mm512_dpbusd_epi32(sums, codes, x);
   }
+  static HWY_INLINE Ints NextByte(Ints sums, int32_t more) {
+    return _mm512_add_epi32(_mm512_slli_epi32(sums, 8), _mm512_set1_epi32(more));
+  }
   static HWY_INLINE Floats ToFloats(Ints v) { return _mm512_cvtepi32_ps(v); }
   static HWY_INLINE Floats Widen(const uint16_t* p) {
     const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));

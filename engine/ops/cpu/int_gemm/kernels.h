@@ -1,9 +1,14 @@
 // Products with quantised weights (engine/ops/quantize.h): kernels of several instruction sets over
 // one packed layout, and the choice between them.
 //
-// All of them give the same bits. Products of codes are summed exactly in 32-bit integers, which
-// float32 holds exactly too: a group's sum is below 32 · 255 · 127 < 2²⁰. What follows is a fixed
-// sequence of single multiplications and additions, never fused: groups g = 0 … in order,
+// Activations are 16-bit integers in two bytes: x ≈ s_x (256 a + b) with a and b in −127 … 127, so
+// that the products of a and those of b are two dot products over bytes. With one byte, 8 bits in
+// all, activations would cost a model several times what the weights' rounding does.
+//
+// All sets give the same bits. Products are summed exactly in 32-bit integers, below
+// 32 · 255 · 127 < 2²⁰ for each byte and below 2²⁹ together, and become float32 rounded once. What
+// follows is a fixed sequence of single multiplications and additions, never fused: groups g = 0 …
+// in order,
 //   y += (s_w · s_x) · Σ q x, then with int4 y += m_w · (s_x Σ x); at the end + bias, then + out.
 #pragma once
 
@@ -18,7 +23,7 @@ namespace t2r {
 // with AVX2, a tile's columns with AMX.
 inline constexpr int64_t kIntPanel = 16;
 
-// A row's group of activations x ≈ scale · q.
+// A row's group of activations x ≈ scale · q, q = 256 a + b.
 struct ActivationGroup {
   float scale = 0;
   int32_t offset = 0;    // −kInt8Offset · Σ q: what unsigned int8 codes add too much, negated
@@ -33,7 +38,8 @@ struct ActivationGroup {
 // block b, the upper ones block b + 4. So a one-row product reads memory in order, and reads
 // MatrixBytes(N, K, dtype) bytes, which over the speed of memory is the least time it can take.
 struct IntGemmTask {
-  const int8_t* x = nullptr;  // [rows, groups · kQuantGroup], rows x_stride bytes apart
+  // [rows, groups, 2, kQuantGroup]: a group's a, then its b; rows x_stride bytes apart.
+  const int8_t* x = nullptr;
   int64_t x_stride = 0;
   const ActivationGroup* x_groups = nullptr;  // [rows, groups]
   const uint8_t* panels = nullptr;
@@ -70,10 +76,11 @@ const IntGemmKernels& ChooseIntGemm();
 // What ChooseIntGemm answers from now on; null: the best again. For tests, on one thread.
 void SetIntGemmForTest(const IntGemmKernels* kernels);
 
-// A row of activations as integers, cut into groups: x [cols] to q [QuantGroups(cols) ·
-// kQuantGroup], zeros behind the last, and groups [QuantGroups(cols)]. scale = max|x| / 127, q = x
-// · (127 / max|x|) to the nearest, ties to even. A group below 1e-30 counts as zeros; NaN and
-// infinities come out as scales that are not finite.
+// A row of activations as integers, cut into groups: x [cols] to q [QuantGroups(cols), 2,
+// kQuantGroup], zeros behind the last, and groups [QuantGroups(cols)]. Of v = x · (127 / max|x|), a
+// is the nearest integer, ties to even, and b that of 256 (v − a), at most 127; scale is max|x| /
+// (127 · 256). A group below 1e-30 counts as zeros; NaN and infinities come out as scales that are
+// not finite.
 using QuantizeRowFn = void (*)(const float* x, int64_t cols, int8_t* q, ActivationGroup* groups);
 QuantizeRowFn ChooseQuantizeRow();
 

@@ -1,7 +1,7 @@
 // 16 lanes out of two registers of 8, and dot products without vpdpbusd. Included as tile-inl.h is.
 //
 // A set's Ops has Half and HalfFloats, 32 bytes in a register, with SetInts, SetFloats, Load,
-// Nibbles (the lower or upper halves of bytes), ToFloats, Widen, Mul, Add, LoadFloats and
+// Nibbles (the lower or upper halves of bytes), NextByte, ToFloats, Widen, Mul, Add, LoadFloats and
 // StoreFloats, and Prepare, Dot8 and Dot4 as Isa's Load8, Dot8 and Dot4 for 8 features.
 template <class Ops>
 struct PairIsa {
@@ -40,6 +40,9 @@ struct PairIsa {
   }
   static HWY_INLINE Ints Dot4(Ints sums, Codes4 codes, Input x) {
     return {Ops::Dot4(sums.low, codes.low, x), Ops::Dot4(sums.high, codes.high, x)};
+  }
+  static HWY_INLINE Ints NextByte(Ints sums, int32_t more) {
+    return {Ops::NextByte(sums.low, more), Ops::NextByte(sums.high, more)};
   }
   static HWY_INLINE Floats ToFloats(Ints v) {
     return {Ops::ToFloats(v.low), Ops::ToFloats(v.high)};

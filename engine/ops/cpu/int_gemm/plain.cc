@@ -65,6 +65,10 @@ struct PlainIsa {
     return DotBytes<kLanes>(sums, codes, four);
   }
   static Ints Dot4(const Ints& sums, const Codes4& codes, Input x) { return Dot8(sums, codes, x); }
+  static Ints NextByte(Ints sums, int32_t more) {
+    for (int32_t& v : sums.v) v = v * 256 + more;
+    return sums;
+  }
   static Floats ToFloats(const Ints& v) {
     Floats all;
     for (int i = 0; i < kLanes; ++i) all.v[i] = static_cast<float>(v.v[i]);
@@ -123,6 +127,13 @@ struct TwinOps {
     Lanes<int32_t, 8> ints;
     __builtin_memcpy(ints.v, all.v, sizeof(ints.v));
     return ints;
+  }
+  static Half NextByte(const Half& sums, int32_t more) {
+    Lanes<int32_t, 8> ints = AsInts(sums);
+    for (int32_t& v : ints.v) v = v * 256 + more;
+    Half all;
+    __builtin_memcpy(all.v, ints.v, sizeof(all.v));
+    return all;
   }
   static HalfFloats ToFloats(const Half& all) {
     const Lanes<int32_t, 8> ints = AsInts(all);

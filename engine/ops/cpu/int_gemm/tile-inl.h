@@ -7,6 +7,7 @@
 //   kAccumulators            sums of 16 lanes that fit the registers beside the operands
 //   kSigned8                 whether Dot8 takes 128 off the codes by itself
 //   Dot8, Dot4               sums + Σ over a lane's 4 codes and activations
+//   NextByte                 256 · sums + a number
 // with what its names say of the rest. T2R_UNROLL stands before the loops over what is in
 // registers.
 
@@ -18,6 +19,7 @@ HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
   constexpr int kBlocks = kQuantGroup / 4;
   const uint8_t* base = task.panels + panel * task.panel_bytes;
   const int8_t* x = task.x + row * task.x_stride;
+  constexpr int64_t kInputs = 2 * kQuantGroup;  // bytes of a group: a, then b
   const ActivationGroup* x_groups = task.x_groups + row * task.groups;
   typename Isa::Floats out[P][R];
   T2R_UNROLL
@@ -29,40 +31,52 @@ HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
     typename Isa::Ints sums[P][R];
     T2R_UNROLL
     for (int r = 0; r < R; ++r) {
-      const int32_t first = kInt4 || Isa::kSigned8 ? 0 : x_groups[r * task.groups + g].offset;
       T2R_UNROLL
-      for (int p = 0; p < P; ++p) sums[p][r] = Isa::SetInts(first);
+      for (int p = 0; p < P; ++p) sums[p][r] = Isa::SetInts(0);
     }
     const uint8_t* codes = base + task.codes_offset + g * kGroupCodes;
-    const int8_t* inputs = x + g * kQuantGroup;
-    if constexpr (kInt4) {
-      for (int b = 0; b < kBlocks / 2; ++b) {
-        typename Isa::Codes4 low[P];
-        typename Isa::Codes4 high[P];
-        T2R_UNROLL
-        for (int p = 0; p < P; ++p) {
-          Isa::Load4(codes + p * task.panel_bytes + b * 64, low[p], high[p]);
-        }
+    // The sums of the upper bytes, times 256, then those of the lower ones: codes come from memory
+    // once and from the first cache again.
+#pragma GCC unroll 1
+    for (int byte = 0; byte < 2; ++byte) {
+      const int8_t* inputs = x + g * kInputs + byte * kQuantGroup;
+      if (byte == 1) {
         T2R_UNROLL
         for (int r = 0; r < R; ++r) {
-          const auto first = Isa::Broadcast(inputs + r * task.x_stride + b * 4);
-          const auto second = Isa::Broadcast(inputs + r * task.x_stride + (b + kBlocks / 2) * 4);
+          const int32_t offset = kInt4 || Isa::kSigned8 ? 0 : x_groups[r * task.groups + g].offset;
           T2R_UNROLL
-          for (int p = 0; p < P; ++p) {
-            sums[p][r] = Isa::Dot4(Isa::Dot4(sums[p][r], low[p], first), high[p], second);
-          }
+          for (int p = 0; p < P; ++p) sums[p][r] = Isa::NextByte(sums[p][r], offset);
         }
       }
-    } else {
-      for (int b = 0; b < kBlocks; ++b) {
-        typename Isa::Codes8 block[P];
-        T2R_UNROLL
-        for (int p = 0; p < P; ++p) block[p] = Isa::Load8(codes + p * task.panel_bytes + b * 64);
-        T2R_UNROLL
-        for (int r = 0; r < R; ++r) {
-          const auto input = Isa::Broadcast(inputs + r * task.x_stride + b * 4);
+      if constexpr (kInt4) {
+        for (int b = 0; b < kBlocks / 2; ++b) {
+          typename Isa::Codes4 low[P];
+          typename Isa::Codes4 high[P];
           T2R_UNROLL
-          for (int p = 0; p < P; ++p) sums[p][r] = Isa::Dot8(sums[p][r], block[p], input);
+          for (int p = 0; p < P; ++p) {
+            Isa::Load4(codes + p * task.panel_bytes + b * 64, low[p], high[p]);
+          }
+          T2R_UNROLL
+          for (int r = 0; r < R; ++r) {
+            const auto first = Isa::Broadcast(inputs + r * task.x_stride + b * 4);
+            const auto second = Isa::Broadcast(inputs + r * task.x_stride + (b + kBlocks / 2) * 4);
+            T2R_UNROLL
+            for (int p = 0; p < P; ++p) {
+              sums[p][r] = Isa::Dot4(Isa::Dot4(sums[p][r], low[p], first), high[p], second);
+            }
+          }
+        }
+      } else {
+        for (int b = 0; b < kBlocks; ++b) {
+          typename Isa::Codes8 block[P];
+          T2R_UNROLL
+          for (int p = 0; p < P; ++p) block[p] = Isa::Load8(codes + p * task.panel_bytes + b * 64);
+          T2R_UNROLL
+          for (int r = 0; r < R; ++r) {
+            const auto input = Isa::Broadcast(inputs + r * task.x_stride + b * 4);
+            T2R_UNROLL
+            for (int p = 0; p < P; ++p) sums[p][r] = Isa::Dot8(sums[p][r], block[p], input);
+          }
         }
       }
     }

@@ -13,6 +13,9 @@ struct YmmOps {
   static HWY_INLINE Half Nibbles(Half v) {
     return _mm256_and_si256(kUpper ? _mm256_srli_epi16(v, 4) : v, _mm256_set1_epi8(15));
   }
+  static HWY_INLINE Half NextByte(Half sums, int32_t more) {
+    return _mm256_add_epi32(_mm256_slli_epi32(sums, 8), _mm256_set1_epi32(more));
+  }
   static HWY_INLINE HalfFloats ToFloats(Half v) { return _mm256_cvtepi32_ps(v); }
   static HWY_INLINE HalfFloats Widen(const uint16_t* p) {
     const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
