@@ -4,6 +4,7 @@
 
 #include "engine/model/architectures.h"
 #include "engine/model/attention.h"
+#include "engine/ops/quantize.h"
 
 namespace t2r {
 namespace {
@@ -11,8 +12,7 @@ namespace {
 StepCost MatMulCost(int64_t rows, int64_t outputs, int64_t inputs, bool bias, DType dtype) {
   StepCost cost;
   cost.flops = 2 * rows * outputs * inputs;
-  cost.weight_bytes =
-      outputs * inputs * static_cast<int64_t>(SizeOf(dtype)) + (bias ? outputs * 4 : 0);
+  cost.weight_bytes = MatrixBytes(outputs, inputs, dtype) + (bias ? outputs * 4 : 0);
   return cost;
 }
 
@@ -139,7 +139,9 @@ std::vector<StepCost> OperationsOfDecodeStep(const ModelConfig& config, DType we
     matmul(hidden, inner, marian || config.mlp_bias, weight_dtype);
   }
   // Marian's final_logits_bias, which nearly every checkpoint has.
-  matmul(config.vocab_size, hidden, marian, weight_dtype);
+  // With int4 the head is kept in 8 bits.
+  matmul(config.vocab_size, hidden, marian,
+         weight_dtype == DType::kInt4 ? DType::kInt8 : weight_dtype);
   return operations;
 }
 

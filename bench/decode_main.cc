@@ -203,8 +203,9 @@ int main(int argc, char** argv) {
   app.add_option("--steps", options.steps, "Steps a row")->check(t2r::flags::Range(1, 1 << 20));
   app.add_option("--threads", options.engine.threads, "Engine threads; 0: one a core")
       ->check(t2r::flags::Range(0, 1024));
-  t2r::flags::OneOf(app.add_option("--dtype", options.engine.dtype, "Weights; auto: as the files"),
-                    {"auto", "float32", "bfloat16"});
+  t2r::flags::OneOf(
+      app.add_option("--weights,--dtype", options.engine.dtype, "Of matrices; auto: as the files"),
+      {"auto", "float32", "bfloat16", "int8", "int4"});
   t2r::flags::OneOf(
       app.add_option("--kv-dtype", options.engine.kv_dtype, "Keys and values of full layers"),
       {"auto", "float32", "bfloat16"});

@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "bench/bf16_dots.h"
+#include "bench/narrow_dots.h"
 #include "engine/ops/backend.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -135,6 +135,7 @@ Peaks MeasurePeaks(int threads) {
   peaks.read_gb_per_s = ReadBandwidth(*backend, peaks.threads);
   peaks.f32_gflop_per_s = FlopRate(peaks.threads, HWY_DYNAMIC_DISPATCH(MultiplyAdds));
   if (HasBf16Dot()) peaks.bf16_gflop_per_s = FlopRate(peaks.threads, Bf16Dots);
+  if (HasInt8Dot()) peaks.int8_gop_per_s = FlopRate(peaks.threads, Int8Dots);
   peaks.isa = HWY_DYNAMIC_DISPATCH(TargetName)();
   return peaks;
 }

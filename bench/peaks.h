@@ -11,6 +11,7 @@ struct Peaks {
   double read_gb_per_s = 0;     // 10⁹ bytes a second read from memory far beyond the caches
   double f32_gflop_per_s = 0;   // float32 fused multiply-adds, two operations each
   double bf16_gflop_per_s = 0;  // bfloat16 dot products with float32 sums; 0: the CPU has none
+  double int8_gop_per_s = 0;    // dot products of bytes with 32-bit sums; 0: the CPU has none
   std::string isa;              // Highway's name of the vector instructions that were used
 };
 

@@ -9,6 +9,7 @@
 #include "bench/cost.h"
 #include "bench/peaks.h"
 #include "engine/engine.h"
+#include "engine/ops/enum_names.h"
 #include "flags/help.h"
 
 namespace {
@@ -29,9 +30,9 @@ Floor FloorOf(const t2r::ModelConfig& config, t2r::DType dtype, const t2r::bench
   Floor floor{sessions, context,
               t2r::CostOfDecodeStep(config, dtype, sessions, context, t2r::DType::kFloat32, source),
               0, 0};
-  const double peak = dtype == t2r::DType::kBFloat16
-                          ? std::max(peaks.bf16_gflop_per_s, peaks.f32_gflop_per_s)
-                          : peaks.f32_gflop_per_s;
+  double peak = peaks.f32_gflop_per_s;
+  if (dtype == t2r::DType::kBFloat16) peak = std::max(peak, peaks.bf16_gflop_per_s);
+  if (t2r::IsQuantized(dtype)) peak = std::max(peak, peaks.int8_gop_per_s);
   floor.compute_seconds = static_cast<double>(floor.cost.flops) / peak / 1e9;
   floor.memory_seconds = static_cast<double>(floor.cost.weight_bytes + floor.cost.state_bytes) /
                          peaks.read_gb_per_s / 1e9;
@@ -43,6 +44,7 @@ Floor FloorOf(const t2r::ModelConfig& config, t2r::DType dtype, const t2r::bench
 int main(int argc, char** argv) {
   int threads = 0;
   bool json = false;
+  std::string weights = "auto";
   std::string model;
   std::vector<int> sessions = {1, 8, 32, 64};
   std::vector<int64_t> contexts = {128};
@@ -54,6 +56,8 @@ int main(int argc, char** argv) {
   app.add_option("--threads", threads, "0: one a core")->check(t2r::flags::Range(0, 1024));
   app.add_option("--model", model, "Model directory (only its config.json is read)")
       ->type_name("DIR");
+  t2r::flags::OneOf(app.add_option("--weights", weights, "With --model; auto: as its files"),
+                    {"auto", "float32", "bfloat16", "int8", "int4"});
   app.add_option("--sessions", sessions, "With --model: sessions that decode together")
       ->delimiter(',')
       ->type_name("N,N,...")
@@ -76,7 +80,8 @@ int main(int argc, char** argv) {
       return 1;
     }
     const bool bf16 = config->file_dtype == t2r::DType::kBFloat16;
-    const t2r::DType dtype = bf16 ? t2r::DType::kBFloat16 : t2r::DType::kFloat32;
+    const t2r::DType dtype = t2r::Parse<t2r::DType>(weights).value_or(bf16 ? t2r::DType::kBFloat16
+                                                                           : t2r::DType::kFloat32);
     for (const int64_t context : contexts) {
       for (const int count : sessions) {
         floors.push_back(FloorOf(*config, dtype, peaks, count, context, source));
@@ -90,6 +95,7 @@ int main(int argc, char** argv) {
                           {"read_gb_per_s", peaks.read_gb_per_s},
                           {"f32_gflop_per_s", peaks.f32_gflop_per_s},
                           {"bf16_gflop_per_s", peaks.bf16_gflop_per_s},
+                          {"int8_gop_per_s", peaks.int8_gop_per_s},
                           {"floors", nlohmann::json::array()}};
     for (const Floor& floor : floors) {
       out["floors"].push_back({{"sessions", floor.sessions},
@@ -104,9 +110,11 @@ int main(int argc, char** argv) {
     std::cout << out.dump() << "\n";
     return 0;
   }
-  std::printf("%d threads, %s: reads %.1f GB/s, float32 %.0f GFLOP/s, bfloat16 %.0f GFLOP/s\n",
-              peaks.threads, peaks.isa.c_str(), peaks.read_gb_per_s, peaks.f32_gflop_per_s,
-              peaks.bf16_gflop_per_s);
+  std::printf(
+      "%d threads, %s: reads %.1f GB/s, float32 %.0f GFLOP/s, bfloat16 %.0f GFLOP/s, int8 %.0f "
+      "GOP/s\n",
+      peaks.threads, peaks.isa.c_str(), peaks.read_gb_per_s, peaks.f32_gflop_per_s,
+      peaks.bf16_gflop_per_s, peaks.int8_gop_per_s);
   if (floors.empty()) return 0;
   std::printf("%9s %9s %9s %12s %11s %12s\n", "sessions", "context", "GFLOP", "compute ms",
               "memory ms", "tokens/s ≤");

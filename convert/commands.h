@@ -118,11 +118,17 @@ struct ImportGgufFlags {
   std::string pre_tokenizer;      // empty: what the file says
 };
 
+struct QuantizeFlags {
+  std::string model, directory;
+  std::string weights = "int8";  // or int4
+};
+
 void Swap(const SwapFlags& flags);
 void Finetune(const FinetuneFlags& flags);
 void Pretrain(const PretrainFlags& flags);
 void Eval(const EvalFlags& flags);
 void PrintMetrics(const MetricsFlags& flags);
 void ImportGguf(const ImportGgufFlags& flags);
+void Quantize(const QuantizeFlags& flags);
 
 }  // namespace t2r::convert

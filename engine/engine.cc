@@ -13,6 +13,7 @@
 #include "engine/executor/model_executor.h"
 #include "engine/io/files.h"
 #include "engine/model/tensors.h"
+#include "engine/model/weight_loader.h"
 #include "engine/snapshot/fingerprint.h"
 
 namespace t2r {
@@ -45,10 +46,16 @@ absl::Status CheckOptions(const EngineOptions& options) {
     return absl::InvalidArgumentError(
         "max_context, kv_cache_bytes and prefix_cache_bytes must not be negative");
   }
+  const auto either = [](const std::string& value) {
+    return value == "auto" || value == "float32" || value == "bfloat16";
+  };
+  if (!either(options.dtype) && options.dtype != "int8" && options.dtype != "int4") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "dtype is \"", options.dtype, "\"; it must be auto, float32, bfloat16, int8 or int4"));
+  }
   for (const auto& [name, value] :
-       {std::pair{"dtype", options.dtype}, std::pair{"kv_dtype", options.kv_dtype},
-        std::pair{"window_dtype", options.window_dtype}}) {
-    if (value == "auto" || value == "float32" || value == "bfloat16") continue;
+       {std::pair{"kv_dtype", options.kv_dtype}, std::pair{"window_dtype", options.window_dtype}}) {
+    if (either(value)) continue;
     return absl::InvalidArgumentError(
         absl::StrCat(name, " is \"", value, "\"; it must be auto, float32 or bfloat16"));
   }
@@ -62,12 +69,25 @@ DType ChooseDType(const std::string& name, DType otherwise) {
   return otherwise;
 }
 
-// auto: bfloat16 when every matrix of the files is; float32 otherwise, float16 files included
-// (bfloat16 would lose three of their bits). Feature maps ([G, k, d]) stay float32 in any case.
+// auto: what the files are quantised as, or bfloat16 when every matrix of theirs is; float32
+// otherwise, float16 files included (bfloat16 would lose three of their bits). Feature maps ([G, k,
+// d]) stay float32 in any case.
 DType ChooseDType(const std::string& name, const SafetensorsDirectory& files) {
   if (name == "float32") return DType::kFloat32;
   if (name == "bfloat16") return DType::kBFloat16;
+  if (name == "int8") return DType::kInt8;
+  if (name == "int4") return DType::kInt4;
   bool any = false;
+  bool quantised = false;
+  for (const auto& [tensor_name, tensor] : files.tensors()) {
+    if (tensor.dtype != DType::kInt8 || !absl::EndsWith(tensor_name, ".codes")) continue;
+    // Which of the two, the rank of the scales says; with int4 some matrices are in 8 bits.
+    const HostTensor* scales =
+        files.Find(ScalesOf(tensor_name.substr(0, tensor_name.size() - CodesOf("").size())));
+    if (scales != nullptr && scales->shape.size() == 3) return DType::kInt4;
+    quantised = true;
+  }
+  if (quantised) return DType::kInt8;
   for (const auto& [tensor_name, tensor] : files.tensors()) {
     if (tensor.shape.size() != 2 || absl::StrContains(tensor_name, ".feature_map.")) continue;
     if (tensor.dtype != DType::kBFloat16) return DType::kFloat32;
@@ -89,8 +109,9 @@ int64_t PositionLimit(const ModelConfig& config, int64_t max_context) {
 std::vector<std::string> WarningsOf(const SafetensorsDirectory& files, const ModelConfig& config) {
   std::set<std::string, std::less<>> used;
   for (const TensorSpec& tensor : TensorsOf(config)) {
-    used.insert(tensor.name);
-    used.insert(tensor.aliases.begin(), tensor.aliases.end());
+    std::vector<std::string> names = {tensor.name};
+    names.insert(names.end(), tensor.aliases.begin(), tensor.aliases.end());
+    for (const std::string& name : names) used.insert({name, CodesOf(name), ScalesOf(name)});
   }
   std::vector<std::string> warnings;
   for (const auto& [name, tensor] : files.tensors()) {

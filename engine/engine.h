@@ -26,7 +26,7 @@ struct EngineOptions {
   std::string backend = BackendOptions().name;
   int threads = 0;              // 0: one a core
   bool batch_invariant = true;  // as in BackendOptions
-  std::string dtype = "auto";   // auto (as the files), float32, bfloat16
+  std::string dtype = "auto";   // weights: auto (as the files), float32, bfloat16, int8, int4
   // Keys and values of full layers: auto (as the backend's activations), float32, bfloat16.
   std::string kv_dtype = "auto";
   // Windows' keys and values: auto (as the backend's activations), float32, bfloat16.

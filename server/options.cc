@@ -53,8 +53,11 @@ void AddEngineFlags(CLI::App& app, EngineOptions* engine) {
           flags::SaidAs(CLI::Validator(AutoOrCount, ""), "1 to " + flags::Grouped(kMaxSessions)));
   app.add_option("--threads", engine->threads, "Engine threads; 0: one a core")
       ->check(flags::Range(0, 4096));
-  flags::OneOf(app.add_option("--dtype", engine->dtype, "Weights: auto: as the files"),
-               {"auto", "float32", "bfloat16"});
+  flags::OneOf(
+      app.add_option(
+          "--weights,--dtype", engine->dtype,
+          "Of matrices; auto: as the files; int8 and int4: quantised in groups, on the CPU"),
+      {"auto", "float32", "bfloat16", "int8", "int4"});
   flags::OneOf(app.add_option("--kv-dtype", engine->kv_dtype,
                               "Keys and values of full layers; auto: as --window-dtype's"),
                {"auto", "float32", "bfloat16"});

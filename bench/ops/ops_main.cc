@@ -20,6 +20,7 @@
 
 #include "bench/peaks.h"
 #include "engine/ops/backend.h"
+#include "engine/ops/quantize.h"
 
 namespace t2r {
 namespace {
@@ -48,7 +49,7 @@ class Bench {
     std::printf("%s\n", backend_->Describe().c_str());
     MeasurePeaks();
     std::printf("%-44s %10s %9s %9s %7s %7s\n", "op", "us", "GFLOP/s", "GB/s", "of FMA", "of read");
-    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kInt4}) {
       for (const int64_t rows : {1, 8, 32, 64, 256}) {
         MatMuls(dtype, rows);
       }
@@ -128,7 +129,7 @@ class Bench {
                                {"down", 576, 1536},
                                {"head", 49152, 576}}) {
       const bool head = shape.n == 49152;
-      const double matrix_bytes = static_cast<double>(shape.n * shape.k) * SizeOf(dtype);
+      const double matrix_bytes = static_cast<double>(MatrixBytes(shape.n, shape.k, dtype));
       const int copies = std::clamp(static_cast<int>(128e6 / matrix_bytes), 2, 64);
       std::vector<std::unique_ptr<Matrix>> matrices;
       for (int i = 0; i < copies; ++i) matrices.push_back(MakeMatrix(shape.n, shape.k, dtype));

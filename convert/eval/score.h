@@ -18,7 +18,7 @@ namespace t2r::convert {
 struct ScoreOptions {
   std::string backend = "auto";  // or cpu or cuda
   int threads = 0;               // of the engine; 0: one a core
-  std::string dtype = "auto";    // the engine's weights: auto, float32 or bfloat16
+  std::string dtype = "auto";    // the engine's weights: as in EngineOptions
 };
 
 // What an engine is to have room for.

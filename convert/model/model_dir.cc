@@ -42,6 +42,9 @@ torch::Dtype TorchType(DType dtype) {
       return torch::kBFloat16;
     case DType::kFloat16:
       return torch::kFloat16;
+    case DType::kInt8:
+    case DType::kInt4:
+      break;
   }
   throw ConvertError("unknown element type");
 }

@@ -92,7 +92,8 @@ bool ReadDType(const std::string& name, DType* dtype) {
   if (name == "BF16") *dtype = DType::kBFloat16;
   if (name == "F16") *dtype = DType::kFloat16;
   if (name == "F64") *dtype = DType::kFloat32;
-  return name == "F64" || name == "F32" || name == "BF16" || name == "F16";
+  if (name == "I8") *dtype = DType::kInt8;
+  return name == "F64" || name == "I8" || name == "F32" || name == "BF16" || name == "F16";
 }
 
 }  // namespace

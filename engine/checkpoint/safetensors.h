@@ -16,8 +16,8 @@ namespace t2r {
 
 // All tensors of a model directory: model.safetensors, or the shards that
 // model.safetensors.index.json lists, or all model-…-of-….safetensors where there is no index. F64
-// (rounded to F32), F32, F16 and BF16; tensors of other types are refused by Find and their names
-// are in unsupported(). Files stay mapped as long as this object lives.
+// (rounded to F32), F32, F16, BF16 and I8; tensors of other types are refused by Find and their
+// names are in unsupported(). Files stay mapped as long as this object lives.
 class SafetensorsDirectory : public WeightSource {
  public:
   // Errors name the file and the tensor: NOT_FOUND (no file), INVALID_ARGUMENT (bad or truncated).

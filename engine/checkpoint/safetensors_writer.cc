@@ -18,6 +18,10 @@ const char* NameInFile(DType dtype) {
       return "BF16";
     case DType::kFloat16:
       return "F16";
+    case DType::kInt8:
+      return "I8";
+    case DType::kInt4:
+      break;  // stored as bytes
   }
   return "F32";
 }

@@ -61,9 +61,8 @@ class Gpt2 : public BackendModel {
       layers_.push_back(LoadLayer(loader, i, is_linear, is_linear ? linear++ : full++));
     }
     final_norm_ = LoadNorm(loader, "transformer.ln_f");
-    const HostMatrix head = loader.Head();
-    head_ = loader.Load({&head, 1});
-    embedding_ = loader.LoadTable(loader.HostRows("transformer.wte.weight"));
+    head_ = loader.LoadHead();
+    embedding_ = loader.LoadEmbedding("transformer.wte.weight");
     positions_ = loader.LoadTable(loader.HostRows("transformer.wpe.weight"));
     weight_bytes_ = loader.bytes();
     Declare(backend.activation_dtype(options.weight_dtype));
@@ -159,11 +158,11 @@ class Gpt2 : public BackendModel {
     workspace_.AddLogitRows(&last_normed_, hidden, dtype);
   }
 
-  std::unique_ptr<Matrix> embedding_;
+  std::shared_ptr<const Matrix> embedding_;
   std::unique_ptr<Matrix> positions_;
   std::vector<Gpt2Layer> layers_;
   Norm final_norm_;
-  std::unique_ptr<Matrix> head_;
+  std::shared_ptr<const Matrix> head_;
 
   Activation x_, normed_, qkv_, attn_out_, inner_, last_, last_normed_;
 };

@@ -82,9 +82,8 @@ class GptNeox : public BackendModel {
       layers_.push_back(LoadLayer(loader, i, is_linear, is_linear ? linear++ : full++));
     }
     final_norm_ = LoadNorm(loader, "gpt_neox.final_layer_norm");
-    const HostMatrix head = loader.Head();
-    head_ = loader.Load({&head, 1});
-    embedding_ = loader.LoadTable(loader.HostRows("gpt_neox.embed_in.weight"));
+    head_ = loader.LoadHead();
+    embedding_ = loader.LoadEmbedding("gpt_neox.embed_in.weight");
     weight_bytes_ = loader.bytes();
     Declare(backend.activation_dtype(options.weight_dtype));
   }
@@ -159,10 +158,10 @@ class GptNeox : public BackendModel {
   }
 
   std::vector<double> frequencies_;
-  std::unique_ptr<Matrix> embedding_;
+  std::shared_ptr<const Matrix> embedding_;
   std::vector<GptNeoxLayer> layers_;
   Norm final_norm_;
-  std::unique_ptr<Matrix> head_;
+  std::shared_ptr<const Matrix> head_;
 
   Activation x_, normed_, mlp_normed_, qkv_, attn_out_, inner_, cos_sin_, last_, last_normed_;
 };

@@ -94,9 +94,8 @@ class Llama : public BackendModel {
       layers_.push_back(LoadLayer(loader, i, is_linear, is_linear ? linear++ : full++));
     }
     final_norm_ = LoadNorm(loader, "model.norm");
-    const HostMatrix head = loader.Head();
-    head_ = loader.Load({&head, 1});
-    embedding_ = loader.LoadTable(loader.HostRows("model.embed_tokens.weight"));
+    head_ = loader.LoadHead();
+    embedding_ = loader.LoadEmbedding("model.embed_tokens.weight");
     weight_bytes_ = loader.bytes();
     Declare(backend.activation_dtype(options.weight_dtype));
   }
@@ -193,10 +192,10 @@ class Llama : public BackendModel {
   }
 
   std::vector<double> frequencies_;
-  std::unique_ptr<Matrix> embedding_;
+  std::shared_ptr<const Matrix> embedding_;
   std::vector<LlamaLayer> layers_;
   Norm final_norm_;
-  std::unique_ptr<Matrix> head_;
+  std::shared_ptr<const Matrix> head_;
 
   Activation x_, normed_, qkv_, attn_out_, gate_up_, gated_, cos_sin_, last_, last_normed_;
 };

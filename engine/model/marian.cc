@@ -96,18 +96,17 @@ class Marian : public BackendModel {
           "dtype float32");
     }
     WeightLoader loader(config_, weights, backend, options.weight_dtype);
-    const std::shared_ptr<const Matrix> tokens = loader.LoadTable(loader.HostRows(
-        both.share_embeddings ? "model.shared.weight" : "model.decoder.embed_tokens.weight"));
+    const std::shared_ptr<const Matrix> tokens = loader.LoadEmbedding(
+        both.share_embeddings ? "model.shared.weight" : "model.decoder.embed_tokens.weight");
     std::shared_ptr<const Matrix> source_tokens = tokens;
     if (!both.share_embeddings) {
-      source_tokens = loader.LoadTable(loader.HostRows("model.encoder.embed_tokens.weight"));
+      source_tokens = loader.LoadEmbedding("model.encoder.embed_tokens.weight");
     }
     encoder_ = std::make_unique<MarianEncoder>(config_, loader, std::move(source_tokens));
     embedding_ = LoadMarianEmbedding(loader, "decoder", tokens, config_);
     LoadLayers(loader);
     if (both.final_norm) final_norm_ = LoadNorm(loader, "model.decoder.layer_norm");
-    const HostMatrix head = loader.Head();
-    head_ = loader.Load({&head, 1});
+    head_ = loader.LoadHead();
     if (loader.Has("final_logits_bias")) head_bias_ = loader.LoadVector("final_logits_bias");
     weight_bytes_ = loader.bytes();
     Declare(dtype);
@@ -254,7 +253,7 @@ class Marian : public BackendModel {
   MarianEmbedding embedding_;
   std::vector<MarianLayer> layers_;
   Norm final_norm_;  // where config has one
-  std::unique_ptr<Matrix> head_;
+  std::shared_ptr<const Matrix> head_;
   Buffer head_bias_;  // final_logits_bias, where there is one
 
   MarianWorkspace workspace_parts_;

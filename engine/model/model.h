@@ -13,7 +13,7 @@
 namespace t2r {
 
 struct ModelOptions {
-  DType weight_dtype = DType::kFloat32;  // matrices: float32 or bfloat16
+  DType weight_dtype = DType::kFloat32;  // matrices: float32, bfloat16, int8, int4
 };
 
 // Where sessions keep what they remember. kv holds the decoder's keys and values, source_kv those

@@ -1,8 +1,9 @@
 #include "engine/model/projection.h"
 
 #include <cstddef>
-#include <cstring>
 #include <utility>
+
+#include "engine/ops/quantize.h"
 
 namespace t2r {
 
@@ -22,20 +23,32 @@ Projection LoadProjection(WeightLoader& loader, const std::vector<std::string>& 
 Projection LoadReordered(WeightLoader& loader, const std::string& name,
                          const std::vector<int64_t>& rows) {
   const HostMatrix stored = loader.HostRows(name + ".weight");
-  const size_t row_bytes = static_cast<size_t>(stored.cols) * SizeOf(stored.dtype);
-  std::vector<std::byte> bytes(rows.size() * row_bytes);
-  const auto* from = static_cast<const std::byte*>(stored.data);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::memcpy(bytes.data() + i * row_bytes, from + static_cast<size_t>(rows[i]) * row_bytes,
-                row_bytes);
+  const auto reordered = [&rows](const void* data, int64_t row_bytes) {
+    const auto* from = static_cast<const std::byte*>(data);
+    std::vector<std::byte> bytes;
+    for (const int64_t row : rows) {
+      bytes.insert(bytes.end(), from + row * row_bytes, from + (row + 1) * row_bytes);
+    }
+    return bytes;
+  };
+  int64_t row_bytes = stored.cols * static_cast<int64_t>(SizeOf(stored.dtype));
+  std::vector<std::byte> scales;
+  if (IsQuantized(stored.dtype)) {
+    const int64_t groups = QuantGroups(stored.cols);
+    const bool int4 = stored.dtype == DType::kInt4;
+    if (int4) row_bytes = groups * kQuantGroup / 2;
+    scales =
+        reordered(stored.scales, groups * (int4 ? 2 : 1) * static_cast<int64_t>(sizeof(uint16_t)));
   }
+  const std::vector<std::byte> bytes = reordered(stored.data, row_bytes);
   std::vector<float> bias;
   if (loader.Lists(name + ".bias")) {
     const std::vector<float> biases = loader.Floats(name + ".bias");
     for (const int64_t row : rows) bias.push_back(biases[static_cast<size_t>(row)]);
   }
   ProjectionStack stack;
-  stack.Add({bytes.data(), stored.dtype, static_cast<int64_t>(rows.size()), stored.cols, false},
+  stack.Add({bytes.data(), stored.dtype, static_cast<int64_t>(rows.size()), stored.cols, false,
+             reinterpret_cast<const uint16_t*>(scales.data())},
             bias);
   return stack.Load(loader);
 }

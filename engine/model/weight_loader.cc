@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "engine/ops/quantize.h"
+
 namespace t2r {
 namespace {
 
@@ -47,6 +49,9 @@ int64_t FirstNotFinite(const HostTensor& tensor) {
       return FirstWithExponent<uint16_t>(tensor.data, count, 0x7f80U);
     case DType::kFloat16:
       return FirstWithExponent<uint16_t>(tensor.data, count, 0x7c00U);
+    case DType::kInt8:
+    case DType::kInt4:
+      break;
   }
   return -1;
 }
@@ -92,6 +97,9 @@ const HostTensor& WeightLoader::Get(const std::string& name) const {
   if (tensor == nullptr) {
     throw ModelError("tensor " + name + " of shape " + Shown(spec.shape) + " is missing");
   }
+  if (IsQuantized(tensor->dtype)) {
+    throw ModelError("tensor " + name + " has the type I8, which only codes of matrices have");
+  }
   if (tensor->shape != spec.shape) {
     throw ModelError("tensor " + name + " has shape " + Shown(tensor->shape) +
                      "; the configuration needs " + Shown(spec.shape));
@@ -105,7 +113,73 @@ const HostTensor& WeightLoader::Get(const std::string& name) const {
   return *tensor;
 }
 
+HostMatrix WeightLoader::QuantizedRows(const TensorSpec& spec) const {
+  std::vector<std::string> names = {spec.name};
+  names.insert(names.end(), spec.aliases.begin(), spec.aliases.end());
+  for (const std::string& name : names) {
+    const HostTensor* codes = source_.Find(CodesOf(name));
+    if (codes == nullptr) continue;
+    const HostTensor* scales = source_.Find(ScalesOf(name));
+    if (!IsQuantizable(spec) || spec.shape.size() != 2 || scales == nullptr) {
+      throw ModelError("tensor " + CodesOf(name) +
+                       (scales == nullptr ? " has no " + ScalesOf(name) + " beside it"
+                                          : " stands for a tensor that is never quantised"));
+    }
+    HostMatrix matrix;
+    matrix.rows = spec.shape[spec.transposed ? 1 : 0];
+    matrix.cols = spec.shape[spec.transposed ? 0 : 1];
+    const int64_t groups = QuantGroups(matrix.cols);
+    matrix.dtype = scales->shape.size() == 3 ? DType::kInt4 : DType::kInt8;
+    const bool int4 = matrix.dtype == DType::kInt4;
+    const auto check = [](const std::string& of, const HostTensor& tensor, DType dtype,
+                          const std::vector<int64_t>& shape) {
+      if (tensor.dtype == dtype && tensor.shape == shape) return;
+      throw ModelError("tensor " + of + " is " + NameOf(tensor.dtype) + " " + Shown(tensor.shape) +
+                       "; the configuration needs " + NameOf(dtype) + " " + Shown(shape));
+    };
+    std::vector<int64_t> shape = {matrix.rows, groups};
+    if (int4) shape.push_back(2);
+    check(ScalesOf(name), *scales, DType::kBFloat16, shape);
+    check(CodesOf(name), *codes, DType::kInt8,
+          {matrix.rows, int4 ? groups * (kQuantGroup / 2) : matrix.cols});
+    const int64_t bad = FirstNotFinite(*scales);
+    if (bad >= 0) {
+      throw ModelError("tensor " + ScalesOf(name) + " is damaged: its element " +
+                       std::to_string(bad) + " (in row-major order) is NaN or infinite");
+    }
+    matrix.data = codes->data;
+    matrix.scales = static_cast<const uint16_t*>(scales->data);
+    return matrix;
+  }
+  return {};
+}
+
+std::vector<float> WeightLoader::Floats(const std::string& name) const {
+  const TensorSpec& spec = SpecOf(name);
+  const HostMatrix matrix =
+      FindTensor(source_, spec) == nullptr ? QuantizedRows(spec) : HostMatrix();
+  if (matrix.data == nullptr) return ToFloats(Get(name));
+  std::vector<float> values(static_cast<size_t>(matrix.rows * matrix.cols));
+  for (int64_t n = 0; n < matrix.rows; ++n) {
+    for (int64_t k = 0; k < matrix.cols; ++k) {
+      const QuantizedGroup group = StoredGroup(matrix, n, k / kQuantGroup);
+      const int64_t at = spec.transposed ? k * matrix.rows + n : n * matrix.cols + k;
+      values[static_cast<size_t>(at)] = group.Value(matrix.dtype, k % kQuantGroup);
+    }
+  }
+  return values;
+}
+
 HostMatrix WeightLoader::HostRows(const std::string& name) const {
+  if (FindTensor(source_, SpecOf(name)) == nullptr) {
+    const HostMatrix matrix = QuantizedRows(SpecOf(name));
+    const DType wanted = MatrixDType(SpecOf(name), matrix_dtype_);
+    if (matrix.data != nullptr && matrix.dtype != wanted) {
+      throw ModelError("tensor " + CodesOf(name) + " is quantised as " + NameOf(matrix.dtype) +
+                       "; weights of " + NameOf(matrix_dtype_) + " need it as " + NameOf(wanted));
+    }
+    if (matrix.data != nullptr) return matrix;
+  }
   const HostTensor& tensor = Get(name);
   const bool transposed = SpecOf(name).transposed;
   return {tensor.data, tensor.dtype, tensor.shape[transposed ? 1 : 0],
@@ -122,6 +196,21 @@ std::unique_ptr<Matrix> WeightLoader::LoadTable(const HostMatrix& table) {
   std::unique_ptr<Matrix> loaded = backend_.LoadTable(table);
   bytes_ += loaded->bytes();
   return loaded;
+}
+
+std::shared_ptr<const Matrix> WeightLoader::LoadHead() {
+  if (loaded_head_ != nullptr) return loaded_head_;
+  const HostMatrix rows = HostRows(head_);
+  std::shared_ptr<const Matrix> head = Load({&rows, 1}, MatrixDType(SpecOf(head_), matrix_dtype_));
+  if (IsQuantized(matrix_dtype_)) loaded_head_ = head;
+  return head;
+}
+
+std::shared_ptr<const Matrix> WeightLoader::LoadEmbedding(const std::string& name) {
+  if (!IsQuantized(matrix_dtype_)) return LoadTable(HostRows(name));
+  if (name == head_) return LoadHead();
+  const HostMatrix rows = HostRows(name);
+  return Load({&rows, 1}, MatrixDType(SpecOf(name), matrix_dtype_));
 }
 
 Buffer WeightLoader::LoadVector(std::span<const float> values) {

@@ -17,6 +17,20 @@ namespace t2r {
 // Values of a tensor as float32 (exact).
 std::vector<float> ToFloats(const HostTensor& tensor);
 
+// Whether a tensor is a matrix of products or a table of embeddings, which may be quantised.
+inline bool IsQuantizable(const TensorSpec& spec) {
+  return spec.role == TensorRole::kProjection || spec.role == TensorRole::kEmbedding ||
+         spec.role == TensorRole::kSourceEmbedding || spec.role == TensorRole::kHead;
+}
+// What a model of `weights` keeps such a matrix as: with int4, head and embeddings in 8 bits,
+// because every logit hangs on them and they are looked up.
+inline DType MatrixDType(const TensorSpec& spec, DType weights) {
+  return weights == DType::kInt4 && spec.role != TensorRole::kProjection ? DType::kInt8 : weights;
+}
+// What stands in place of a quantised matrix `name` (docs/model-format.md).
+inline std::string CodesOf(const std::string& name) { return name + ".codes"; }
+inline std::string ScalesOf(const std::string& name) { return name + ".scales"; }
+
 // Used while a model is built. Names are those of TensorsOf; the file may hold the tensor under one
 // of its aliases. All getters throw ModelError naming the tensor, the shape that the configuration
 // implies and the shape found, or the first element that is not finite.
@@ -31,11 +45,11 @@ class WeightLoader {
   // Whether the files have it too: false only of optional ones.
   bool Has(const std::string& name) const;
   const HostTensor& Get(const std::string& name) const;
-  std::vector<float> Floats(const std::string& name) const { return ToFloats(Get(name)); }
-  // A projection or table of output rows, whichever way it is stored.
+  // Of a quantised matrix what its codes stand for.
+  std::vector<float> Floats(const std::string& name) const;
+  // A projection or table of output rows, whichever way it is stored: as a tensor, or quantised as
+  // MatrixDType says, which then takes it as it is.
   HostMatrix HostRows(const std::string& name) const;
-  // The matrix from hidden states to logits (HeadOf).
-  HostMatrix Head() const { return HostRows(head_); }
 
   // To the device; counted in bytes().
   std::unique_ptr<Matrix> Load(std::span<const HostMatrix> parts) {
@@ -43,6 +57,10 @@ class WeightLoader {
   }
   std::unique_ptr<Matrix> Load(std::span<const HostMatrix> parts, DType dtype);
   std::unique_ptr<Matrix> LoadTable(const HostMatrix& table);
+  // The matrix from hidden states to logits (HeadOf), and the table of tokens' embeddings `name`.
+  // Quantised, as MatrixDType says, a tied table is one matrix, which both return.
+  std::shared_ptr<const Matrix> LoadHead();
+  std::shared_ptr<const Matrix> LoadEmbedding(const std::string& name);
   Buffer LoadVector(std::span<const float> values);
   Buffer LoadVector(const std::string& name) { return LoadVector(Floats(name)); }
 
@@ -50,12 +68,15 @@ class WeightLoader {
 
  private:
   const TensorSpec& SpecOf(const std::string& name) const;
+  // The same matrix quantised in the files; without data where it is not.
+  HostMatrix QuantizedRows(const TensorSpec& spec) const;
 
   std::map<std::string, TensorSpec> tensors_;
   std::string head_;
   const WeightSource& source_;
   Backend& backend_;
   DType matrix_dtype_;
+  std::shared_ptr<const Matrix> loaded_head_;  // where it is quantised
   size_t bytes_ = 0;
 };
 

@@ -89,7 +89,9 @@ class Backend {
 
   // ---- Weights ----
   // Stacks the parts' output rows into one matrix (all have the same cols), converted to `dtype`
-  // (float32 or bfloat16). Reads each source byte once; the sources may go afterwards.
+  // (float32 or bfloat16; int8 or int4 as engine/ops/quantize.h says, where the backend has them,
+  // else DeviceError). Reads each source byte once; the sources may go afterwards. Of a quantised
+  // matrix Embed can look up rows.
   virtual std::unique_ptr<Matrix> LoadMatrix(std::span<const HostMatrix> parts, DType dtype) = 0;
   // A float32 vector or small tensor (norm weights, biases, feature maps) on the device.
   virtual Buffer LoadVector(std::span<const float> values) = 0;

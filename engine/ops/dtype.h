@@ -7,9 +7,17 @@
 
 namespace t2r {
 
-enum class DType : uint8_t { kFloat32, kBFloat16, kFloat16 };
+// kInt8 and kInt4 are of matrices, quantised in groups (engine/ops/quantize.h); kInt8 is also that
+// of the bytes which a file stores of either.
+enum class DType : uint8_t { kFloat32, kBFloat16, kFloat16, kInt8, kInt4 };
 
-constexpr size_t SizeOf(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+constexpr bool IsQuantized(DType dtype) { return dtype == DType::kInt8 || dtype == DType::kInt4; }
+
+// Bytes of an element; of kInt4, which shares bytes, there is none: see MatrixBytes.
+constexpr size_t SizeOf(DType dtype) {
+  if (dtype == DType::kInt8) return 1;
+  return dtype == DType::kFloat32 ? 4 : 2;
+}
 
 constexpr const char* NameOf(DType dtype) {
   switch (dtype) {
@@ -19,6 +27,10 @@ constexpr const char* NameOf(DType dtype) {
       return "bfloat16";
     case DType::kFloat16:
       return "float16";
+    case DType::kInt8:
+      return "int8";
+    case DType::kInt4:
+      return "int4";
   }
   return "";
 }

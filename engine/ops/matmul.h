@@ -16,6 +16,9 @@ struct HostMatrix {
   int64_t rows = 0;         // output features N
   int64_t cols = 0;         // input features K
   bool transposed = false;  // stored as [K, N] (GPT-2's Conv1D) instead of [N, K]
+  // Of a quantised matrix, whose data are then its codes as docs/model-format.md lays them out:
+  // bfloat16 scales [N, groups], with int4 [N, groups, 2], scale and minimum. Never transposed.
+  const uint16_t* scales = nullptr;
 };
 
 // A matrix [rows, cols] = [output features, input features] in the backend's own layout. Immutable.

@@ -64,6 +64,24 @@ TEST_F(LoadTest, TheExactnessClassNamesHowKeysAndValuesAreKept) {
   EXPECT_THAT(OneLine(LoadDirectory()), HasSubstr("kv_dtype is \"int3\""));
 }
 
+TEST_F(LoadTest, QuantisesWhenAsked) {
+  options_.backend = "cpu";
+  ASSERT_TRUE(LoadAll().ok());
+  int64_t before = engine_->memory.weight_bytes;
+  for (const char* type : {"int8", "int4"}) {
+    options_.dtype = type;
+    ASSERT_TRUE(LoadAll().ok());
+    EXPECT_EQ(engine_->weight_dtype, type);
+    EXPECT_THAT(engine_->exactness_class, HasSubstr(std::string("weights ") + type));
+    EXPECT_LT(engine_->memory.weight_bytes, before);
+    before = engine_->memory.weight_bytes;
+  }
+  options_.dtype = "int3";
+  const absl::Status status = LoadAll();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(OneLine(status), AllOf(HasSubstr("int3"), HasSubstr("int4")));
+}
+
 TEST_F(LoadTest, MissingDirectory) {
   const auto engine = LoadEngine("/nonexistent/model", options_);
   EXPECT_EQ(engine.status().code(), absl::StatusCode::kNotFound);

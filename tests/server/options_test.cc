@@ -44,8 +44,8 @@ TEST(OptionsTest, ReadsEveryFlag) {
                                "float32",
                                "--window-dtype",
                                "bfloat16",
-                               "--dtype",
-                               "bfloat16",
+                               "--weights",
+                               "int8",
                                "--backend",
                                "cpu",
                                "--max-queue-requests",
@@ -141,7 +141,7 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(o.admin, "[::1]:2");
   EXPECT_EQ(o.engine.max_sessions, 3);
   EXPECT_EQ(o.engine.threads, 4);
-  EXPECT_EQ(o.engine.dtype, "bfloat16");
+  EXPECT_EQ(o.engine.dtype, "int8");
   EXPECT_EQ(o.engine.kv_dtype, "float32");
   EXPECT_EQ(o.engine.window_dtype, "bfloat16");
   EXPECT_EQ(o.scheduler.max_queue_requests, 5);
@@ -231,7 +231,7 @@ TEST(OptionsTest, WrongOnesGiveOneLineThatNamesThem) {
       {"--frobnicate", {"--model", "DIR", "--frobnicate"}},
       {"--max-sessions", {"--model", "DIR", "--max-sessions", "0"}},
       {"--max-sessions", {"--model", "DIR", "--max-sessions", "many"}},
-      {"--dtype", {"--model", "DIR", "--dtype", "int3"}},
+      {"--weights", {"--model", "DIR", "--weights", "int3"}},
       {"--kv-dtype", {"--model", "DIR", "--kv-dtype", "int3"}},
       {"--window-dtype", {"--model", "DIR", "--window-dtype", "int3"}},
       {"--listen", {"--model", "DIR", "--listen", "localhost"}},

@@ -24,6 +24,8 @@ constexpr double kExpNanoseconds = 1.0;
 CpuBackend::CpuBackend(int threads)
     : pool_(threads),
       gemm_(ChooseGemmKernels()),
+      int_gemm_(ChooseIntGemm()),
+      quantize_row_(ChooseQuantizeRow()),
       row_(ChooseRowKernels()),
       linear_attention_(ChooseLinearAttentionKernels()),
       windowed_attention_(ChooseWindowedAttentionKernels()),
@@ -33,8 +35,8 @@ CpuBackend::CpuBackend(int threads)
 }
 
 std::string CpuBackend::Describe() const {
-  return std::string("cpu, ") + gemm_.target + ", " + std::to_string(pool_.threads()) +
-         (pool_.threads() == 1 ? " thread" : " threads");
+  return std::string("cpu, ") + gemm_.target + ", int8 products by " + int_gemm_.name + ", " +
+         std::to_string(pool_.threads()) + (pool_.threads() == 1 ? " thread" : " threads");
 }
 
 std::string CpuBackend::Numerics() const { return std::string("cpu ") + gemm_.target; }
@@ -78,6 +80,7 @@ std::unique_ptr<Matrix> CpuBackend::LoadMatrix(std::span<const HostMatrix> parts
     assert(part.cols == parts[0].cols);
     rows += part.rows;
   }
+  if (IsQuantized(dtype)) return std::make_unique<QuantizedMatrix>(parts, rows, dtype, pool_);
   return std::make_unique<PackedMatrix>(parts, rows, dtype, gemm_.panel_cols, pool_);
 }
 
@@ -95,6 +98,7 @@ std::unique_ptr<Matrix> CpuBackend::LoadTable(const HostMatrix& table) {
 void CpuBackend::PrepareSteps(const StepLimits& limits) {
   const int64_t segments =
       limits.max_segments == 0 ? limits.max_rows : std::min(limits.max_segments, limits.max_rows);
+  max_rows_ = limits.max_rows;
   // Every segment may end in a page of its own.
   max_encoder_pages_ = limits.max_rows / kKvPageSize + segments;
   first_block_.reserve(static_cast<size_t>(segments) + 1);
@@ -119,8 +123,8 @@ StepShape CpuBackend::RunStep(const void* /*model*/, const Batch& batch,
 
 void CpuBackend::Embed(const Batch& batch, const Matrix& table, const Matrix* positions,
                        float scale, Tensor out) {
-  const auto& tokens = static_cast<const HostTable&>(table);
-  const auto* learned = static_cast<const HostTable*>(positions);
+  const auto& tokens = static_cast<const LookupTable&>(table);
+  const auto* learned = static_cast<const LookupTable*>(positions);
   assert(out.cols == table.cols() && out.rows == batch.rows());
   ForRows(batch.rows(), kElementNanoseconds * static_cast<double>(out.cols), [&](int64_t t) {
     float* row = out.f32_row(t);

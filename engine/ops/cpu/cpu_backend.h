@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "engine/ops/backend.h"
+#include "engine/ops/cpu/int_gemm/kernels.h"
 #include "engine/ops/cpu/kernels.h"
+#include "engine/ops/cpu/quantized_matrix.h"
 #include "engine/ops/cpu/thread_pool.h"
 
 namespace t2r {
@@ -77,6 +79,9 @@ class CpuBackend : public Backend {
   // row.
   template <typename Fn>
   void ForSegmentGroups(const Batch& batch, int groups, double row_cost, const Fn& fn);
+  // MatMul over quantised weights: the rows as integers first, then their products.
+  void IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias, MatMulMode mode,
+                 Tensor out);
   // The new rows' keys and values into the segments' pages.
   void AppendToPages(const Batch& batch, const FullAttentionArgs& args);
   template <typename Element>  // of the pages
@@ -89,11 +94,17 @@ class CpuBackend : public Backend {
 
   ThreadPool pool_;
   const GemmKernels& gemm_;
+  const IntGemmKernels& int_gemm_;
+  const QuantizeRowFn quantize_row_;
   const RowKernels& row_;
   const LinearAttentionKernels& linear_attention_;
   const WindowedAttentionKernels& windowed_attention_;
   const FullAttentionKernels& full_attention_;
   std::vector<Buffer> scratch_;  // one a worker
+  // A step's rows as integers and their groups: grown at an op's first use for the steps' limits.
+  int64_t max_rows_ = 0;
+  Buffer int_rows_;
+  Buffer int_groups_;
   // Of this step's batch: for each segment, the row blocks of full attention before it; and in all.
   std::vector<int64_t> first_block_;
   int64_t max_encoder_pages_ = 0;

@@ -15,6 +15,7 @@ constexpr int64_t kTasksPerThread = 6;
 // Floating-point operations and bytes a nanosecond a core does, roughly: only for choosing between
 // one thread and all.
 constexpr double kFlopsPerNanosecond = 40;
+constexpr double kIntOpsPerNanosecond = 100;
 constexpr double kBytesPerNanosecond = 30;
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -22,8 +23,11 @@ int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 }  // namespace
 
 void CpuBackend::MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMode mode, Tensor out) {
-  const auto& matrix = static_cast<const PackedMatrix&>(w);
   assert(x.cols == w.cols() && out.cols == w.rows() && x.rows == out.rows);
+  if (IsQuantized(w.dtype())) {
+    return IntMatMul(x, static_cast<const QuantizedMatrix&>(w), bias, mode, out);
+  }
+  const auto& matrix = static_cast<const PackedMatrix&>(w);
   if (x.rows == 0) return;
   GemmTask all;
   all.x = x.f32();
@@ -58,6 +62,59 @@ void CpuBackend::MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMode
     task.end_row = x.rows * (block + 1) / row_blocks;
     task.scratch = Scratch(worker);
     gemm_.run(task);
+  });
+}
+
+void CpuBackend::IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias, MatMulMode mode,
+                           Tensor out) {
+  IntGemmTask all;
+  all.groups = QuantGroups(w.cols());
+  // Rows a multiple of 4096 bytes apart would compete for the same cache lines.
+  all.x_stride = 2 * all.groups * kQuantGroup + 64;
+  const int64_t room = std::max(max_rows_, x.rows);
+  const auto row_bytes = static_cast<size_t>(room * all.x_stride);
+  const size_t group_bytes = static_cast<size_t>(room * all.groups) * sizeof(ActivationGroup);
+  if (int_rows_.bytes() < row_bytes) int_rows_ = AllocateHost(row_bytes);
+  if (int_groups_.bytes() < group_bytes) int_groups_ = AllocateHost(group_bytes);
+  if (x.rows == 0) return;
+  auto* rows = static_cast<int8_t*>(int_rows_.data());
+  auto* groups = static_cast<ActivationGroup*>(int_groups_.data());
+  constexpr int64_t kRowsPerTask = 8;
+  ForTasks(DivideUp(x.rows, kRowsPerTask), 0.2 * static_cast<double>(x.rows * x.cols),
+           [&](int64_t task, int) {
+             const int64_t end = std::min((task + 1) * kRowsPerTask, x.rows);
+             for (int64_t t = task * kRowsPerTask; t < end; ++t) {
+               quantize_row_(x.f32_row(t), x.cols, rows + t * all.x_stride,
+                             groups + t * all.groups);
+             }
+           });
+  all.x = rows;
+  all.x_groups = groups;
+  all.panels = w.panels();
+  all.panel_bytes = w.panel_bytes();
+  all.codes_offset = w.codes_offset();
+  all.int4 = w.dtype() == DType::kInt4;
+  all.n = w.rows();
+  all.bias = bias;
+  all.accumulate = mode == MatMulMode::kAccumulate;
+  all.out = out.f32();
+  all.out_stride = out.stride;
+
+  const int64_t row_blocks = DivideUp(x.rows, kGemmMaxRows);
+  int64_t panels = DivideUp(w.panel_count(), kTasksPerThread * pool_.threads());
+  panels = DivideUp(panels, int_gemm_.panels_at_once) * int_gemm_.panels_at_once;
+  const double cost =
+      2.0 * static_cast<double>(x.rows * w.rows() * w.cols()) / kIntOpsPerNanosecond +
+      static_cast<double>(w.bytes()) / kBytesPerNanosecond;
+  const int64_t chunks = DivideUp(w.panel_count(), panels);
+  ForTasks(chunks * row_blocks, cost, [&](int64_t index, int) {
+    const int64_t block = index % row_blocks;
+    IntGemmTask task = all;
+    task.first_panel = index / row_blocks * panels;
+    task.end_panel = std::min(task.first_panel + panels, w.panel_count());
+    task.first_row = x.rows * block / row_blocks;
+    task.end_row = x.rows * (block + 1) / row_blocks;
+    int_gemm_.run(task);
   });
 }
 

@@ -3,34 +3,14 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <vector>
 
+#include "engine/ops/cpu/elements.h"
 #include "engine/ops/cpu/memory.h"
+#include "engine/ops/quantize.h"
 
 namespace t2r {
 namespace {
-
-float Widen(float value) { return value; }
-struct BFloat16Bits {
-  uint16_t bits;
-};
-struct Float16Bits {
-  uint16_t bits;
-};
-float Widen(BFloat16Bits value) { return BFloat16ToFloat(value.bits); }
-float Widen(Float16Bits value) { return Float16ToFloat(value.bits); }
-
-// Calls fn with `data` as a pointer to its element type.
-template <typename Fn>
-void WithElements(const void* data, DType dtype, const Fn& fn) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return fn(static_cast<const float*>(data));
-    case DType::kBFloat16:
-      return fn(static_cast<const BFloat16Bits*>(data));
-    case DType::kFloat16:
-      return fn(static_cast<const Float16Bits*>(data));
-  }
-}
 
 // Writes one output feature, `lane` of its panel. The panel starts zeroed.
 template <typename T>
@@ -52,6 +32,19 @@ void PackFeature(const T* source, int64_t step, int64_t cols, DType dtype, int p
   }
 }
 
+// A row that a file holds quantised, beside folded rows of the same matrix.
+std::vector<float> StoredRow(const HostMatrix& matrix, int64_t row) {
+  std::vector<float> values(static_cast<size_t>(matrix.cols));
+  for (int64_t g = 0; g < QuantGroups(matrix.cols); ++g) {
+    const QuantizedGroup group = StoredGroup(matrix, row, g);
+    const int64_t count = std::min(kQuantGroup, matrix.cols - g * kQuantGroup);
+    for (int64_t i = 0; i < count; ++i) {
+      values[static_cast<size_t>(g * kQuantGroup + i)] = group.Value(matrix.dtype, i);
+    }
+  }
+  return values;
+}
+
 }  // namespace
 
 PackedMatrix::PackedMatrix(std::span<const HostMatrix> parts, int64_t rows, DType dtype,
@@ -69,6 +62,11 @@ PackedMatrix::PackedMatrix(std::span<const HostMatrix> parts, int64_t rows, DTyp
       for (int64_t n = begin; n < end; ++n) {
         const int64_t row = n - first;
         const auto lane = static_cast<int>(n - panel * panel_cols);
+        if (IsQuantized(part.dtype)) {
+          const std::vector<float> values = StoredRow(part, row);
+          PackFeature(values.data(), 1, part.cols, dtype, panel_cols, lane, to);
+          continue;
+        }
         WithElements(part.data, part.dtype, [&](auto* source) {
           PackFeature(source + (part.transposed ? row : row * part.cols),
                       part.transposed ? part.rows : 1, part.cols, dtype, panel_cols, lane, to);

@@ -27,18 +27,27 @@ class PackedMatrix : public Matrix {
   Buffer buffer_;
 };
 
-// A table whose rows are looked up: a copy, since who wrote its file may change that later.
-class HostTable : public Matrix {
+// A matrix whose rows can be looked up.
+class LookupTable : public Matrix {
+ public:
+  using Matrix::Matrix;
+  // out[i] = row[i], or += row[i], as float32.
+  virtual void ReadRow(int64_t row, float* out) const = 0;
+  virtual void AddRow(int64_t row, float* out) const = 0;
+};
+
+// Looked up only: a copy, since who wrote its file may change that later.
+class HostTable : public LookupTable {
  public:
   explicit HostTable(const HostMatrix& table)
-      : Matrix(table.rows, table.cols, table.dtype), buffer_(AllocateHost(HostTable::bytes())) {
+      : LookupTable(table.rows, table.cols, table.dtype),
+        buffer_(AllocateHost(HostTable::bytes())) {
     if (HostTable::bytes() > 0) std::memcpy(buffer_.data(), table.data, HostTable::bytes());
   }
 
   size_t bytes() const override { return static_cast<size_t>(rows() * cols()) * SizeOf(dtype()); }
-  // out[i] = row[i], or += row[i], widened.
-  void ReadRow(int64_t row, float* out) const;
-  void AddRow(int64_t row, float* out) const;
+  void ReadRow(int64_t row, float* out) const override;
+  void AddRow(int64_t row, float* out) const override;
 
  private:
   Buffer buffer_;

@@ -86,6 +86,12 @@ MatrixLoader& CudaBackend::Loader() {
 }
 
 std::unique_ptr<Matrix> CudaBackend::LoadMatrix(std::span<const HostMatrix> parts, DType dtype) {
+  if (IsQuantized(dtype)) {
+    throw DeviceError(DeviceErrorKind::kInvalidArgument,
+                      std::string(NameOf(dtype)) +
+                          " weights run on the CPU alone: choose the backend cpu, or float32 or "
+                          "bfloat16 weights");
+  }
   return Loader().Load(parts, dtype);
 }
 

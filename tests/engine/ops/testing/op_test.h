@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engine/ops/backend.h"
+#include "engine/ops/cpu/int_gemm/kernels.h"
 #include "testing/ops_reference.h"
 #include "tests/engine/ops/testing/chosen_backend.h"
 
@@ -23,6 +24,7 @@ struct BackendCase {
   std::string name;
   BackendOptions options;
   int64_t target = 0;  // the CPU's instruction set, a Highway target; 0: the best of this machine
+  const IntGemmKernels* int_gemm = nullptr;  // its products with quantised weights; null: the best
 };
 
 // The CUDA backend alone where T2R_CUDA_MODULE names its module (the emulated one, or a device's);
@@ -39,7 +41,9 @@ inline std::vector<BackendCase> AllBackends() {
 
 inline std::unique_ptr<Backend> MakeBackend(const BackendCase& backend) {
   hwy::SetSupportedTargetsForTest(backend.target);
+  SetIntGemmForTest(backend.int_gemm);
   std::unique_ptr<Backend> made = t2r::MakeBackend(backend.options);
+  SetIntGemmForTest(nullptr);
   hwy::SetSupportedTargetsForTest(0);
   return made;
 }

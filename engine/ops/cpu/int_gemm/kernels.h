@@ -1,0 +1,87 @@
+// Products with quantised weights (engine/ops/quantize.h): kernels of several instruction sets over
+// one packed layout, and the choice between them.
+//
+// Activations are 16-bit integers in two bytes: x ≈ s_x (256 a + b) with a and b in −127 … 127, so
+// that the products of a and those of b are two dot products over bytes. With one byte, 8 bits in
+// all, activations would cost a model several times what the weights' rounding does.
+//
+// All sets give the same bits. Products are summed exactly in 32-bit integers, below
+// 32 · 255 · 127 < 2²⁰ for each byte and below 2²⁹ together, and become float32 rounded once. What
+// follows is a fixed sequence of single multiplications and additions, never fused: groups g = 0 …
+// in order,
+//   y += (s_w · s_x) · Σ q x, then with int4 y += m_w · (s_x Σ x); at the end + bias, then + out.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "engine/ops/quantize.h"
+
+namespace t2r {
+
+// Output features of a panel, for every instruction set: a vector of 32-bit sums with AVX-512, two
+// with AVX2, a tile's columns with AMX.
+inline constexpr int64_t kIntPanel = 16;
+
+// A row's group of activations x ≈ scale · q, q = 256 a + b.
+struct ActivationGroup {
+  float scale = 0;
+  int32_t offset = 0;    // −kInt8Offset · Σ q: what unsigned int8 codes add too much, negated
+  float scaled_sum = 0;  // scale · Σ q
+};
+
+// Rows [first_row, end_row) × panels [first_panel, end_panel) of x Wᵀ.
+//
+// A panel has, for each group, 16 scales (with int4 then 16 minimums), bfloat16, feature by
+// feature; and from codes_offset on, for each group, 8 blocks of 4 input features: a block's codes
+// of feature 0, of feature 1, …, 64 bytes. With int4, 4 blocks: the lower halves of bytes hold
+// block b, the upper ones block b + 4. So a one-row product reads memory in order, and reads
+// MatrixBytes(N, K, dtype) bytes, which over the speed of memory is the least time it can take.
+struct IntGemmTask {
+  // [rows, groups, 2, kQuantGroup]: a group's a, then its b; rows x_stride bytes apart.
+  const int8_t* x = nullptr;
+  int64_t x_stride = 0;
+  const ActivationGroup* x_groups = nullptr;  // [rows, groups]
+  const uint8_t* panels = nullptr;
+  int64_t panel_bytes = 0;
+  int64_t codes_offset = 0;
+  bool int4 = false;
+  int64_t groups = 0;
+  int64_t n = 0;  // output features in all
+  const float* bias = nullptr;
+  bool accumulate = false;
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  int64_t first_row = 0;
+  int64_t end_row = 0;
+  int64_t first_panel = 0;
+  int64_t end_panel = 0;
+};
+
+struct IntGemmKernels {
+  const char* name = "";
+  // Whether this processor and system run it.
+  bool (*supported)() = nullptr;
+  // Panels that one row's kernel takes at a time: tasks of few rows should hold a multiple.
+  int panels_at_once = 0;
+  void (*run)(const IntGemmTask& task) = nullptr;
+  // The same source over a plain twin of each instruction: for tests, on machines that lack them.
+  bool twin = false;
+};
+
+// Every set, twins included, the best first.
+std::span<const IntGemmKernels> IntGemmSets();
+// The best that runs here and is no twin, or the one that a test asked for.
+const IntGemmKernels& ChooseIntGemm();
+// What ChooseIntGemm answers from now on; null: the best again. For tests, on one thread.
+void SetIntGemmForTest(const IntGemmKernels* kernels);
+
+// A row of activations as integers, cut into groups: x [cols] to q [QuantGroups(cols), 2,
+// kQuantGroup], zeros behind the last, and groups [QuantGroups(cols)]. Of v = x · (127 / max|x|), a
+// is the nearest integer, ties to even, and b that of 256 (v − a), at most 127; scale is max|x| /
+// (127 · 256). A group below 1e-30 counts as zeros; NaN and infinities come out as scales that are
+// not finite.
+using QuantizeRowFn = void (*)(const float* x, int64_t cols, int8_t* q, ActivationGroup* groups);
+QuantizeRowFn ChooseQuantizeRow();
+
+}  // namespace t2r

@@ -1,0 +1,122 @@
+#include "engine/ops/cpu/quantized_matrix.h"
+
+#include <algorithm>
+#include <cassert>
+
+#include "engine/ops/cpu/elements.h"
+#include "engine/ops/cpu/int_gemm/kernels.h"
+#include "engine/ops/cpu/memory.h"
+
+namespace t2r {
+namespace {
+
+constexpr int64_t kBlockInputs = 4;
+constexpr int64_t kBlockBytes = kIntPanel * kBlockInputs;
+
+// Where a panel keeps an input feature's code: its byte in the group, and the bits within.
+struct CodePlace {
+  size_t byte;
+  int shift;
+};
+CodePlace PlaceOf(DType dtype, int64_t lane, int64_t input) {
+  const int64_t blocks = kQuantGroup / kBlockInputs;
+  const int64_t block = input / kBlockInputs;
+  const bool upper = dtype == DType::kInt4 && block >= blocks / 2;
+  const int64_t byte = (upper ? block - blocks / 2 : block) * kBlockBytes + lane * kBlockInputs +
+                       input % kBlockInputs;
+  return {static_cast<size_t>(byte), upper ? 4 : 0};
+}
+
+int64_t GroupCodes(DType dtype) {
+  return kIntPanel * kQuantGroup / (dtype == DType::kInt4 ? 2 : 1);
+}
+int64_t GroupScales(DType dtype) { return kIntPanel * (dtype == DType::kInt4 ? 2 : 1); }
+
+}  // namespace
+
+QuantizedMatrix::QuantizedMatrix(std::span<const HostMatrix> parts, int64_t rows, DType dtype,
+                                 ThreadPool& pool)
+    : LookupTable(rows, parts[0].cols, dtype) {
+  assert(IsQuantized(dtype));
+  const int64_t groups = QuantGroups(cols());
+  const int64_t scale_bytes = groups * GroupScales(dtype) * static_cast<int64_t>(sizeof(uint16_t));
+  codes_offset_ = (scale_bytes + 63) / 64 * 64;
+  panel_bytes_ = codes_offset_ + groups * GroupCodes(dtype);
+  buffer_ = AllocateHost(static_cast<size_t>(panel_bytes_ * panel_count()));
+  pool.Run(panel_count(), [&](int64_t panel, int) {
+    int64_t first = 0;  // the part's first row in the stack
+    for (const HostMatrix& part : parts) {
+      const int64_t begin = std::max(first, panel * kIntPanel);
+      const int64_t end = std::min(first + part.rows, (panel + 1) * kIntPanel);
+      for (int64_t n = begin; n < end; ++n) PackRow(part, n - first, n);
+      first += part.rows;
+    }
+  });
+}
+
+int64_t QuantizedMatrix::panel_count() const { return (rows() + kIntPanel - 1) / kIntPanel; }
+
+void QuantizedMatrix::PackRow(const HostMatrix& part, int64_t row, int64_t to) {
+  const int64_t groups = QuantGroups(cols());
+  if (IsQuantized(part.dtype)) {
+    assert(part.dtype == dtype() && part.scales != nullptr);
+    for (int64_t g = 0; g < groups; ++g) PutGroup(StoredGroup(part, row, g), to, g);
+    return;
+  }
+  WithElements(part.data, part.dtype, [&](auto* source) {
+    source += part.transposed ? row : row * part.cols;
+    const int64_t step = part.transposed ? part.rows : 1;
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t first = g * kQuantGroup;
+      const int64_t count = std::min(kQuantGroup, cols() - first);
+      float values[kQuantGroup];
+      for (int64_t i = 0; i < count; ++i) values[i] = Widen(source[(first + i) * step]);
+      PutGroup(QuantizeGroup(values, count, dtype()), to, g);
+    }
+  });
+}
+
+void QuantizedMatrix::PutGroup(const QuantizedGroup& group, int64_t row, int64_t index) {
+  auto* panel = static_cast<uint8_t*>(buffer_.data()) + row / kIntPanel * panel_bytes_;
+  const int64_t lane = row % kIntPanel;
+  auto* scales = reinterpret_cast<uint16_t*>(panel) + index * GroupScales(dtype());
+  scales[lane] = group.scale;
+  if (dtype() == DType::kInt4) scales[kIntPanel + lane] = group.minimum;
+  uint8_t* codes = panel + codes_offset_ + index * GroupCodes(dtype());
+  for (int64_t i = 0; i < kQuantGroup; ++i) {
+    const CodePlace place = PlaceOf(dtype(), lane, i);
+    codes[place.byte] |= static_cast<uint8_t>(group.codes[static_cast<size_t>(i)] << place.shift);
+  }
+}
+
+QuantizedGroup QuantizedMatrix::GetGroup(int64_t row, int64_t index) const {
+  const uint8_t* panel = panels() + row / kIntPanel * panel_bytes_;
+  const int64_t lane = row % kIntPanel;
+  const auto* scales = reinterpret_cast<const uint16_t*>(panel) + index * GroupScales(dtype());
+  QuantizedGroup group;
+  group.scale = scales[lane];
+  if (dtype() == DType::kInt4) group.minimum = scales[kIntPanel + lane];
+  const uint8_t* codes = panel + codes_offset_ + index * GroupCodes(dtype());
+  const uint8_t mask = dtype() == DType::kInt4 ? 15 : 255;
+  for (int64_t i = 0; i < kQuantGroup; ++i) {
+    const CodePlace place = PlaceOf(dtype(), lane, i);
+    group.codes[static_cast<size_t>(i)] =
+        static_cast<uint8_t>(codes[place.byte] >> place.shift) & mask;
+  }
+  return group;
+}
+
+void QuantizedMatrix::ReadRow(int64_t row, float* out) const {
+  std::fill_n(out, cols(), 0.0F);
+  AddRow(row, out);
+}
+
+void QuantizedMatrix::AddRow(int64_t row, float* out) const {
+  for (int64_t g = 0; g < QuantGroups(cols()); ++g) {
+    const QuantizedGroup group = GetGroup(row, g);
+    const int64_t count = std::min(kQuantGroup, cols() - g * kQuantGroup);
+    for (int64_t i = 0; i < count; ++i) out[g * kQuantGroup + i] += group.Value(dtype(), i);
+  }
+}
+
+}  // namespace t2r

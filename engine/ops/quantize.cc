@@ -1,0 +1,181 @@
+#include "engine/ops/quantize.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+
+namespace t2r {
+namespace {
+
+constexpr auto kGroup = static_cast<size_t>(kQuantGroup);
+// Groups whose values or ranges are smaller than this count as constant.
+constexpr float kTiny = 1e-30F;
+
+// The nearest bfloat16 that is not less, of a finite value ≥ 0.
+uint16_t BFloat16NotLess(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  return static_cast<uint16_t>((bits >> 16) + ((bits & 0xffffU) != 0 ? 1 : 0));
+}
+
+// The nearest bfloat16 that is not greater, of any finite value.
+uint16_t BFloat16NotGreater(float value) {
+  if (value >= 0) return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16);
+  return static_cast<uint16_t>(BFloat16NotLess(-value) | 0x8000U);
+}
+
+QuantizedGroup QuantizeInt8(const float* values, int64_t count) {
+  QuantizedGroup group;
+  group.codes.fill(kInt8Offset);
+  float most = 0;
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, std::abs(values[i]));
+  if (most < kTiny) return group;
+  group.scale = BFloat16NotLess(most / 127.0F);
+  const float inverse = 1.0F / BFloat16ToFloat(group.scale);
+  for (int64_t i = 0; i < count; ++i) {
+    const float code = std::clamp(std::nearbyint(values[i] * inverse), -127.0F, 127.0F);
+    group.codes[static_cast<size_t>(i)] =
+        static_cast<uint8_t>(static_cast<int>(code) + kInt8Offset);
+  }
+  return group;
+}
+
+// Sums over a group are kept in as many parts as a vector has lanes, so that compilers may use one:
+// the order of additions is part of the result.
+constexpr size_t kParts = 8;
+float Total(const std::array<float, kParts>& parts) {
+  return ((parts[0] + parts[4]) + (parts[1] + parts[5])) +
+         ((parts[2] + parts[6]) + (parts[3] + parts[7]));
+}
+
+// A group of int4 on its way: values beyond the count weigh nothing.
+class Int4Search {
+ public:
+  Int4Search(const float* values, int64_t count) : count_(count) {
+    std::copy_n(values, count, w_.begin());
+    for (size_t i = 0; i < static_cast<size_t>(count); ++i) weight_[i] = 1;
+    const auto [low, high] = std::minmax_element(values, values + count);
+    low_ = *low;
+    high_ = *high;
+  }
+
+  QuantizedGroup Best() {
+    // Rounded outwards, so that 15 steps reach both ends.
+    const uint16_t minimum = BFloat16NotGreater(low_);
+    const float range = high_ - BFloat16ToFloat(minimum);
+    if (!(range >= kTiny) || !std::isfinite(range)) return Halves();
+    Try(BFloat16NotLess(range / 15.0F), minimum);
+    if (high_ - low_ < kTiny) return best_;
+    for (const float steps : {13.0F, 13.75F, 14.5F, 15.0F, 15.75F, 16.5F}) {
+      const float scale = (high_ - low_) / steps;
+      Fit(scale, (low_ + high_) / 2 - 7.5F * scale);
+    }
+    return best_;
+  }
+
+ private:
+  // Of values that are all about zero, or so far apart that their range is no float32.
+  QuantizedGroup Halves() {
+    const float most = std::max(std::abs(low_), std::abs(high_));
+    if (most < kTiny) return best_;
+    Try(BFloat16NotLess(most / 7.5F), FloatToBFloat16(-most));
+    return best_;
+  }
+
+  void Encode(float scale, float minimum) {
+    const float inverse = 1.0F / scale;
+    for (size_t i = 0; i < kGroup; ++i) {
+      const float code = std::min(std::max((w_[i] - minimum) * inverse, 0.0F), 15.0F);
+      codes_[i] = static_cast<float>(static_cast<int>(code + 0.5F));
+    }
+  }
+
+  void Try(uint16_t scale_bits, uint16_t minimum_bits) {
+    const float scale = BFloat16ToFloat(scale_bits);
+    const float minimum = BFloat16ToFloat(minimum_bits);
+    if (!(scale >= kTiny) || !std::isfinite(scale) || !std::isfinite(minimum)) return;
+    Encode(scale, minimum);
+    std::array<float, kParts> parts = {};
+    for (size_t first = 0; first < kGroup; first += kParts) {
+      for (size_t j = 0; j < kParts; ++j) {
+        const float error = scale * codes_[first + j] + minimum - w_[first + j];
+        parts[j] += weight_[first + j] * (error * error);
+      }
+    }
+    const float error = Total(parts);
+    if (found_ && !(error < error_)) return;
+    found_ = true;
+    error_ = error;
+    best_.scale = scale_bits;
+    best_.minimum = minimum_bits;
+    for (size_t i = 0; i < static_cast<size_t>(count_); ++i) {
+      best_.codes[i] = static_cast<uint8_t>(codes_[i]);
+    }
+  }
+
+  // The least squares line through the codes of that scale and minimum.
+  void Fit(float scale, float minimum) {
+    if (!(scale >= kTiny)) return;
+    Encode(scale, minimum);
+    std::array<float, kParts> c = {}, w = {}, cc = {}, cw = {};
+    for (size_t first = 0; first < kGroup; first += kParts) {
+      for (size_t j = 0; j < kParts; ++j) {
+        const float code = codes_[first + j] * weight_[first + j];
+        const float value = w_[first + j];
+        c[j] += code;
+        w[j] += value;
+        cc[j] += code * code;
+        cw[j] += code * value;
+      }
+    }
+    const auto n = static_cast<float>(count_);
+    const float codes = Total(c);
+    const float values = Total(w);
+    const float spread = n * Total(cc) - codes * codes;
+    if (!(spread > 0)) return;
+    const float slope = (n * Total(cw) - codes * values) / spread;
+    if (!(slope > 0)) return;
+    Try(FloatToBFloat16(slope), FloatToBFloat16((values - slope * codes) / n));
+  }
+
+  int64_t count_;
+  std::array<float, kGroup> w_ = {};
+  std::array<float, kGroup> weight_ = {};  // 1 of a value, 0 behind the last
+  std::array<float, kGroup> codes_ = {};
+  float low_ = 0;
+  float high_ = 0;
+  bool found_ = false;
+  float error_ = 0;
+  QuantizedGroup best_;
+};
+
+}  // namespace
+
+QuantizedGroup QuantizeGroup(const float* values, int64_t count, DType dtype) {
+  if (dtype == DType::kInt8) return QuantizeInt8(values, count);
+  return Int4Search(values, count).Best();
+}
+
+QuantizedGroup StoredGroup(const HostMatrix& matrix, int64_t row, int64_t index) {
+  const int64_t groups = QuantGroups(matrix.cols);
+  const int64_t count = std::min(kQuantGroup, matrix.cols - index * kQuantGroup);
+  const bool int4 = matrix.dtype == DType::kInt4;
+  QuantizedGroup group;
+  const uint16_t* scales = matrix.scales + (row * groups + index) * (int4 ? 2 : 1);
+  group.scale = scales[0];
+  if (int4) group.minimum = scales[1];
+  if (!int4) group.codes.fill(kInt8Offset);
+  const auto* bytes = static_cast<const uint8_t*>(matrix.data);
+  for (int64_t i = 0; i < count; ++i) {
+    uint8_t& code = group.codes[static_cast<size_t>(i)];
+    if (int4) {
+      const uint8_t both =
+          bytes[(row * groups + index) * (kQuantGroup / 2) + i % (kQuantGroup / 2)];
+      code = i < kQuantGroup / 2 ? both & 15U : static_cast<uint8_t>(both >> 4);
+    } else {
+      code = static_cast<uint8_t>(bytes[row * matrix.cols + index * kQuantGroup + i] + kInt8Offset);
+    }
+  }
+  return group;
+}
+
+}  // namespace t2r

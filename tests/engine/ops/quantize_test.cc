@@ -1,0 +1,125 @@
+// Quantising a group of weights: how far the values are from what they stood for.
+#include "engine/ops/quantize.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <vector>
+
+namespace t2r {
+namespace {
+
+// The value that a group's code stands for, exactly.
+double Exact(const QuantizedGroup& group, DType dtype, size_t i) {
+  const double scale = BFloat16ToFloat(group.scale);
+  if (dtype == DType::kInt8) return scale * (group.codes[i] - kInt8Offset);
+  return scale * group.codes[i] + BFloat16ToFloat(group.minimum);
+}
+
+std::vector<std::vector<float>> Groups() {
+  std::mt19937_64 rng(7);
+  std::vector<std::vector<float>> groups;
+  for (const int64_t count : {1, 2, 5, 31, 32}) {
+    for (const double scale : {1.0, 1e-6, 1e6}) {
+      for (const double centre : {0.0, 3.0, -40.0}) {
+        std::normal_distribution<double> normal(centre * scale, scale);
+        std::vector<float> values(static_cast<size_t>(count));
+        for (float& v : values) v = static_cast<float>(normal(rng));
+        groups.push_back(values);
+      }
+    }
+  }
+  groups.push_back(std::vector<float>(32, 0.3F));  // constant
+  std::vector<float> outlier(32, 1e-3F);
+  outlier[9] = -5;
+  groups.push_back(outlier);
+  return groups;
+}
+
+TEST(QuantizeTest, Int8IsWithinHalfAStepOfASymmetricRange) {
+  for (const std::vector<float>& values : Groups()) {
+    const auto group =
+        QuantizeGroup(values.data(), static_cast<int64_t>(values.size()), DType::kInt8);
+    double most = 0;
+    for (const float v : values) most = std::max(most, std::abs(static_cast<double>(v)));
+    const double scale = BFloat16ToFloat(group.scale);
+    // max/127 rounded up to 8 significant bits; the codes' own rounding is that of 127 in float32.
+    EXPECT_GE(scale, most / 127 * (1 - 0x1p-23));
+    EXPECT_LE(scale, most / 127 * (1 + 0x1p-7));
+    for (size_t i = 0; i < values.size(); ++i) {
+      EXPECT_LE(std::abs(Exact(group, DType::kInt8, i) - values[i]), scale * (0.5 + 0x1p-15));
+      EXPECT_GE(group.codes[i], 1);
+    }
+    for (size_t i = values.size(); i < group.codes.size(); ++i) {
+      EXPECT_EQ(group.codes[i], kInt8Offset);
+    }
+  }
+}
+
+TEST(QuantizeTest, Int4IsNoWorseThanFifteenStepsOverTheRange) {
+  for (const std::vector<float>& values : Groups()) {
+    const auto group =
+        QuantizeGroup(values.data(), static_cast<int64_t>(values.size()), DType::kInt4);
+    const auto [low, high] = std::minmax_element(values.begin(), values.end());
+    // The range that a minimum rounded down to 8 bits leaves, its 15th rounded up likewise.
+    const double range = static_cast<double>(*high) - *low + std::abs(*low) * 0x1p-7;
+    const double step = range / 15 * (1 + 0x1p-7);
+    double squares = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const double error = Exact(group, DType::kInt4, i) - values[i];
+      squares += error * error;
+      EXPECT_LE(group.codes[i], 15);
+    }
+    const double bound = static_cast<double>(values.size()) * step * step / 4;
+    EXPECT_LE(squares, bound * 1.001)
+        << values.size() << " values from " << *low << " to " << *high;
+  }
+}
+
+// A search that found nothing better than the range's ends would leave this error.
+TEST(QuantizeTest, Int4GainsFromFittingItsRange) {
+  std::mt19937_64 rng(8);
+  std::normal_distribution<double> normal(0, 1);
+  double fitted = 0;
+  double ends = 0;
+  for (int n = 0; n < 1000; ++n) {
+    std::vector<float> values(32);
+    for (float& v : values) v = static_cast<float>(normal(rng));
+    const auto group = QuantizeGroup(values.data(), 32, DType::kInt4);
+    const auto [low, high] = std::minmax_element(values.begin(), values.end());
+    const double step = (*high - *low) / 15.0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const double plain = *low + step * std::round((values[i] - *low) / step);
+      ends += std::pow(plain - values[i], 2);
+      fitted += std::pow(Exact(group, DType::kInt4, i) - values[i], 2);
+    }
+  }
+  EXPECT_LT(fitted, 0.87 * ends);
+}
+
+TEST(QuantizeTest, ExtremesStayFinite) {
+  const std::vector<std::vector<float>> extremes = {
+      {0, 0, 0}, {1e-38F, -1e-38F}, {3e38F, -3e38F}, {3e38F, 3e38F}, {-1e-45F}, {1e30F, 1e-30F}};
+  for (const std::vector<float>& values : extremes) {
+    for (const DType dtype : {DType::kInt8, DType::kInt4}) {
+      const auto group = QuantizeGroup(values.data(), static_cast<int64_t>(values.size()), dtype);
+      for (size_t i = 0; i < values.size(); ++i) {
+        const double value = Exact(group, dtype, i);
+        EXPECT_TRUE(std::isfinite(value));
+        EXPECT_LE(std::abs(value), 3.4e38 * 1.1);
+      }
+    }
+  }
+}
+
+TEST(QuantizeTest, BytesCountCodesScalesAndMinimums) {
+  EXPECT_EQ(MatrixBytes(3, 64, DType::kInt8), 3 * (64 + 2 * 2));
+  EXPECT_EQ(MatrixBytes(3, 64, DType::kInt4), 3 * (32 + 2 * 4));
+  EXPECT_EQ(MatrixBytes(3, 33, DType::kInt4), 3 * (32 + 2 * 4));
+  EXPECT_EQ(MatrixBytes(3, 33, DType::kBFloat16), 3 * 33 * 2);
+}
+
+}  // namespace
+}  // namespace t2r

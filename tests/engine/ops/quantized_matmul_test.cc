@@ -1,0 +1,304 @@
+// Products with weights in 8 and 4 bits, and looking rows up in them: on the instruction sets that
+// this machine runs, and on the twins of those that it may not.
+#include <cmath>
+#include <iostream>
+#include <tuple>
+
+#include "engine/ops/quantize.h"
+#include "tests/engine/ops/testing/op_test.h"
+
+namespace t2r::testing {
+namespace {
+
+constexpr DType kQuantized[] = {DType::kInt8, DType::kInt4};
+
+BackendCase CaseOf(const std::string& name, const IntGemmKernels& set, int threads) {
+  BackendCase made;
+  made.name = name;
+  made.options.name = "cpu";
+  made.options.threads = threads;
+  made.int_gemm = &set;
+  return made;
+}
+
+std::vector<BackendCase> Cases() {
+  if (ChosenBackend() == "cuda") return AllBackends();
+  std::vector<BackendCase> cases;
+  for (const IntGemmKernels& set : IntGemmSets()) {
+    if (!set.supported()) continue;
+    std::string name;
+    for (const char c : std::string(set.name)) {
+      if (std::isalnum(static_cast<unsigned char>(c)) != 0) name += c;
+    }
+    if (cases.empty()) cases.push_back(CaseOf(name + "2Threads", set, 2));
+    cases.push_back(CaseOf(name, set, 1));
+  }
+  // Activations become integers in Highway's code, which must give the same bits on each of its
+  // sets.
+  const std::vector<int64_t> targets = hwy::SupportedAndGeneratedTargets();
+  for (size_t i = 1; i < targets.size(); ++i) {
+    cases.push_back(CaseOf(std::string("Rows") + hwy::TargetName(targets[i]), ChooseIntGemm(), 1));
+    cases.back().target = targets[i];
+  }
+  return cases;
+}
+
+TEST(IntGemmSetsTest, SaysWhichRunHere) {
+  for (const IntGemmKernels& set : IntGemmSets()) {
+    std::cout << set.name
+              << (set.supported() ? " runs here\n" : " does not run here: see its twin\n");
+  }
+  EXPECT_TRUE(ChooseIntGemm().supported());
+  EXPECT_FALSE(ChooseIntGemm().twin);
+}
+
+// A weight, and what its quantised form stands for.
+struct Weight {
+  Mat exact;  // as given, float32 values
+  Mat value;  // ŵ, exactly
+  Mat terms;  // |s q| + |m|: what a product's terms are at most, over |x|
+  std::vector<float> floats;
+  HostMatrix host;
+};
+
+class QuantizedMatMulTest : public OpTest {
+ protected:
+  void SetUp() override {
+    if (ChosenBackend() == "cuda") GTEST_SKIP() << "this backend has no quantised weights";
+  }
+
+  static Weight Make(const Mat& w, DType dtype) {
+    Weight made{w, Mat(w.rows, w.cols), Mat(w.rows, w.cols), w.Floats(), {}};
+    made.host = {made.floats.data(), DType::kFloat32, w.rows, w.cols};
+    for (int64_t n = 0; n < w.rows; ++n) {
+      for (int64_t first = 0; first < w.cols; first += kQuantGroup) {
+        const int64_t count = std::min(kQuantGroup, w.cols - first);
+        const auto group = QuantizeGroup(made.floats.data() + n * w.cols + first, count, dtype);
+        const double scale = BFloat16ToFloat(group.scale);
+        const double minimum = BFloat16ToFloat(group.minimum);
+        for (int64_t i = 0; i < count; ++i) {
+          const int code = group.codes[static_cast<size_t>(i)];
+          const double product = scale * (dtype == DType::kInt8 ? code - kInt8Offset : code);
+          made.value.at(n, first + i) = product + minimum;
+          made.terms.at(n, first + i) = std::abs(product) + std::abs(minimum);
+        }
+      }
+    }
+    return made;
+  }
+
+  // x Ŵᵀ in float64, and how far the integers' product may be away from it.
+  static Result Reference(const Mat& x, const Weight& w, const Mat* bias, const Mat* before) {
+    Result r{Mat(x.rows, w.value.rows), Mat(x.rows, w.value.rows)};
+    const int64_t groups = QuantGroups(x.cols);
+    for (int64_t t = 0; t < x.rows; ++t) {
+      // An activation is off by a step at most (half of one, but where the lower byte is cut at
+      // 127), a 127 · 256th of its group's largest, and by the roundings of the step, its inverse
+      // and the product with it: four, of numbers up to 127 · 256 steps.
+      std::vector<double> off;
+      for (int64_t g = 0; g < groups; ++g) {
+        double most = 0;
+        for (int64_t i = g * kQuantGroup; i < std::min((g + 1) * kQuantGroup, x.cols); ++i) {
+          most = std::max(most, std::abs(x.at(t, i)));
+        }
+        off.push_back(most / 127 / 256 * (1 + 127 * 256 * 4 * kU) + 1e-30);
+      }
+      for (int64_t n = 0; n < w.value.rows; ++n) {
+        double sum = 0;
+        double quantised = 0;  // by the activations' rounding
+        double terms = 0;
+        for (int64_t i = 0; i < x.cols; ++i) {
+          const double error = off[static_cast<size_t>(i / kQuantGroup)];
+          sum += x.at(t, i) * w.value.at(n, i);
+          quantised += error * std::abs(w.value.at(n, i));
+          terms += (std::abs(x.at(t, i)) + error) * w.terms.at(n, i);
+        }
+        if (bias != nullptr) sum += bias->v[n], terms += std::abs(bias->v[n]);
+        if (before != nullptr) sum += before->at(t, n), terms += std::abs(before->at(t, n));
+        // A sum as float32, scales' product, its product with the sum, two additions a group, bias
+        // and residual.
+        r.out.at(t, n) = sum;
+        r.bound.at(t, n) =
+            quantised + static_cast<double>(2 * groups + 6) * kU * terms * 1.01 + 1e-30;
+      }
+    }
+    return r;
+  }
+
+  Mat Product(const Mat& x, const Matrix& w, const Buffer* bias, MatMulMode mode,
+              const Mat& before) {
+    const DeviceTensor in = Device(x, 3);
+    const DeviceTensor out = Device(before, 5);
+    backend_->MatMul(in.view(), w, bias == nullptr ? nullptr : bias->f32(), mode, out.view());
+    ExpectSameBits(in.Read(), x, "input changed");
+    return out.Read();
+  }
+};
+
+const std::vector<std::tuple<int, int, int>> kShapes = {
+    {1, 1, 1},     {1, 5, 3},     {1, 130, 576}, {2, 7, 64},  {3, 16, 17},
+    {4, 70, 96},   {5, 33, 100},  {6, 64, 576},  {7, 97, 65}, {13, 49, 192},
+    {31, 40, 129}, {97, 48, 160}, {200, 17, 33}};
+
+TEST_P(QuantizedMatMulTest, AgreesWithFloat64OnOddShapes) {
+  for (const DType dtype : kQuantized) {
+    for (const auto& [rows, n, k] : kShapes) {
+      SCOPED_TRACE(::testing::Message()
+                   << rows << " rows, N " << n << ", K " << k << ", " << NameOf(dtype));
+      const Weight w = Make(Random(n, k), dtype);
+      const auto matrix = backend_->LoadMatrix({&w.host, 1}, dtype);
+      EXPECT_GE(static_cast<int64_t>(matrix->bytes()), MatrixBytes(n, k, dtype));
+      Mat x = Random(rows, k);
+      x.at(0, k / 2) = 30;  // an outlier's group is coarse, the others stay as they are
+      const Mat bias = Random(1, n);
+      const Buffer bias_buffer = Vector(bias);
+      const Mat before = Random(rows, n);
+      const Result plain = Reference(x, w, nullptr, nullptr);
+      ExpectWithin(Product(x, *matrix, nullptr, MatMulMode::kStore, before), plain.out,
+                   plain.bound);
+      const Result added = Reference(x, w, &bias, &before);
+      ExpectWithin(Product(x, *matrix, &bias_buffer, MatMulMode::kAccumulate, before), added.out,
+                   added.bound);
+    }
+  }
+}
+
+// Sums of codes at their ends: neither 16-bit saturation nor an offset that does not cancel.
+TEST_P(QuantizedMatMulTest, ExtremeCodesAreSummedExactly) {
+  constexpr int64_t kCols = 96;
+  for (const DType dtype : kQuantized) {
+    for (const double sign : {1.0, -1.0}) {
+      Mat w(3, kCols);
+      for (int64_t i = 0; i < kCols; ++i) {
+        w.at(0, i) = 1;
+        w.at(1, i) = i % 2 == 0 ? 1 : -1;
+        w.at(2, i) = i % 3 == 0 ? -1 : 0;
+      }
+      const Weight weight = Make(w, dtype);
+      const auto matrix = backend_->LoadMatrix({&weight.host, 1}, dtype);
+      Mat x(2, kCols);
+      for (int64_t i = 0; i < kCols; ++i) {
+        x.at(0, i) = sign * 127;  // exact: a scale of 1
+        x.at(1, i) = sign * (i % 2 == 0 ? 127 : -127);
+      }
+      Result want = Reference(x, weight, nullptr, nullptr);
+      for (int64_t t = 0; t < 2; ++t) {
+        for (int64_t n = 0; n < 3; ++n) {
+          double terms = 0;
+          for (int64_t i = 0; i < kCols; ++i) terms += 127 * weight.terms.at(n, i);
+          want.bound.at(t, n) = 12 * kU * terms;  // no quantisation error is left
+        }
+      }
+      ExpectWithin(Product(x, *matrix, nullptr, MatMulMode::kStore, Mat(2, 3)), want.out,
+                   want.bound);
+    }
+  }
+}
+
+// The promise the whole engine rests on: a row's bits do not depend on the rows beside it. Nor,
+// with quantised weights, on the instruction set.
+TEST_P(QuantizedMatMulTest, ARowsBitsDoNotDependOnTheOtherRowsNorOnTheInstructionSet) {
+  constexpr int64_t kRows = 27;
+  const auto best = MakeBackend(CaseOf("best", ChooseIntGemm(), 1));
+  for (const DType dtype : kQuantized) {
+    for (const auto& [n, k] :
+         std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {70, 33}, {88, 320}}) {
+      const Mat weights = Random(n, k);
+      const std::vector<float> floats = weights.Floats();
+      const HostMatrix host = {floats.data(), DType::kFloat32, n, k};
+      const auto matrix = backend_->LoadMatrix({&host, 1}, dtype);
+      const Mat x = Random(kRows, k);
+      const Mat before = Random(kRows, n);
+      const Buffer bias = Vector(Random(1, n));
+      const Mat want = Product(x, *matrix, &bias, MatMulMode::kAccumulate, before);
+      const auto other = best->LoadMatrix({&host, 1}, dtype);
+      const DeviceTensor out(*best, before);
+      best->MatMul(DeviceTensor(*best, x).view(), *other, bias.f32(), MatMulMode::kAccumulate,
+                   out.view());
+      ExpectSameBits(out.Read(), want, std::string("the best set's beside ") + GetParam().name);
+      for (int64_t count = 1; count < kRows; ++count) {
+        const int64_t first = (count * 37) % (kRows - count + 1);
+        ExpectSameBits(Product(x.Rows(first, count), *matrix, &bias, MatMulMode::kAccumulate,
+                               before.Rows(first, count)),
+                       want.Rows(first, count),
+                       std::to_string(count) + " rows from " + std::to_string(first) + ", N " +
+                           std::to_string(n) + ", K " + std::to_string(k) + ", " + NameOf(dtype));
+      }
+    }
+  }
+}
+
+TEST_P(QuantizedMatMulTest, RowsAreLookedUpAsTheyAreMultiplied) {
+  for (const DType dtype : kQuantized) {
+    for (const int64_t cols : {1, 33, 100, 192}) {
+      const Weight w = Make(Random(37, cols), dtype);
+      const auto table = backend_->LoadMatrix({&w.host, 1}, dtype);
+      Batch batch;
+      batch.tokens = {3, 0, 36, 16, 3};
+      batch.positions = {0, 1, 2, 3, 4};
+      const DeviceTensor out = Device(Mat(batch.rows(), cols), 3);
+      RunOps(*backend_, batch, [&] { backend_->Embed(batch, *table, nullptr, 2.0F, out.view()); });
+      Result want{Mat(batch.rows(), cols), Mat(batch.rows(), cols)};
+      for (int64_t t = 0; t < batch.rows(); ++t) {
+        for (int64_t i = 0; i < cols; ++i) {
+          const int32_t token = batch.tokens[static_cast<size_t>(t)];
+          want.out.at(t, i) = 2 * w.value.at(token, i);
+          want.bound.at(t, i) = 2 * 2 * kU * w.terms.at(token, i);
+        }
+      }
+      ExpectWithin(out.Read(), want.out, want.bound);
+    }
+  }
+}
+
+TEST_P(QuantizedMatMulTest, ReadsEveryStoredTypeAndLayoutAndStacksParts) {
+  constexpr int64_t kCols = 70;
+  for (const DType dtype : kQuantized) {
+    Mat all = Random(31, kCols);
+    for (double& v : all.v) v = BFloat16ToFloat(FloatToBFloat16(static_cast<float>(v)));
+    const Weight whole = Make(all, dtype);
+    const auto matrix = backend_->LoadMatrix({&whole.host, 1}, dtype);
+    // Rows 0 to 8 as bfloat16, the others as float32, [K, N].
+    std::vector<uint16_t> narrow;
+    for (int64_t i = 0; i < 9 * kCols; ++i) narrow.push_back(FloatToBFloat16(whole.floats[i]));
+    std::vector<float> transposed;
+    for (int64_t k = 0; k < kCols; ++k) {
+      for (int64_t n = 9; n < 31; ++n) transposed.push_back(whole.floats[n * kCols + k]);
+    }
+    const std::vector<HostMatrix> parts = {{narrow.data(), DType::kBFloat16, 9, kCols},
+                                           {transposed.data(), DType::kFloat32, 22, kCols, true}};
+    const auto stacked = backend_->LoadMatrix(parts, dtype);
+    EXPECT_EQ(stacked->rows(), 31);
+    EXPECT_EQ(stacked->cols(), kCols);
+    EXPECT_EQ(stacked->dtype(), dtype);
+    const Mat x = Random(4, kCols);
+    ExpectSameBits(Product(x, *stacked, nullptr, MatMulMode::kStore, Mat(4, 31)),
+                   Product(x, *matrix, nullptr, MatMulMode::kStore, Mat(4, 31)), NameOf(dtype));
+  }
+}
+
+// What is not finite must not come out as a number.
+TEST_P(QuantizedMatMulTest, NanAndInfinityOfActivationsAreSeen) {
+  for (const DType dtype : kQuantized) {
+    const Weight w = Make(Random(20, 64), dtype);
+    const auto matrix = backend_->LoadMatrix({&w.host, 1}, dtype);
+    for (const double bad :
+         {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+      Mat x = Random(2, 64);
+      x.at(1, 40) = bad;
+      const DeviceTensor in = Device(x);
+      const DeviceTensor out = Device(Mat(2, 20));
+      backend_->MatMul(in.view(), *matrix, nullptr, MatMulMode::kStore, out.view());
+      const Mat got = out.Read();
+      for (int64_t n = 0; n < 20; ++n) {
+        EXPECT_TRUE(std::isfinite(got.at(0, n)));
+        EXPECT_FALSE(std::isfinite(got.at(1, n)));
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Sets, QuantizedMatMulTest, ::testing::ValuesIn(Cases()), CaseName);
+
+}  // namespace
+}  // namespace t2r::testing
