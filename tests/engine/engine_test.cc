@@ -187,7 +187,7 @@ TEST_F(LoadTest, OptionsOutOfRangeAreNamed) {
   options.prompt_chunk = 0;
   expect(options, "prompt_chunk");
   options = options_;
-  options.dtype = "int4";
+  options.dtype = "int3";
   expect(options, "dtype");
   options = options_;
   options.kv_cache_bytes = 5;
