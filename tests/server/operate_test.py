@@ -175,6 +175,19 @@ def test_the_access_log_has_a_line_for_each_call(tmp_path, model):
         assert "t2r_access_log_dropped_total 0\n" in metrics_of(server)
 
 
+def test_tokens_that_need_not_run_are_logged(tmp_path):
+    log = tmp_path / "log"
+    request = pb.GenerateRequest(tokens=pb.TokenIds(ids=range(5, 405)), max_tokens=1)
+    with Process(tmp_path, DEMO, "--access-log", str(log)) as server:
+        with grpc.insecure_channel(server.ready()) as channel:
+            told = [list(stubs.GenerationStub(channel).Generate(request, timeout=SECONDS))[-1].finished.usage
+                    for _ in range(3)]
+        assert [line["cached_tokens"] for line in lines_of(log, 3)] == [one.cached_prompt_tokens for one in told]
+        assert told[-1].cached_prompt_tokens > 0
+        cached = sum(one.cached_prompt_tokens for one in told)
+        wait_for_metric(server, f't2r_tenant_tokens_total{{kind="cached",tenant="other"}} {cached}')
+
+
 def test_prompts_are_logged_only_where_that_is_said(tmp_path):
     request = pb.GenerateRequest(text="a\nsecret", max_tokens=1)
     with Process(tmp_path, DEMO, "--access-log", "-", "--log-prompts") as server:
