@@ -70,6 +70,7 @@ void CallRecord::OnSubmit(const Request& request) {
 }
 
 void CallRecord::OnFinished(const FinishEvent& event) {
+  facts_.cached_tokens = event.cached_prompt_tokens;
   facts_.completion_tokens = event.generated_tokens;
   facts_.queue_time = event.queue_time;
   facts_.prefill_time = event.prefill_time;
