@@ -31,7 +31,9 @@ CallRecord::CallRecord(CallContext& context, grpc::CallbackServerContext& rpc, c
   limits_ = context.tenants.LimitsOf(facts_.tenant);
   const absl::string_view id = HeaderOf(rpc, "x-request-id");
   facts_.request_id = IsRequestId(id) ? std::string(id) : NewRequestId();
-  rpc.AddInitialMetadata("x-request-id", facts_.request_id);
+  // Not with the initial metadata: a refusal would no longer be trailers alone, which is what
+  // proxies send again elsewhere.
+  rpc.AddTrailingMetadata("x-request-id", facts_.request_id);
   const std::optional<TraceContext> parent = ParseTraceParent(HeaderOf(rpc, "traceparent"));
   if (parent) {
     facts_.trace = *parent;

@@ -21,7 +21,7 @@ namespace t2r::server {
 // is; nothing of it waits.
 class CallRecord {
  public:
-  // Takes the call's x-request-id, or makes one, and returns it with the first answer. method:
+  // Takes the call's x-request-id, or makes one, and returns it in the trailing metadata. method:
   // "t2r.v1.Generation/Generate", of static storage.
   CallRecord(CallContext& context, grpc::CallbackServerContext& rpc, const char* method);
   ~CallRecord();

@@ -143,7 +143,7 @@ def test_the_access_log_has_a_line_for_each_call(tmp_path, model):
     with Process(tmp_path, model, "--api-keys", str(tmp_path / "keys"), "--access-log", str(log)) as server:
         with grpc.insecure_channel(server.ready()) as channel:
             stream = call(channel, x_api_key=alice, x_request_id="my-id.1", traceparent=f"00-{TRACE}-{PARENT}-01")
-            assert dict(stream.initial_metadata())["x-request-id"] == "my-id.1"
+            assert dict(stream.trailing_metadata())["x-request-id"] == "my-id.1"
             line, = lines_of(log, 1)
             seconds = [line.pop(name) for name in ("queue_seconds", "first_token_seconds", "total_seconds")]
             assert 0 <= seconds[0] <= seconds[1] <= seconds[2] < SECONDS and seconds[1] > 0
@@ -152,7 +152,7 @@ def test_the_access_log_has_a_line_for_each_call(tmp_path, model):
                             "method": "t2r.v1.Generation/Generate", "status": "OK", "prompt_tokens": 3,
                             "cached_tokens": 0, "completion_tokens": 4}
             # One that is made up, in place of one that could break lines.
-            made = dict(call(channel, x_api_key=alice, x_request_id='a "b"').initial_metadata())["x-request-id"]
+            made = dict(call(channel, x_api_key=alice, x_request_id='a "b"').trailing_metadata())["x-request-id"]
             assert re.fullmatch(r"[0-9a-f]{32}", made)
             with pytest.raises(grpc.RpcError):
                 call(channel, pb.GenerateRequest(text="a secret"), x_api_key=alice)
