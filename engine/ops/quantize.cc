@@ -85,7 +85,8 @@ class Int4Search {
     const float inverse = 1.0F / scale;
     for (size_t i = 0; i < kGroup; ++i) {
       const float code = std::min(std::max((w_[i] - minimum) * inverse, 0.0F), 15.0F);
-      codes_[i] = static_cast<float>(static_cast<int>(code + 0.5F));
+      const float up = code + 0.5F;  // whose integer part is the nearest code
+      codes_[i] = static_cast<float>(static_cast<int>(up));
     }
   }
 

@@ -35,6 +35,16 @@ HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
       for (int p = 0; p < P; ++p) sums[p][r] = Isa::SetInts(0);
     }
     const uint8_t* codes = base + task.codes_offset + g * kGroupCodes;
+    if constexpr (R == 1) {
+      // A panel is too short for the processor's own prefetching to get going: the same group of
+      // the next panels, into the second level. Beyond the last panel a prefetch does nothing.
+      const uint8_t* next = codes + P * task.panel_bytes;
+      for (int p = 0; p < P; ++p) {
+        for (int64_t i = 0; i < kGroupCodes; i += 64) {
+          __builtin_prefetch(next + p * task.panel_bytes + i, 0, 2);
+        }
+      }
+    }
     // The sums of the upper bytes, times 256, then those of the lower ones: codes come from memory
     // once and from the first cache again.
 #pragma GCC unroll 1
