@@ -99,7 +99,7 @@ TEST(OutboxTest, EndsWithHeldTextUsageAndStatus) {
 TEST(OutboxTest, HypothesesThatDoNotFitAreAStatus) {
   FinishEvent event = Finish(FinishReason::kLength);
   event.hypotheses.resize(1);
-  event.hypotheses[0].text = std::string(95, 'x');
+  event.hypotheses[0].text = std::string(93, 'x');
   event.hypotheses[0].score = -1;
   v1::GenerateResponse message;
   Outbox fits({.message_bytes = 131});

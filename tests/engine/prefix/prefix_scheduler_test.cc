@@ -190,7 +190,7 @@ TEST_F(PrefixSchedulerTest, ManyAtOnce) {
         request.max_tokens = 1 + draw(6);
         request.tenant = draw(3) == 0 ? "a" : "b";
         const auto sink = std::make_shared<FakeSink>();
-        auto place = scheduler_->Reserve(request.queue_tokens());
+        auto place = scheduler_->Reserve(request.queue_tokens(), request.tenant);
         ASSERT_TRUE(place.ok());
         const auto id = scheduler_->Submit(*std::move(place), request, sink);
         ASSERT_TRUE(id.ok());

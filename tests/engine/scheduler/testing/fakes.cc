@@ -195,7 +195,7 @@ Request MakeRequest(int64_t prompt_tokens, int64_t max_tokens, int32_t salt) {
 }
 
 RequestId SubmitOrFail(Scheduler& scheduler, Request request, std::shared_ptr<EventSink> sink) {
-  auto reservation = scheduler.Reserve(static_cast<int64_t>(request.prompt.size()));
+  auto reservation = scheduler.Reserve(static_cast<int64_t>(request.prompt.size()), request.tenant);
   if (!reservation.ok()) {
     ADD_FAILURE() << reservation.status();
     return 0;
