@@ -36,7 +36,7 @@ FROM debian:12-slim AS runtime
 RUN apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
       ca-certificates libabsl20220623 libgrpc++1.51 libhwy1 libpcre2-8-0 libprometheus-cpp-core1.0 libutf8proc2 \
-      libprotobuf32 librocksdb7.8 libsentencepiece0 \
+      libprotobuf32 libhiredis0.14 librocksdb7.8 libsentencepiece0 \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --system --gid 10001 t2r \
  && useradd --system --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin t2r

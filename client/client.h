@@ -37,6 +37,12 @@ struct CallOptions {
   // How often a call that the server refused with RetryInfo is sent again, each time after the
   // delay the server asked for. Only a call of which nothing has arrived is repeated.
   int max_retries = 0;
+  // A stream with a session (one that the server gave a request silently included) that breaks off,
+  // because its server goes or the way to it, is taken up again inside the call, on whatever server
+  // the channel reaches then: the callbacks see one stream. It is tried for so long without a
+  // token; zero: never. Where not even Started had come, the request is sent again, if it has
+  // SessionRef::expected_position: nothing can then be appended twice.
+  absl::Duration resume_timeout = absl::Seconds(60);
 };
 
 // The delay the server asked for before another try, where a refusal carried one.

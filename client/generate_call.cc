@@ -44,7 +44,7 @@ class GenerateCall::Impl::Attempt : public grpc::ClientReadReactor<v1::GenerateR
     if (const std::optional<Event> event = FromProto(response_)) {
       got_event_ = true;
       got_finished_ |= std::holds_alternative<Finished>(*event);
-      if (call_->on_event_) call_->on_event_(*event);
+      if (call_->resumption_.Passes(*event) && call_->on_event_) call_->on_event_(*event);
     }
     StartRead(&response_);
   }
@@ -73,7 +73,8 @@ GenerateCall::Impl::Impl(v1::Generation::Stub* stub, v1::GenerateRequest request
       on_event_(std::move(on_event)),
       on_done_(std::move(on_done)),
       on_released_(std::move(on_released)),
-      retry_(options, absl::Now()) {}
+      retry_(options, absl::Now()),
+      resumption_(options.resume_timeout, request_, absl::Now()) {}
 
 GenerateCall::Impl::~Impl() {
   alarm_.reset();
@@ -133,7 +134,14 @@ void GenerateCall::Impl::AttemptDone(absl::Status status, bool got_event, bool g
     status = absl::InternalError("the server ended the stream without saying how it finished");
   }
   std::optional<absl::Time> next;
-  if (!got_event) next = retry_.NextTry(status, absl::Now());
+  bool given_up = false;
+  {
+    const MutexLock lock(mutex_);
+    given_up = cancelled_;
+  }
+  if (!given_up) next = resumption_.NextTry(status, absl::Now(), &request_);
+  if (next && *next >= retry_.deadline()) next.reset();
+  if (!next && !got_event) next = retry_.NextTry(status, absl::Now());
   std::shared_ptr<grpc::Alarm> alarm;
   {
     const MutexLock lock(mutex_);

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "client/client.h"
+#include "client/resumption.h"
 #include "engine/io/mutex.h"
 #include "t2r/v1/generation.grpc.pb.h"
 
@@ -49,11 +50,13 @@ struct GenerateCall::Impl : std::enable_shared_from_this<GenerateCall::Impl> {
   void AttemptDone(absl::Status status, bool got_event, bool got_finished);
 
   v1::Generation::Stub* const stub_;
-  const v1::GenerateRequest request_;
+  v1::GenerateRequest request_;  // changed between attempts
   const Client::EventCallback on_event_;
   const Client::DoneCallback on_done_;
   const std::function<void(Impl*)> on_released_;
-  RetryPolicy retry_;  // touched by one attempt's end at a time
+  // Both touched by one attempt at a time.
+  RetryPolicy retry_;
+  Resumption resumption_;
 
   Mutex mutex_;  // never held over a call into gRPC or a callback
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;

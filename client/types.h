@@ -52,6 +52,9 @@ struct SessionRef {
   bool create = false;  // begins one where there is none of this id
   std::optional<uint64_t> expected_position;
   absl::Duration ttl;  // zero: as it is, or the server's
+  // The rest of the session's last turn, whose tokens the caller has up to here.
+  std::optional<uint64_t> resume_at = std::nullopt;
+  bool allow_inexact = false;
 };
 
 struct GenerateRequest {

@@ -96,6 +96,8 @@ void ToProto(const SessionRef& session, v1::SessionRef* proto) {
   proto->set_id(session.id);
   proto->set_create(session.create);
   if (session.expected_position) proto->set_expected_position(*session.expected_position);
+  if (session.resume_at) proto->set_resume_at(*session.resume_at);
+  proto->set_allow_inexact(session.allow_inexact);
   if (session.ttl != absl::ZeroDuration()) client::ToProto(session.ttl, proto->mutable_ttl());
 }
 

@@ -95,6 +95,7 @@ void StartSignalThread(std::shared_ptr<Events> events, absl::Duration drain) {
   sigaddset(&set, SIGINT);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write
   std::thread([set, events = std::move(events), limit = drain + kLastWrites + kDrainReserve] {
     int number = 0;
     sigwait(&set, &number);
@@ -235,6 +236,8 @@ int RunServer(const ServerOptions& options) {
   const absl::Time deadline = absl::Now() + options.drain_timeout;
   server.FinishTexts(deadline);
   model->scheduler->Drain(deadline);
+  // What turns left is stored by workers.
+  server.FinishTexts(absl::Now() + kLastWrites);
   server.Shutdown(kLastWrites);
   engine.Watch(nullptr);
   model->scheduler.reset();  // its last events go to the server's context

@@ -39,6 +39,10 @@ struct CallContext {
   TraceExporter* traces = nullptr;  // null: none are sent
   double trace_ratio = 0;           // of the traces that begin here
   bool log_prompts = false;
+  // Of turns: tokens between two checkpoints (0: none), and whether requests without a session are
+  // turns of one of their own.
+  int64_t checkpoint_tokens = 0;
+  bool resumable_streams = false;
 };
 
 }  // namespace t2r::server

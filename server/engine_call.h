@@ -37,7 +37,7 @@ class EngineCall : public EventSink, public std::enable_shared_from_this<EngineC
   // Before the request's texts are tokenised: what takes a worker, and may fail.
   virtual absl::Status Attach(PreparedRequest& /*prepared*/) { return absl::OkStatus(); }
   // The request is complete. False: it is answered already and needs no engine.
-  virtual bool Ready(const Request& request) = 0;
+  virtual bool Ready(Request& request) = 0;
   // Ends the RPC before the scheduler has taken the request.
   virtual void Refuse(const absl::Status& status) = 0;
 

@@ -1,5 +1,6 @@
 #include "server/generate_call.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "server/messages.h"
@@ -11,6 +12,10 @@ namespace {
 
 // What a stream may have waiting even where all buffers together are full.
 constexpr int64_t kOwnBytes = 4096;
+// How long the turn of a request that did not ask for a session can be gone on with.
+constexpr int64_t kStreamSeconds = 300;
+// When a drained turn may be gone on with, on another server.
+constexpr absl::Duration kResumeDelay = absl::Milliseconds(50);
 
 }  // namespace
 
@@ -33,10 +38,18 @@ GenerateCall::GenerateCall(CallContext& context, grpc::CallbackServerContext& rp
 absl::StatusOr<PreparedRequest> GenerateCall::Read(const grpc::ByteBuffer& message) {
   v1::GenerateRequest request;
   if (absl::Status s = ParseMessage(message, &request); !s.ok()) return s;
+  silent_ = context_.resumable_streams && !request.has_session() && !request.has_beams();
+  if (silent_) {
+    request.mutable_session()->set_create(true);
+    request.mutable_session()->mutable_ttl()->set_seconds(kStreamSeconds);
+  }
   if (request.has_session()) {
     absl::StatusOr<SessionStore::TurnRequest> session = FromProto(request.session());
     if (!session.ok()) return session.status();
     session_ = *std::move(session);
+    session_.owner = OwnerOf(record_);
+    if (!silent_ && session_.id.empty()) session_.create = false;  // refused, as any wrong id
+    if (session_.resume_at) return MakeResumption();
   }
   record_.KeepPrompt(request.text());
   return MakeRequest(request, *model_);
@@ -46,28 +59,57 @@ absl::Status GenerateCall::Attach(PreparedRequest& prepared) {
   if (!prepared.turn) return absl::OkStatus();
   if (absl::Status s = CheckKeepsSessions(*model_); !s.ok()) return s;
   absl::StatusOr<SessionTurn> turn = model_->sessions->Begin(session_);
+  if (!turn.ok() && silent_) {
+    prepared.turn.reset();
+    prepared.request.keep = false;
+    return absl::OkStatus();
+  }
   if (!turn.ok()) return turn.status();
   turn_ = *std::move(turn);
-  return Join(turn_->state(), *model_, &prepared);
+  resumed_ = turn_->resumed();
+  if (!resumed_) return Join(turn_->state(), *model_, &prepared);
+  generated_before_ = std::max<int64_t>(turn_->position() - resumed_->begin(), 0);
+  return Resume(*resumed_, turn_->state(), &prepared);
 }
 
-bool GenerateCall::Ready(const Request& request) {
+absl::Status GenerateCall::StartTurn(const Request& request) {
+  const int64_t position = turn_->position();
+  absl::Status status = turn_->Start(TurnOf(request, position), request.positions());
+  if (!status.ok()) return status;
+  // A source is no part of the sequence.
+  const int64_t prompt =
+      static_cast<int64_t>(request.prompt.size()) - (request.from == nullptr ? 0 : 1);
+  int64_t known = position + prompt;
+  if (resumed_) {
+    known = std::max(turn_->resume_at(), resumed_->begin());
+    started_.set_prompt_tokens(
+        static_cast<uint32_t>(resumed_->prompt.size() + resumed_->source.size()));
+    started_.set_max_tokens(static_cast<uint32_t>(resumed_->max_tokens));
+  }
+  started_.set_session_id(turn_->id());
+  started_.set_session_position(static_cast<uint64_t>(known));
+  const MutexLock lock(mutex_);
+  outbox_.CountFrom(static_cast<uint64_t>(position), static_cast<uint64_t>(prompt),
+                    static_cast<uint64_t>(known));
+  return status;
+}
+
+bool GenerateCall::Ready(Request& request) {
   started_.set_seed(request.sampling.seed);
   started_.set_prompt_tokens(static_cast<uint32_t>(request.prompt_tokens()));
   started_.set_max_tokens(static_cast<uint32_t>(request.max_tokens));
   if (!turn_) return true;
-  const auto position = static_cast<uint64_t>(turn_->position());
-  // A source is no part of the sequence.
-  const uint64_t prompt = request.prompt.size() - (request.from == nullptr ? 0 : 1);
-  started_.set_session_id(turn_->id());
-  started_.set_session_position(position + prompt);
-  {
-    const MutexLock lock(mutex_);
-    outbox_.CountFrom(position, prompt);
+  request.checkpoint_tokens = context_.checkpoint_tokens;
+  const absl::Status started = StartTurn(request);
+  if (started.ok()) return true;
+  if (!silent_) {
+    Refuse(started);
+    return false;
   }
-  const absl::Status room = turn_->Reserve(request.positions());
-  if (!room.ok()) Refuse(room);
-  return room.ok();
+  turn_.reset();
+  request.keep = false;
+  request.checkpoint_tokens = 0;
+  return true;
 }
 
 void GenerateCall::Refuse(const absl::Status& status) {
@@ -114,24 +156,31 @@ void GenerateCall::OnToken(TokenEvent event) {
   Queue();
 }
 
+void GenerateCall::OnCheckpoint(std::shared_ptr<const SessionState> state) {
+  // One at a time: where the store is slower than the engine, fewer are stored.
+  if (storing_.exchange(true)) return;
+  const int64_t cost = state->bytes();
+  context_.workers.Post(cost, [self = shared_from_this(), this, store = turn_->Checkpointer(),
+                               kept = std::move(state)](bool dropped) {
+    // One that cannot be stored costs recomputation alone.
+    if (!dropped) static_cast<void>(store(kept));
+    storing_ = false;
+  });
+}
+
 void GenerateCall::OnFinished(FinishEvent event) {
   record_.OnFinished(event);
-  if (!turn_ || event.state == nullptr) {
-    turn_.reset();
-    return End(event);
+  if (resumed_) {
+    event.generated_tokens += generated_before_;
+    event.prompt_tokens = static_cast<int64_t>(resumed_->prompt.size() + resumed_->source.size());
   }
-  // The store may wait for a disk, which the engine thread must not. A turn that has ended as it
-  // should counts also where the server ends meanwhile.
-  const int64_t cost = event.state->bytes();
+  if (!turn_) return End(event);
+  // The store may wait for a disk or a network, which the engine thread must not. A turn that has
+  // ended as it should counts also where the server ends meanwhile.
+  const int64_t cost = event.state == nullptr ? 0 : event.state->bytes();
   context_.workers.Post(
       cost, [this, self = shared_from_this(), ended = std::move(event)](bool /*dropped*/) mutable {
-        const absl::Status kept = turn_->Commit(ended.state);
-        turn_.reset();
-        if (!kept.ok()) {
-          ended.reason = FinishReason::kError;
-          ended.status = kept;
-          ended.state = nullptr;
-        }
+        EndTurn(&ended);
         End(ended);
       });
 }
@@ -139,6 +188,24 @@ void GenerateCall::OnFinished(FinishEvent event) {
 const grpc::Status& GenerateCall::Told(const grpc::Status& status) {
   record_.OnEnd(status);
   return status;
+}
+
+void GenerateCall::EndTurn(FinishEvent* event) {
+  const bool drained = event->reason == FinishReason::kDrained;
+  absl::Status kept;
+  if (drained) {
+    // What could not be stored is made again.
+    static_cast<void>(turn_->Park(event->state));
+    const MutexLock lock(mutex_);
+    drained_ = true;
+  } else if (event->state != nullptr) {
+    kept = turn_->Commit(event->state);
+  }
+  turn_.reset();
+  if (kept.ok() || silent_) return;
+  event->reason = FinishReason::kError;
+  event->status = kept;
+  event->state = nullptr;
 }
 
 void GenerateCall::End(const FinishEvent& event) {
@@ -189,7 +256,10 @@ void GenerateCall::Pump() {
   if (writing_ || next == Outbox::Next::kLastMessage) message_ = ToBytes(event_);
   message_bytes_ = static_cast<int64_t>(message_.Length());
   CountBuffered();
-  const grpc::Status end = finishing_ ? ToGrpcStatus(outbox_.status()) : grpc::Status::OK;
+  grpc::Status end;
+  if (finishing_) {
+    end = drained_ ? ToGrpcStatus(outbox_.status(), kResumeDelay) : ToGrpcStatus(outbox_.status());
+  }
   lock.Unlock();
   switch (next) {
     case Outbox::Next::kNothing:

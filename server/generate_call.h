@@ -4,6 +4,7 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -41,6 +42,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   bool HasRoom(int64_t tokens) override;
   int64_t TakenBytes() override;
   void OnToken(TokenEvent event) override;
+  void OnCheckpoint(std::shared_ptr<const SessionState> state) override;
   void OnFinished(FinishEvent event) override;
 
   // From the write queue.
@@ -51,7 +53,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   absl::StatusOr<PreparedRequest> Read(const grpc::ByteBuffer& message) override;
   absl::Status Attach(PreparedRequest& prepared) override;
-  bool Ready(const Request& request) override;
+  bool Ready(Request& request) override;
+  // The turn is known, and there is room for what it leaves.
+  absl::Status StartTurn(const Request& request);
+  // On a worker: brings the turn to its end in the store.
+  void EndTurn(FinishEvent* event);
   void Refuse(const absl::Status& status) override;
   // What Finish is given.
   const grpc::Status& Told(const grpc::Status& status);
@@ -67,9 +73,16 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   v1::Started started_;
   SessionStore::TurnRequest session_;  // what the request says of its session
+  // The client did not ask for the session: where there can be none, the request runs without.
+  bool silent_ = false;
   // Of a request with one, from Attach until Refuse or the last event. Who is called with the
-  // request has it to itself: one after the other.
+  // request has it to itself: one after the other. It may wait for a store, also when it goes: on
+  // workers alone.
   std::optional<SessionTurn> turn_;
+  // Of a turn that is gone on with: what it was, and tokens that were generated before.
+  std::optional<TurnParameters> resumed_;
+  int64_t generated_before_ = 0;
+  std::atomic<bool> storing_{false};  // a worker stores a checkpoint
   std::shared_ptr<EngineCall> self_;  // until OnDone
 
   Mutex mutex_;
@@ -81,6 +94,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;  // the client is gone, or a write failed
   bool queued_ ABSL_GUARDED_BY(mutex_) = false;     // in the write queue
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;    // a write is in flight
+  bool drained_ ABSL_GUARDED_BY(mutex_) = false;    // a turn that can be gone on with
   bool finishing_ ABSL_GUARDED_BY(mutex_) = false;  // Finish has been called
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;    // HasRoom has answered no since the last Wake
   v1::GenerateResponse event_ ABSL_GUARDED_BY(mutex_);

@@ -85,7 +85,9 @@ struct GrpcServer::Impl {
                 around.access_log.get(),
                 around.traces.get(),
                 options.trace_sample,
-                options.log_prompts},
+                options.log_prompts,
+                options.checkpoint_tokens,
+                options.resumable_streams},
         health(context),
         generation(context),
         sessions(context),
@@ -182,7 +184,10 @@ void GrpcServer::SetModel(ServedModel* model) {
     impl_->context.metrics.WatchSessions(
         {.in_memory = [at = model->sessions.get()] { return at->in_memory(); },
          .on_disk = [at = model->sessions.get()] { return at->on_disk(); },
-         .bytes = [at = model->sessions.get()] { return at->bytes(); }});
+         .shared =
+             [at = model->sessions.get()] {
+               return at->has_shared() ? at->kept() : SessionUsage();
+             }});
   }
   impl_->host.Serve(model);
   impl_->TellHealth();

@@ -36,8 +36,10 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
   model->info.set_exactness_class(model->engine->exactness_class);
   if (options.sessions.memory_bytes > 0) {
     model->info.set_has_sessions(true);
+    SessionStoreOptions kept = options.sessions;
+    kept.observer = &metrics;
     absl::StatusOr<std::unique_ptr<SessionStore>> sessions =
-        SessionStore::Open(executor, model->engine->exactness_class, options.sessions);
+        SessionStore::Open(executor, model->engine->exactness_class, std::move(kept));
     if (!sessions.ok()) return sessions.status();
     model->sessions = *std::move(sessions);
   }

@@ -34,6 +34,9 @@ const Histogram::BucketBoundaries kRequestBuckets = {0.01, 0.05, 0.1,  0.3,  0.5
                                                      30.0, 60.0, 120., 240., 480., 1920., 7680.};
 const Histogram::BucketBoundaries kLengthBuckets = {
     1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
+const Histogram::BucketBoundaries kMoveBuckets = {0.0001, 0.00025, 0.0005, 0.001, 0.0025,
+                                                  0.005,  0.01,    0.025,  0.05,  0.1,
+                                                  0.25,   0.5,     1.0,    2.5,   5.0};
 const Histogram::BucketBoundaries kStepBuckets = {1,  2,   4,   8,   16,   32,
                                                   64, 128, 256, 512, 1024, 2048};
 
@@ -120,10 +123,35 @@ struct Metrics::Impl {
                                      .Name("t2r_sessions")
                                      .Help("Sessions that are kept, by where their states lie.")
                                      .Register(registry);
-  Gauge& sessions_in_memory = sessions_kept.Add({{"tier", "memory"}});
-  Gauge& sessions_on_disk = sessions_kept.Add({{"tier", "disk"}});
-  Gauge& sessions_bytes = MakeGauge("t2r_sessions_bytes",
-                                    "Memory that sessions take, with what running turns reserve.");
+  Family<Gauge>& sessions_bytes = prometheus::BuildGauge()
+                                      .Name("t2r_sessions_bytes")
+                                      .Help(
+                                          "What sessions take, by where their states lie; in "
+                                          "memory with what running turns reserve.")
+                                      .Register(registry);
+  struct Tier {
+    Gauge& sessions;
+    Gauge& bytes;
+  };
+  Tier MakeTier(const char* name) {
+    return {sessions_kept.Add({{"tier", name}}), sessions_bytes.Add({{"tier", name}})};
+  }
+  Tier tier_memory = MakeTier("memory");
+  Tier tier_disk = MakeTier("disk");
+  Tier tier_shared = MakeTier("shared");
+  Family<Counter>& store_errors =
+      prometheus::BuildCounter()
+          .Name("t2r_session_store_errors_total")
+          .Help(
+              "What a tier of sessions could not do: it was away, full, or what it holds is "
+              "damaged.")
+          .Register(registry);
+  Family<Histogram>& moves = prometheus::BuildHistogram()
+                                 .Name("t2r_session_move_seconds")
+                                 .Help("Bringing a session's state to a tier, or back.")
+                                 .Register(registry);
+  std::map<std::string, Counter*> tier_errors;
+  std::map<std::pair<std::string, bool>, Histogram*> tier_moves;  // stored
   Counter& prefix_queries = MakeCounter("t2r_prefix_cache_queries_total",
                                         "Prompt tokens for which a kept state was looked for.");
   Counter& prefix_hits =
@@ -189,6 +217,13 @@ Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
   ForEach<FinishReason>([this](FinishReason reason) {
     impl_->finished[reason] = &impl_->finished_family.Add({{"finished_reason", NameOf(reason)}});
   });
+  for (const char* tier : {"disk", "shared"}) {
+    impl_->tier_errors[tier] = &impl_->store_errors.Add({{"tier", tier}});
+    for (const bool stored : {false, true}) {
+      impl_->tier_moves[{tier, stored}] = &impl_->moves.Add(
+          {{"tier", tier}, {"direction", stored ? "store" : "load"}}, kMoveBuckets);
+    }
+  }
   // All from the start on, so that the first one of each is an increase.
   for (const char* what : {"certificate", "keys", "tenants"}) {
     for (const char* result : {"ok", "refused"}) {
@@ -279,12 +314,23 @@ std::string Metrics::Text() const {
     count(impl_->lost_lines, impl_->edge.lost_lines);
     count(impl_->traces_sent, impl_->edge.traces_sent);
     count(impl_->traces_dropped, impl_->edge.traces_dropped);
-    set(impl_->sessions_in_memory, impl_->sessions.in_memory);
-    set(impl_->sessions_on_disk, impl_->sessions.on_disk);
-    set(impl_->sessions_bytes, impl_->sessions.bytes);
+    const auto set_tier = [](Impl::Tier& tier, const std::function<SessionUsage()>& value) {
+      const SessionUsage usage = value ? value() : SessionUsage();
+      tier.sessions.Set(static_cast<double>(usage.sessions));
+      tier.bytes.Set(static_cast<double>(usage.bytes));
+    };
+    set_tier(impl_->tier_memory, impl_->sessions.in_memory);
+    set_tier(impl_->tier_disk, impl_->sessions.on_disk);
+    set_tier(impl_->tier_shared, impl_->sessions.shared);
   }
   return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
 }
+
+void Metrics::OnSessionMove(const char* tier, bool stored, absl::Duration time) {
+  impl_->tier_moves.at({tier, stored})->Observe(absl::ToDoubleSeconds(time));
+}
+
+void Metrics::OnSessionStoreError(const char* tier) { impl_->tier_errors.at(tier)->Increment(); }
 
 void Metrics::OnSubmitted() { impl_->started.Increment(); }
 

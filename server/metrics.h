@@ -9,13 +9,15 @@
 #include "absl/time/time.h"
 #include "engine/executor/memory_plan.h"
 #include "engine/scheduler/observer.h"
+#include "engine/sessions/session_info.h"
+#include "engine/sessions/watched_tier.h"
 #include "server/call_facts.h"
 
 namespace t2r::server {
 
 // Owns every series. The observer's functions are called by the scheduler; each costs some tens of
 // nanoseconds (all series are looked up once, here). Thread-safe.
-class Metrics : public SchedulerObserver {
+class Metrics : public SchedulerObserver, public SessionObserver {
  public:
   Metrics();
   ~Metrics() override;
@@ -38,7 +40,7 @@ class Metrics : public SchedulerObserver {
   void OnReload(const std::string& what, bool good);
   // The sessions that are kept between turns, likewise.
   struct Sessions {
-    std::function<int64_t()> in_memory, on_disk, bytes;
+    std::function<SessionUsage()> in_memory, on_disk, shared;
   };
   void WatchSessions(Sessions sessions);
   // What the probes say.
@@ -55,6 +57,9 @@ class Metrics : public SchedulerObserver {
 
   // The page, in Prometheus' text format.
   std::string Text() const;
+
+  void OnSessionMove(const char* tier, bool stored, absl::Duration time) override;
+  void OnSessionStoreError(const char* tier) override;
 
   void OnSubmitted() override;
   void OnQueue(int64_t requests, int64_t tokens) override;

@@ -148,7 +148,7 @@ void AddEdgeFlags(CLI::App& app, ServerOptions* o) {
                  "Let GetModel tell any client how much memory the machine has");
 }
 
-void AddSessionFlags(CLI::App& app, SessionStoreOptions* sessions) {
+void AddSessionFlags(CLI::App& app, SessionStoreOptions* sessions, GrpcServerOptions* grpc) {
   app.add_option_function<int64_t>(
          "--session-memory-mib",
          [sessions](const int64_t& mib) { sessions->memory_bytes = mib << 20; },
@@ -158,6 +158,43 @@ void AddSessionFlags(CLI::App& app, SessionStoreOptions* sessions) {
   app.add_option("--session-dir", sessions->directory,
                  "Keep sessions in this directory too: they outlive the process (default: none)")
       ->type_name("DIR");
+  app.add_option_function<std::string>(
+         "--session-store",
+         [sessions](const std::string& url) {
+           const absl::StatusOr<RedisAddress> address = ParseRedisAddress(url);
+           if (!address.ok()) {
+             throw CLI::ValidationError("--session-store", std::string(address.status().message()));
+           }
+           sessions->shared = *address;
+         },
+         "Keep sessions in a Redis or Valkey server that servers of the same model share (default: "
+         "none)")
+      ->type_name("redis://[:PASSWORD@]HOST:PORT[/DB]")
+      ->envname("T2R_SESSION_STORE");
+  app.add_option("--session-store-ca", sessions->shared_ca,
+                 "Authorities of its certificate, PEM, for rediss:// (default: the system's)")
+      ->type_name("FILE");
+  AddSeconds(app, "--session-lease-seconds", &sessions->lease,
+             "How long a server that vanished keeps a session's turn in the shared store from "
+             "others");
+  app.add_option_function<std::string>(
+         "--session-sync",
+         [grpc](const std::string& text) {
+           int tokens = 0;
+           if (text != "turn" && !(flags::ParseWhole(text, &tokens) && tokens >= 1)) {
+             throw CLI::ValidationError("--session-sync", "'" + text +
+                                                              "' is neither turn nor a number of "
+                                                              "tokens above 0");
+           }
+           grpc->checkpoint_tokens = tokens;
+         },
+         "When a session's state goes to its lowest tier: when its turn ends, or also every N "
+         "tokens")
+      ->type_name("turn|N")
+      ->default_str("turn");
+  app.add_flag("--resumable-streams", grpc->resumable_streams,
+               "Requests without a session get one of their own, for five minutes, so that their "
+               "streams outlive the server");
   app.add_option_function<double>(
          "--session-ttl-seconds",
          [sessions](const double& seconds) { sessions->ttl = absl::Seconds(seconds); },
@@ -181,7 +218,7 @@ void AddFlags(CLI::App& app, ServerOptions* o) {
   AddSchedulerFlags(app, &o->scheduler);
   app.add_option("--max-tokens", o->max_tokens, "Generated tokens a request may ask for")
       ->check(flags::Range(int64_t{1}, int64_t{std::numeric_limits<uint32_t>::max()}));
-  AddSessionFlags(app, &o->sessions);
+  AddSessionFlags(app, &o->sessions, &o->grpc);
   AddEdgeFlags(app, o);
   AddConnectionFlags(app, &o->grpc);
   AddLogFlags(app, &o->grpc);
@@ -212,8 +249,20 @@ std::string Check(ServerOptions* o) {
       return std::string(flag) + ": '" + value + "' is not HOST:PORT";
     }
   }
-  if (!o->sessions.directory.empty() && o->sessions.memory_bytes == 0) {
-    return "--session-dir: sessions need memory as well; give --session-memory-mib above 0";
+  const SessionStoreOptions& sessions = o->sessions;
+  for (const auto& [flag, given] : {std::pair{"--session-dir", !sessions.directory.empty()},
+                                    {"--session-store", sessions.shared.has_value()},
+                                    {"--resumable-streams", o->grpc.resumable_streams}}) {
+    if (given && sessions.memory_bytes == 0) {
+      return std::string(flag) +
+             ": sessions need memory as well; give --session-memory-mib above 0";
+    }
+  }
+  if (!sessions.shared_ca.empty() && !(sessions.shared && sessions.shared->tls)) {
+    return "--session-store-ca: only with a --session-store of rediss://";
+  }
+  if (sessions.lease < absl::Seconds(1)) {
+    return "--session-lease-seconds: must be at least 1, so that a slow network ends no turn";
   }
   if (const std::string problem = CheckAccess(*o); !problem.empty()) return problem;
   const GrpcServerOptions& grpc = o->grpc;

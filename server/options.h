@@ -61,7 +61,9 @@ struct GrpcServerOptions {
   // Takes lines about files that were read anew, from any thread; may be empty.
   std::function<void(const std::string&)> log;
   bool reflection = true;
-  bool tell_memory = false;  // see CallContext
+  bool tell_memory = false;        // see CallContext
+  int64_t checkpoint_tokens = 0;   // see CallContext
+  bool resumable_streams = false;  // see CallContext
 };
 
 struct ServerOptions {

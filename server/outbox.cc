@@ -2,6 +2,8 @@
 
 #include <google/protobuf/io/coded_stream.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 namespace t2r::server {
@@ -54,13 +56,14 @@ Outbox::Part& Outbox::Open() {
 }
 
 void Outbox::PushToken(const TokenEvent& event) {
+  if (position_ && ++*position_ <= known_) return;
   Part& part = Open();
   part.delta.mutable_text()->append(event.text);
   part.delta.add_token_ids(static_cast<uint32_t>(event.token));
   v1::TokenLogprobs* logprobs = part.delta.add_logprobs();
   SetLogprob({event.token, event.logprob}, logprobs->mutable_chosen());
   for (const TokenLogprob& other : event.top) SetLogprob(other, logprobs->add_top());
-  if (position_) part.delta.set_position(++*position_);
+  if (position_) part.delta.set_position(*position_);
   const int64_t bytes = static_cast<int64_t>(event.text.size()) + kTokenBytes +
                         kAlternativeBytes * static_cast<int64_t>(event.top.size());
   part.bytes += bytes;
@@ -88,11 +91,7 @@ void Outbox::PushFinished(const FinishEvent& event) {
   finished.set_reason(reason);
   finished.set_stop(event.matched_stop);
   finished.set_held_text(event.held_text);
-  if (event.state != nullptr) {
-    finished.set_session_position(static_cast<uint64_t>(event.state->position()));
-  } else if (began_at_) {
-    finished.set_session_position(*began_at_);
-  }
+  if (position_) finished.set_session_position(std::max(*position_, known_));
   for (const Hypothesis& hypothesis : event.hypotheses) {
     v1::Hypothesis& to = *finished.add_hypotheses();
     to.set_text(hypothesis.text);

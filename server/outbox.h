@@ -29,9 +29,10 @@ class Outbox {
   void PushStarted(const v1::Started& started);
   // Of a turn of a session, before the first token: where the session stood, and how many tokens
   // the prompt adds.
-  void CountFrom(uint64_t position, uint64_t prompt_tokens) {
-    began_at_ = position;
+  // Tokens up to `known` are the client's already, and are left out.
+  void CountFrom(uint64_t position, uint64_t prompt_tokens, uint64_t known = 0) {
     position_ = position + prompt_tokens;
+    known_ = known;
   }
   void PushToken(const TokenEvent& event);
   void PushFinished(const FinishEvent& event);
@@ -64,8 +65,9 @@ class Outbox {
   // The part that takes more.
   Part& Open();
 
-  // Of a session: where it stood before the turn, and where with all that has come.
-  std::optional<uint64_t> began_at_, position_;
+  // Of a session: where it stands with all that has come.
+  std::optional<uint64_t> position_;
+  uint64_t known_ = 0;      // up to here the client has it
   std::deque<Part> parts_;  // oldest first
   int64_t tokens_ = 0;      // of all parts
   int64_t bytes_ = 0;

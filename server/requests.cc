@@ -414,6 +414,59 @@ absl::Status Join(std::shared_ptr<const SessionState> state, const ServedModel& 
   return absl::OkStatus();
 }
 
+PreparedRequest MakeResumption() {
+  PreparedRequest prepared;
+  prepared.request.keep = true;
+  prepared.turn = {.resumes = true};
+  return prepared;
+}
+
+absl::Status Resume(const TurnParameters& turn, std::shared_ptr<const SessionState> state,
+                    PreparedRequest* prepared) {
+  prepared->turn.reset();
+  Request& request = prepared->request;
+  const int64_t position = state == nullptr ? 0 : state->position();
+  const int64_t generated = position - turn.begin();
+  const bool within = position > turn.start && generated > 0;
+  if (!within && position != turn.start) {
+    return absl::InvalidArgumentError(absl::StrCat("resume_at: the turn began at position ",
+                                                   turn.start, ", and its state is at ", position));
+  }
+  request.max_tokens = turn.max_tokens - (within ? generated : 0);
+  if (request.max_tokens < 1) {
+    return absl::InvalidArgumentError("resume_at: the turn has no tokens left");
+  }
+  if (!within) {
+    request.prompt = turn.prompt;
+    request.source = turn.source;
+  }
+  if (state != nullptr) request.prompt.insert(request.prompt.begin(), state->last_token);
+  request.from = std::move(state);
+  request.sampling = turn.sampling;
+  request.stop = turn.stop;
+  request.include_stop = turn.include_stop;
+  request.stop_token_ids = turn.stop_token_ids;
+  request.ignore_eos = turn.ignore_eos;
+  request.top_logprobs = turn.top_logprobs;
+  return absl::OkStatus();
+}
+
+TurnParameters TurnOf(const Request& request, int64_t start) {
+  TurnParameters turn;
+  turn.start = start;
+  turn.prompt.assign(request.prompt.begin() + (request.from == nullptr ? 0 : 1),
+                     request.prompt.end());
+  turn.source = request.source;
+  turn.max_tokens = request.max_tokens;
+  turn.sampling = request.sampling;
+  turn.stop = request.stop;
+  turn.include_stop = request.include_stop;
+  turn.stop_token_ids = request.stop_token_ids;
+  turn.ignore_eos = request.ignore_eos;
+  turn.top_logprobs = request.top_logprobs;
+  return turn;
+}
+
 absl::StatusOr<Request> Complete(PreparedRequest prepared, const ServedModel& model) {
   Request& request = prepared.request;
   if (prepared.source) {

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/scheduler/request.h"
+#include "engine/sessions/session_record.h"
 #include "server/served_model.h"
 #include "t2r/v1/generation.pb.h"
 
@@ -31,6 +32,7 @@ struct PreparedRequest {
   struct Turn {
     bool takes_sampling = false;  // the request has none of its own: that of the turn before
     bool takes_seed = false;
+    bool resumes = false;  // there is nothing of it here: Resume has it all
   };
   std::optional<Turn> turn;
 
@@ -50,6 +52,15 @@ absl::StatusOr<PreparedRequest> MakeRequest(const v1::ScoreRequest& in, const Se
 // INVALID_ARGUMENT where it has no prompt that it needs, or one that cannot be.
 absl::Status Join(std::shared_ptr<const SessionState> state, const ServedModel& model,
                   PreparedRequest* prepared);
+
+// What is known of a request that goes on with a turn, before its session is looked at.
+PreparedRequest MakeResumption();
+// Makes that of it which the turn's client does not have: all of the turn, or, where `state` is
+// from within it, the rest. INVALID_ARGUMENT for what is no turn of this model.
+absl::Status Resume(const TurnParameters& turn, std::shared_ptr<const SessionState> state,
+                    PreparedRequest* prepared);
+// The turn that the request is, once it is complete; start: where its session stands.
+TurnParameters TurnOf(const Request& request, int64_t start);
 
 // Tokenises what is left, as the model's tokenizer does for sources, targets and prompts.
 // INVALID_ARGUMENT, naming the field, if nothing comes out.

@@ -22,7 +22,7 @@ absl::StatusOr<PreparedRequest> ScoreCall::Read(const grpc::ByteBuffer& message)
   return MakeRequest(request, *model_);
 }
 
-bool ScoreCall::Ready(const Request& request) {
+bool ScoreCall::Ready(Request& request) {
   // An encoder-decoder's start token is not the client's.
   ids_.assign(request.prompt.begin() + (request.source.empty() ? 0 : 1), request.prompt.end());
   if (!ScoresNothing(request)) return true;

@@ -35,7 +35,7 @@ class ScoreCall final : public grpc::ServerUnaryReactor, public EngineCall {
         end_(context, guard_, &record_, *this, response) {}
 
   absl::StatusOr<PreparedRequest> Read(const grpc::ByteBuffer& message) override;
-  bool Ready(const Request& request) override;
+  bool Ready(Request& request) override;
   void Refuse(const absl::Status& status) override;
 
   UnaryEnd end_;

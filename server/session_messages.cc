@@ -4,11 +4,16 @@
 #include <limits>
 
 #include "absl/time/time.h"
+#include "server/identity.h"
 
 namespace t2r::server {
 namespace {
 
 constexpr int64_t kNanoseconds = 1'000'000'000;
+
+SessionQuota QuotaOf(const TenantLimits& limits) {
+  return {.max_sessions = limits.max_sessions, .max_bytes = limits.max_session_bytes};
+}
 
 void SetTime(absl::Time from, google::protobuf::Timestamp* to) {
   const int64_t seconds = absl::ToUnixSeconds(from);
@@ -18,6 +23,16 @@ void SetTime(absl::Time from, google::protobuf::Timestamp* to) {
 }
 
 }  // namespace
+
+SessionOwner OwnerOf(const CallContext& context, const grpc::CallbackServerContext& rpc) {
+  std::string tenant = TenantOf(context, rpc);
+  SessionQuota quota = QuotaOf(context.tenants.LimitsOf(tenant));
+  return {.name = std::move(tenant), .quota = quota};
+}
+
+SessionOwner OwnerOf(const CallRecord& record) {
+  return {.name = record.tenant(), .quota = QuotaOf(record.limits())};
+}
 
 void ToProto(const SessionInfo& session, v1::Session* out) {
   out->set_id(session.id);
@@ -50,6 +65,11 @@ absl::StatusOr<SessionStore::TurnRequest> FromProto(const v1::SessionRef& sessio
     request.expected_position = static_cast<int64_t>(
         std::min<uint64_t>(session.expected_position(), std::numeric_limits<int64_t>::max()));
   }
+  if (session.has_resume_at()) {
+    request.resume_at = static_cast<int64_t>(
+        std::min<uint64_t>(session.resume_at(), std::numeric_limits<int64_t>::max()));
+  }
+  request.allow_inexact = session.allow_inexact();
   const absl::StatusOr<absl::Duration> ttl = TtlOf(session.has_ttl(), session.ttl());
   if (!ttl.ok()) return ttl.status();
   request.ttl = *ttl;

@@ -62,10 +62,10 @@ void ExportCall::Make(const grpc::ByteBuffer& message, const ServedModel& model)
   v1::ExportSessionRequest request;
   if (absl::Status s = ParseMessage(message, &request); !s.ok()) return End(s);
   if (absl::Status s = CheckKeepsSessions(model); !s.ok()) return End(s);
-  const absl::StatusOr<SessionInfo> info = model.sessions->Get(request.id());
+  const absl::StatusOr<SessionInfo> info = model.sessions->Get(request.id(), OwnerOf(record_));
   if (!info.ok()) return End(info.status());
   if (!lease_.TryResize(info->bytes)) return End(BuffersFull(context_.buffers));
-  absl::StatusOr<std::string> snapshot = model.sessions->Export(request.id());
+  absl::StatusOr<std::string> snapshot = model.sessions->Export(request.id(), OwnerOf(record_));
   if (!snapshot.ok()) return End(snapshot.status());
   snapshot_ = *std::move(snapshot);
   WriteNext();
@@ -178,8 +178,9 @@ absl::Status ImportCall::Take() {
     const absl::StatusOr<absl::Duration> ttl = TtlOf(piece.has_ttl(), piece.ttl());
     if (!ttl.ok()) return ttl.status();
     ttl_ = *ttl;
-  } else if (!piece.id().empty() || piece.has_ttl()) {
-    return absl::InvalidArgumentError("id and ttl: only the first message has them");
+    allow_inexact_ = piece.allow_inexact();
+  } else if (!piece.id().empty() || piece.has_ttl() || piece.allow_inexact()) {
+    return absl::InvalidArgumentError("id, ttl and allow_inexact: only the first message has them");
   }
   const auto size = static_cast<int64_t>(snapshot_.size() + piece.data().size());
   if (size > model_->sessions->max_snapshot_bytes()) {
@@ -200,8 +201,8 @@ void ImportCall::Make() {
   const WorkerPool::Ticket ticket = context_.workers.TryPost(
       static_cast<int64_t>(snapshot_.size()), [self = shared_from_this()](bool dropped) {
         if (dropped) return self->End(absl::UnavailableError("the server is shutting down"));
-        const absl::StatusOr<SessionInfo> made =
-            self->model_->sessions->Import(self->id_, self->ttl_, self->snapshot_);
+        const absl::StatusOr<SessionInfo> made = self->model_->sessions->Import(
+            self->id_, self->ttl_, self->snapshot_, self->allow_inexact_, OwnerOf(self->record_));
         if (!made.ok()) return self->End(made.status());
         v1::Session response;
         ToProto(*made, &response);

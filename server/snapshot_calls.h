@@ -86,6 +86,7 @@ class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>,
   bool any_ = false;  // a piece has come
   std::string id_;
   absl::Duration ttl_;
+  bool allow_inexact_ = false;
   std::string snapshot_;
 
   Mutex mutex_;

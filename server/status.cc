@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/sessions/session_errors.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -14,6 +15,13 @@ namespace t2r::server {
 namespace {
 
 constexpr char kRetry[] = "t2r/retry";
+
+}  // namespace
+
+namespace {
+
+// When a session whose turn runs may be asked for again.
+constexpr absl::Duration kBusyDelay = absl::Milliseconds(200);
 
 }  // namespace
 
@@ -39,6 +47,7 @@ grpc::Status ToRefusal(const absl::Status& status, absl::Duration delay) {
     return ToGrpcStatus(status, RetryOf(status).value_or(delay));
   }
   if (absl::IsUnavailable(status)) return ToGrpcStatus(status, absl::Seconds(1));
+  if (status.GetPayload(kSessionBusyUrl)) return ToGrpcStatus(status, kBusyDelay);
   return ToGrpcStatus(status);
 }
 

@@ -211,6 +211,8 @@ void EngineLoop::WaitForStep() {
       End(session, *reason);
     } else if (session->prefilling()) {
       KeepPrefix(session);
+    } else if (session->undelivered() && session->CheckpointDue()) {
+      Checkpoint(session);
     }
   }
 }
@@ -249,6 +251,9 @@ void EngineLoop::Deliver() {
       case Event::kToken:
         event.session->Deliver(observer_);
         break;
+      case Event::kCheckpoint:
+        event.session->sink().OnCheckpoint(std::move(event.state));
+        break;
       case Event::kFinished: {
         FinishEvent finish =
             event.session->MakeFinish(event.reason, std::move(event.status), event.time);
@@ -267,10 +272,23 @@ void EngineLoop::End(Session* session, FinishReason reason) {
   End(session, reason, EndStatus(reason));
 }
 
+void EngineLoop::Checkpoint(Session* session) {
+  try {
+    events_.push_back({.session = session,
+                       .kind = Event::kCheckpoint,
+                       .state = session->MakeCheckpoint(executor_.Save(session->slot()))});
+  } catch (const std::exception& error) {
+    if (IsLost(error)) return Fail(error.what());
+    EndByFault(session, StatusOf(error));
+  }
+}
+
 void EngineLoop::SaveSlot(Session* session, FinishReason* reason, absl::Status* status) {
   const bool whole = *reason == FinishReason::kStop || *reason == FinishReason::kLength ||
                      *reason == FinishReason::kEos;
-  if (!session->request().keep || !whole) return;
+  const bool parked =
+      *reason == FinishReason::kDrained && session->slot() >= 0 && session->generated() > 0;
+  if (!session->request().keep || !(whole || parked)) return;
   try {
     session->set_slot_state(executor_.Save(session->slot()));
   } catch (const std::exception& error) {

@@ -64,7 +64,10 @@ class EngineLoop {
   // Frees the session's slot or its place in the queue; the last event follows.
   void End(Session* session, FinishReason reason);
   void End(Session* session, FinishReason reason, absl::Status status);
-  // Takes what a turn leaves in its slot, if it ends as it should; else it ends by that.
+  // Takes what a turn has in its slot on its way.
+  void Checkpoint(Session* session);
+  // Takes what a turn leaves in its slot, if it ends as it should or is drained; else it ends by
+  // that.
   void SaveSlot(Session* session, FinishReason* reason, absl::Status* status);
   // The same with kError for what is not the device's end, told to on_fault.
   void EndByFault(Session* session, const absl::Status& fault);
@@ -81,12 +84,13 @@ class EngineLoop {
   absl::Duration UntilNextTimer() const;
 
   struct Event {
-    enum Kind : uint8_t { kStarted, kToken, kFinished };
+    enum Kind : uint8_t { kStarted, kToken, kCheckpoint, kFinished };
     Session* session = nullptr;
     Kind kind = kToken;
-    FinishReason reason = FinishReason::kStop;  // kFinished
-    absl::Time time = absl::UnixEpoch();        // kFinished
-    absl::Status status = absl::OkStatus();     // kFinished
+    FinishReason reason = FinishReason::kStop;            // kFinished
+    absl::Time time = absl::UnixEpoch();                  // kFinished
+    absl::Status status = absl::OkStatus();               // kFinished
+    std::shared_ptr<const SessionState> state = nullptr;  // kCheckpoint
   };
 
   Executor& executor_;

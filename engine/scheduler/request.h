@@ -82,6 +82,8 @@ struct Request {
   std::shared_ptr<const SessionState> from;
   // Whose it is; empty: nobody named. Prompts' beginnings are shared within a tenant.
   std::string tenant;
+  // Of a turn: after every so many of its tokens EventSink::OnCheckpoint gets its state; 0: never.
+  int64_t checkpoint_tokens = 0;
   // Every id of prompt and source is known to be of its vocabulary: Validate need not look again.
   bool ids_checked = false;
   absl::Time deadline = absl::InfiniteFuture();
@@ -138,9 +140,10 @@ struct FinishEvent {
   int64_t generated_tokens = 0;  // of all hypotheses, for a beam search
   std::vector<float> scores;     // Score
   std::vector<Hypothesis> hypotheses;  // beam search: what had ended by then, best first
-  // Request::keep, where the reason is stop, length or eos; else null: a turn that ends otherwise
-  // leaves its session as it was. Text that may go on (an unfinished code point, the beginning of a
-  // stop string) is then held back in it when the reason is length; held_text shows the latter.
+  // Request::keep, where the reason is stop, length or eos, or where it is drained and has tokens;
+  // else null: a turn that ends otherwise leaves its session as it was. Text that may go on (an
+  // unfinished code point, the beginning of a stop string) is then held back in it when the reason
+  // is length or drained; held_text shows the latter.
   std::shared_ptr<const SessionState> state;
   std::string held_text;
   // Submit to slot, slot to first token (Score: to the end), first token to the end.
@@ -162,6 +165,8 @@ class EventSink {
   // Bytes that the client has taken so far; looked at where a least rate is set.
   virtual int64_t TakenBytes() { return 0; }
   virtual void OnToken(TokenEvent event) = 0;
+  // Where the turn stands with all tokens so far; see Request::checkpoint_tokens.
+  virtual void OnCheckpoint(std::shared_ptr<const SessionState> /*state*/) {}
   // Always the last call, exactly once for every submitted request, room or not. The slot is free.
   virtual void OnFinished(FinishEvent event) = 0;
 };

@@ -177,9 +177,19 @@ void Session::Deliver(SchedulerObserver* observer) {
       observer->OnToken(event_age_);
     }
   }
-  if (text_due_) event_.text = decoder_->Append(event_.token);
+  MakeText();
   undelivered_ = false;
   sink_->OnToken(std::move(event_));
+}
+
+void Session::MakeText() {
+  if (text_due_) event_.text = decoder_->Append(event_.token);
+  text_due_ = false;
+}
+
+std::shared_ptr<const SessionState> Session::MakeCheckpoint(SlotState slot) {
+  MakeText();
+  return MakeState(std::move(slot), /*holds=*/true);
 }
 
 std::string Session::FlushText(bool* stopped) {
@@ -195,9 +205,9 @@ std::string Session::FlushText(bool* stopped) {
   return matched.text + matcher_->Finish();
 }
 
-std::shared_ptr<const SessionState> Session::MakeState(bool holds) {
+std::shared_ptr<const SessionState> Session::MakeState(SlotState slot, bool holds) {
   auto state = std::make_shared<SessionState>();
-  state->slot = *std::move(slot_state_);
+  state->slot = std::move(slot);
   state->last_token = next_token_;
   state->sampling = request_.sampling;
   state->stop = request_.stop;
@@ -238,14 +248,15 @@ std::vector<Hypothesis> Session::MakeHypotheses() {
 FinishEvent Session::MakeFinish(FinishReason reason, absl::Status status, absl::Time now) {
   FinishEvent event;
   bool stopped = false;
-  const bool holds = slot_state_.has_value() && reason == FinishReason::kLength;
+  const bool holds = slot_state_.has_value() &&
+                     (reason == FinishReason::kLength || reason == FinishReason::kDrained);
   if (beams_ != nullptr) {
     event.hypotheses = MakeHypotheses();
   } else if (!holds) {
     event.text = FlushText(&stopped);
   }
   if (slot_state_.has_value()) {
-    event.state = MakeState(holds);
+    event.state = MakeState(*std::move(slot_state_), holds);
     event.held_text = event.state->held.text;
   }
   // An unfinished code point at the end became U+FFFD, which a stop string may name.

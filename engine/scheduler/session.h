@@ -47,6 +47,7 @@ class Session {
 
   // Whether rows of the prompt are still to run (for a Score, all but its last id).
   bool prefilling() const { return consumed_ < prompt_rows_; }
+  int64_t generated() const { return generated_; }  // tokens
   // Tokens of the source that the next chunk takes along.
   int64_t source_rows() const {
     return consumed_ == 0 ? static_cast<int64_t>(request_.source.size()) : 0;
@@ -87,6 +88,14 @@ class Session {
   // Hands the token to the sink. observer may be null.
   void Deliver(SchedulerObserver* observer);
 
+  // Whether the tokens so far are to be checkpointed.
+  bool CheckpointDue() const {
+    const int64_t every = request_.checkpoint_tokens;
+    return request_.keep && every > 0 && generated_ > 0 && generated_ % every == 0;
+  }
+  // The state that goes with what its slot holds, with the token that Accept has just taken.
+  std::shared_ptr<const SessionState> MakeCheckpoint(SlotState slot);
+
   // What its slot held when it ended, for a request that is kept; before MakeFinish.
   void set_slot_state(SlotState state) { slot_state_ = std::move(state); }
   // The last event, text still held back included. May turn the reason into kStop when that text
@@ -102,8 +111,10 @@ class Session {
   // The reason why `token`, which event_ holds, ends the request.
   std::optional<FinishReason> CheckStops(int32_t token);
   std::string FlushText(bool* stopped);
+  // The token's text, where it is still to be made.
+  void MakeText();
   // What a turn leaves behind. holds: its text may go on where it ended.
-  std::shared_ptr<const SessionState> MakeState(bool holds);
+  std::shared_ptr<const SessionState> MakeState(SlotState slot, bool holds);
 
   RequestId id_ = 0;
   Request request_;

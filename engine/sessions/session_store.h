@@ -1,10 +1,10 @@
-// Sessions between their turns, by id.
+// Sessions between their turns, by owner and id.
 //
 // A session is a sequence that outlives its requests. While a turn runs it has a slot of the
-// engine; between turns its state lies here: in host memory, and where there is a directory on the
-// disk too, as soon as the turn is over. Nothing is dropped before it expires. Memory that is full
-// is taken from the states that were used least recently and are on the disk; where there are none,
-// what would need more is refused.
+// engine; between turns it lies in the lowest tier that there is: a store that several servers
+// share, else a directory, else host memory. Above a lower tier, memory (and above a shared store
+// the directory too) hold copies of states that were used lately. Nothing is dropped before it
+// expires: where memory is the only tier and full, what would need more is refused.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,8 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -22,8 +22,14 @@
 #include "absl/time/time.h"
 #include "engine/executor/executor.h"
 #include "engine/io/mutex.h"
-#include "engine/sessions/session_disk.h"
+#include "engine/sessions/disk_tier.h"
+#include "engine/sessions/memory_tier.h"
+#include "engine/sessions/redis/redis_address.h"
 #include "engine/sessions/session_info.h"
+#include "engine/sessions/session_tier.h"
+#include "engine/sessions/state_cache.h"
+#include "engine/sessions/state_codec.h"
+#include "engine/sessions/watched_tier.h"
 #include "engine/snapshot/session_state.h"
 
 namespace t2r {
@@ -33,145 +39,202 @@ inline constexpr int64_t kMaxForks = 1024;  // of one call
 inline constexpr int64_t kMaxSessionPage = 1000;
 
 struct SessionStoreOptions {
-  std::string directory;                      // on the disk; empty: in memory only
+  std::string directory;                      // on the disk; empty: there is none
+  std::optional<RedisAddress> shared;         // unset: there is none
+  std::string shared_ca;                      // see RedisOptions::ca_file
+  absl::Duration lease = absl::Seconds(10);   // how long a claim in the shared store lasts
   int64_t memory_bytes = int64_t{256} << 20;  // of all sessions
   absl::Duration ttl = absl::Hours(24);       // of sessions that name none
   std::function<absl::Time()> clock;          // null: absl::Now
+  SessionObserver* observer = nullptr;        // of the lower tiers; outlives the store
 };
 
 class SessionTurn;
 
-// Thread-safe. Errors name the session:
-//   INVALID_ARGUMENT    an id or a time that no session can have
-//   NOT_FOUND           no such session, or it has expired
-//   ALREADY_EXISTS      the id is taken
-//   ABORTED             a turn of the session is running, or it stands elsewhere than expected
-//   RESOURCE_EXHAUSTED  there is no room; names the limit
-//   UNAVAILABLE         the directory cannot be read or written; what it had is unchanged
-//   DATA_LOSS           what the directory has of the session is damaged
+// Thread-safe; what is told of a tier holds for every call: it may wait for a disk or a network.
+// Errors name the session:
+//   INVALID_ARGUMENT     an id or a time that no session can have
+//   NOT_FOUND            no such session of this owner, or it has expired
+//   ALREADY_EXISTS       the id is taken
+//   ABORTED              a turn of the session is running (with the payload kSessionBusyUrl), or it
+//                        stands elsewhere than expected; of a turn that ends: another server has
+//                        taken the session over meanwhile
+//   RESOURCE_EXHAUSTED   there is no room, or the owner's quota is used up; names the limit
+//   FAILED_PRECONDITION  a state of another exactness class; a turn that cannot be gone on with
+//   UNAVAILABLE          a tier cannot be reached, read or written; what it had is unchanged
+//   DATA_LOSS            what a tier has of the session is damaged
 class SessionStore {
  public:
-  // limits: of the executor whose sessions these are. Takes up what the options' directory has.
+  // limits: of the executor whose sessions these are. Takes up what the options' directory has; a
+  // shared store is not asked before it is needed.
   static absl::StatusOr<std::unique_ptr<SessionStore>> Open(const ExecutorLimits& limits,
                                                             std::string exactness_class,
                                                             SessionStoreOptions options);
   // In memory only.
   SessionStore(const ExecutorLimits& limits, std::string exactness_class,
                SessionStoreOptions options);
+  // No turn may be left.
+  ~SessionStore();
 
   // An id that is empty is made up. A ttl of zero is the options'.
-  absl::StatusOr<SessionInfo> Create(const std::string& id, absl::Duration ttl);
-  absl::StatusOr<SessionInfo> Get(const std::string& id);
+  absl::StatusOr<SessionInfo> Create(const std::string& id, absl::Duration ttl,
+                                     const SessionOwner& owner = {});
+  absl::StatusOr<SessionInfo> Get(const std::string& id, const SessionOwner& owner = {});
   // Up to `count` sessions in the order of their ids, from the first behind `after` on.
-  std::vector<SessionInfo> List(const std::string& after, int64_t count);
+  absl::StatusOr<std::vector<SessionInfo>> List(const std::string& after, int64_t count,
+                                                const SessionOwner& owner = {});
   // `count` sessions that stand where this one stands, a running turn left out. new_id: of the one
   // copy, or what the ids of several begin with; empty: made up. All of them, or none.
   absl::StatusOr<std::vector<SessionInfo>> Fork(const std::string& id, const std::string& new_id,
-                                                int64_t count);
-  absl::Status Delete(const std::string& id);
+                                                int64_t count, const SessionOwner& owner = {});
+  absl::Status Delete(const std::string& id, const SessionOwner& owner = {});
   // As a snapshot (engine/snapshot/snapshot.h). FAILED_PRECONDITION for a session without tokens.
-  absl::StatusOr<std::string> Export(const std::string& id);
+  absl::StatusOr<std::string> Export(const std::string& id, const SessionOwner& owner = {});
   // A session of its own from a snapshot; also fails as ReadSnapshot does.
   absl::StatusOr<SessionInfo> Import(const std::string& id, absl::Duration ttl,
-                                     const std::string& snapshot);
+                                     const std::string& snapshot, bool allow_inexact = false,
+                                     const SessionOwner& owner = {});
   // The largest snapshot that Import takes.
   int64_t max_snapshot_bytes() const;
 
   struct TurnRequest {
-    std::string id;
+    std::string id;       // empty, with create: made up
     bool create = false;  // make the session if there is none
     std::optional<int64_t> expected_position = std::nullopt;
     absl::Duration ttl = absl::ZeroDuration();  // from now on; zero: as it is
+    // Goes on with the turn that began last, for a client that has its tokens up to this position:
+    // from the last state before it, or over again. Another server that runs it is cut off.
+    std::optional<int64_t> resume_at = std::nullopt;
+    bool allow_inexact = false;  // goes on from a state of another exactness class too
+    SessionOwner owner = {};
   };
   // Begins a turn: the only one of its session until it is over.
   absl::StatusOr<SessionTurn> Begin(const TurnRequest& request);
 
-  int64_t sessions() const;
-  // Of these, the ones whose states are in memory, and on the disk.
-  int64_t in_memory() const;
-  int64_t on_disk() const;
-  int64_t bytes() const;  // in memory
+  // Of all owners: in the lowest tier (of a shared store as it was some seconds ago), and of the
+  // states in memory and on the disk.
+  SessionUsage kept() const;
+  SessionUsage in_memory() const;
+  SessionUsage on_disk() const;
+  bool has_shared() const { return options_.shared.has_value(); }
 
  private:
   friend class SessionTurn;
 
-  struct Entry {
-    SessionInfo info;
-    std::shared_ptr<const SessionState> state;  // null: no tokens yet, or on the disk alone
-    bool busy = false;                          // somebody changes it, or reads it from the disk
-    int64_t reserved = 0;  // bytes that count beside info.bytes, for what the turn will leave
+  // A session that somebody of this process has for himself.
+  struct Live {
+    SessionClaim claim;
+    SessionOwner owner;
+    absl::Duration ttl;     // of the session from its end on; zero: as it is
+    int64_t resume_at = 0;  // of a turn that is gone on with
+    bool resumed = false;
+    // Where the turn goes on from, in this process.
+    StateName name = 0;
+    std::shared_ptr<const SessionState> state;
+
+    Mutex mutex;  // held over what a tier does, by workers alone
+    SessionRecord record ABSL_GUARDED_BY(mutex);
+    bool started ABSL_GUARDED_BY(mutex) = false;
+    bool over ABSL_GUARDED_BY(mutex) = false;
+
+    int64_t reserved = 0;  // bytes; of whoever has the turn
   };
-  using Entries = std::map<std::string, Entry>;
+  using LivePtr = std::shared_ptr<Live>;
 
   absl::Time Now() const { return options_.clock ? options_.clock() : absl::Now(); }
-  // Forgets what has expired by `now`, except for sessions with a turn.
-  void Purge(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<Entries::iterator> Find(const std::string& id, absl::Time now)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status MakeRoom(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<Entries::iterator> Add(std::string id, absl::Duration ttl,
-                                        std::shared_ptr<const SessionState> state, absl::Time now)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void SetState(Entry& entry, std::shared_ptr<const SessionState> state)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Erase(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Use(Entry& entry, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::function<absl::Time()> Clock() const;
+  bool memory_only() const { return memory_ != nullptr; }
+  // Makes room for so many bytes and takes them, until Unreserve.
+  absl::Status Reserve(int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Unreserve(int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Keep(StateName name, std::shared_ptr<const SessionState> state) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status CheckQuota(const SessionOwner& owner, int64_t sessions, int64_t bytes);
 
-  // Adds sessions that all stand at `state`, on the disk too: all of them, or none.
   absl::StatusOr<std::vector<SessionInfo>> AddAll(const std::vector<std::string>& ids,
                                                   absl::Duration ttl,
-                                                  const std::shared_ptr<const SessionState>& state);
-  // The state of a session that is there, read from the disk if need be. busy: it is the caller's
-  // from here on. OK with null: it has no tokens.
-  absl::StatusOr<std::shared_ptr<const SessionState>> StateOf(const std::string& id, bool busy);
+                                                  const std::shared_ptr<const SessionState>& state,
+                                                  const SessionOwner& owner);
+  // From memory, the directory, or the lowest tier. Null for the name 0.
+  absl::StatusOr<std::shared_ptr<const SessionState>> Load(const SessionKey& key, StateName name,
+                                                           bool allow_inexact);
+  // Of a session as it stands, and the state.
+  absl::StatusOr<std::pair<SessionRecord, std::shared_ptr<const SessionState>>> Find(
+      const SessionKey& key);
+  // Takes the session for this process alone; ABORTED where it is taken already.
+  absl::StatusOr<LivePtr> Hold(const SessionKey& key);
+  void LetGo(const SessionKey& key);
+  absl::StatusOr<SessionTier::Claimed> ClaimOrCreate(const TurnRequest& request,
+                                                     const SessionKey& key);
+  // Which state a turn goes on from.
+  absl::StatusOr<StateName> Origin(const TurnRequest& request, const SessionRecord& record) const;
 
   // ---- Of turns ----
-  absl::Status Reserve(const std::string& id, int64_t positions);
-  absl::Status Commit(const std::string& id, absl::Duration ttl,
-                      std::shared_ptr<const SessionState> state);
-  void Release(const std::string& id);
+  absl::Status ReserveFor(Live& live, int64_t positions);
+  absl::Status Start(Live& live, TurnParameters turn, int64_t positions);
+  absl::Status Checkpoint(Live& live, const std::shared_ptr<const SessionState>& state, bool park);
+  absl::Status Commit(Live& live, const std::shared_ptr<const SessionState>& state);
+  // The turn is over, however it ended. state: what may be wanted next, under its name.
+  void End(Live& live, bool release, StateName name, std::shared_ptr<const SessionState> state);
 
-  const ExecutorLimits limits_;
-  const std::string exactness_class_;
+  // Puts the ends of this process's claims off, until the store goes.
+  void KeepClaims();
+
+  const StateCodec codec_;
   const SessionStoreOptions options_;
-  std::unique_ptr<SessionDisk> disk_;  // null: in memory only
-  mutable Mutex mutex_;
-  Entries entries_ ABSL_GUARDED_BY(mutex_);
-  std::set<std::pair<absl::Time, std::string>> expiries_ ABSL_GUARDED_BY(mutex_);  // of entries_
-  // By their last use, the ones whose states are in memory.
-  std::set<std::pair<absl::Time, std::string>> resident_ ABSL_GUARDED_BY(mutex_);
-  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of entries_, with what is reserved
+  MemoryTier* memory_ = nullptr;       // the lowest tier, where it is the only one
+  DiskTier* disk_ = nullptr;           // the lowest tier, or beside a shared one
+  std::unique_ptr<DiskTier> mirror_;   // beside a shared one
+  std::unique_ptr<SessionTier> tier_;  // the lowest
+
+  mutable Mutex mutex_;  // never held over what waits
+  std::map<SessionKey, LivePtr> live_ ABSL_GUARDED_BY(mutex_);
+  StateCache cache_ ABSL_GUARDED_BY(mutex_);  // empty where memory is the only tier
+  int64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
+  SessionUsage shared_usage_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  CondVar stop_;
+  std::thread keeper_;
 };
 
-// A turn that runs. Movable; when it goes without Commit the session is as it was before. The store
-// must outlive it.
+// A turn that runs. Movable; when it goes without Commit or Park the session is as it was before,
+// but for what is known of the turn. The store must outlive it. May wait for a tier, its end too.
 class SessionTurn {
  public:
-  SessionTurn(SessionTurn&& other) noexcept;
+  SessionTurn(SessionTurn&& other) noexcept = default;
   SessionTurn& operator=(SessionTurn&& other) noexcept;
   ~SessionTurn();
 
-  const std::string& id() const { return id_; }
-  // Where it began; null: the session has no tokens.
-  const std::shared_ptr<const SessionState>& state() const { return state_; }
-  int64_t position() const { return state_ == nullptr ? 0 : state_->position(); }
+  const std::string& id() const { return live_->claim.key.id; }
+  // Where it goes on from; null: the session has no tokens.
+  const std::shared_ptr<const SessionState>& state() const { return live_->state; }
+  int64_t position() const { return state() == nullptr ? 0 : state()->position(); }
+  // Of one that is gone on with: what its request was, and up to where the client has it.
+  std::optional<TurnParameters> resumed() const;
+  int64_t resume_at() const { return live_->resume_at; }
+
   // Makes sure that there will be room for a state of so many positions. RESOURCE_EXHAUSTED naming
   // the limit.
   absl::Status Reserve(int64_t positions);
-  // The turn is over, and the session stands at `state`, on the disk too; or, after an error, where
-  // it stood before. May wait for the disk.
+  // The same, and what the turn is becomes known to the lowest tier: from here on it can be gone
+  // on with.
+  absl::Status Start(TurnParameters turn, int64_t positions);
+  // Stores a state on the way, in the lowest tier, so that less is to be made again. What it gives
+  // may be called by any thread, also when the turn is over, and then does nothing.
+  std::function<absl::Status(const std::shared_ptr<const SessionState>&)> Checkpointer() const;
+  // The turn is over, and the session stands at `state`, in the lowest tier too; or, after an
+  // error, where it stood before.
   absl::Status Commit(std::shared_ptr<const SessionState> state);
+  // The turn stops at `state` (null: before its first token), to be gone on with by any server.
+  absl::Status Park(std::shared_ptr<const SessionState> state);
 
  private:
   friend class SessionStore;
-  SessionTurn(SessionStore* store, std::string id, absl::Duration ttl,
-              std::shared_ptr<const SessionState> state)
-      : store_(store), id_(std::move(id)), ttl_(ttl), state_(std::move(state)) {}
+  SessionTurn(SessionStore* store, SessionStore::LivePtr live)
+      : store_(store), live_(std::move(live)) {}
+  void End();
 
-  SessionStore* store_;  // null: over
-  std::string id_;
-  absl::Duration ttl_;  // of the session from Commit on; zero: as it is
-  std::shared_ptr<const SessionState> state_;
+  SessionStore* store_;
+  SessionStore::LivePtr live_;  // null: moved from, or over
 };
 
 }  // namespace t2r

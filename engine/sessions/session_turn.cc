@@ -4,28 +4,48 @@
 
 namespace t2r {
 
-SessionTurn::SessionTurn(SessionTurn&& other) noexcept
-    : store_(std::exchange(other.store_, nullptr)),
-      id_(std::move(other.id_)),
-      ttl_(other.ttl_),
-      state_(std::move(other.state_)) {}
-
 SessionTurn& SessionTurn::operator=(SessionTurn&& other) noexcept {
   std::swap(store_, other.store_);
-  std::swap(id_, other.id_);
-  std::swap(ttl_, other.ttl_);
-  std::swap(state_, other.state_);
+  std::swap(live_, other.live_);
   return *this;
 }
 
-SessionTurn::~SessionTurn() {
-  if (store_ != nullptr) store_->Release(id_);
+SessionTurn::~SessionTurn() { End(); }
+
+void SessionTurn::End() {
+  const SessionStore::LivePtr live = std::exchange(live_, nullptr);
+  if (live != nullptr) store_->End(*live, /*release=*/true, live->name, live->state);
 }
 
-absl::Status SessionTurn::Reserve(int64_t positions) { return store_->Reserve(id_, positions); }
+std::optional<TurnParameters> SessionTurn::resumed() const {
+  if (!live_->resumed) return std::nullopt;
+  const MutexLock lock(live_->mutex);
+  return live_->record.turn;
+}
+
+absl::Status SessionTurn::Reserve(int64_t positions) {
+  return store_->ReserveFor(*live_, positions);
+}
+
+absl::Status SessionTurn::Start(TurnParameters turn, int64_t positions) {
+  return store_->Start(*live_, std::move(turn), positions);
+}
+
+std::function<absl::Status(const std::shared_ptr<const SessionState>&)> SessionTurn::Checkpointer()
+    const {
+  return [store = store_, live = live_](const std::shared_ptr<const SessionState>& state) {
+    return store->Checkpoint(*live, state, /*park=*/false);
+  };
+}
 
 absl::Status SessionTurn::Commit(std::shared_ptr<const SessionState> state) {
-  return std::exchange(store_, nullptr)->Commit(id_, ttl_, std::move(state));
+  const SessionStore::LivePtr live = std::exchange(live_, nullptr);
+  return store_->Commit(*live, state);
+}
+
+absl::Status SessionTurn::Park(std::shared_ptr<const SessionState> state) {
+  const SessionStore::LivePtr live = std::exchange(live_, nullptr);
+  return store_->Checkpoint(*live, state, /*park=*/true);
 }
 
 }  // namespace t2r

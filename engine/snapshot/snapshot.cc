@@ -1,23 +1,20 @@
 #include "engine/snapshot/snapshot.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstring>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/ops/batch.h"
+#include "engine/snapshot/byte_io.h"
 #include "engine/snapshot/crc32c.h"
 #include "engine/text/utf8.h"
 
 namespace t2r {
 namespace {
-
-static_assert(std::endian::native == std::endian::little);
 
 constexpr std::string_view kMagic("T2RSNAP\0", 8);
 constexpr size_t kCrcBytes = sizeof(uint32_t);
@@ -27,134 +24,12 @@ constexpr size_t kHistoryEntryBytes = 9;
 
 // Bounds of what a request may have left behind, above any server's own.
 constexpr uint64_t kMaxClassBytes = 1024;
-constexpr uint64_t kMaxBiases = 65536;
 constexpr uint64_t kMaxStops = 256;
 constexpr uint64_t kMaxStopBytes = 4096;
 // Positions are counted on from here without overflow, and exact in any client's numbers.
 constexpr int64_t kMaxPosition = int64_t{1} << 53;
 
-class Writer {
- public:
-  template <typename T>
-  void Number(T value) {
-    static_assert(std::is_arithmetic_v<T>);
-    out_.append(reinterpret_cast<const char*>(&value), sizeof value);
-  }
-  // With its length before it.
-  void Bytes(const void* data, size_t size) {
-    Number<uint64_t>(size);
-    if (size > 0) out_.append(static_cast<const char*>(data), size);
-  }
-  void Bytes(std::string_view text) { Bytes(text.data(), text.size()); }
-  void Raw(std::string_view text) { out_.append(text); }
-  void Reserve(size_t size) { out_.reserve(size); }
-  std::string& out() { return out_; }
-
- private:
-  std::string out_;
-};
-
-// Reads what Writer wrote; after the first thing that is not there everything is zero or empty, and
-// fault() says what it was.
-class Reader {
- public:
-  explicit Reader(std::string_view bytes) : bytes_(bytes) {}
-
-  template <typename T>
-  T Number(const char* field) {
-    T value = {};
-    const std::string_view raw = Take(field, sizeof value);
-    if (!raw.empty()) std::memcpy(&value, raw.data(), sizeof value);
-    return value;
-  }
-  bool Flag(const char* field) {
-    const auto value = Number<uint8_t>(field);
-    if (value > 1) Refuse(field, absl::StrCat("is ", int{value}, ", neither 0 nor 1"));
-    return value == 1;
-  }
-  // The length of a list of entries of at least `entry_bytes` each: no more than there is room for.
-  size_t Count(const char* field, uint64_t most, size_t entry_bytes) {
-    const auto count = Number<uint64_t>(field);
-    if (count > most) {
-      Refuse(field, absl::StrCat("has the length ", count, ", more than ", most));
-    } else if (count > bytes_.size() / entry_bytes) {
-      Refuse(field, absl::StrCat("has the length ", count, ", more than what is left holds"));
-    }
-    return fault_.ok() ? static_cast<size_t>(count) : 0;
-  }
-  std::string_view Bytes(const char* field, uint64_t most) {
-    const size_t size = Count(field, most, 1);
-    return Take(field, size);
-  }
-  void Exactly(const char* field, size_t size, std::vector<std::byte>* out) {
-    const auto count = Number<uint64_t>(field);
-    if (fault_.ok() && count != size) {
-      Refuse(field, absl::StrCat("has ", count, " bytes; this model's has ", size));
-    }
-    const std::string_view raw = Take(field, size);
-    if (!fault_.ok()) return;
-    const auto* data = reinterpret_cast<const std::byte*>(raw.data());
-    out->assign(data, data + raw.size());
-  }
-  void Refuse(const char* field, const std::string& why) {
-    if (!fault_.ok()) return;
-    fault_ = absl::InvalidArgumentError(absl::StrCat("the snapshot's ", field, " ", why));
-  }
-  bool ok() const { return fault_.ok(); }
-  const absl::Status& fault() const { return fault_; }
-  size_t left() const { return bytes_.size(); }
-
- private:
-  std::string_view Take(const char* field, size_t size) {
-    if (size > bytes_.size()) Refuse(field, "is not there: the snapshot ends before");
-    if (!fault_.ok()) return {};
-    const std::string_view taken = bytes_.substr(0, size);
-    bytes_.remove_prefix(size);
-    return taken;
-  }
-
-  std::string_view bytes_;
-  absl::Status fault_;
-};
-
-void WriteSampling(const SamplingParams& sampling, Writer* out) {
-  out->Number(sampling.temperature);
-  out->Number(sampling.top_k);
-  out->Number(sampling.top_p);
-  out->Number(sampling.min_p);
-  out->Number(sampling.repetition_penalty);
-  out->Number(sampling.frequency_penalty);
-  out->Number(sampling.presence_penalty);
-  out->Number(sampling.seed);
-  out->Number(sampling.sequence);
-  out->Number<uint64_t>(sampling.logit_bias.size());
-  for (const auto& [token, bias] : sampling.logit_bias) {
-    out->Number(token);
-    out->Number(bias);
-  }
-}
-
-// Their ranges are checked with every request, whatever it takes over from the session.
-SamplingParams ReadSampling(Reader& in) {
-  SamplingParams sampling;
-  sampling.temperature = in.Number<float>("temperature");
-  sampling.top_k = in.Number<int32_t>("top_k");
-  sampling.top_p = in.Number<float>("top_p");
-  sampling.min_p = in.Number<float>("min_p");
-  sampling.repetition_penalty = in.Number<float>("repetition_penalty");
-  sampling.frequency_penalty = in.Number<float>("frequency_penalty");
-  sampling.presence_penalty = in.Number<float>("presence_penalty");
-  sampling.seed = in.Number<uint64_t>("seed");
-  sampling.sequence = in.Number<uint64_t>("sequence");
-  const size_t biases = in.Count("logit_bias", kMaxBiases, sizeof(int32_t) + sizeof(float));
-  for (size_t i = 0; i < biases; ++i) {
-    const auto token = in.Number<int32_t>("logit_bias");
-    sampling.logit_bias.emplace_back(token, in.Number<float>("logit_bias"));
-  }
-  return sampling;
-}
-
-void WriteText(const SessionState& state, Writer* out) {
+void WriteText(const SessionState& state, ByteWriter* out) {
   out->Number<uint64_t>(state.stop.size());
   for (const std::string& stop : state.stop) out->Bytes(stop);
   out->Number<uint8_t>(state.include_stop ? 1 : 0);
@@ -166,7 +41,7 @@ void WriteText(const SessionState& state, Writer* out) {
   out->Bytes(state.held.in_name);
 }
 
-void ReadText(Reader& in, SessionState* state) {
+void ReadText(ByteReader& in, SessionState* state) {
   const size_t stops = in.Count("stop", kMaxStops, sizeof(uint64_t));
   for (size_t i = 0; i < stops; ++i) state->stop.emplace_back(in.Bytes("stop", kMaxStopBytes));
   state->include_stop = in.Flag("include_stop");
@@ -188,7 +63,7 @@ void ReadText(Reader& in, SessionState* state) {
   }
 }
 
-void WriteHistory(const std::vector<TokenAdjustment>& history, Writer* out) {
+void WriteHistory(const std::vector<TokenAdjustment>& history, ByteWriter* out) {
   out->Number<uint64_t>(history.size());
   for (const TokenAdjustment& entry : history) {
     out->Number(entry.token);
@@ -197,7 +72,7 @@ void WriteHistory(const std::vector<TokenAdjustment>& history, Writer* out) {
   }
 }
 
-std::vector<TokenAdjustment> ReadHistory(Reader& in, int vocab_size) {
+std::vector<TokenAdjustment> ReadHistory(ByteReader& in, int vocab_size) {
   const size_t count = in.Count("history", static_cast<uint64_t>(vocab_size), kHistoryEntryBytes);
   std::vector<TokenAdjustment> history(count);
   int32_t least = 0;  // that the next token may be
@@ -219,7 +94,7 @@ int64_t PageBytes(int64_t positions, int64_t bytes_per_position) {
   return (positions + kKvPageSize - 1) / kKvPageSize * kKvPageSize * bytes_per_position;
 }
 
-void CheckSize(Reader& in, const SlotState& slot, const ExecutorLimits& limits) {
+void CheckSize(ByteReader& in, const SlotState& slot, const ExecutorLimits& limits) {
   int64_t most = limits.position_limit > 0 ? limits.position_limit : kMaxPosition;
   if (limits.kv_pages > 0) most = std::min(most, limits.kv_pages * kKvPageSize);
   if (slot.positions < 1 || slot.positions > most) {
@@ -232,7 +107,7 @@ void CheckSize(Reader& in, const SlotState& slot, const ExecutorLimits& limits) 
   }
 }
 
-SessionState ReadState(Reader& in, const ExecutorLimits& limits) {
+SessionState ReadState(ByteReader& in, const ExecutorLimits& limits) {
   SessionState state;
   SlotState& slot = state.slot;
   slot.positions = in.Number<int64_t>("position");
@@ -261,7 +136,7 @@ SessionState ReadState(Reader& in, const ExecutorLimits& limits) {
 
 std::string WriteSnapshot(const SessionState& state, const std::string& exactness_class) {
   const SlotState& slot = state.slot;
-  Writer out;
+  ByteWriter out;
   out.Reserve(static_cast<size_t>(slot.bytes()) + 4096);
   out.Raw(kMagic);
   out.Number(kSnapshotVersion);
@@ -285,12 +160,12 @@ std::string WriteSnapshot(const SessionState& state, const std::string& exactnes
 
 absl::StatusOr<SessionState> ReadSnapshot(std::string_view bytes,
                                           const std::string& exactness_class,
-                                          const ExecutorLimits& limits) {
+                                          const ExecutorLimits& limits, bool allow_inexact) {
   if (bytes.substr(0, kMagic.size()) != kMagic) {
     return absl::InvalidArgumentError("this is no snapshot of a session: it does not begin as one");
   }
   if (bytes.size() < kFrameBytes) return absl::DataLossError("the snapshot is cut off");
-  Reader frame(bytes.substr(kMagic.size()));
+  ByteReader frame(bytes.substr(kMagic.size()));
   const auto version = frame.Number<uint32_t>("version");
   if (version != kSnapshotVersion) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -302,13 +177,13 @@ absl::StatusOr<SessionState> ReadSnapshot(std::string_view bytes,
                                             ": it was cut off or something was added"));
   }
   const std::string_view covered = bytes.substr(0, bytes.size() - kCrcBytes);
-  const auto crc = Reader(bytes.substr(covered.size())).Number<uint32_t>("CRC");
+  const auto crc = ByteReader(bytes.substr(covered.size())).Number<uint32_t>("CRC");
   if (crc != Crc32c(covered)) {
     return absl::DataLossError("the snapshot is damaged: its CRC-32C is not that of its bytes");
   }
-  Reader in(covered.substr(kFrameBytes - kCrcBytes));
+  ByteReader in(covered.substr(kFrameBytes - kCrcBytes));
   const std::string_view its_class = in.Bytes("exactness class", kMaxClassBytes);
-  if (in.ok() && its_class != exactness_class) {
+  if (in.ok() && its_class != exactness_class && !allow_inexact) {
     return absl::FailedPreconditionError(
         absl::StrCat("the snapshot is of the exactness class \"", std::string(its_class),
                      "\" and this server of \"", exactness_class, "\""));

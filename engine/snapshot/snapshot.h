@@ -28,9 +28,10 @@ std::string WriteSnapshot(const SessionState& state, const std::string& exactnes
 //                        model can have; names the field
 //   DATA_LOSS            cut off, or damaged
 //   FAILED_PRECONDITION  of another exactness class; names both
+// allow_inexact: another class is taken too, where the shapes fit; its bits are then its own.
 absl::StatusOr<SessionState> ReadSnapshot(std::string_view bytes,
                                           const std::string& exactness_class,
-                                          const ExecutorLimits& limits);
+                                          const ExecutorLimits& limits, bool allow_inexact = false);
 
 // What a snapshot of a session with so many tokens takes at most, INT64_MAX where that is beyond 64
 // bits.

@@ -13,7 +13,7 @@ import make_models
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOOLS = pathlib.Path(os.environ["T2R_TOOLS"]) / "bin"
 
-sys.path.insert(0, str(ROOT / "tests" / "server"))
+sys.path[:0] = [str(ROOT / "tests" / "server"), str(ROOT / "docs" / "examples")]
 
 
 def tool(name, *arguments, check=True, **options):

@@ -98,6 +98,8 @@ class Server:
                 self.admin = line.split()[-1]
             if line.startswith("grpc: listening on "):
                 self.address = line.split()[-1]
+            elif line.startswith("admin: listening on "):
+                self.admin = line.split()[-1]
                 self._listening.set()
         self._listening.set()
 

@@ -72,8 +72,8 @@ TEST_F(SessionStoreTest, MakesFindsAndDeletes) {
   EXPECT_EQ(store.Get("b").status().code(), Code::kNotFound);
   EXPECT_TRUE(store.Delete("a").ok());
   EXPECT_EQ(store.Delete("a").code(), Code::kNotFound);
-  EXPECT_EQ(store.sessions(), 0);
-  EXPECT_EQ(store.bytes(), 0);
+  EXPECT_EQ(store.kept().sessions, 0);
+  EXPECT_EQ(store.in_memory().bytes, 0);
 }
 
 TEST_F(SessionStoreTest, IdsAreCheckedOrMadeUp) {
@@ -125,7 +125,7 @@ TEST_F(SessionStoreTest, ExpectedPositionsAreHeldTo) {
   SessionStore store(Limits(), "class", Options());
   EXPECT_EQ(store.Begin({.id = "a", .create = true, .expected_position = 5}).status().code(),
             Code::kAborted);
-  EXPECT_EQ(store.sessions(), 0);
+  EXPECT_EQ(store.kept().sessions, 0);
   EXPECT_TRUE(store.Begin({.id = "a", .create = true, .expected_position = 0}).ok());
   Advance(store, "a", 20);
   const absl::Status other = store.Begin({.id = "a", .expected_position = 12}).status();
@@ -145,7 +145,7 @@ TEST_F(SessionStoreTest, WhatIsNotUsedExpires) {
   EXPECT_TRUE(store.Get("a").ok());  // being asked for is none
   now_ += absl::Minutes(2);
   EXPECT_EQ(store.Get("a").status().code(), Code::kNotFound);
-  EXPECT_EQ(Ids(store.List("", 10)), std::vector<std::string>{"b"});
+  EXPECT_EQ(Ids(*store.List("", 10)), std::vector<std::string>{"b"});
   // A turn may change how long; one that runs is not dropped.
   auto turn = store.Begin({.id = "b", .ttl = absl::Minutes(1)});
   now_ += absl::Hours(2);
@@ -154,15 +154,15 @@ TEST_F(SessionStoreTest, WhatIsNotUsedExpires) {
   EXPECT_EQ(store.Get("b")->expires, now_ + absl::Minutes(1));
   now_ += absl::Minutes(1);
   EXPECT_FALSE(store.Get("b").ok());
-  EXPECT_EQ(store.bytes(), 0);
+  EXPECT_EQ(store.in_memory().bytes, 0);
 }
 
 TEST_F(SessionStoreTest, ListsByPage) {
   SessionStore store(Limits(), "class", Options());
   for (const char* id : {"d", "b", "a", "c"}) ASSERT_TRUE(store.Create(id, kDefault).ok());
-  EXPECT_EQ(Ids(store.List("", 3)), (std::vector<std::string>{"a", "b", "c"}));
-  EXPECT_EQ(Ids(store.List("c", 3)), std::vector<std::string>{"d"});
-  EXPECT_THAT(store.List("d", 3), SizeIs(0));
+  EXPECT_EQ(Ids(*store.List("", 3)), (std::vector<std::string>{"a", "b", "c"}));
+  EXPECT_EQ(Ids(*store.List("c", 3)), std::vector<std::string>{"d"});
+  EXPECT_THAT(*store.List("d", 3), SizeIs(0));
 }
 
 TEST_F(SessionStoreTest, ForksStandWhereTheirOriginStood) {
@@ -184,34 +184,34 @@ TEST_F(SessionStoreTest, ForksStandWhereTheirOriginStood) {
   EXPECT_EQ(store.Fork("a", "x", 1025).status().code(), Code::kInvalidArgument);
   // All or none: y-2 is there already.
   ASSERT_TRUE(store.Create("y-2", kDefault).ok());
-  const int64_t before = store.sessions();
+  const int64_t before = store.kept().sessions;
   EXPECT_EQ(store.Fork("a", "y", 3).status().code(), Code::kAlreadyExists);
-  EXPECT_EQ(store.sessions(), before);
+  EXPECT_EQ(store.kept().sessions, before);
 }
 
 TEST_F(SessionStoreTest, NothingIsDroppedToMakeRoom) {
   SessionStore store(Limits(), "class", Options(40000));
   Advance(store, "a", 5);
   Advance(store, "b", 5);
-  EXPECT_GT(store.bytes(), 2 * 10000);
+  EXPECT_GT(store.in_memory().bytes, 2 * 10000);
   const absl::Status full = store.Fork("a", "c", 2).status();
   EXPECT_EQ(full.code(), Code::kResourceExhausted);
   EXPECT_THAT(full.message(), HasSubstr("--session-memory-mib"));
-  EXPECT_EQ(store.sessions(), 2);
+  EXPECT_EQ(store.kept().sessions, 2);
   // A turn has to have room for what it will leave before it does any work.
   auto turn = store.Begin({.id = "d", .create = true});
   ASSERT_TRUE(turn.ok());
   EXPECT_TRUE(turn->Reserve(50).ok());
   EXPECT_TRUE(turn->Reserve(50).ok());
-  const int64_t reserved = store.bytes();
+  const int64_t reserved = store.in_memory().bytes;
   EXPECT_EQ(store.Begin({.id = "e", .create = true})->Reserve(50).code(), Code::kResourceExhausted);
   EXPECT_TRUE(turn->Commit(StateAt(50)).ok());
-  EXPECT_LE(store.bytes(), reserved);
+  EXPECT_LE(store.in_memory().bytes, reserved);
   // Room that expires is room.
   EXPECT_FALSE(store.Fork("a", "c", 1).ok());
   now_ += absl::Hours(1);
   Advance(store, "f", 5);
-  EXPECT_EQ(store.sessions(), 1);
+  EXPECT_EQ(store.kept().sessions, 1);
 }
 
 TEST_F(SessionStoreTest, PagesOfTheLongestTurnAreReserved) {
@@ -221,7 +221,7 @@ TEST_F(SessionStoreTest, PagesOfTheLongestTurnAreReserved) {
   auto turn = store.Begin({.id = "a", .create = true});
   EXPECT_EQ(turn->Reserve(2000).code(), Code::kResourceExhausted);
   EXPECT_TRUE(turn->Reserve(1000).ok());
-  EXPECT_GE(store.bytes(), 1000 * 100 + 10000);
+  EXPECT_GE(store.in_memory().bytes, 1000 * 100 + 10000);
   EXPECT_EQ(turn->Reserve(INT64_MAX).code(), Code::kResourceExhausted);
 }
 
@@ -243,7 +243,7 @@ TEST_F(SessionStoreTest, SnapshotsGoOutAndIn) {
   SessionStore foreign(Limits(), "another class", Options());
   EXPECT_EQ(foreign.Import("b", kDefault, *snapshot).status().code(), Code::kFailedPrecondition);
   EXPECT_EQ(other.Import("c", kDefault, snapshot->substr(0, 100)).status().code(), Code::kDataLoss);
-  EXPECT_EQ(other.sessions(), 1);
+  EXPECT_EQ(other.kept().sessions, 1);
 }
 
 // ---- With a directory ----
@@ -269,11 +269,11 @@ TEST_F(SessionDirectoryTest, SessionsOutliveTheStore) {
     ASSERT_TRUE(store->Create("empty", absl::Hours(3)).ok());
     ASSERT_TRUE(store->Fork("a", "f", 2).ok());
     ASSERT_TRUE(store->Delete("f-1").ok());
-    EXPECT_EQ(store->on_disk(), 3);
+    EXPECT_EQ(store->on_disk().sessions, 3);
   }
   const auto store = Open();
-  EXPECT_EQ(Ids(store->List("", 10)), (std::vector<std::string>{"a", "empty", "f-2"}));
-  EXPECT_EQ(store->in_memory(), 0);
+  EXPECT_EQ(Ids(*store->List("", 10)), (std::vector<std::string>{"a", "empty", "f-2"}));
+  EXPECT_EQ(store->in_memory().sessions, 0);
   EXPECT_EQ(store->Get("empty")->ttl, absl::Hours(3));
   EXPECT_EQ(store->Get("a")->used, now_);
   auto turn = store->Begin({.id = "a", .expected_position = 25});
@@ -304,14 +304,14 @@ TEST_F(SessionDirectoryTest, MemoryIsTakenFromTheLeastRecentlyUsed) {
     now_ += absl::Seconds(1);
     Advance(*store, id(i), 5 + i);
   }
-  EXPECT_EQ(store->sessions(), 20);
-  EXPECT_EQ(store->on_disk(), 20);
+  EXPECT_EQ(store->kept().sessions, 20);
+  EXPECT_EQ(store->on_disk().sessions, 20);
   for (int i = 0; i < 20; ++i) {
     const auto turn = store->Begin({.id = id(i)});
     ASSERT_TRUE(turn.ok()) << turn.status();
     EXPECT_EQ(turn->position(), 5 + i);
-    EXPECT_LE(store->bytes(), 40000);
-    EXPECT_LE(store->in_memory(), 3);
+    EXPECT_LE(store->in_memory().bytes, 40000);
+    EXPECT_LE(store->in_memory().sessions, 3);
   }
   // States of turns that run cannot go.
   std::vector<absl::StatusOr<SessionTurn>> turns;
@@ -330,7 +330,7 @@ TEST_F(SessionDirectoryTest, WhatExpiresLeavesTheDiskToo) {
     Advance(*store, "b", 6);
     now_ += absl::Minutes(9);
     EXPECT_EQ(store->Get("a").status().code(), Code::kNotFound);
-    EXPECT_EQ(store->on_disk(), 1);
+    EXPECT_EQ(store->on_disk().sessions, 1);
     // The id is free, and what it stands for then is its own.
     Advance(*store, "a", 3);
   }
@@ -340,7 +340,7 @@ TEST_F(SessionDirectoryTest, WhatExpiresLeavesTheDiskToo) {
     EXPECT_EQ(store->Get("b")->position, 6);
   }
   now_ += absl::Hours(1);
-  EXPECT_EQ(Open()->sessions(), 0);
+  EXPECT_EQ(Open()->kept().sessions, 0);
 }
 
 TEST_F(SessionDirectoryTest, OfAnotherClassAreRefusedNamingBoth) {
@@ -390,7 +390,8 @@ TEST_F(SessionStoreTest, TurnsOfManyThreads) {
   }
   for (std::thread& thread : threads) thread.join();
   int64_t positions = 0;
-  for (const SessionInfo& session : store.List("", 10)) positions += session.position;
+  const auto sessions = store.List("", 10);
+  for (const SessionInfo& session : *sessions) positions += session.position;
   EXPECT_EQ(positions, 2 * done);
 }
 

@@ -120,7 +120,9 @@ void TestServer::Load() {
   model->limits = LimitsOf(config, options.executor, flags);
   model->info = DescribeModel(config, options.executor, flags);
   if (options.sessions.memory_bytes > 0) {
-    model->sessions = std::make_unique<SessionStore>(options.executor, "test", options.sessions);
+    auto sessions = SessionStore::Open(options.executor, "test", options.sessions);
+    if (!sessions.ok()) std::abort();
+    model->sessions = *std::move(sessions);
   }
   metrics.SetModel(options.executor.slots, options.executor.state_bytes);
   options.scheduler.on_failure = [this](const absl::Status& /*health*/) { server->DeviceFailed(); };
