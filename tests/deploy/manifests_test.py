@@ -44,14 +44,15 @@ VARIANTS = {
         "sessions": {"memoryMib": 1024, "ttlSeconds": 3600, "directory": {
             "enabled": True, "size": "5Gi", "storageClass": "fast"}},
         "headless": {"enabled": False}, "autoscaling": {"kind": "hpa"}},
-    "tenants, log, traces": {
+    "shared sessions, tenants, log, traces": {
+        "sessionStore": {"urlSecret": {"name": "store"}, "caSecretName": "store-ca", "port": 6380},
         "apiKeys": {"secretName": "keys"}, "accessLog": {"enabled": True, "prompts": True},
         "tenants": {"default": {"max_requests": 8}, "tenants": {"alice": {"priority": "high"}}},
         "traces": {"endpoint": "http://collector.tracing:4317", "sample": 0.5}},
     "TLS on the admin port": {
         "tls": {"enabled": True, "secretName": "pair", "admin": True},
-        "traces": {"endpoint": "https://collector.tracing:4318", "port": 4318},
-        "networkPolicy": {"traces": [{"podSelector": {"matchLabels": {"app": "collector"}}}]},
+        "sessionStore": {"url": "redis://redis.llm:6379/2"},
+        "networkPolicy": {"sessionStore": [{"podSelector": {"matchLabels": {"app": "redis"}}}]},
         "monitoring": {"podMonitor": {"enabled": True}}},
     "HPA": {"autoscaling": {"kind": "hpa", "min": 3, "max": 9}},
     "KEDA, monitoring": KEDA | {"monitoring": {
@@ -186,7 +187,8 @@ def check_pod(pod, labels, expected, claims):
     readiness = server["readinessProbe"]
     assert float(flags["--drain-delay"]) > readiness["periodSeconds"] * readiness["failureThreshold"]
     paths = [one["mountPath"] for one in server["volumeMounts"]]
-    for flag in ("--tls-cert", "--tls-key", "--tls-client-ca", "--api-keys", "--session-dir", "--tenants"):
+    for flag in ("--tls-cert", "--tls-key", "--tls-client-ca", "--api-keys", "--session-dir", "--tenants",
+                 "--session-store-ca"):
         assert flag not in flags or any((flags[flag] + "/").startswith(path + "/") for path in paths)
     gpus = [server["resources"][kind].get("nvidia.com/gpu") for kind in ("requests", "limits")]
     assert (flags.get("--backend") == "cuda") == (gpus[0] is not None) and gpus[0] == gpus[1]
@@ -244,15 +246,27 @@ def test_what_servers_call_is_let_out_and_nothing_else(tmp_path):
         return {port["port"]: rule.get("to") for rule in rules for port in rule["ports"]}
 
     assert egress({}) == {}
-    assert egress(VARIANTS["tenants, log, traces"]) == {53: None, 4317: None}
-    collector = [{"podSelector": {"matchLabels": {"app": "collector"}}}]
-    assert egress(VARIANTS["TLS on the admin port"]) == {53: None, 4318: collector}
+    assert egress(VARIANTS["shared sessions, tenants, log, traces"]) == {53: None, 6380: None, 4317: None}
+    redis = [{"podSelector": {"matchLabels": {"app": "redis"}}}]
+    assert egress(VARIANTS["TLS on the admin port"]) == {53: None, 6379: redis}
+
+
+def test_passwords_come_from_secrets_and_limits_are_the_servers(tmp_path):
+    objects = render(VARIANTS["shared sessions, tenants, log, traces"], tmp_path)
+    (deployment,) = (one for one in objects if one["kind"] == "Deployment")
+    (server,) = deployment["spec"]["template"]["spec"]["containers"]
+    (one,) = server["env"]
+    assert one == {"name": "T2R_SESSION_STORE", "valueFrom": {"secretKeyRef": {"name": "store", "key": "url"}}}
+    assert "--session-store" not in flags_of(server)
+    (limits,) = (one for one in objects if one["kind"] == "ConfigMap")
+    limits = json.loads(limits["data"]["tenants.json"])
+    assert limits == VARIANTS["shared sessions, tenants, log, traces"]["tenants"]
 
 
 def test_the_server_takes_the_charts_flags_and_limits(tmp_path, model):
-    """The very flags of the chart, on free ports, with a model and files that are here."""
-    values = VARIANTS["tenants, log, traces"] | {"flags": {"max-queue-requests": 7, "reflection": False}}
-    objects = render(values, tmp_path)
+    """The very flags of the chart, on free ports, with a model and files that are here, and without a store."""
+    values = VARIANTS["shared sessions, tenants, log, traces"] | {"sessionStore": {}}
+    objects = render(values | {"flags": {"max-queue-requests": 7, "reflection": False}}, tmp_path)
     (deployment,) = (one for one in objects if one["kind"] == "Deployment")
     (limits,) = (one for one in objects if one["kind"] == "ConfigMap")
     flags = flags_of(deployment["spec"]["template"]["spec"]["containers"][0])
@@ -274,6 +288,10 @@ def test_the_server_takes_the_charts_flags_and_limits(tmp_path, model):
     ({"model": {"source": "pvc"}}, "claim"), ({"model": {"source": "init"}}, "image"),
     ({"model": {"source": "init", "init": {"image": "models:latest"}}}, "image"),
     ({"flags": {"session-dir": "/x"}}, "session-dir"),
+    ({"flags": {"session-store": "redis://x"}}, "session-store"),
+    ({"sessionStore": {"url": "redis://:secret@x"}}, "url"), ({"sessionStore": {"url": "memcached://x"}}, "url"),
+    ({"sessionStore": {"url": "redis://x", "urlSecret": {"name": "s"}}}, "not both"),
+    ({"sessionStore": {"caSecretName": "s"}}, "no session store"),
     ({"tls": {"admin": True}}, "tls.enabled"), ({"traces": {"endpoint": "collector:4317"}}, "endpoint"),
     ({"sessions": {"memoryMib": 0, "directory": {"enabled": True}}}, "memoryMib"),
     ({"tls": {"enabled": True}}, "tls.secretName"), ({"autoscaling": {"kind": "vpa"}}, "kind"),

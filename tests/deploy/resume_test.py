@@ -2,7 +2,7 @@
 which are restarted one after the other, and killed at random moments. Every stream's tokens are those of
 an unbroken run, none twice and none missing.
 
-T2R_STREAMS (200) streams at once, T2R_KILLS (2) kills; bench/restarts asks for more.
+T2R_STREAMS (100) streams at once, T2R_KILLS (2) kills; bench/restarts asks for more.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from t2r.v1 import sessions_pb2 as spb
 
 import resume
 
-STREAMS = int(os.environ.get("T2R_STREAMS", "200"))
+STREAMS = int(os.environ.get("T2R_STREAMS", "100"))
 KILLS = int(os.environ.get("T2R_KILLS", "2"))
 TOKENS = 160
 PROMPTS = 8

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from conftest import ROOT, tool
+from daemons import Daemon
 from manifests_test import known_flags
 
 UNIT = ROOT / "deploy" / "systemd" / "t2r-server.service"
@@ -56,6 +57,21 @@ def test_compose():
         grace = int(service["stop_grace_period"].removesuffix("s"))
         seconds = [int(flags[flags.index(flag) + 1]) for flag in ("--drain-delay", "--drain-seconds")]
         assert grace >= sum(seconds) + 10
+        host, port = re.fullmatch(r"redis://(\w+):(\d+)", flags[flags.index("--session-store") + 1]).groups()
+        assert host in compose["services"] and host in service["depends_on"] and port == "6379"
+    store = compose["services"]["redis"]["command"]
+    # A session that is there never goes to make room for another.
+    assert store[store.index("--maxmemory-policy") + 1] == "noeviction"
     targets = yaml.safe_load((COMPOSE / "prometheus.yaml").read_text())["scrape_configs"][0]
     hosts = {one.split(":")[0] for one in targets["static_configs"][0]["targets"]}
     assert hosts == {"server-1", "server-2"} and targets["job_name"] == "t2r"
+
+
+def test_redis_takes_composes_flags(tmp_path):
+    program, *flags = yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"]["redis"]["command"]
+    flags[flags.index("--dir") + 1] = str(tmp_path)
+    path = tmp_path / "socket"
+    with Daemon(tmp_path, program, *flags, "--port", "0", "--unixsocket", path) as redis:
+        redis.wait_for(lambda: tool("redis-cli", "-s", path, "ping", check=False).stdout == "PONG\n")
+        said = tool("redis-cli", "-s", path, "config", "get", "maxmemory-policy").stdout
+        assert said.split()[1] == "noeviction"

@@ -26,6 +26,7 @@ import resume  # noqa: E402
 DEMO = ROOT / "models" / "demo"
 PROMPT = "And it came to pass"
 SAMPLING = {"temperature": 0.9, "top_p": 0.95, "seed": 11, "repetition_penalty": 1.2}
+LONG = 1500  # tokens: more than are on their way when the first ones come
 LEASE = ("--session-lease-seconds", "2")
 
 
@@ -109,8 +110,8 @@ def test_two_servers_have_the_same_sessions(redis, tmp_path):
 def test_a_killed_servers_turn_goes_on_on_the_other(redis, sync):
     store = ("--session-store", redis.url, "--session-sync", sync)
     with Server(DEMO, *store) as one, Server(DEMO, *store) as two:
-        expected = whole(one, 300)
-        call = one.stub.Generate(request("story", 300), timeout=CALL_SECONDS)
+        expected = whole(one, LONG)
+        call = one.stub.Generate(request("story", LONG), timeout=CALL_SECONDS)
         position, ids, text = None, [], ""
         with pytest.raises(grpc.RpcError):
             for event in call:
@@ -120,9 +121,9 @@ def test_a_killed_servers_turn_goes_on_on_the_other(redis, sync):
                     position = event.delta.position
                     ids += event.delta.token_ids
                     text += event.delta.text
-                    if len(ids) > 40 and one.process.poll() is None:
+                    if one.process.poll() is None:
                         kill(one)
-        assert position == begin + len(ids) < begin + 300
+        assert position == begin + len(ids) < begin + LONG
         rest = pb.GenerateRequest(session=spb.SessionRef(id="story", resume_at=position))
         finished = None
         for event in two.stub.Generate(rest, timeout=CALL_SECONDS):
@@ -135,15 +136,15 @@ def test_a_killed_servers_turn_goes_on_on_the_other(redis, sync):
             else:
                 finished = event.finished
         assert ids == expected.token_ids and text == expected.text
-        assert finished.usage.generated_tokens == 300
-        assert finished.session_position == begin + 300 == get(two, "story").position
+        assert finished.usage.generated_tokens == LONG
+        assert finished.session_position == begin + LONG == get(two, "story").position
         # Its end may be lost as well: it is given again, as often as it is asked for.
-        for at in (begin, begin + 200, begin + 300):
+        for at in (begin, begin + LONG - 100, begin + LONG):
             rest.session.resume_at = at
             again = [list(event.delta.token_ids) for event in two.stub.Generate(rest, timeout=CALL_SECONDS)
                      if event.HasField("delta")]
             assert sum(again, []) == expected.token_ids[at - begin:]
-        rest.session.resume_at = begin + 301
+        rest.session.resume_at = begin + LONG + 1
         assert code(lambda: list(two.stub.Generate(rest)))[0] == grpc.StatusCode.ABORTED
         assert turn(two, "story", 5).token_ids
 
@@ -151,7 +152,7 @@ def test_a_killed_servers_turn_goes_on_on_the_other(redis, sync):
 def test_a_drained_turn_goes_on_on_the_other(redis):
     store = ("--session-store", redis.url, "--drain-seconds", "0", "--resumable-streams")
     with Server(DEMO, *store) as one, Server(DEMO, *store) as two:
-        expected = whole(two, 400)
+        expected = whole(two, LONG)
         servers = [one, two]
         texts = {}
 
@@ -162,7 +163,7 @@ def test_a_drained_turn_goes_on_on_the_other(redis):
                 return servers[0].stub.Generate(message, timeout=CALL_SECONDS, metadata=metadata)
 
         def run(name):
-            message = request(name, 400, expected_position=0)
+            message = request(name, LONG, expected_position=0)
             if name == "plain":
                 message.ClearField("session")
             ids, text = [], ""

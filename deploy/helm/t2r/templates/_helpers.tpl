@@ -27,6 +27,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.tls.certManager.enabled }}{{ default (printf "%s-tls" (include "t2r.name" .)) .Values.tls.secretName }}{{ else }}{{ required "tls.secretName: name the secret, or let certManager.enabled make it" .Values.tls.secretName }}{{ end -}}
 {{- end }}
 
+{{- define "t2r.sessionStore" -}}
+{{- if and .Values.sessionStore.url .Values.sessionStore.urlSecret.name }}{{ fail "sessionStore: give url or urlSecret.name, not both" }}{{ end -}}
+{{- if and .Values.sessionStore.caSecretName (not (or .Values.sessionStore.url .Values.sessionStore.urlSecret.name)) }}{{ fail "sessionStore.caSecretName: there is no session store; give url or urlSecret.name" }}{{ end -}}
+{{- if or .Values.sessionStore.url .Values.sessionStore.urlSecret.name }}true{{ end -}}
+{{- end }}
+
 {{- define "t2r.adminTls" -}}
 {{- if .Values.tls.admin }}{{ if not .Values.tls.enabled }}{{ fail "tls.admin: the admin port takes the gRPC port's certificate; set tls.enabled" }}{{ end }}true{{ end -}}
 {{- end }}
