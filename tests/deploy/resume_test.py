@@ -184,20 +184,24 @@ def test_the_client_goes_on_by_itself(tmp_path, model, pair, authority):
                    "--temperature", "0", "--json", "--server", envoy.address, "--tls-ca",
                    str(authority.certificate)]
         expected = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
-        running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-                   for _ in range(4)]
-        firsts = [process.stdout.readline() for process in running]
+        outs = [tmp_path / f"out-{number}" for number in range(4)]
+        running = []
+        for out in outs:
+            with open(out, "w") as file:
+                running.append(subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE, text=True))
+        envoy.wait_for(lambda: all("delta" in out.read_text() for out in outs))
         servers.servers[0].process.terminate()
         assert servers.servers[0].process.wait(SECONDS) == 0
         servers.restart(0)
         envoy.wait_for(lambda: envoy.healthy() == both)
         servers.servers[1].process.kill()
         servers.servers[1].process.wait()
-        for process, first in zip(running, firsts):
-            out, err = process.communicate(timeout=2 * SECONDS)
+        for process, out in zip(running, outs):
+            _, err = process.communicate(timeout=2 * SECONDS)
             assert process.returncode == 0, err
-            assert tokens_of(first + out) == tokens_of(expected.stdout)
+            assert tokens_of(out.read_text()) == tokens_of(expected.stdout)
 
 
 def tokens_of(lines):
-    return sum((json.loads(line).get("token_ids", []) for line in lines.splitlines()), [])
+    deltas = (json.loads(line).get("delta", {}) for line in lines.split("\n") if line)
+    return sum((delta.get("token_ids", []) for delta in deltas), [])
