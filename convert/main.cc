@@ -166,7 +166,8 @@ CLI::App* AddSwap(CLI::App* app, SwapFlags* flags) {
   AddCorpusFlags(on, &flags->corpus);
   on->add_option("--window", flags->window,
                  "Nearest keys that are kept as they are; auto:BYTES: sizes by layer, within so "
-                 "many bytes of state, where they save the most")
+                 "many bytes of state, where they save the most; auto:BYTES,BYTES,...: several "
+                 "such models, OUT-BYTES each")
       ->type_name("KEYS");
   on->add_option("--sinks", flags->sinks, "First keys of a sequence that are kept too")
       ->check(AtLeast(0));

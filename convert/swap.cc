@@ -101,32 +101,29 @@ SizedSwap SwappedModel(const SwapFlags& flags, const TrainingModel& parent,
   return swap;
 }
 
-// Sizes for every layer within `budget` bytes; prints what they cost.
-std::vector<LinearSizes> ChooseSizes(const SwapFlags& flags, const TrainingModel& parent,
-                                     const Calibration& calibration, const Texts& texts,
-                                     const Divergence& divergence, const ModelConfig& config,
-                                     int64_t budget, Progress* progress) {
+// kRungs with the flags' sinks and folds.
+std::vector<LinearSizes> Rungs(const SwapFlags& flags, const ModelConfig& config) {
   std::vector<LinearSizes> rungs(std::begin(kRungs), std::end(kRungs));
   for (LinearSizes& rung : rungs) {
     rung.sinks = flags.sinks;
     rung.fold = flags.fold;
     if (config.linear_attention->feature_map == FeatureMapKind::kNone) rung.features = 0;
   }
-  const auto costs = CostsBySize(
-      divergence, rungs.size(), {std::begin(kMeasuredRungs), std::end(kMeasuredRungs)},
-      [&](size_t rung) {
-        ModelConfig uniform = config;
-        uniform.linear_attention->window = rungs[rung].window;
-        uniform.linear_attention->feature_size = rungs[rung].features;
-        return SwappedModel(flags, parent, calibration, texts.errors, uniform, progress);
-      },
-      progress);
+  return rungs;
+}
+
+// `config` with sizes for every layer within `budget` bytes; prints what they cost.
+ModelConfig WithSizes(ModelConfig config, const std::vector<LinearSizes>& rungs,
+                      const std::vector<std::vector<double>>& costs, int64_t budget) {
   const std::vector<size_t> chosen = SpendBytes(config, rungs, costs, budget);
-  std::vector<LinearSizes> sizes;
+  LinearAttentionConfig& linear = *config.linear_attention;
+  std::printf("sizes within %lld bytes\n", static_cast<long long>(budget));
   double sum = 0;
   for (size_t layer = 0; layer < chosen.size(); ++layer) {
     const size_t rung = chosen[layer];
-    sizes.push_back(rungs[rung]);
+    linear.layers.push_back(rungs[rung]);
+    linear.window = std::max(linear.window, rungs[rung].window);
+    linear.feature_size = std::max(linear.feature_size, rungs[rung].features);
     if (!IsLinear(config, {static_cast<int>(layer), false})) continue;
     const int64_t bytes = StateBytes(config, rungs[rung]);
     sum += costs[rung][layer];
@@ -140,7 +137,7 @@ std::vector<LinearSizes> ChooseSizes(const SwapFlags& flags, const TrainingModel
     std::printf("\n");
   }
   std::printf("sum of the layers alone: %.5f nats/token\n", sum);
-  return sizes;
+  return config;
 }
 
 std::vector<int> Costliest(const std::vector<double>& costs, int count) {
@@ -159,17 +156,24 @@ void PrintState(const ModelConfig& config, int64_t tokens) {
       static_cast<long long>(tokens), static_cast<long long>(cache * config.linear_layers()));
 }
 
+// Where the model within a budget goes: the only one to --out, of several each beside it.
+std::string DirectoryOf(const SwapFlags& flags, const WindowFlag& window, size_t budget) {
+  if (window.budgets.size() < 2) return flags.output.directory;
+  return flags.output.directory + "-" + std::to_string(window.budgets[budget]);
+}
+
 }  // namespace
 
 void Swap(const SwapFlags& flags) {
   CheckDtype(flags.output.dtype);
-  CheckOutputDirectory(flags.output.directory);
+  const WindowFlag window = ParseWindow(flags.window);
+  const size_t results = std::max<size_t>(1, window.budgets.size());
+  for (size_t i = 0; i < results; ++i) CheckOutputDirectory(DirectoryOf(flags, window, i));
   if (flags.documents < 1 || flags.held_out < 1 || flags.tokens < 2) {
     throw ConvertError(
         "--calibration-documents, --valid-documents and --tokens-per-document must "
         "be at least 1, 1 and 2");
   }
-  const WindowFlag window = ParseWindow(flags.window);
   Progress progress(stderr, 1);
   const ModelConfig parent_config = Unwrap(LoadModelConfig(flags.model));
   const int layers = parent_config.layers;
@@ -179,15 +183,21 @@ void Swap(const SwapFlags& flags) {
   if (kept_cross.automatic > 0) {
     throw ConvertError("--keep-full-cross auto: name the layers, or use finetune --feature-map");
   }
-  if (window.budget > 0 && (pairs || kept.automatic > 0)) {
+  if (!window.budgets.empty() && (pairs || kept.automatic > 0)) {
     throw ConvertError(
         "--window auto:BYTES chooses sizes of a language model's layers, and has "
         "none to keep full by itself");
   }
-  const LinearSizes sizes{flags.feature_size, window.budget > 0 ? kRungs[0].window : window.window,
-                          flags.sinks, flags.fold};
+  const LinearSizes sizes{flags.feature_size,
+                          window.budgets.empty() ? window.window : kRungs[0].window, flags.sinks,
+                          flags.fold};
   // Refuses what cannot be before anything is measured.
   ModelConfig config = Config(flags, parent_config, sizes, kept.layers, kept_cross.layers);
+  const std::vector<LinearSizes> rungs = Rungs(flags, config);
+  for (const int64_t budget : window.budgets) {
+    const std::vector<double> none(static_cast<size_t>(layers), 0.0);
+    SpendBytes(config, rungs, std::vector<std::vector<double>>(rungs.size(), none), budget);
+  }
 
   const auto tokenizer = Unwrap(LoadTokenizer(flags.model));
   const Texts texts = LoadTexts(flags, parent_config, tokenizer.get());
@@ -205,25 +215,38 @@ void Swap(const SwapFlags& flags) {
     config =
         Config(flags, parent_config, sizes, Costliest(costs, kept.automatic), kept_cross.layers);
   }
-  if (window.budget > 0) {
-    LinearAttentionConfig& linear = *config.linear_attention;
-    linear.layers = ChooseSizes(flags, parent, calibration, texts, divergence, config,
-                                window.budget, &progress);
-    for (const LinearSizes& layer : linear.layers) {
-      linear.window = std::max(linear.window, layer.window);
-      linear.feature_size = std::max(linear.feature_size, layer.features);
+  std::vector<ModelConfig> configs{config};
+  if (!window.budgets.empty()) {
+    const auto costs = CostsBySize(
+        divergence, rungs.size(), {std::begin(kMeasuredRungs), std::end(kMeasuredRungs)},
+        [&](size_t rung) {
+          ModelConfig uniform = config;
+          uniform.linear_attention->window = rungs[rung].window;
+          uniform.linear_attention->feature_size = rungs[rung].features;
+          return SwappedModel(flags, parent, calibration, texts.errors, uniform, &progress);
+        },
+        &progress);
+    configs.clear();
+    for (const int64_t budget : window.budgets) {
+      configs.push_back(WithSizes(config, rungs, costs, budget));
     }
   }
-  const SizedSwap swap = SwappedModel(flags, parent, calibration, texts.biases, config, &progress);
-  const Evaluation after = Evaluate(swap.model, texts.held_out, flags.threads);
-  std::printf("parent: %s\nswapped: %s\ndivergence from the parent: %.5f nats/token\n",
-              Describe(before).c_str(), Describe(after).c_str(), divergence.Of(swap.model));
-  PrintState(config, flags.tokens);
-  WriteModelDirectory(
-      flags.output.directory,
-      SwappedConfigJson(ReadFile(flags.model + "/config.json"), config, flags.output.dtype),
-      swap.model, flags.output.dtype, flags.model);
-  progress.Line("wrote " + flags.output.directory);
+  for (size_t i = 0; i < results; ++i) {
+    const SizedSwap swap =
+        SwappedModel(flags, parent, calibration, texts.biases, configs[i], &progress);
+    const Evaluation after = Evaluate(swap.model, texts.held_out, flags.threads);
+    const std::string directory = DirectoryOf(flags, window, i);
+    WriteModelDirectory(
+        directory,
+        SwappedConfigJson(ReadFile(flags.model + "/config.json"), configs[i], flags.output.dtype),
+        swap.model, flags.output.dtype, flags.model);
+    std::printf("%s\nparent: %s\nswapped: %s\ndivergence from the parent: %.5f nats/token\n",
+                directory.c_str(), Describe(before).c_str(), Describe(after).c_str(),
+                divergence.Of(swap.model));
+    PrintState(configs[i], flags.tokens);
+    std::fflush(stdout);
+    progress.Line("wrote " + directory);
+  }
 }
 
 }  // namespace t2r::convert

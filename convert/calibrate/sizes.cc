@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <string_view>
+#include <utility>
 
 #include "convert/error.h"
 
@@ -72,21 +73,29 @@ std::vector<size_t> SpendBytes(const ModelConfig& config, const std::vector<Line
 }
 
 WindowFlag ParseWindow(const std::string& text) {
-  WindowFlag flag;
   constexpr std::string_view kAuto = "auto:";
   const bool automatic = text.starts_with(kAuto);
-  const std::string_view digits = std::string_view(text).substr(automatic ? kAuto.size() : 0);
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
   const int64_t most = automatic ? int64_t{1} << 40 : 1 << 20;
-  if (error != std::errc() || end != digits.data() + digits.size() || value < 1 || value > most) {
-    throw ConvertError("--window '" + text + "': give a number of keys such as 64 (at most " +
-                       std::to_string(1 << 20) + "), or auto:BYTES");
+  std::vector<int64_t> values;
+  std::string_view rest = std::string_view(text).substr(automatic ? kAuto.size() : 0);
+  while (true) {
+    const std::string_view digits = rest.substr(0, rest.find(','));
+    int64_t value = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    if (error != std::errc() || end != digits.data() + digits.size() || value < 1 || value > most ||
+        (!automatic && digits.size() < rest.size())) {
+      throw ConvertError("--window '" + text + "': give a number of keys such as 64 (at most " +
+                         std::to_string(1 << 20) + "), auto:BYTES or auto:BYTES,BYTES,...");
+    }
+    values.push_back(value);
+    if (digits.size() == rest.size()) break;
+    rest.remove_prefix(digits.size() + 1);
   }
+  WindowFlag flag;
   if (automatic) {
-    flag.budget = value;
+    flag.budgets = std::move(values);
   } else {
-    flag.window = static_cast<int>(value);
+    flag.window = static_cast<int>(values[0]);
   }
   return flag;
 }

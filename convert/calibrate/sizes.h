@@ -22,10 +22,10 @@ int64_t CacheBytes(const ModelConfig& config, int64_t tokens);
 std::vector<size_t> SpendBytes(const ModelConfig& config, const std::vector<LinearSizes>& rungs,
                                const std::vector<std::vector<double>>& nats, int64_t budget);
 
-// What --window says: a number, or auto:BYTES.
+// What --window says: a number of keys, or auto: and budgets.
 struct WindowFlag {
   int window = 0;
-  int64_t budget = 0;  // above 0: sizes by layer within so many bytes
+  std::vector<int64_t> budgets;  // sizes by layer within so many bytes, a model each
 };
 WindowFlag ParseWindow(const std::string& text);
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <ctime>
 #include <filesystem>
 #include <numbers>
 
@@ -20,6 +21,8 @@ using torch::Tensor;
 using Clock = std::chrono::steady_clock;
 
 constexpr double kBeta1 = 0.9, kBeta2 = 0.98;
+// Steps go on for at least so many times as long as a checkpoint took, before the next one.
+constexpr double kSavingShare = 30;
 // log_decay's share of its rate: its values are some 1e-3, of steps that are the rate's size.
 constexpr double kLogDecayRate = 0.01;
 
@@ -98,6 +101,10 @@ bool Trainer::Resume() {
 void Trainer::SaveCheckpoint() const {
   convert::SaveCheckpoint(options_.checkpoint, options_.fingerprint,
                           {model_->parameters().flat(), moment1_, moment2_}, state_);
+}
+
+double Trainer::TokensPerProcessorSecond() const {
+  return static_cast<double>(state_.tokens - first_tokens_) / std::max(1e-9, processor_seconds_);
 }
 
 double Trainer::Fraction() const {
@@ -199,14 +206,18 @@ void Trainer::Update() {
 
 void Trainer::Run(Progress* progress, const std::function<void(const std::string&)>& evaluate) {
   auto saved = Clock::now();
+  double saving = 0;  // seconds that the last checkpoint took
   double next_evaluation = 0.1 * (std::floor(Fraction() * 10.0) + 1.0);
   double loss = 0, weight = 0;  // a moving mean, for display
-  const int64_t first_tokens = state_.tokens;
+  const int64_t first_tokens = first_tokens_ = state_.tokens;
   const double first_seconds = state_.seconds;
   while (Fraction() < 1.0) {
     const auto start = Clock::now();
+    const std::clock_t processor_start = std::clock();
     const double step_loss = Step();
     state_.seconds += SecondsSince(start);
+    processor_seconds_ +=
+        static_cast<double>(std::clock() - processor_start) / static_cast<double>(CLOCKS_PER_SEC);
     if (state_.step == state_.language_step + 1) loss = weight = 0;
     loss = 0.9 * loss + 0.1 * step_loss;
     weight = 0.9 * weight + 0.1;
@@ -223,11 +234,14 @@ void Trainer::Run(Progress* progress, const std::function<void(const std::string
       next_evaluation = 0.1 * (std::floor(fraction * 10.0) + 1.0);
       if (evaluate) evaluate("step " + std::to_string(state_.step));
     }
-    const bool save = options_.checkpoint_every > 0 ? state_.step % options_.checkpoint_every == 0
-                                                    : SecondsSince(saved) > 60.0;
+    const bool save = options_.checkpoint_every > 0
+                          ? state_.step % options_.checkpoint_every == 0
+                          : SecondsSince(saved) > std::max(60.0, kSavingShare * saving);
     if (save && !options_.checkpoint.empty()) {
+      const auto begin = Clock::now();
       SaveCheckpoint();
       saved = Clock::now();
+      saving = std::chrono::duration<double>(saved - begin).count();
     }
   }
   if (!options_.checkpoint.empty()) SaveCheckpoint();

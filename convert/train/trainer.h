@@ -48,6 +48,9 @@ class Trainer {
   void Run(Progress* progress, const std::function<void(const std::string&)>& evaluate);
 
   TrainState& state() { return state_; }
+  // Predicted tokens a second of processor time, all threads together, over the steps of this
+  // process.
+  double TokensPerProcessorSecond() const;
   void SaveCheckpoint() const;
 
  private:
@@ -64,6 +67,8 @@ class Trainer {
   const Corpus& train_;
   TrainOptions options_;
   TrainState state_;
+  int64_t first_tokens_ = 0;  // state_.tokens before this process's first step
+  double processor_seconds_ = 0;
   std::vector<std::unique_ptr<TrainingModel>> replicas_;  // share the model's values
   // Neighbours in the flat buffers that are updated alike.
   struct Segment {

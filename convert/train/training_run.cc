@@ -133,10 +133,10 @@ void TrainAndWrite(TrainingRun run, const Corpora& corpora, Progress* progress) 
   std::snprintf(
       line, sizeof(line),
       "nats/token: parent %.5f, before training %.5f, after %.5f; %lld steps, %lld tokens, "
-      "%.1f minutes, %.0f tokens/s",
+      "%.1f minutes, %.0f tokens/s, %.0f a processor second",
       state.reference_nats, state.initial_nats, final_nats, static_cast<long long>(state.step),
       static_cast<long long>(state.tokens), state.seconds / 60.0,
-      static_cast<double>(state.tokens) / state.seconds);
+      static_cast<double>(state.tokens) / state.seconds, trainer.TokensPerProcessorSecond());
   progress->Line(line);
   progress->Line("wrote " + run.output.directory);
 }

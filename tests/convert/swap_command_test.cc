@@ -5,7 +5,9 @@
 
 #include <string>
 
+#include "convert/calibrate/sizes.h"
 #include "convert/commands.h"
+#include "convert/data/files.h"
 #include "convert/data/self_text.h"
 #include "convert/error.h"
 #include "convert/runtime.h"
@@ -111,7 +113,15 @@ TEST_F(SwapCommandTest, EveryMapAndSizesByLayer) {
   const ModelConfig config = Unwrap(LoadModelConfig(directory_ / "swapped"));
   EXPECT_GE(config.linear_attention->window, 32);
   const double uneven = Nats("swapped");
-  EXPECT_THAT([&] { Swap(Flags("auto:100", 8)); },
+  // Several budgets, from the same measurements: a model each.
+  Swap(Flags("auto:8000,12000", 8));
+  EXPECT_EQ(ReadFile(directory_ / "swapped-12000" + "/config.json"),
+            ReadFile(directory_ / "swapped" + "/config.json"));
+  EXPECT_EQ(Nats("swapped-12000"), uneven);
+  const ModelConfig small = Unwrap(LoadModelConfig(directory_ / "swapped-8000"));
+  EXPECT_LE(StateBytes(small), 8000);
+  EXPECT_LT(StateBytes(small), StateBytes(config));
+  EXPECT_THAT([&] { Swap(Flags("auto:12000,100", 8)); },
               ThrowsMessage<ConvertError>(HasSubstr("less than the smallest")));
   SwapFlags kept = Flags("4", 4);
   kept.keep_full = "auto:1";

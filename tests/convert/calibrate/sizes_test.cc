@@ -57,11 +57,13 @@ TEST(SpendBytes, TakesTheStepsThatSaveTheMostABit) {
   EXPECT_THAT(windows(8 * least), ::testing::ElementsAre(64, 16, 64));
 }
 
-TEST(ParseWindow, TakesANumberOrABudget) {
+TEST(ParseWindow, TakesANumberOrBudgets) {
   EXPECT_EQ(ParseWindow("64").window, 64);
-  EXPECT_EQ(ParseWindow("64").budget, 0);
-  EXPECT_EQ(ParseWindow("auto:8388608").budget, 8388608);
-  for (const char* bad : {"", "0", "-1", "64x", "auto", "auto:", "auto:-5", "99999999"}) {
+  EXPECT_THAT(ParseWindow("64").budgets, ::testing::IsEmpty());
+  EXPECT_THAT(ParseWindow("auto:8388608").budgets, ::testing::ElementsAre(8388608));
+  EXPECT_THAT(ParseWindow("auto:9,7,8").budgets, ::testing::ElementsAre(9, 7, 8));
+  for (const char* bad : {"", "0", "-1", "64x", "auto", "auto:", "auto:-5", "99999999", "64,32",
+                          "64,", "auto:5,", "auto:,5", "auto:5,0"}) {
     EXPECT_THROW(ParseWindow(bad), ConvertError) << bad;
   }
 }
