@@ -19,6 +19,37 @@ constexpr std::pair<const Architecture*, Network> kNetworks[] = {
     {&kMarianArchitecture, MarianHidden},
 };
 
+// A product of factors rounded to a narrow type, its result and all gradients float32. What is
+// rounded is kept for the backward pass, and the weight's gradient is added to the parameter's own
+// as it comes out of the product: autograd would widen it into a tensor of its own first.
+class NarrowLinear : public torch::autograd::Function<NarrowLinear> {
+ public:
+  // x [..., inputs] and the same rounded, weight [outputs, inputs]: a parameter.
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x,
+                        const Tensor& narrow, const Tensor& weight) {
+    const Tensor narrow_weight = weight.to(narrow.dtype());
+    context->save_for_backward({narrow, narrow_weight, weight});
+    context->saved_data["x"] = x.requires_grad();
+    return torch::linear(narrow, narrow_weight).to(torch::kFloat32);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const Tensor &narrow = saved[0], &narrow_weight = saved[1], &weight = saved[2];
+    const Tensor dy = gradients[0].reshape({-1, weight.size(0)}).to(narrow.dtype());
+    Tensor dx;
+    if (context->saved_data["x"].toBool()) {
+      dx = torch::mm(dy, narrow_weight).to(torch::kFloat32).view(narrow.sizes());
+    }
+    if (weight.requires_grad()) {
+      Tensor sum = weight.grad();
+      sum.add_(torch::mm(dy.t(), narrow.reshape({-1, weight.size(1)})));
+    }
+    return {dx, Tensor(), Tensor()};
+  }
+};
+
 }  // namespace
 
 Network NetworkOf(const Architecture& architecture) {
@@ -51,13 +82,25 @@ Tensor Layers::Value(const std::string& name) const {
 }
 
 Tensor Layers::Linear(const std::string& name, const Tensor& x) const {
-  const std::string bias = name + ".bias";
-  const Tensor weight = Value(name + ".weight");
+  const std::string matrix = name + ".weight";
+  const Tensor weight = parameters_.Get(matrix);
+  const Tensor bias = parameters_.Has(name + ".bias") ? parameters_.Get(name + ".bias") : Tensor();
+  Tensor out;
   if (products_ != torch::kFloat32) {
-    const Tensor out = torch::linear(x.to(products_), weight.to(products_)).to(torch::kFloat32);
-    return parameters_.Has(bias) ? out + parameters_.Get(bias) : out;
+    if (!x.is_same(wide_)) {  // q, k and v read the same, as gate and up do
+      wide_ = x;
+      narrow_ = x.detach().to(products_);
+    }
+    out = NarrowLinear::apply(x, narrow_, weight);
+    if (bias.defined()) out = out + bias;
+  } else {
+    out = torch::linear(x, weight, bias);
   }
-  return torch::linear(x, weight, parameters_.Has(bias) ? parameters_.Get(bias) : Tensor());
+  if (lora_scale_ == 0 || !parameters_.Has(matrix + ".lora_a")) return out;
+  // Beside the product, not within the weight: a gradient by the whole weight is never formed.
+  return out + torch::linear(torch::linear(x, parameters_.Get(matrix + ".lora_a")),
+                             parameters_.Get(matrix + ".lora_b")) *
+                   lora_scale_;
 }
 
 Tensor Layers::RmsNorm(const std::string& name, const Tensor& x) const {

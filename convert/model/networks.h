@@ -26,7 +26,8 @@ struct ModelInput {
 // One attention of the decoder, shapes as in attention.h and cross_attention.h.
 using AttentionFunction = std::function<torch::Tensor(const AttentionSite&, const AttentionInput&)>;
 
-// What networks are made of. Refers to what it is made from. Names are those of TensorsOf without
+// What networks are made of, for one pass on one thread. Refers to what it is made from. Names are
+// those of TensorsOf without
 // ".weight" and ".bias"; biases count where there are any.
 class Layers {
  public:
@@ -64,6 +65,7 @@ class Layers {
   double lora_scale_;
   torch::Dtype products_;
   const torch::Tensor& inverse_frequencies_;
+  mutable torch::Tensor wide_, narrow_;  // what Linear read last, and the same rounded
 };
 
 torch::Tensor Activate(ActivationKind kind, const torch::Tensor& x);

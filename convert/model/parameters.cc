@@ -49,4 +49,20 @@ const torch::Tensor& Parameters::Get(std::string_view name) const {
   return it->second;
 }
 
+std::vector<Range> LearningRanges(const Parameters& parameters) {
+  std::vector<Range> ranges;
+  int64_t at = 0;
+  for (const auto& spec : parameters.specs()) {
+    const int64_t count = Elements(spec);
+    if (!spec.frozen) {
+      if (ranges.empty() || ranges.back().begin + ranges.back().count != at) {
+        ranges.push_back({at, 0});
+      }
+      ranges.back().count += count;
+    }
+    at += count;
+  }
+  return ranges;
+}
+
 }  // namespace t2r::convert

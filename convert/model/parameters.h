@@ -7,6 +7,7 @@
 
 #include <torch/types.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -43,5 +44,21 @@ class Parameters {
   torch::Tensor flat_, flat_grad_;
   std::map<std::string, torch::Tensor, std::less<>> by_name_;
 };
+
+// Part of the flat buffers.
+struct Range {
+  int64_t begin = 0, count = 0;
+
+  // The part-th of `parts` about equal parts, all of them together the whole.
+  Range Part(size_t part, size_t parts) const {
+    const auto at = [&](size_t i) {
+      return count * static_cast<int64_t>(i) / static_cast<int64_t>(parts);
+    };
+    return {begin + at(part), at(part + 1) - at(part)};
+  }
+};
+
+// What of the flat buffers learns, neighbours together.
+std::vector<Range> LearningRanges(const Parameters& parameters);
 
 }  // namespace t2r::convert

@@ -51,15 +51,22 @@ double BatchGradient(const std::vector<std::unique_ptr<TrainingModel>>& replicas
     losses[shard] =
         Backward(*replicas[shard], objective, corpus, mine, 1.0 / static_cast<double>(predictions));
   });
-  const torch::NoGradGuard no_grad;
   double loss = losses[0];
-  Tensor gradient = replicas[0]->parameters().flat_grad();
-  for (size_t shard = 1; shard < shards; ++shard) {
-    Tensor part = replicas[shard]->parameters().flat_grad();
-    gradient.add_(part);
-    part.zero_();
-    loss += losses[shard];
-  }
+  for (size_t shard = 1; shard < shards; ++shard) loss += losses[shard];
+  if (shards == 1) return loss;
+  const std::vector<Range> ranges = LearningRanges(replicas[0]->parameters());
+  ForEachShard(shards, [&](size_t part, size_t parts) {
+    const torch::NoGradGuard no_grad;
+    for (const Range& range : ranges) {
+      const Range mine = range.Part(part, parts);
+      Tensor sum = replicas[0]->parameters().flat_grad().narrow(0, mine.begin, mine.count);
+      for (size_t shard = 1; shard < shards; ++shard) {
+        Tensor other = replicas[shard]->parameters().flat_grad().narrow(0, mine.begin, mine.count);
+        sum.add_(other);
+        other.zero_();
+      }
+    }
+  });
   return loss;
 }
 

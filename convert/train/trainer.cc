@@ -8,11 +8,13 @@
 #include <ctime>
 #include <filesystem>
 #include <numbers>
+#include <numeric>
 
 #include "convert/error.h"
 #include "convert/train/adamw.h"
 #include "convert/train/checkpoint.h"
 #include "convert/train/gradient.h"
+#include "convert/train/shards.h"
 
 namespace t2r::convert {
 namespace {
@@ -75,14 +77,14 @@ Trainer::Trainer(TrainingModel* model, const TrainingModel* teacher, const Corpu
   int64_t at = 0;
   for (const auto& spec : model_->parameters().specs()) {
     const int64_t count = model_->parameters().Get(spec.name).numel();
-    const Segment segment{at, count, spec.decay, spec.feature_map, IsLogDecay(spec)};
+    const Segment segment{{at, count}, spec.decay, spec.feature_map, IsLogDecay(spec)};
     at += count;
     if (spec.frozen) continue;
     if (!segments_.empty()) {
       Segment& last = segments_.back();
-      if (last.begin + last.count == segment.begin && last.decay == segment.decay &&
+      if (last.range.begin + last.range.count == at && last.decay == segment.decay &&
           last.feature_map == segment.feature_map && last.log_decay == segment.log_decay) {
-        last.count += count;
+        last.range.count += count;
         continue;
       }
     }
@@ -167,12 +169,18 @@ void Trainer::Update() {
   const torch::NoGradGuard no_grad;
   const Tensor gradient = replicas_[0]->parameters().flat_grad();
   const auto learns = [this](const Segment& s) { return s.feature_map || !transferring(); };
-  double square = 0;
-  for (const Segment& s : segments_) {
-    if (!learns(s)) continue;
-    square += std::pow(gradient.narrow(0, s.begin, s.count).norm().item<double>(), 2);
-  }
-  const double norm = std::sqrt(square);
+  const size_t parts = replicas_.size();
+  std::vector<double> squares(parts, 0.0);
+  ForEachShard(parts, [&](size_t part, size_t) {
+    const torch::NoGradGuard inner_no_grad;
+    for (const Segment& s : segments_) {
+      if (!learns(s)) continue;
+      const Range mine = s.range.Part(part, parts);
+      squares[part] +=
+          std::pow(gradient.narrow(0, mine.begin, mine.count).norm().item<double>(), 2);
+    }
+  });
+  const double norm = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
   if (!std::isfinite(norm)) {
     throw ConvertError("the gradient is not finite at step " + std::to_string(state_.step) +
                        ": try a lower --learning-rate");
@@ -190,18 +198,22 @@ void Trainer::Update() {
   step.scale = options_.clip_norm > 0 && norm > options_.clip_norm
                    ? static_cast<float>(options_.clip_norm / norm)
                    : 1.0F;
-  for (const Segment& s : segments_) {
-    if (!learns(s)) continue;
-    const double peak = transferring()  ? options_.transfer_rate
-                        : s.feature_map ? new_rate
-                                        : old_rate;
-    step.rate = static_cast<float>(peak * schedule * (s.log_decay ? kLogDecayRate : 1.0));
-    step.decay = s.decay && !transferring() ? static_cast<float>(options_.weight_decay) : 0.0F;
-    step.bounded = s.log_decay;
-    const auto part = [&s](const Tensor& flat) { return flat.data_ptr<float>() + s.begin; };
-    AdamwUpdate(step, s.count, part(model_->parameters().flat()), part(gradient), part(moment1_),
-                part(moment2_));
-  }
+  ForEachShard(parts, [&](size_t part, size_t) {
+    for (const Segment& s : segments_) {
+      if (!learns(s)) continue;
+      const double peak = transferring()  ? options_.transfer_rate
+                          : s.feature_map ? new_rate
+                                          : old_rate;
+      AdamwStep own = step;
+      own.rate = static_cast<float>(peak * schedule * (s.log_decay ? kLogDecayRate : 1.0));
+      own.decay = s.decay && !transferring() ? static_cast<float>(options_.weight_decay) : 0.0F;
+      own.bounded = s.log_decay;
+      const Range mine = s.range.Part(part, parts);
+      const auto at = [&mine](const Tensor& flat) { return flat.data_ptr<float>() + mine.begin; };
+      AdamwUpdate(own, mine.count, at(model_->parameters().flat()), at(gradient), at(moment1_),
+                  at(moment2_));
+    }
+  });
 }
 
 void Trainer::Run(Progress* progress, const std::function<void(const std::string&)>& evaluate) {

@@ -72,7 +72,7 @@ class Trainer {
   std::vector<std::unique_ptr<TrainingModel>> replicas_;  // share the model's values
   // Neighbours in the flat buffers that are updated alike.
   struct Segment {
-    int64_t begin = 0, count = 0;
+    Range range;
     bool decay = false;        // weight decay applies
     bool feature_map = false;  // learns at the new parameters' rate, and in the transfer
     bool log_decay = false;

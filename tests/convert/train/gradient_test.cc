@@ -109,6 +109,54 @@ TEST(BatchGradient, IsTheDerivativeOfEveryObjective) {
   }
 }
 
+// Factors of 8 significant bits: each product is within 2^-8 of its factors' sizes.
+TEST(BatchGradient, OfNarrowProductsIsNearAndAddsUp) {
+  const Corpus corpus = SmallCorpus();
+  const BatchPlan plan = PlanOf(corpus);
+  for (const int rank : {0, 3}) {
+    TrainableOptions trainable;
+    trainable.lora_rank = rank;
+    trainable.lora_alpha = 6;
+    TrainingModel model(SwappedModel().config(), torch::kCPU, trainable);
+    Randomize(&model, 3);
+    InitializeLora(&model, 4);
+    const auto wide = Replicas(model, 1);
+    BatchGradient(wide, {}, corpus, plan);
+    model.SetProducts(torch::kBFloat16);
+    const auto narrow = Replicas(model, 2);
+    BatchGradient(narrow, {}, corpus, plan);
+    const torch::Tensor expected = wide[0]->parameters().flat_grad();
+    const torch::Tensor once = narrow[0]->parameters().flat_grad().clone();
+    const double error = (once - expected).norm().item<double>();
+    EXPECT_LT(error, 0.02 * expected.norm().item<double>()) << "LoRA of rank " << rank;
+    EXPECT_GT(error, 0);
+    BatchGradient(narrow, {}, corpus, plan);
+    EXPECT_LT((narrow[0]->parameters().flat_grad() - 2 * once).norm().item<double>(),
+              1e-5 * once.norm().item<double>());
+  }
+}
+
+TEST(LearningRanges, AreWhatIsNotFrozenInEqualParts) {
+  TrainableOptions trainable;
+  trainable.only = TrainOnly::kAttention;
+  const TrainingModel model(SwappedModel().config(), torch::kCPU, trainable);
+  torch::Tensor covered = torch::zeros({model.parameters().count()});
+  for (const Range& range : LearningRanges(model.parameters())) {
+    for (size_t part = 0; part < 3; ++part) {
+      const Range mine = range.Part(part, 3);
+      EXPECT_LE(mine.count, range.count / 3 + 1);
+      covered.narrow(0, mine.begin, mine.count).add_(1);
+    }
+  }
+  int64_t at = 0;
+  for (const auto& spec : model.parameters().specs()) {
+    const int64_t count = model.parameters().Get(spec.name).numel();
+    EXPECT_TRUE((covered.narrow(0, at, count) == (spec.frozen ? 0 : 1)).all().item<bool>())
+        << spec.name;
+    at += count;
+  }
+}
+
 TEST(BatchGradient, DistillationFromItselfHasNoGradient) {
   const TrainingModel model = SwappedModel();
   const Corpus corpus = SmallCorpus();
