@@ -1,4 +1,5 @@
 """Plots of benchmark results, as SVG, by matplotlib (Debian: python3-matplotlib)."""
+import sys
 
 
 def _pyplot():
@@ -6,7 +7,7 @@ def _pyplot():
     try:
         import matplotlib
     except ImportError:
-        print("no plot: install python3-matplotlib for it")
+        print("no plot: install python3-matplotlib for it", file=sys.stderr)
         return None
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "t2r"
