@@ -75,8 +75,8 @@ void KvCache::Fork(int from, int to, int64_t positions) {
 }
 
 bool KvCache::Keep(int slot, int place, int64_t positions) {
-  assert(tables_[place].empty() && positions % kKvPageSize == 0);
   if (shape_.layers == 0) return true;
+  assert(tables_[place].empty() && positions % kKvPageSize == 0);
   const std::span<const int32_t> pages =
       std::span(tables_[slot]).first(static_cast<size_t>(positions / kKvPageSize));
   const auto added = std::count_if(pages.begin(), pages.end(),
