@@ -165,7 +165,7 @@ class EventSink {
   // Bytes that the client has taken so far; looked at where a least rate is set.
   virtual int64_t TakenBytes() { return 0; }
   virtual void OnToken(TokenEvent event) = 0;
-  // Where the turn stands with all tokens so far; see Request::checkpoint_tokens.
+  // As Request::checkpoint_tokens says. NOLINTNEXTLINE(performance-unnecessary-value-param)
   virtual void OnCheckpoint(std::shared_ptr<const SessionState> /*state*/) {}
   // Always the last call, exactly once for every submitted request, room or not. The slot is free.
   virtual void OnFinished(FinishEvent event) = 0;
