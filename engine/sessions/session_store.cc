@@ -194,6 +194,7 @@ absl::StatusOr<std::vector<SessionInfo>> SessionStore::AddAll(
   if (!status.ok()) return status;
   Keep(name, state);
   std::vector<SessionInfo> made;
+  made.reserve(records.size());
   for (SessionRecord& record : records) made.push_back(std::move(record.info));
   return made;
 }

@@ -223,9 +223,9 @@ class SessionTurn {
   std::function<absl::Status(const std::shared_ptr<const SessionState>&)> Checkpointer() const;
   // The turn is over, and the session stands at `state`, in the lowest tier too; or, after an
   // error, where it stood before.
-  absl::Status Commit(std::shared_ptr<const SessionState> state);
+  absl::Status Commit(const std::shared_ptr<const SessionState>& state);
   // The turn stops at `state` (null: before its first token), to be gone on with by any server.
-  absl::Status Park(std::shared_ptr<const SessionState> state);
+  absl::Status Park(const std::shared_ptr<const SessionState>& state);
 
  private:
   friend class SessionStore;

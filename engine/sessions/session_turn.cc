@@ -38,12 +38,12 @@ std::function<absl::Status(const std::shared_ptr<const SessionState>&)> SessionT
   };
 }
 
-absl::Status SessionTurn::Commit(std::shared_ptr<const SessionState> state) {
+absl::Status SessionTurn::Commit(const std::shared_ptr<const SessionState>& state) {
   const SessionStore::LivePtr live = std::exchange(live_, nullptr);
   return store_->Commit(*live, state);
 }
 
-absl::Status SessionTurn::Park(std::shared_ptr<const SessionState> state) {
+absl::Status SessionTurn::Park(const std::shared_ptr<const SessionState>& state) {
   const SessionStore::LivePtr live = std::exchange(live_, nullptr);
   return store_->Checkpoint(*live, state, /*park=*/true);
 }

@@ -15,7 +15,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -36,7 +36,7 @@ using Tls = std::unique_ptr<SSL, Free<SSL_free>>;
 
 absl::Status Failed(const std::string& what) { return absl::UnavailableError(what); }
 
-std::string Errno() { return std::strerror(errno); }
+std::string Errno() { return std::generic_category().message(errno); }
 
 std::string TlsError() {
   std::array<char, 256> text = {};
@@ -83,7 +83,7 @@ absl::Status Connect(const Socket& socket, const addrinfo& to, absl::Time deadli
   int error = 0;
   socklen_t size = sizeof error;
   getsockopt(socket.fd(), SOL_SOCKET, SO_ERROR, &error, &size);
-  return error == 0 ? absl::OkStatus() : Failed(std::strerror(error));
+  return error == 0 ? absl::OkStatus() : Failed(std::generic_category().message(error));
 }
 
 }  // namespace
