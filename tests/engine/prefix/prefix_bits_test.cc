@@ -12,6 +12,7 @@
 #include "engine/state/kv_cache.h"
 #include "testing/marian_directory.h"
 #include "tests/engine/model/engine_fixture.h"
+#include "tests/engine/model/layer_kinds.h"
 #include "tests/engine/scheduler/testing/fakes.h"
 
 namespace t2r::testing {
@@ -139,51 +140,24 @@ void ExpectSameBits(const ModelSpec& spec) {
   EXPECT_EQ(with->executor->prefix_bytes(), 0) << "dropped with the scheduler";
 }
 
-ModelSpec Llama(const std::string& map, std::vector<bool> linear) {
-  ModelSpec spec;
-  spec.layers = static_cast<int>(linear.size());
-  spec.linear = std::move(linear);
-  spec.map = map;
-  spec.positions = 512;
-  if (map == "elu") spec.features = spec.head_dim;
-  return spec;
-}
-
 class FeatureMapPrefixTest : public ::testing::TestWithParam<const char*> {};
 
-TEST_P(FeatureMapPrefixTest, SameBits) { ExpectSameBits(Llama(GetParam(), {true, true})); }
+TEST_P(FeatureMapPrefixTest, SameBits) { ExpectSameBits(LlamaOf(GetParam(), {true, true})); }
 
-TEST_P(FeatureMapPrefixTest, BehindWindowsToo) {
-  ModelSpec spec = Llama(GetParam(), {true, true});
-  spec.window = 12;
-  spec.sinks = 2;
-  spec.fold = 5;
-  spec.decay = true;
-  ExpectSameBits(spec);
-}
+TEST_P(FeatureMapPrefixTest, BehindWindowsToo) { ExpectSameBits(LlamaBehindWindows(GetParam())); }
 
 INSTANTIATE_TEST_SUITE_P(Maps, FeatureMapPrefixTest,
                          ::testing::Values("t2r", "elu", "rfa", "hedgehog", "codebook"),
                          [](const auto& chosen) { return std::string(chosen.param); });
 
-TEST(PrefixBitsTest, WindowsAlone) {
-  ModelSpec spec = Llama("none", {true, true});
-  spec.window = 16;
-  spec.sinks = 3;
-  ExpectSameBits(spec);
-}
+TEST(PrefixBitsTest, WindowsAlone) { ExpectSameBits(LlamaOfWindowsAlone()); }
 
-TEST(PrefixBitsTest, Hybrids) { ExpectSameBits(Llama("t2r", {true, false, true})); }
+TEST(PrefixBitsTest, Hybrids) { ExpectSameBits(LlamaOf("t2r", {true, false, true})); }
 
-TEST(PrefixBitsTest, FullModels) { ExpectSameBits(Llama("t2r", {false, false})); }
+TEST(PrefixBitsTest, FullModels) { ExpectSameBits(LlamaOf("t2r", {false, false})); }
 
 TEST(PrefixBitsTest, Gpt2) {
-  for (const bool linear : {true, false}) {
-    ModelSpec spec = Llama("t2r", {linear, linear});
-    spec.gpt2 = true;
-    spec.groups = spec.heads;
-    ExpectSameBits(spec);
-  }
+  for (const bool linear : {true, false}) ExpectSameBits(Gpt2Of(linear));
 }
 
 // A target's beginning says nothing without its source.
@@ -197,7 +171,7 @@ TEST(PrefixBitsTest, EncoderDecodersKeepNone) {
 
 // Sessions have all the pages that they would have without, and what is kept stays within its own.
 TEST(PrefixBitsTest, KeptPagesTakeNothingFromSessions) {
-  ModelSpec spec = Llama("t2r", {false, false});
+  ModelSpec spec = LlamaOf("t2r", {false, false});
   const int64_t page = KvShape{2, spec.groups, spec.head_dim}.page_bytes();
   EngineOptions options = Options(4 * page);
   options.kv_cache_bytes = 6 * page;

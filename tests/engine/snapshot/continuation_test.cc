@@ -12,6 +12,7 @@
 #include "engine/snapshot/snapshot.h"
 #include "testing/marian_directory.h"
 #include "tests/engine/model/engine_fixture.h"
+#include "tests/engine/model/layer_kinds.h"
 #include "tests/engine/scheduler/testing/fakes.h"
 
 namespace t2r::testing {
@@ -142,53 +143,30 @@ void ExpectUnbroken(const ModelSpec& spec) {
   ExpectUnbroken(*engine, *other, request);
 }
 
-ModelSpec Llama(const std::string& map, std::vector<bool> linear) {
-  ModelSpec spec;
-  spec.layers = static_cast<int>(linear.size());
-  spec.linear = std::move(linear);
-  spec.map = map;
-  spec.positions = 512;
-  if (map == "elu") spec.features = spec.head_dim;
-  return spec;
-}
-
 class FeatureMapContinuationTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(FeatureMapContinuationTest, GoesOnAsIfUnbroken) {
-  ExpectUnbroken(Llama(GetParam(), {true, true}));
+  ExpectUnbroken(LlamaOf(GetParam(), {true, true}));
 }
 
 TEST_P(FeatureMapContinuationTest, BehindWindowsToo) {
-  ModelSpec spec = Llama(GetParam(), {true, true});
-  spec.window = 12;
-  spec.sinks = 2;
-  spec.fold = 5;
-  spec.decay = true;
-  ExpectUnbroken(spec);
+  ExpectUnbroken(LlamaBehindWindows(GetParam()));
 }
 
 INSTANTIATE_TEST_SUITE_P(Maps, FeatureMapContinuationTest,
                          ::testing::Values("t2r", "elu", "rfa", "hedgehog", "codebook"),
                          [](const auto& chosen) { return std::string(chosen.param); });
 
-TEST(ContinuationTest, WindowsAlone) {
-  ModelSpec spec = Llama("none", {true, true});
-  spec.window = 16;
-  spec.sinks = 3;
-  ExpectUnbroken(spec);
+TEST(ContinuationTest, WindowsAlone) { ExpectUnbroken(LlamaOfWindowsAlone()); }
+
+TEST(ContinuationTest, HybridsKeepTheirPages) {
+  ExpectUnbroken(LlamaOf("t2r", {true, false, true}));
 }
 
-TEST(ContinuationTest, HybridsKeepTheirPages) { ExpectUnbroken(Llama("t2r", {true, false, true})); }
-
-TEST(ContinuationTest, FullModels) { ExpectUnbroken(Llama("t2r", {false, false})); }
+TEST(ContinuationTest, FullModels) { ExpectUnbroken(LlamaOf("t2r", {false, false})); }
 
 TEST(ContinuationTest, Gpt2) {
-  for (const bool linear : {true, false}) {
-    ModelSpec spec = Llama("t2r", {linear, linear});
-    spec.gpt2 = true;
-    spec.groups = spec.heads;
-    ExpectUnbroken(spec);
-  }
+  for (const bool linear : {true, false}) ExpectUnbroken(Gpt2Of(linear));
 }
 
 TEST(ContinuationTest, EncoderDecodersKeepTheirSource) {
@@ -212,7 +190,7 @@ TEST(ContinuationTest, EncoderDecodersKeepTheirSource) {
 class TurnsTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    engine_ = RandomEngine(Llama("t2r", {true, false}), FewSlots());
+    engine_ = RandomEngine(LlamaOf("t2r", {true, false}), FewSlots());
     ASSERT_NE(engine_, nullptr);
     request_.prompt = SomeIds(9, kVocab);
     request_.sampling = Samplings()[1];
