@@ -2,9 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <thread>
-
 #include "testing/temporary_directory.h"
+#include "tests/server/testing/drain.h"
 #include "tests/server/testing/test_server.h"
 
 namespace t2r::server {
@@ -163,14 +162,7 @@ TEST(ResumptionTest, DrainedTurnsGoOnInTheNextProcess) {
     running = server.Generate(Turn("a", {5, 6, 7}, 200));
     server.executor.Allow(5);
     ASSERT_TRUE(running->WaitForDelta());
-    server.server->StopTaking();
-    std::thread drain([&server] { server.model->scheduler->Drain(absl::InfinitePast()); });
-    EXPECT_TRUE(WaitUntil([&] {
-      server.executor.Allow(1);
-      return server.executor.open_slots() == 0;
-    }));
-    server.executor.AllowAll();
-    drain.join();
+    DrainWhileRunning(server);
     EXPECT_EQ(running->Finish().error_code(), Code::UNAVAILABLE);
   }
   const uint64_t at = running->finished->session_position();

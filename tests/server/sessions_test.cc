@@ -3,9 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <thread>
-
 #include "t2r/v1/sessions.grpc.pb.h"
+#include "tests/server/testing/drain.h"
 #include "tests/server/testing/test_server.h"
 
 namespace t2r::server {
@@ -230,15 +229,7 @@ TEST(SessionsTest, ADrainedTurnLeavesItsSessionWhereItWas) {
   const auto running = server.Generate(Turn("a", {}, 4000));
   server.executor.Allow(3);
   ASSERT_TRUE(running->WaitForDelta());
-  server.server->StopTaking();
-  std::thread drain([&server] { server.model->scheduler->Drain(absl::InfinitePast()); });
-  // Step by step, until the drain has come.
-  EXPECT_TRUE(WaitUntil([&] {
-    server.executor.Allow(1);
-    return server.executor.open_slots() == 0;
-  }));
-  server.executor.AllowAll();
-  drain.join();
+  DrainWhileRunning(server);
   EXPECT_EQ(running->Finish().error_code(), Code::UNAVAILABLE);
   EXPECT_EQ(running->finished->reason(), v1::FINISH_REASON_DRAINED);
   // What its client has: a resumption goes on from there.
