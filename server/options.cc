@@ -56,7 +56,7 @@ void AddEngineFlags(CLI::App& app, EngineOptions* engine) {
   flags::OneOf(
       app.add_option(
           "--weights,--dtype", engine->dtype,
-          "Of matrices; auto: as the files; int8 and int4: quantised in groups, on the CPU"),
+          "Of matrices; auto: as the files; int8 and, on the CPU, int4: quantised"),
       {"auto", "float32", "bfloat16", "int8", "int4"});
   flags::OneOf(app.add_option("--kv-dtype", engine->kv_dtype,
                               "Keys and values of full layers; auto: as --window-dtype's"),

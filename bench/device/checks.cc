@@ -1,5 +1,6 @@
 #include "bench/device/checks.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -84,24 +85,54 @@ Batch OneSession(int64_t rows, int64_t position) {
   return batch;
 }
 
-void CheckMatMul(cuda::CudaBackend& backend, int64_t rows, int64_t outputs, int64_t inputs,
-                 Checks* checks) {
+// Of products that are checked: in bfloat16 whole models are.
+constexpr DType kMatrices[] = {DType::kFloat32, DType::kInt8};
+
+// Weights that int8 holds exactly: 127ths of a power of two, the largest of them in every row.
+Mat Codes(Ops& ops, int64_t outputs, int64_t inputs) {
+  Mat w = ops.Random(outputs, inputs, 40);
+  for (double& value : w.v) value = std::rint(std::clamp(value, -127.0, 127.0)) / 1024;
+  for (int64_t n = 0; n < outputs; ++n) w.at(n, 0) = 127.0 / 1024;
+  return w;
+}
+
+// Beside int8 weights a row is cut into steps of its largest magnitude / (127 · 256); it is off by
+// half of one, and by the roundings of the step, its inverse and the product with it.
+void AddSplitError(const Mat& x, const Mat& w, Result* want) {
+  constexpr double kSteps = 127.0 * 256.0;
+  for (int64_t t = 0; t < x.rows; ++t) {
+    double most = 0;
+    for (int64_t i = 0; i < x.cols; ++i) most = std::max(most, std::abs(x.at(t, i)));
+    for (int64_t n = 0; n < w.rows; ++n) {
+      double sum = 0;
+      for (int64_t i = 0; i < w.cols; ++i) sum += std::abs(w.at(n, i));
+      want->bound.at(t, n) += most / kSteps * (0.5 + kSteps * 4 * 0x1p-24) * sum;
+    }
+  }
+}
+
+void CheckMatMul(cuda::CudaBackend& backend, DType dtype, int64_t rows, int64_t outputs,
+                 int64_t inputs, Checks* checks) {
   Ops ops(backend);
   const Mat x = ops.Random(rows, inputs);
-  const Mat w = ops.Random(outputs, inputs, 1 / std::sqrt(static_cast<double>(inputs)));
+  const Mat w = dtype == DType::kInt8
+                    ? Codes(ops, outputs, inputs)
+                    : ops.Random(outputs, inputs, 1 / std::sqrt(static_cast<double>(inputs)));
   const Mat bias = ops.Random(1, outputs);
   const std::vector<float> host = w.Floats();
   const HostMatrix matrix = {host.data(), DType::kFloat32, outputs, inputs, false};
-  const auto loaded = backend.LoadMatrix({&matrix, 1}, DType::kFloat32);
+  const auto loaded = backend.LoadMatrix({&matrix, 1}, dtype);
   const Tensor out = ops.Empty(rows, outputs);
   const Tensor in = ops.Upload(x);
   const Tensor bias_in = ops.Upload(bias);
   backend.RunStep(nullptr, OneSession(rows, 0), [&](const StepShape&) {
     backend.MatMul(in, *loaded, bias_in.f32(), MatMulMode::kStore, out);
   });
+  Result want = testing::MatMulReference(x, w, &bias, nullptr);
+  if (dtype == DType::kInt8) AddSplitError(x, w, &want);
   checks->Expect("product of " + std::to_string(rows) + " x " + std::to_string(inputs) + " by " +
-                     std::to_string(outputs),
-                 ops.Read(out), testing::MatMulReference(x, w, &bias, nullptr));
+                     std::to_string(outputs) + ", " + NameOf(dtype),
+                 ops.Read(out), want);
 }
 
 // A prompt of `rows` rows, then three more rows one by one.
@@ -218,11 +249,15 @@ int RunChecks(bool small) {
   {
     cuda::CudaBackend backend(true);
     backend.PrepareSteps({256, 256, 256, 256});
-    CheckMatMul(backend, 5, 48, 64, &checks);
+    for (const DType dtype : kMatrices) CheckMatMul(backend, dtype, 5, 48, 64, &checks);
     CheckLinearAttention(backend, 16, 8, 4, 2, 70, &checks);
     CheckSampling(backend, 8, 1000, &checks);
     if (!small) {
-      for (const int64_t rows : {1, 7, 64, 130}) CheckMatMul(backend, rows, 576, 1536, &checks);
+      for (const DType dtype : kMatrices) {
+        for (const int64_t rows : {1, 7, 64, 130}) {
+          CheckMatMul(backend, dtype, rows, 576, 1536, &checks);
+        }
+      }
       CheckLinearAttention(backend, 64, 64, 9, 3, 200, &checks);
       CheckLinearAttention(backend, 32, 128, 8, 8, 130, &checks);
       CheckSampling(backend, 64, 49152, &checks);

@@ -12,7 +12,6 @@ set(T2R_BENCH_GPU_SOURCES
   bench/device/main.cc
   bench/device/measure.cc
   bench/device/spec_model.cc
-  engine/ops/quantize.cc
   engine/sampling/philox.cc
   engine/sampling/sampler.cc
   engine/sampling/token_history.cc

@@ -7,6 +7,7 @@
 
 #include "engine/ops/cuda/error.h"
 #include "engine/ops/cuda/gemm.h"
+#include "engine/ops/tensor.h"
 
 namespace t2r::cuda {
 namespace {
@@ -46,6 +47,28 @@ void Multiply(const GemmArgs& args) {
   }
 }
 
+void MultiplyIntegers(const GemmArgs& args) {
+  for (int64_t n = 0; n < args.n; ++n) {
+    const auto* w = static_cast<const int8_t*>(args.w) + n * args.k;
+    for (int64_t t = 0; t < args.rows; ++t) {
+      const auto* x = static_cast<const int8_t*>(args.x) + t * args.x_stride;
+      int32_t sum = 0;
+      for (int64_t i = 0; i < args.k; ++i) sum += int32_t{x[i]} * int32_t{w[i]};
+      static_cast<int32_t*>(args.out)[t * args.out_stride + n] = sum;
+    }
+  }
+}
+
+// What cuBLASLt's tensor-core products of int8 need.
+void CheckIntegers(const GemmArgs& args) {
+  const auto bits = static_cast<uint64_t>(args.n | args.k | args.x_stride | args.out_stride) |
+                    reinterpret_cast<uintptr_t>(args.x) | reinterpret_cast<uintptr_t>(args.w) |
+                    reinterpret_cast<uintptr_t>(args.out);
+  if (bits % kInt8Multiple != 0 || args.accumulate || args.bias != nullptr) {
+    throw DeviceError("a product of int8 that cuBLASLt does not have");
+  }
+}
+
 }  // namespace
 
 struct Gemm::State {
@@ -56,9 +79,12 @@ Gemm::Gemm(cudaStream_t stream, bool /*batch_invariant: always*/) : state_(new S
 Gemm::~Gemm() = default;
 
 void Gemm::Run(const GemmArgs& args) {
+  if (args.dtype == DType::kInt8) CheckIntegers(args);
   Check(emulator::Enqueue(state_->stream,
                           [args] {
-                            if (args.dtype == DType::kFloat32) {
+                            if (args.dtype == DType::kInt8) {
+                              MultiplyIntegers(args);
+                            } else if (args.dtype == DType::kFloat32) {
                               Multiply<float>(args);
                             } else {
                               Multiply<uint16_t>(args);

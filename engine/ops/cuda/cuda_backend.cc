@@ -86,11 +86,17 @@ MatrixLoader& CudaBackend::Loader() {
 }
 
 std::unique_ptr<Matrix> CudaBackend::LoadMatrix(std::span<const HostMatrix> parts, DType dtype) {
-  if (IsQuantized(dtype)) {
+  if (dtype == DType::kInt4) {
+    throw DeviceError(
+        DeviceErrorKind::kInvalidArgument,
+        "int4 weights run on the CPU alone: choose the backend cpu, or int8, bfloat16 "
+        "or float32 weights");
+  }
+  if (dtype == DType::kInt8 && parts[0].cols > kMaxInt8Terms) {
     throw DeviceError(DeviceErrorKind::kInvalidArgument,
-                      std::string(NameOf(dtype)) +
-                          " weights run on the CPU alone: choose the backend cpu, or float32 or "
-                          "bfloat16 weights");
+                      "a matrix of " + std::to_string(parts[0].cols) +
+                          " input features in int8; sums of 32 bits hold " +
+                          std::to_string(kMaxInt8Terms) + ": choose bfloat16 weights");
   }
   return Loader().Load(parts, dtype);
 }

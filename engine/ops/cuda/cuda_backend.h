@@ -1,8 +1,9 @@
 // The CUDA backend: one device, one stream. See docs/cuda.md.
 //
-// Activations, keys and values are of the weights' dtype, the residual stream, states and logits
-// float32. Ops are queued and return; CopyToHost, CopyToDevice and FetchSamples wait. After a
-// failed launch or a lost device every call that reaches the device throws DeviceError at once.
+// Activations, keys and values are of the weights' dtype (bfloat16 beside int8), the residual
+// stream, states and logits float32. Ops are queued and return; CopyToHost, CopyToDevice and
+// FetchSamples wait. After a failed launch or a lost device every call that reaches the device
+// throws DeviceError at once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -45,7 +46,9 @@ class CudaBackend : public Backend, private Scratch {
 
   std::string Describe() const override;
   std::string Numerics() const override;
-  DType activation_dtype(DType weights) const override { return weights; }
+  DType activation_dtype(DType weights) const override {
+    return IsQuantized(weights) ? DType::kBFloat16 : weights;
+  }
   int64_t prompt_alignment() const override { return kTileRows; }
   bool asynchronous() const override { return true; }
 
@@ -91,6 +94,8 @@ class CudaBackend : public Backend, private Scratch {
   void* Reserve(size_t bytes) override;  // Scratch
   OpContext Context() { return {batch_, stream_.get(), *this}; }
   MatrixLoader& Loader();
+  // MatMul with int8 weights (int8_kernels.h).
+  void MatMulInt8(Tensor x, const DeviceMatrix& w, const float* bias, bool accumulate, Tensor out);
   // Device memory that others own through Buffers. When one goes, so do all recorded steps, which
   // may read it.
   Buffer Own(void* data, size_t bytes);

@@ -3,10 +3,30 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <vector>
 
+#include "engine/ops/cuda/int8_kernels.h"
 #include "engine/ops/cuda/row_kernels.h"
+#include "engine/ops/quantize.h"
 
 namespace t2r::cuda {
+namespace {
+
+// What rows [first, first + count) of a matrix that a file holds quantised stand for.
+std::vector<float> StoredRows(const HostMatrix& matrix, int64_t first, int64_t count) {
+  std::vector<float> values;
+  values.reserve(static_cast<size_t>(count * matrix.cols));
+  for (int64_t row = first; row < first + count; ++row) {
+    for (int64_t group = 0; group < QuantGroups(matrix.cols); ++group) {
+      const QuantizedGroup stored = StoredGroup(matrix, row, group);
+      const int64_t some = std::min(kQuantGroup, matrix.cols - group * kQuantGroup);
+      for (int64_t i = 0; i < some; ++i) values.push_back(stored.Value(matrix.dtype, i));
+    }
+  }
+  return values;
+}
+
+}  // namespace
 
 MatrixLoader::MatrixLoader(cudaStream_t stream) : stream_(stream) {
   for (Piece& piece : pieces_) {
@@ -70,6 +90,33 @@ void MatrixLoader::LoadPart(const HostMatrix& part, std::byte* to, DType dtype, 
   }
 }
 
+void MatrixLoader::QuantizePart(const HostMatrix& part, int64_t to_row,
+                                const DeviceMatrix& matrix) {
+  constexpr int64_t kFloats = int64_t{16} << 20;  // of the rows that lie there unquantised
+  const int64_t height =
+      part.transposed ? part.rows : std::clamp<int64_t>(kFloats / part.cols, 1, part.rows);
+  const DeviceArray<float> floats(static_cast<size_t>(height * part.cols));
+  std::vector<float> stored;
+  for (int64_t first = 0; first < part.rows; first += height) {
+    HostMatrix some = part;
+    some.rows = std::min(height, part.rows - first);
+    if (part.scales != nullptr) {
+      // A file's groups have scales of their own: what they stand for is quantised again.
+      stored = StoredRows(part, first, some.rows);
+      some = {stored.data(), DType::kFloat32, some.rows, part.cols};
+    } else {
+      some.data = static_cast<const std::byte*>(part.data) +
+                  first * part.cols * static_cast<int64_t>(SizeOf(part.dtype));
+    }
+    LoadPart(some, reinterpret_cast<std::byte*>(floats.data()), DType::kFloat32, part.cols);
+    const int64_t row = to_row + first;
+    QuantizeChannels(stream_, floats.data(), some.rows, part.cols,
+                     reinterpret_cast<int8_t*>(matrix.data()) + row * matrix.stride(),
+                     matrix.stride(), matrix.scales() + row);
+  }
+  Check(cudaStreamSynchronize(stream_), "quantising of weights");  // `floats` goes
+}
+
 std::unique_ptr<DeviceMatrix> MatrixLoader::Load(std::span<const HostMatrix> parts, DType dtype) {
   int64_t rows = 0;
   for (const HostMatrix& part : parts) {
@@ -79,6 +126,17 @@ std::unique_ptr<DeviceMatrix> MatrixLoader::Load(std::span<const HostMatrix> par
   const int64_t cols = parts[0].cols;
   auto matrix = std::make_unique<DeviceMatrix>(rows, cols, dtype);
   std::byte* to = matrix->data();
+  if (dtype == DType::kInt8) {
+    // What fills the rows and columns up is multiplied too.
+    Check(cudaMemsetAsync(to, 0, matrix->stored_rows() * matrix->stride(), stream_),
+          "clearing of weights");
+    int64_t row = 0;
+    for (const HostMatrix& part : parts) {
+      QuantizePart(part, row, *matrix);
+      row += part.rows;
+    }
+    return matrix;
+  }
   for (const HostMatrix& part : parts) {
     LoadPart(part, to, dtype, cols);
     to += part.rows * cols * static_cast<int64_t>(SizeOf(dtype));

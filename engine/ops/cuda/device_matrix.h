@@ -9,23 +9,38 @@
 #include <span>
 
 #include "engine/ops/cuda/device_memory.h"
+#include "engine/ops/cuda/gemm.h"
 #include "engine/ops/matmul.h"
 
 namespace t2r::cuda {
 
-// [rows, cols] row-major without gaps, in its own dtype.
+// [rows, cols] row-major in its own dtype, without gaps; int8 as int8_kernels.h says, in rows and
+// columns up to multiples of kInt8Multiple.
 class DeviceMatrix : public Matrix {
  public:
   // Uninitialised. Throws DeviceError when the memory is not there.
   DeviceMatrix(int64_t rows, int64_t cols, DType dtype)
       : Matrix(rows, cols, dtype),
-        data_(static_cast<size_t>(rows) * static_cast<size_t>(cols) * SizeOf(dtype)) {}
+        data_(static_cast<size_t>(stored_rows()) * static_cast<size_t>(stride()) * SizeOf(dtype)),
+        scales_(dtype == DType::kInt8 ? DeviceArray<float>(static_cast<size_t>(rows))
+                                      : DeviceArray<float>()) {}
 
-  size_t bytes() const override { return data_.bytes(); }
+  size_t bytes() const override { return data_.bytes() + scales_.bytes(); }
   std::byte* data() const { return data_.data(); }
+  // Elements from row to row, and rows with those that only fill up.
+  int64_t stride() const { return Stored(cols()); }
+  int64_t stored_rows() const { return Stored(rows()); }
+  // Of int8 [rows]; else null.
+  float* scales() const { return scales_.data(); }
 
  private:
+  int64_t Stored(int64_t count) const {
+    if (dtype() != DType::kInt8) return count;
+    return (count + kInt8Multiple - 1) / kInt8Multiple * kInt8Multiple;
+  }
+
   DeviceArray<std::byte> data_;
+  DeviceArray<float> scales_;
 };
 
 // Copies host matrices to the device through two page-locked pieces of fixed size, and converts
@@ -53,6 +68,8 @@ class MatrixLoader {
   // The next piece, once its earlier use is over.
   Piece& NextPiece();
   void LoadPart(const HostMatrix& part, std::byte* to, DType dtype, int64_t to_stride);
+  // Quantises the part's rows into those of `matrix` from `to_row` on.
+  void QuantizePart(const HostMatrix& part, int64_t to_row, const DeviceMatrix& matrix);
 
   cudaStream_t stream_;
   std::array<Piece, 2> pieces_;

@@ -11,13 +11,21 @@
 
 namespace t2r::cuda {
 
+// cuBLASLt's tensor-core products of int8 want multiples of 4, and are fastest with 16.
+inline constexpr int64_t kInt8Multiple = 16;
+// Terms of 128 · 127 at most that an int32 can sum.
+inline constexpr int64_t kMaxInt8Terms = int64_t{1} << 17;
+
 // out[t, n] (+)= Σ_k x[t, k] · w[n, k] + bias[n], float32 accumulation. Device memory; a row of x
 // and of w lies k contiguous elements long, rows at the strides (in elements).
 struct GemmArgs {
   int64_t rows = 0;  // T
   int64_t n = 0;
   int64_t k = 0;
-  DType dtype = DType::kFloat32;  // of x and w: float32 or bfloat16
+  // Of x and w: float32, bfloat16 or int8. With int8 out is int32 and exact up to kMaxInt8Terms
+  // terms, without bias or accumulation; k, n, strides and addresses must be multiples of
+  // kInt8Multiple.
+  DType dtype = DType::kFloat32;
   const void* x = nullptr;
   int64_t x_stride = 0;
   const void* w = nullptr;            // [n, k] without gaps
@@ -31,7 +39,8 @@ struct GemmArgs {
 class Gemm {
  public:
   // Allocates its workspace. Products run on `stream`. batch_invariant: a row of out has the same
-  // bits whatever the number of rows; else what is fastest for that number. Throws DeviceError.
+  // bits whatever the number of rows; else what is fastest for that number. Sums of int8 are exact,
+  // so theirs are the same in any case. Throws DeviceError.
   Gemm(cudaStream_t stream, bool batch_invariant);
   ~Gemm();
   Gemm(const Gemm&) = delete;

@@ -39,7 +39,13 @@ void CheckLt(cublasStatus_t status, const char* call) {
                     "sessions if it comes again");
 }
 
-cudaDataType_t TypeOf(DType dtype) { return dtype == DType::kBFloat16 ? CUDA_R_16BF : CUDA_R_32F; }
+cudaDataType_t TypeOf(DType dtype) {
+  if (dtype == DType::kInt8) return CUDA_R_8I;
+  return dtype == DType::kBFloat16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+cudaDataType_t OutTypeOf(const GemmArgs& args) {
+  return args.dtype == DType::kInt8 ? CUDA_R_32I : TypeOf(args.out_dtype);
+}
 
 // The largest power of two up to 16 that divides the address and the bytes between columns.
 uint32_t AlignmentOf(const void* data, int64_t stride, DType dtype) {
@@ -62,17 +68,17 @@ using Layout = Handle<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
 using Preference = Handle<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
 
 // A matrix as cuBLAS sees it, column-major: our rows are its columns.
-void MakeLayout(Layout* layout, DType dtype, int64_t rows, int64_t cols, int64_t stride) {
-  CheckLt(cublasLtMatrixLayoutCreate(&layout->value, TypeOf(dtype), static_cast<uint64_t>(rows),
+void MakeLayout(Layout* layout, cudaDataType_t type, int64_t rows, int64_t cols, int64_t stride) {
+  CheckLt(cublasLtMatrixLayoutCreate(&layout->value, type, static_cast<uint64_t>(rows),
                                      static_cast<uint64_t>(cols), stride),
           "cublasLtMatrixLayoutCreate");
 }
 
 struct Layouts {
   explicit Layouts(const GemmArgs& args, int64_t rows) {
-    MakeLayout(&w, args.dtype, args.k, args.n, args.k);
-    MakeLayout(&x, args.dtype, args.k, rows, args.x_stride);
-    MakeLayout(&out, args.out_dtype, args.n, rows, args.out_stride);
+    MakeLayout(&w, TypeOf(args.dtype), args.k, args.n, args.k);
+    MakeLayout(&x, TypeOf(args.dtype), args.k, rows, args.x_stride);
+    MakeLayout(&out, OutTypeOf(args), args.n, rows, args.out_stride);
   }
   Layout w, x, out;
 };
@@ -122,6 +128,10 @@ struct Gemm::State {
     if (handle != nullptr) cublasLtDestroy(handle);
   }
 
+  // Whether one algorithm must serve all numbers of rows. Sums of integers are the same by any.
+  bool OneForAll(const GemmArgs& args) const {
+    return batch_invariant && args.dtype != DType::kInt8;
+  }
   const Plan& PlanFor(const GemmArgs& args);
   // Chooses plan->algorithm for products of `rows` rows.
   void Choose(const GemmArgs& args, int64_t rows, const std::array<uint32_t, 3>& alignments,
@@ -133,7 +143,10 @@ struct Gemm::State {
 
 void Gemm::State::Choose(const GemmArgs& args, int64_t rows,
                          const std::array<uint32_t, 3>& alignments, Plan* plan) {
-  CheckLt(cublasLtMatmulDescCreate(&plan->operation.value, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+  const bool integers = args.dtype == DType::kInt8;
+  CheckLt(cublasLtMatmulDescCreate(&plan->operation.value,
+                                   integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+                                   integers ? CUDA_R_32I : CUDA_R_32F),
           "cublasLtMatmulDescCreate");
   Set(plan->operation.value, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
   if (args.bias != nullptr) {
@@ -149,7 +162,8 @@ void Gemm::State::Choose(const GemmArgs& args, int64_t rows,
         "cublasLtMatmulPreferenceSetAttribute");
   };
   prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kWorkspaceBytes});
-  if (batch_invariant) {
+  const bool one_for_all = OneForAll(args);
+  if (one_for_all) {
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
   }
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignments[0]);
@@ -166,14 +180,14 @@ void Gemm::State::Choose(const GemmArgs& args, int64_t rows,
           "cublasLtMatmulAlgoGetHeuristic");
   for (int i = 0; i < count; ++i) {
     if (found[i].state != CUBLAS_STATUS_SUCCESS) continue;
-    if (batch_invariant && !Invariant(args, *plan, found[i].algo)) continue;
+    if (one_for_all && !Invariant(args, *plan, found[i].algo)) continue;
     plan->algorithm = found[i].algo;
     return;
   }
-  throw DeviceError(std::string("cuBLASLt has no ") + (batch_invariant ? "batch-invariant " : "") +
+  throw DeviceError(std::string("cuBLASLt has no ") + (one_for_all ? "batch-invariant " : "") +
                     "algorithm for a product of " + std::to_string(args.n) + " by " +
-                    std::to_string(args.k) + ": " +
-                    (batch_invariant ? "run without batch invariance, and " : "") +
+                    std::to_string(args.k) + " in " + NameOf(args.dtype) + ": " +
+                    (one_for_all ? "run without batch invariance, and " : "") +
                     "report it with the device's name");
 }
 
@@ -195,7 +209,7 @@ bool Gemm::State::Invariant(const GemmArgs& args, const Plan& plan,
 }
 
 const Plan& Gemm::State::PlanFor(const GemmArgs& args) {
-  const int64_t rows = batch_invariant ? kTypicalRows : ClassOf(args.rows);
+  const int64_t rows = OneForAll(args) ? kTypicalRows : ClassOf(args.rows);
   const std::array<uint32_t, 3> alignments = {
       AlignmentOf(args.w, args.k, args.dtype), AlignmentOf(args.x, args.x_stride, args.dtype),
       AlignmentOf(args.out, args.out_stride, args.out_dtype)};
@@ -239,8 +253,13 @@ void Gemm::Run(const GemmArgs& args) {
   const Layouts layouts(args, args.rows);
   const float alpha = 1.0F;
   const float beta = args.accumulate ? 1.0F : 0.0F;
-  CheckLt(cublasLtMatmul(state_->handle, plan.operation.value, &alpha, args.w, layouts.w.value,
-                         args.x, layouts.x.value, &beta, args.out, layouts.out.value, args.out,
+  const int32_t one = 1;
+  const int32_t zero = 0;
+  const bool integers = args.dtype == DType::kInt8;
+  const void* const x_scale = integers ? static_cast<const void*>(&one) : &alpha;
+  const void* const out_scale = integers ? static_cast<const void*>(&zero) : &beta;
+  CheckLt(cublasLtMatmul(state_->handle, plan.operation.value, x_scale, args.w, layouts.w.value,
+                         args.x, layouts.x.value, out_scale, args.out, layouts.out.value, args.out,
                          layouts.out.value, &plan.algorithm, state_->workspace.data(),
                          kWorkspaceBytes, state_->stream),
           "cublasLtMatmul");

@@ -5,10 +5,18 @@
 namespace t2r::cuda {
 namespace {
 
-__device__ __forceinline__ float Element(const void* data, DType dtype, int64_t index) {
-  if (dtype == DType::kFloat32) return static_cast<const float*>(data)[index];
-  if (dtype == DType::kBFloat16) return ToFloat(static_cast<const BFloat16*>(data)[index]);
-  return ToFloat(static_cast<const Float16*>(data)[index]);
+__device__ __forceinline__ float Element(const TableView& table, int64_t row, int64_t column) {
+  const int64_t index = row * table.stride + column;
+  switch (table.dtype) {
+    case DType::kFloat32:
+      return static_cast<const float*>(table.data)[index];
+    case DType::kBFloat16:
+      return ToFloat(static_cast<const BFloat16*>(table.data)[index]);
+    case DType::kInt8:
+      return table.scales[row] * static_cast<float>(static_cast<const int8_t*>(table.data)[index]);
+    default:
+      return ToFloat(static_cast<const Float16*>(table.data)[index]);
+  }
 }
 
 // Bytes a row: cols · (table's + positions' + out's element). Operations: two a column.
@@ -22,10 +30,8 @@ __global__ void __launch_bounds__(kElementThreads)
   float v[kColumns] = {};
   for (int i = 0; i < kColumns; ++i) {
     if (c + i >= cols) break;
-    v[i] = scale * Element(table.data, table.dtype, tokens[row] * cols + c + i);
-    if (positions.data != nullptr) {
-      v[i] += Element(positions.data, positions.dtype, token_positions[row] * cols + c + i);
-    }
+    v[i] = scale * Element(table, tokens[row], c + i);
+    if (positions.data != nullptr) v[i] += Element(positions, token_positions[row], c + i);
   }
   out.Store(row, c, cols, v);
 }

@@ -23,10 +23,13 @@ void Activate(cudaStream_t stream, ActivationKind kind, Tensor x);
 // and out may be the same tensor where rows is null.
 void CopyRows(cudaStream_t stream, Tensor x, const int32_t* rows, const float* bias, Tensor out);
 
-// Tables of any dtype, [entries, cols] without gaps; `positions` null: no learned positions.
+// Tables of any dtype, [entries, cols] at rows of `stride` elements; int8 with a scale a row.
+// `positions` null: no learned positions.
 struct TableView {
   const void* data = nullptr;
   DType dtype = DType::kFloat32;
+  int64_t stride = 0;
+  const float* scales = nullptr;
 };
 void Embed(cudaStream_t stream, const int32_t* tokens, TableView table,
            const int64_t* token_positions, TableView positions, float scale, Tensor out);

@@ -2,6 +2,7 @@
 set(T2R_CUDA_KERNELS
   engine/ops/cuda/device.cu
   engine/ops/cuda/elementwise.cu
+  engine/ops/cuda/int8.cu
   engine/ops/cuda/linear_attention.cu
   engine/ops/cuda/linear_decode.cu
   engine/ops/cuda/linear_features.cu
@@ -27,7 +28,8 @@ set(T2R_CUDA_SOURCES
   engine/ops/cuda/error.cc
   engine/ops/cuda/module.cc
   engine/ops/cuda/sampling.cc
-  engine/ops/cuda/step_graphs.cc)
+  engine/ops/cuda/step_graphs.cc
+  engine/ops/quantize.cc)
 include(${CMAKE_CURRENT_LIST_DIR}/interface.cmake)
 list(TRANSFORM T2R_CUDA_KERNELS PREPEND ${T2R_TOP}/)
 list(TRANSFORM T2R_CUDA_SOURCES PREPEND ${T2R_TOP}/)

@@ -1,4 +1,5 @@
 // Whole models on the CUDA backend against the CPU engine: the same files, the same ids.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "testing/device_cases.h"
@@ -75,6 +76,15 @@ TEST_P(CudaModelTest, GreedyTokensAreTheCpus) {
   warm.seed = 12;
   EXPECT_EQ(Generate(*cuda->executor, prompt, 12, warm),
             Generate(*cpu->executor, prompt, 12, warm));
+}
+
+TEST_P(CudaModelTest, FourBitsAreRefusedByName) {
+  EngineOptions options;
+  options.backend = "cuda";
+  options.dtype = "int4";
+  const auto engine = LoadEngine(directory_.path(), options);
+  EXPECT_EQ(engine.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(engine.status().message()), ::testing::HasSubstr("int4"));
 }
 
 // Both on bfloat16 weights; the CPU's activations are float32. On the device a half of a layer

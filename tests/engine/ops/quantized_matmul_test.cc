@@ -10,7 +10,13 @@
 namespace t2r::testing {
 namespace {
 
-constexpr DType kQuantized[] = {DType::kInt8, DType::kInt4};
+// Groups along K are the CPU's; on a device a row has one scale, and there is no int4.
+bool OnDevice() { return ChosenBackend() == "cuda"; }
+std::vector<DType> Quantized() {
+  if (OnDevice()) return {DType::kInt8};
+  return {DType::kInt8, DType::kInt4};
+}
+int64_t GroupOf(int64_t cols) { return OnDevice() ? cols : kQuantGroup; }
 
 BackendCase CaseOf(const std::string& name, const IntGemmKernels& set, int threads) {
   BackendCase made;
@@ -22,7 +28,7 @@ BackendCase CaseOf(const std::string& name, const IntGemmKernels& set, int threa
 }
 
 std::vector<BackendCase> Cases() {
-  if (ChosenBackend() == "cuda") return AllBackends();
+  if (OnDevice()) return AllBackends();
   std::vector<BackendCase> cases;
   for (const IntGemmKernels& set : IntGemmSets()) {
     if (!set.supported()) continue;
@@ -63,14 +69,30 @@ struct Weight {
 
 class QuantizedMatMulTest : public OpTest {
  protected:
-  void SetUp() override {
-    if (ChosenBackend() == "cuda") GTEST_SKIP() << "this backend has no quantised weights";
+  // A row of codes −127 … 127 with one float32 scale.
+  static void MakeChannel(int64_t n, Weight* made) {
+    const Mat& w = made->exact;
+    float most = 0;
+    for (int64_t i = 0; i < w.cols; ++i) {
+      most = std::max(most, std::abs(static_cast<float>(w.at(n, i))));
+    }
+    const float scale = most / 127;
+    const float inverse = 127 / most;
+    for (int64_t i = 0; i < w.cols; ++i) {
+      const float code = most == 0 ? 0 : std::rint(static_cast<float>(w.at(n, i)) * inverse);
+      made->value.at(n, i) = static_cast<double>(scale) * code;
+      made->terms.at(n, i) = std::abs(made->value.at(n, i));
+    }
   }
 
   static Weight Make(const Mat& w, DType dtype) {
     Weight made{w, Mat(w.rows, w.cols), Mat(w.rows, w.cols), w.Floats(), {}};
     made.host = {made.floats.data(), DType::kFloat32, w.rows, w.cols};
     for (int64_t n = 0; n < w.rows; ++n) {
+      if (OnDevice()) {
+        MakeChannel(n, &made);
+        continue;
+      }
       for (int64_t first = 0; first < w.cols; first += kQuantGroup) {
         const int64_t count = std::min(kQuantGroup, w.cols - first);
         const auto group = QuantizeGroup(made.floats.data() + n * w.cols + first, count, dtype);
@@ -90,7 +112,8 @@ class QuantizedMatMulTest : public OpTest {
   // x Ŵᵀ in float64, and how far the integers' product may be away from it.
   static Result Reference(const Mat& x, const Weight& w, const Mat* bias, const Mat* before) {
     Result r{Mat(x.rows, w.value.rows), Mat(x.rows, w.value.rows)};
-    const int64_t groups = QuantGroups(x.cols);
+    const int64_t group = GroupOf(x.cols);
+    const int64_t groups = (x.cols + group - 1) / group;
     for (int64_t t = 0; t < x.rows; ++t) {
       // An activation is off by a step at most (half of one, but where the lower byte is cut at
       // 127), a 127 · 256th of its group's largest, and by the roundings of the step, its inverse
@@ -98,7 +121,7 @@ class QuantizedMatMulTest : public OpTest {
       std::vector<double> off;
       for (int64_t g = 0; g < groups; ++g) {
         double most = 0;
-        for (int64_t i = g * kQuantGroup; i < std::min((g + 1) * kQuantGroup, x.cols); ++i) {
+        for (int64_t i = g * group; i < std::min((g + 1) * group, x.cols); ++i) {
           most = std::max(most, std::abs(x.at(t, i)));
         }
         off.push_back(most / 127 / 256 * (1 + 127 * 256 * 4 * kU) + 1e-30);
@@ -108,7 +131,7 @@ class QuantizedMatMulTest : public OpTest {
         double quantised = 0;  // by the activations' rounding
         double terms = 0;
         for (int64_t i = 0; i < x.cols; ++i) {
-          const double error = off[static_cast<size_t>(i / kQuantGroup)];
+          const double error = off[static_cast<size_t>(i / group)];
           sum += x.at(t, i) * w.value.at(n, i);
           quantised += error * std::abs(w.value.at(n, i));
           terms += (std::abs(x.at(t, i)) + error) * w.terms.at(n, i);
@@ -141,13 +164,14 @@ const std::vector<std::tuple<int, int, int>> kShapes = {
     {31, 40, 129}, {97, 48, 160}, {200, 17, 33}};
 
 TEST_P(QuantizedMatMulTest, AgreesWithFloat64OnOddShapes) {
-  for (const DType dtype : kQuantized) {
+  for (const DType dtype : Quantized()) {
     for (const auto& [rows, n, k] : kShapes) {
       SCOPED_TRACE(::testing::Message()
                    << rows << " rows, N " << n << ", K " << k << ", " << NameOf(dtype));
       const Weight w = Make(Random(n, k), dtype);
       const auto matrix = backend_->LoadMatrix({&w.host, 1}, dtype);
-      EXPECT_GE(static_cast<int64_t>(matrix->bytes()), MatrixBytes(n, k, dtype));
+      EXPECT_GE(static_cast<int64_t>(matrix->bytes()),
+                OnDevice() ? n * (k + 4) : MatrixBytes(n, k, dtype));
       Mat x = Random(rows, k);
       x.at(0, k / 2) = 30;  // an outlier's group is coarse, the others stay as they are
       const Mat bias = Random(1, n);
@@ -166,7 +190,7 @@ TEST_P(QuantizedMatMulTest, AgreesWithFloat64OnOddShapes) {
 // Sums of codes at their ends: neither 16-bit saturation nor an offset that does not cancel.
 TEST_P(QuantizedMatMulTest, ExtremeCodesAreSummedExactly) {
   constexpr int64_t kCols = 96;
-  for (const DType dtype : kQuantized) {
+  for (const DType dtype : Quantized()) {
     for (const double sign : {1.0, -1.0}) {
       Mat w(3, kCols);
       for (int64_t i = 0; i < kCols; ++i) {
@@ -199,8 +223,8 @@ TEST_P(QuantizedMatMulTest, ExtremeCodesAreSummedExactly) {
 // with quantised weights, on the instruction set.
 TEST_P(QuantizedMatMulTest, ARowsBitsDoNotDependOnTheOtherRowsNorOnTheInstructionSet) {
   constexpr int64_t kRows = 27;
-  const auto best = MakeBackend(CaseOf("best", ChooseIntGemm(), 1));
-  for (const DType dtype : kQuantized) {
+  const auto best = OnDevice() ? nullptr : MakeBackend(CaseOf("best", ChooseIntGemm(), 1));
+  for (const DType dtype : Quantized()) {
     for (const auto& [n, k] :
          std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {70, 33}, {88, 320}}) {
       const Mat weights = Random(n, k);
@@ -211,11 +235,13 @@ TEST_P(QuantizedMatMulTest, ARowsBitsDoNotDependOnTheOtherRowsNorOnTheInstructio
       const Mat before = Random(kRows, n);
       const Buffer bias = Vector(Random(1, n));
       const Mat want = Product(x, *matrix, &bias, MatMulMode::kAccumulate, before);
-      const auto other = best->LoadMatrix({&host, 1}, dtype);
-      const DeviceTensor out(*best, before);
-      best->MatMul(DeviceTensor(*best, x).view(), *other, bias.f32(), MatMulMode::kAccumulate,
-                   out.view());
-      ExpectSameBits(out.Read(), want, std::string("the best set's beside ") + GetParam().name);
+      if (best != nullptr) {
+        const auto other = best->LoadMatrix({&host, 1}, dtype);
+        const DeviceTensor out(*best, before);
+        best->MatMul(DeviceTensor(*best, x).view(), *other, bias.f32(), MatMulMode::kAccumulate,
+                     out.view());
+        ExpectSameBits(out.Read(), want, std::string("the best set's beside ") + GetParam().name);
+      }
       for (int64_t count = 1; count < kRows; ++count) {
         const int64_t first = (count * 37) % (kRows - count + 1);
         ExpectSameBits(Product(x.Rows(first, count), *matrix, &bias, MatMulMode::kAccumulate,
@@ -229,7 +255,7 @@ TEST_P(QuantizedMatMulTest, ARowsBitsDoNotDependOnTheOtherRowsNorOnTheInstructio
 }
 
 TEST_P(QuantizedMatMulTest, RowsAreLookedUpAsTheyAreMultiplied) {
-  for (const DType dtype : kQuantized) {
+  for (const DType dtype : Quantized()) {
     for (const int64_t cols : {1, 33, 100, 192}) {
       const Weight w = Make(Random(37, cols), dtype);
       const auto table = backend_->LoadMatrix({&w.host, 1}, dtype);
@@ -253,7 +279,7 @@ TEST_P(QuantizedMatMulTest, RowsAreLookedUpAsTheyAreMultiplied) {
 
 TEST_P(QuantizedMatMulTest, ReadsEveryStoredTypeAndLayoutAndStacksParts) {
   constexpr int64_t kCols = 70;
-  for (const DType dtype : kQuantized) {
+  for (const DType dtype : Quantized()) {
     Mat all = Random(31, kCols);
     for (double& v : all.v) v = BFloat16ToFloat(FloatToBFloat16(static_cast<float>(v)));
     const Weight whole = Make(all, dtype);
@@ -277,9 +303,49 @@ TEST_P(QuantizedMatMulTest, ReadsEveryStoredTypeAndLayoutAndStacksParts) {
   }
 }
 
+// A file's groups of 32: taken as they are, or, where a row has one scale, quantised again, by half
+// a step at most.
+TEST_P(QuantizedMatMulTest, TakesTheGroupsOfAFile) {
+  constexpr int64_t kRows = 19;
+  constexpr int64_t kCols = 70;
+  const int64_t groups = QuantGroups(kCols);
+  const Mat exact = Random(kRows, kCols);
+  const std::vector<float> floats = exact.Floats();
+  std::vector<int8_t> codes(kRows * kCols);
+  std::vector<uint16_t> scales(static_cast<size_t>(kRows * groups));
+  Weight w{exact, Mat(kRows, kCols), Mat(kRows, kCols), floats, {}};
+  for (int64_t n = 0; n < kRows; ++n) {
+    for (int64_t i = 0; i < kCols; ++i) {
+      const int64_t first = i / kQuantGroup * kQuantGroup;
+      const auto group = QuantizeGroup(floats.data() + n * kCols + first,
+                                       std::min(kQuantGroup, kCols - first), DType::kInt8);
+      const int code = group.codes[static_cast<size_t>(i - first)] - kInt8Offset;
+      codes[static_cast<size_t>(n * kCols + i)] = static_cast<int8_t>(code);
+      scales[static_cast<size_t>(n * groups + i / kQuantGroup)] = group.scale;
+      w.value.at(n, i) = BFloat16ToFloat(group.scale) * static_cast<double>(code);
+      w.terms.at(n, i) = std::abs(w.value.at(n, i));
+    }
+  }
+  const HostMatrix stored = {codes.data(), DType::kInt8, kRows, kCols, false, scales.data()};
+  const auto matrix = backend_->LoadMatrix({&stored, 1}, DType::kInt8);
+  const Mat x = Random(5, kCols);
+  Result want = Reference(x, w, nullptr, nullptr);
+  for (int64_t n = 0; n < kRows && OnDevice(); ++n) {
+    double most = 0;
+    for (int64_t i = 0; i < kCols; ++i) most = std::max(most, w.terms.at(n, i));
+    for (int64_t t = 0; t < x.rows; ++t) {
+      for (int64_t i = 0; i < kCols; ++i) {
+        want.bound.at(t, n) += std::abs(x.at(t, i)) * most / 254 * (1 + 254 * 4 * kU);
+      }
+    }
+  }
+  ExpectWithin(Product(x, *matrix, nullptr, MatMulMode::kStore, Mat(5, kRows)), want.out,
+               want.bound);
+}
+
 // What is not finite must not come out as a number.
 TEST_P(QuantizedMatMulTest, NanAndInfinityOfActivationsAreSeen) {
-  for (const DType dtype : kQuantized) {
+  for (const DType dtype : Quantized()) {
     const Weight w = Make(Random(20, 64), dtype);
     const auto matrix = backend_->LoadMatrix({&w.host, 1}, dtype);
     for (const double bad :
