@@ -54,9 +54,8 @@ void AddEngineFlags(CLI::App& app, EngineOptions* engine) {
   app.add_option("--threads", engine->threads, "Engine threads; 0: one a core")
       ->check(flags::Range(0, 4096));
   flags::OneOf(
-      app.add_option(
-          "--weights,--dtype", engine->dtype,
-          "Of matrices; auto: as the files; int8 and, on the CPU, int4: quantised"),
+      app.add_option("--weights,--dtype", engine->dtype,
+                     "Of matrices; auto: as the files; int8 and, on the CPU, int4: quantised"),
       {"auto", "float32", "bfloat16", "int8", "int4"});
   flags::OneOf(app.add_option("--kv-dtype", engine->kv_dtype,
                               "Keys and values of full layers; auto: as --window-dtype's"),

@@ -1,4 +1,5 @@
-// Weights in 8 and 4 bits: what the numbers mean in files and on the CPU (on a device: docs/cuda.md).
+// Weights in 8 and 4 bits: what the numbers mean in files and on the CPU (on a device:
+// docs/cuda.md).
 //
 // A row of K input features is cut into groups of kQuantGroup; the last one may be shorter. A group
 // has a scale s and codes q, so that a weight is
