@@ -23,7 +23,7 @@ struct Options {
   std::string model;
   std::string text;
   t2r::convert::CorpusOptions corpus;
-  std::vector<std::string> weights = {"float32", "bfloat16", "int8", "int4"};
+  std::vector<std::string> weights = {"float32", "bfloat16", "int8", "int4"};  // [/activations]
   int64_t prompt = 32;
   int64_t generated = 32;
   int threads = 0;
@@ -68,6 +68,14 @@ std::vector<int32_t> Continue(t2r::Executor& executor, const std::vector<int32_t
   return tokens;
 }
 
+// weights: TYPE or TYPE/ACTIVATIONS.
+t2r::convert::ScoreOptions ScoreOptionsOf(const std::string& weights, const Options& options) {
+  const size_t slash = weights.find('/');
+  t2r::convert::ScoreOptions score = {"cpu", options.threads, weights.substr(0, slash)};
+  if (slash != std::string::npos) score.activations = weights.substr(slash + 1);
+  return score;
+}
+
 void Run(const Options& options) {
   const auto config = t2r::LoadModelConfig(options.model);
   if (!config.ok()) throw t2r::DeviceError(std::string(config.status().message()));
@@ -82,7 +90,7 @@ void Run(const Options& options) {
   std::vector<std::vector<int32_t>> first;  // the continuations of the first type
   for (const std::string& weights : options.weights) {
     const auto engine =
-        t2r::convert::LoadScoringEngine(options.model, room, {"cpu", options.threads, weights});
+        t2r::convert::LoadScoringEngine(options.model, room, ScoreOptionsOf(weights, options));
     const auto evaluation = Score(*engine->executor, corpus, windows);
     std::vector<std::vector<int32_t>> continuations;
     for (const auto& document : corpus.documents) {
@@ -98,7 +106,7 @@ void Run(const Options& options) {
       if (differs == first[i].end()) ++equal;
     }
     const nlohmann::json line = {
-        {"weights", engine->weight_dtype},
+        {"weights", weights},
         {"weight_mib", static_cast<double>(engine->memory.weight_bytes) / (1 << 20)},
         {"nats_per_token", evaluation.nats_per_token()},
         {"perplexity", evaluation.perplexity()},
@@ -129,7 +137,8 @@ int main(int argc, char** argv) {
   app.add_option("--max-tokens-per-document", options.corpus.max_tokens_per_document,
                  "Documents are cut to so many tokens; 0: uncut")
       ->check(t2r::flags::AtLeast(int64_t{0}));
-  app.add_option("--weights", options.weights, "As the server's --weights")
+  app.add_option("--weights", options.weights,
+                 "As the server's --weights; bfloat16/bfloat16: with --activations bfloat16")
       ->delimiter(',')
       ->type_name("TYPE,TYPE,...");
   app.add_option("--prompt", options.prompt, "Tokens of a document that are continued")

@@ -54,7 +54,8 @@ absl::Status CheckOptions(const EngineOptions& options) {
         "dtype is \"", options.dtype, "\"; it must be auto, float32, bfloat16, int8 or int4"));
   }
   for (const auto& [name, value] :
-       {std::pair{"kv_dtype", options.kv_dtype}, std::pair{"window_dtype", options.window_dtype}}) {
+       {std::pair{"activations", options.activations}, std::pair{"kv_dtype", options.kv_dtype},
+        std::pair{"window_dtype", options.window_dtype}}) {
     if (either(value)) continue;
     return absl::InvalidArgumentError(
         absl::StrCat(name, " is \"", value, "\"; it must be auto, float32 or bfloat16"));
@@ -141,6 +142,21 @@ std::string FingerprintOf(const std::string& config, const SafetensorsDirectory&
   return print.Hex();
 }
 
+// Throws ModelError where the activations asked for do not go with the weights and the backend,
+// which keeps them as `kept`.
+void CheckActivations(const EngineOptions& options, DType weights, DType kept) {
+  if (options.activations == "bfloat16" && weights != DType::kBFloat16) {
+    throw ModelError(
+        absl::StrCat("activations is bfloat16, which goes with weights of bfloat16; "
+                     "these are ",
+                     NameOf(weights)));
+  }
+  if (options.activations == "float32" && kept != DType::kFloat32) {
+    throw ModelError(absl::StrCat("activations is float32; this backend keeps them as ",
+                                  NameOf(kept), " beside weights of ", NameOf(weights)));
+  }
+}
+
 // Throws what building a model throws.
 std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint,
                               std::shared_ptr<SafetensorsDirectory> files,
@@ -154,6 +170,7 @@ std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint
   plan.prefix_cache_bytes = options.prefix_cache_bytes;
   const DType weight_dtype = ChooseDType(options.dtype, *files);
   const DType activations = backend->activation_dtype(weight_dtype);
+  CheckActivations(options, weight_dtype, activations);
   plan.kv_dtype = ChooseDType(options.kv_dtype, activations);
   plan.window_dtype = ChooseDType(options.window_dtype, activations);
   if (!backend->keeps_kv_as(plan.kv_dtype, activations)) {
@@ -208,7 +225,8 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
   std::unique_ptr<Backend> backend;
   std::string note;
   try {
-    backend = MakeBackend({options.backend, options.threads, &note, options.batch_invariant});
+    backend = MakeBackend({options.backend, options.threads, &note, options.batch_invariant,
+                           options.activations == "bfloat16"});
   } catch (const std::exception& error) {
     return StatusOf(error);
   }

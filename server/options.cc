@@ -57,6 +57,10 @@ void AddEngineFlags(CLI::App& app, EngineOptions* engine) {
       app.add_option("--weights,--dtype", engine->dtype,
                      "Of matrices; auto: as the files; int8 and, on the CPU, int4: quantised"),
       {"auto", "float32", "bfloat16", "int8", "int4"});
+  flags::OneOf(app.add_option("--activations", engine->activations,
+                              "Rows in products with bfloat16 weights; auto: as the backend keeps "
+                              "them; bfloat16 on the CPU: by AVX512-BF16"),
+               {"auto", "float32", "bfloat16"});
   flags::OneOf(app.add_option("--kv-dtype", engine->kv_dtype,
                               "Keys and values of full layers; auto: as --window-dtype's"),
                {"auto", "float32", "bfloat16"});

@@ -1,6 +1,6 @@
 // t2r-bench-ops: what the ops reach of this machine's arithmetic and memory. Prints one table.
 //
-//   t2r-bench-ops [--threads N] [--seconds S] [--cpu-time]
+//   t2r-bench-ops [--threads N] [--seconds S] [--cpu-time] [--bfloat16-products]
 //
 // Every line is the best of as many runs as fit into S seconds (default 0.3), because other
 // processes only ever slow a run down. Matrices lie in memory, not in cache, as a model's weights
@@ -29,6 +29,7 @@ struct Options {
   int threads = 0;
   double seconds = 0.3;
   bool cpu_time = false;
+  bool bfloat16_products = false;  // as in BackendOptions
 };
 
 double Now() {
@@ -43,7 +44,8 @@ double ThreadTime() {
 class Bench {
  public:
   explicit Bench(const Options& options)
-      : options_(options), backend_(MakeBackend({"cpu", options.threads})) {}
+      : options_(options),
+        backend_(MakeBackend({"cpu", options.threads, nullptr, true, options.bfloat16_products})) {}
 
   void Run() {
     std::printf("%s\n", backend_->Describe().c_str());
@@ -264,8 +266,12 @@ int main(int argc, char** argv) {
       options.seconds = std::atof(argv[++i]);
     } else if (std::strcmp(argv[i], "--cpu-time") == 0) {
       options.cpu_time = true;
+    } else if (std::strcmp(argv[i], "--bfloat16-products") == 0) {
+      options.bfloat16_products = true;
     } else {
-      std::fprintf(stderr, "usage: t2r-bench-ops [--threads N] [--seconds S] [--cpu-time]\n");
+      std::fprintf(stderr,
+                   "usage: t2r-bench-ops [--threads N] [--seconds S] [--cpu-time] "
+                   "[--bfloat16-products]\n");
       return 2;
     }
   }

@@ -150,6 +150,7 @@ std::unique_ptr<Engine> LoadScoringEngine(const std::string& directory, const Sc
   engine.backend = options.backend;
   engine.threads = options.threads;
   engine.dtype = options.dtype;
+  engine.activations = options.activations;
   engine.max_step_tokens = std::max(kStepRows, room.source);
   engine.max_sessions = static_cast<int>(std::clamp<int64_t>(
       kStepRows / std::max<int64_t>(room.shortest, 1), kLeastSessions, kMostSessions));

@@ -43,10 +43,8 @@ class Model {
   virtual void Encode(const Batch& sources, const Caches& caches);
 };
 
-// Builds the model of config.architecture. The weights may go once it returns, except that a tied
-// or looked-up embedding table may stay in place (Backend::LoadTable): keep the source alive as
-// long as the model. Throws ModelError (missing tensor, wrong shape; the message names it) or
-// DeviceError.
+// Builds the model of config.architecture. The weights may go once it returns. Throws ModelError
+// (missing tensor, wrong shape; the message names it) or DeviceError.
 std::unique_ptr<Model> MakeModel(const ModelConfig& config, const WeightSource& weights,
                                  Backend& backend, const ModelOptions& options);
 

@@ -202,13 +202,14 @@ std::shared_ptr<const Matrix> WeightLoader::LoadHead() {
   if (loaded_head_ != nullptr) return loaded_head_;
   const HostMatrix rows = HostRows(head_);
   std::shared_ptr<const Matrix> head = Load({&rows, 1}, MatrixDType(SpecOf(head_), matrix_dtype_));
-  if (IsQuantized(matrix_dtype_)) loaded_head_ = head;
+  if (IsQuantized(matrix_dtype_) || backend_.looks_up_matrices()) loaded_head_ = head;
   return head;
 }
 
 std::shared_ptr<const Matrix> WeightLoader::LoadEmbedding(const std::string& name) {
-  if (!IsQuantized(matrix_dtype_)) return LoadTable(HostRows(name));
-  if (name == head_) return LoadHead();
+  const bool quantised = IsQuantized(matrix_dtype_);
+  if (name == head_ && (quantised || backend_.looks_up_matrices())) return LoadHead();
+  if (!quantised) return LoadTable(HostRows(name));
   const HostMatrix rows = HostRows(name);
   return Load({&rows, 1}, MatrixDType(SpecOf(name), matrix_dtype_));
 }

@@ -58,7 +58,8 @@ class WeightLoader {
   std::unique_ptr<Matrix> Load(std::span<const HostMatrix> parts, DType dtype);
   std::unique_ptr<Matrix> LoadTable(const HostMatrix& table);
   // The matrix from hidden states to logits (HeadOf), and the table of tokens' embeddings `name`.
-  // Quantised, as MatrixDType says, a tied table is one matrix, which both return.
+  // Where the backend can look rows up in it, a tied table is one matrix, which both return;
+  // otherwise the table is kept as the files have it.
   std::shared_ptr<const Matrix> LoadHead();
   std::shared_ptr<const Matrix> LoadEmbedding(const std::string& name);
   Buffer LoadVector(std::span<const float> values);

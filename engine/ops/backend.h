@@ -90,13 +90,14 @@ class Backend {
   // ---- Weights ----
   // Stacks the parts' output rows into one matrix (all have the same cols), converted to `dtype`
   // (float32 or bfloat16; int8 or int4 as engine/ops/quantize.h says, where the backend has them,
-  // else DeviceError). Reads each source byte once; the sources may go afterwards. Of a quantised
-  // matrix Embed can look up rows.
+  // else DeviceError). Reads each source byte once; the sources may go afterwards.
   virtual std::unique_ptr<Matrix> LoadMatrix(std::span<const HostMatrix> parts, DType dtype) = 0;
+  // Whether Embed can look up rows of what LoadMatrix returns, as they are kept; of quantised
+  // matrices it always can.
+  virtual bool looks_up_matrices() const { return false; }
   // A float32 vector or small tensor (norm weights, biases, feature maps) on the device.
   virtual Buffer LoadVector(std::span<const float> values) = 0;
-  // A table whose rows Embed looks up, [rows, cols], kept in its own dtype. The CPU refers to the
-  // host memory in place, which must outlive the table; a device copies it.
+  // A table whose rows Embed looks up, [rows, cols], kept in its own dtype: a copy.
   virtual std::unique_ptr<Matrix> LoadTable(const HostMatrix& table) = 0;
 
   // ---- Steps ----
@@ -163,6 +164,9 @@ struct BackendOptions {
   // A row's results have the same bits whatever the rows beside it. The CPU's always do; without
   // it CUDA's matrix products may be faster for very few or very many rows.
   bool batch_invariant = true;
+  // Products with bfloat16 weights round their rows to bfloat16 too. CUDA's always do; the CPU's
+  // then use AVX512-BF16: DeviceError where the processor lacks it.
+  bool bfloat16_products = false;
 };
 
 // Throws DeviceError naming the backend when it is unknown or cannot start.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <utility>
 
 namespace t2r {
 namespace {
@@ -23,28 +24,68 @@ uint16_t BFloat16NotGreater(float value) {
   return static_cast<uint16_t>(BFloat16NotLess(-value) | 0x8000U);
 }
 
-QuantizedGroup QuantizeInt8(const float* values, int64_t count) {
-  QuantizedGroup group;
-  group.codes.fill(kInt8Offset);
-  float most = 0;
-  for (int64_t i = 0; i < count; ++i) most = std::max(most, std::abs(values[i]));
-  if (most < kTiny) return group;
-  group.scale = BFloat16NotLess(most / 127.0F);
-  const float inverse = 1.0F / BFloat16ToFloat(group.scale);
-  for (int64_t i = 0; i < count; ++i) {
-    const float code = std::clamp(std::nearbyint(values[i] * inverse), -127.0F, 127.0F);
-    group.codes[static_cast<size_t>(i)] =
-        static_cast<uint8_t>(static_cast<int>(code) + kInt8Offset);
-  }
-  return group;
-}
-
 // Sums over a group are kept in as many parts as a vector has lanes, so that compilers may use one:
 // the order of additions is part of the result.
 constexpr size_t kParts = 8;
 float Total(const std::array<float, kParts>& parts) {
   return ((parts[0] + parts[4]) + (parts[1] + parts[5])) +
          ((parts[2] + parts[6]) + (parts[3] + parts[7]));
+}
+
+// A group in 8 bits by one scale: its codes, about zero, and its squared error.
+struct Int8Try {
+  std::array<float, kGroup> codes;
+  float error;
+};
+
+void TryInt8(const std::array<float, kGroup>& values, float scale, Int8Try* made) {
+  // Added and taken off again, it leaves the nearest integer, ties to even.
+  constexpr float kRounder = 0x1.8p23F;
+  const float inverse = 1.0F / scale;
+  std::array<float, kGroup> squares;
+  for (size_t i = 0; i < kGroup; ++i) {
+    const float code = std::min(std::max(values[i] * inverse, -127.0F), 127.0F) + kRounder;
+    made->codes[i] = code - kRounder;
+    const float error = scale * made->codes[i] - values[i];
+    squares[i] = error * error;
+  }
+  std::array<float, kParts> parts;
+  for (size_t j = 0; j < kParts; ++j) {
+    parts[j] =
+        (squares[j] + squares[j + kParts]) + (squares[j + 2 * kParts] + squares[j + 3 * kParts]);
+  }
+  made->error = Total(parts);
+}
+
+QuantizedGroup QuantizeInt8(const float* values, int64_t count) {
+  QuantizedGroup group;
+  group.codes.fill(kInt8Offset);
+  std::array<float, kGroup> padded = {};
+  std::copy_n(values, count, padded.begin());
+  float most = 0;
+  for (const float value : padded) most = std::max(most, std::abs(value));
+  if (most < kTiny) return group;
+  // Neighbouring scales round a group in ways that have nothing to do with each other: the best of
+  // these leaves about a quarter less error than the first.
+  constexpr int kFiner = 1;
+  constexpr int kCoarser = 10;
+  const int whole = BFloat16NotLess(most / 127.0F);
+  Int8Try best;
+  Int8Try other;
+  TryInt8(padded, BFloat16ToFloat(static_cast<uint16_t>(whole)), &best);
+  group.scale = static_cast<uint16_t>(whole);
+  for (int bits = whole - kFiner; bits <= whole + kCoarser; ++bits) {
+    const float scale = BFloat16ToFloat(static_cast<uint16_t>(bits));
+    if (bits == whole || !std::isfinite(127.0F * scale)) continue;
+    TryInt8(padded, scale, &other);
+    if (!(other.error < best.error)) continue;
+    std::swap(best, other);
+    group.scale = static_cast<uint16_t>(bits);
+  }
+  for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+    group.codes[i] = static_cast<uint8_t>(static_cast<int>(best.codes[i]) + kInt8Offset);
+  }
+  return group;
 }
 
 // A group of int4 on its way: values beyond the count weigh nothing.

@@ -6,7 +6,7 @@
 //   int8: s · (q − 128), q in 1 … 255, symmetric about zero;
 //   int4: s · q + m, q in 0 … 15, with a minimum m of its own.
 // s and m are bfloat16, and the codes are chosen for the rounded s and m, so that their rounding
-// costs nothing: |w − ŵ| ≤ s/2 for int8, with s at most (1 + 2⁻⁷) max|w| / 127.
+// costs nothing.
 //
 // Activations meet such weights as integers too: an op's row is cut into the same groups, and a
 // group becomes a scale and 16-bit integers. Products of integers are summed exactly, a group at a
@@ -45,9 +45,11 @@ struct QuantizedGroup {
 // Quantises `count` ≤ kQuantGroup finite values as `dtype`, int8 or int4. Codes beyond `count` are
 // those of zero in int8 and 0 in int4; what stands there must meet activations of zero.
 //
-// int4 takes of several scales and minimums the one with the least squared error: the whole range
-// in 15 steps, whose error is at most half of one, and ranges somewhat shorter and longer, each
-// fitted to its codes by least squares.
+// int8 takes of several scales about max|w| / 127, rounded up, the one with the least squared
+// error: |w − ŵ| is at most one step, and the squares no more than what half of one such step would
+// leave. int4 takes of several scales and minimums the one with the least squared error: the whole
+// range in 15 steps, whose error is at most half of one, and ranges somewhat shorter and longer,
+// each fitted to its codes by least squares.
 QuantizedGroup QuantizeGroup(const float* values, int64_t count, DType dtype);
 
 // A group of a matrix that a file holds quantised (HostMatrix::scales, docs/model-format.md).

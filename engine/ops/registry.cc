@@ -9,7 +9,8 @@ namespace t2r {
 
 std::unique_ptr<Backend> MakeBackend(const BackendOptions& options) {
   if (options.note != nullptr) options.note->clear();
-  if (options.name == "cpu") return MakeCpuBackend(options.threads);
+  const auto cpu = [&] { return MakeCpuBackend(options.threads, options.bfloat16_products); };
+  if (options.name == "cpu") return cpu();
   if (options.name == "cuda") return MakeCudaBackend(options);
   if (options.name == "auto") {
     const auto note = [&options](const std::string& text) {
@@ -21,7 +22,7 @@ std::unique_ptr<Backend> MakeBackend(const BackendOptions& options) {
       return backend;
     } catch (const DeviceError& error) {
       note(std::string("auto took cpu, since no device can start: ") + error.what());
-      return MakeCpuBackend(options.threads);
+      return cpu();
     }
   }
   throw DeviceError(DeviceErrorKind::kInvalidArgument,

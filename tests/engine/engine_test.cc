@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "engine/ops/cpu/bf16_gemm/kernels.h"
 #include "tests/engine/model/engine_fixture.h"
 
 namespace t2r::testing {
@@ -62,6 +63,24 @@ TEST_F(LoadTest, TheExactnessClassNamesHowKeysAndValuesAreKept) {
   EXPECT_THAT(engine_->exactness_class, HasSubstr("keys and values bfloat16, windows float32"));
   options_.kv_dtype = "int3";
   EXPECT_THAT(OneLine(LoadDirectory()), HasSubstr("kv_dtype is \"int3\""));
+}
+
+TEST_F(LoadTest, RoundsRowsOfProductsWhenAsked) {
+  options_.backend = "cpu";
+  options_.activations = "bfloat16";
+  SetBf16GemmForTest(&Bf16GemmSets().back());  // on any machine
+  const absl::Status wide = LoadAll();
+  EXPECT_EQ(wide.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(OneLine(wide), HasSubstr("activations is bfloat16"));
+  options_.dtype = "bfloat16";
+  ASSERT_TRUE(LoadAll().ok());
+  EXPECT_THAT(engine_->exactness_class, HasSubstr("bfloat16 products, weights bfloat16"));
+  options_.activations = "float32";
+  ASSERT_TRUE(LoadAll().ok());
+  EXPECT_THAT(engine_->exactness_class, Not(HasSubstr("bfloat16 products")));
+  SetBf16GemmForTest(nullptr);
+  options_.activations = "int3";
+  EXPECT_THAT(OneLine(LoadAll()), HasSubstr("activations is \"int3\""));
 }
 
 TEST_F(LoadTest, QuantisesWhenAsked) {
@@ -142,11 +161,14 @@ TEST_F(LoadTest, UnusedTensorsWarnAndKnownBuffersDoNot) {
 TEST_F(LoadTest, ATiedHeadIgnoresAHeadInTheFile) {
   ASSERT_TRUE(LoadAll().ok());
   const auto untied = Generate(*engine_->executor, {1, 2, 3}, 8, Greedy());
+  const int64_t both = engine_->memory.weight_bytes;
   spec_.tied = true;
   ASSERT_TRUE(LoadAll().ok());
   EXPECT_THAT(engine_->warnings, ElementsAre(HasSubstr("lm_head.weight")));
   const auto tied = Generate(*engine_->executor, {1, 2, 3}, 8, Greedy());
   EXPECT_NE(tied, untied);
+  // Head and embedding are one.
+  EXPECT_LT(engine_->memory.weight_bytes, both);
   weights_.erase("lm_head.weight");
   ASSERT_TRUE(LoadAll().ok());
   EXPECT_EQ(Generate(*engine_->executor, {1, 2, 3}, 8, Greedy()), tied);

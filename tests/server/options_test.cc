@@ -40,6 +40,8 @@ TEST(OptionsTest, ReadsEveryFlag) {
                                "3",
                                "--threads",
                                "4",
+                               "--activations",
+                               "float32",
                                "--kv-dtype",
                                "float32",
                                "--window-dtype",
@@ -142,6 +144,7 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(o.engine.max_sessions, 3);
   EXPECT_EQ(o.engine.threads, 4);
   EXPECT_EQ(o.engine.dtype, "int8");
+  EXPECT_EQ(o.engine.activations, "float32");
   EXPECT_EQ(o.engine.kv_dtype, "float32");
   EXPECT_EQ(o.engine.window_dtype, "bfloat16");
   EXPECT_EQ(o.scheduler.max_queue_requests, 5);
@@ -232,6 +235,7 @@ TEST(OptionsTest, WrongOnesGiveOneLineThatNamesThem) {
       {"--max-sessions", {"--model", "DIR", "--max-sessions", "0"}},
       {"--max-sessions", {"--model", "DIR", "--max-sessions", "many"}},
       {"--weights", {"--model", "DIR", "--weights", "int3"}},
+      {"--activations", {"--model", "DIR", "--activations", "int8"}},
       {"--kv-dtype", {"--model", "DIR", "--kv-dtype", "int3"}},
       {"--window-dtype", {"--model", "DIR", "--window-dtype", "int3"}},
       {"--listen", {"--model", "DIR", "--listen", "localhost"}},

@@ -21,10 +21,11 @@ constexpr double kExpNanoseconds = 1.0;
 
 }  // namespace
 
-CpuBackend::CpuBackend(int threads)
+CpuBackend::CpuBackend(int threads, const Bf16GemmKernels* bf16_gemm)
     : pool_(threads),
       gemm_(ChooseGemmKernels()),
       int_gemm_(ChooseIntGemm()),
+      bf16_gemm_(bf16_gemm),
       quantize_row_(ChooseQuantizeRow()),
       row_(ChooseRowKernels()),
       linear_attention_(ChooseLinearAttentionKernels()),
@@ -35,21 +36,14 @@ CpuBackend::CpuBackend(int threads)
 }
 
 std::string CpuBackend::Describe() const {
-  return std::string("cpu, ") + gemm_.target + ", int8 products by " + int_gemm_.name + ", " +
-         std::to_string(pool_.threads()) + (pool_.threads() == 1 ? " thread" : " threads");
+  const std::string bf16 =
+      bf16_gemm_ == nullptr ? "" : std::string(", bfloat16 products by ") + bf16_gemm_->name;
+  return std::string("cpu, ") + gemm_.target + bf16 + ", int8 products by " + int_gemm_.name +
+         ", " + std::to_string(pool_.threads()) + (pool_.threads() == 1 ? " thread" : " threads");
 }
 
-std::string CpuBackend::Numerics() const { return std::string("cpu ") + gemm_.target; }
-
-template <typename Fn>
-void CpuBackend::ForRows(int64_t rows, double row_cost, const Fn& fn) {
-  if (rows == 0) return;
-  const double cost = row_cost * static_cast<double>(rows);
-  const int64_t chunks = std::clamp<int64_t>(static_cast<int64_t>(cost / (kSharedNanoseconds / 2)),
-                                             1, std::min<int64_t>(rows, 4L * pool_.threads()));
-  ForTasks(chunks, cost, [&](int64_t chunk, int) {
-    for (int64_t r = rows * chunk / chunks; r < rows * (chunk + 1) / chunks; ++r) fn(r);
-  });
+std::string CpuBackend::Numerics() const {
+  return std::string("cpu ") + gemm_.target + (bf16_gemm_ == nullptr ? "" : ", bfloat16 products");
 }
 
 void CpuBackend::ReserveScratch(int64_t floats) {
@@ -81,7 +75,12 @@ std::unique_ptr<Matrix> CpuBackend::LoadMatrix(std::span<const HostMatrix> parts
     rows += part.rows;
   }
   if (IsQuantized(dtype)) return std::make_unique<QuantizedMatrix>(parts, rows, dtype, pool_);
-  return std::make_unique<PackedMatrix>(parts, rows, dtype, gemm_.panel_cols, pool_);
+  if (dtype == DType::kBFloat16 && bf16_gemm_ != nullptr) {
+    return std::make_unique<PackedMatrix>(parts, rows, dtype, PanelLayout::kPairs, kPairPanel,
+                                          pool_);
+  }
+  return std::make_unique<PackedMatrix>(parts, rows, dtype, PanelLayout::kFeatures,
+                                        gemm_.panel_cols, pool_);
 }
 
 Buffer CpuBackend::LoadVector(std::span<const float> values) {
@@ -209,13 +208,18 @@ void CpuBackend::FetchSamples(std::span<SampleResult> results) {
   std::move(samples_.begin(), samples_.end(), results.begin());
 }
 
-std::unique_ptr<Backend> MakeCpuBackend(int threads) {
+std::unique_ptr<Backend> MakeCpuBackend(int threads, bool bfloat16_products) {
   if (threads < 0 || threads > 1024) {
     throw DeviceError(DeviceErrorKind::kInvalidArgument,
                       "threads is " + std::to_string(threads) + ": give 0 (one a core) to 1024");
   }
   if (threads == 0) threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  return std::make_unique<CpuBackend>(threads);
+  const Bf16GemmKernels* const bf16_gemm = bfloat16_products ? ChooseBf16Gemm() : nullptr;
+  if (bfloat16_products && bf16_gemm == nullptr) {
+    throw DeviceError(DeviceErrorKind::kInvalidArgument,
+                      "activations bfloat16 needs a processor with AVX512-BF16: take float32");
+  }
+  return std::make_unique<CpuBackend>(threads, bf16_gemm);
 }
 
 }  // namespace t2r

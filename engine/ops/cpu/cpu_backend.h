@@ -4,10 +4,12 @@
 // kernels are chosen for the processor when the backend starts. See docs/cpu.md.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
 #include "engine/ops/backend.h"
+#include "engine/ops/cpu/bf16_gemm/kernels.h"
 #include "engine/ops/cpu/int_gemm/kernels.h"
 #include "engine/ops/cpu/kernels.h"
 #include "engine/ops/cpu/quantized_matrix.h"
@@ -17,8 +19,9 @@ namespace t2r {
 
 class CpuBackend : public Backend {
  public:
-  // threads ≥ 1, the calling one included. Throws DeviceError when a thread cannot start.
-  explicit CpuBackend(int threads);
+  // threads ≥ 1, the calling one included. bf16_gemm: the products with bfloat16 weights; null:
+  // with float32 rows, by multiply-adds. Throws DeviceError when a thread cannot start.
+  CpuBackend(int threads, const Bf16GemmKernels* bf16_gemm);
 
   std::string Describe() const override;
   std::string Numerics() const override;
@@ -37,6 +40,7 @@ class CpuBackend : public Backend {
   void Zero(void* device, size_t bytes) override;
 
   std::unique_ptr<Matrix> LoadMatrix(std::span<const HostMatrix> parts, DType dtype) override;
+  bool looks_up_matrices() const override { return true; }
   Buffer LoadVector(std::span<const float> values) override;
   std::unique_ptr<Matrix> LoadTable(const HostMatrix& table) override;
 
@@ -74,14 +78,35 @@ class CpuBackend : public Backend {
   }
   // fn(row) for every row, in chunks worth a thread's while; row_cost in nanoseconds, roughly.
   template <typename Fn>
-  void ForRows(int64_t rows, double row_cost, const Fn& fn);
+  void ForRows(int64_t rows, double row_cost, const Fn& fn) {
+    if (rows == 0) return;
+    const double cost = row_cost * static_cast<double>(rows);
+    const int64_t chunks =
+        std::clamp<int64_t>(static_cast<int64_t>(cost / (kSharedNanoseconds / 2)), 1,
+                            std::min<int64_t>(rows, 4L * pool_.threads()));
+    ForTasks(chunks, cost, [&](int64_t chunk, int) {
+      for (int64_t r = rows * chunk / chunks; r < rows * (chunk + 1) / chunks; ++r) fn(r);
+    });
+  }
   // fn(segment, group, worker) for every segment of the batch and group, row_cost nanoseconds a
   // row.
   template <typename Fn>
   void ForSegmentGroups(const Batch& batch, int groups, double row_cost, const Fn& fn);
-  // MatMul over quantised weights: the rows as integers first, then their products.
+  // MatMul by the weights' type and layout. Where rows need another form first, that of all rows,
+  // then the products.
+  void FloatMatMul(Tensor x, const PackedMatrix& w, const float* bias, MatMulMode mode, Tensor out);
+  void PairMatMul(Tensor x, const PackedMatrix& w, const float* bias, MatMulMode mode, Tensor out);
   void IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias, MatMulMode mode,
                  Tensor out);
+  // run(task, worker) for the parts of the product whose whole is `all`, `panels` panels of at most
+  // kGemmMaxRows rows each; cost as of ForTasks.
+  template <typename Task, typename Run>
+  void RunProduct(const Task& all, int64_t rows, int64_t panel_count, int64_t panels, double cost,
+                  const Run& run);
+  // Panels of a task, so that the threads find enough tasks: a multiple of `at_once`.
+  int64_t TaskPanels(int64_t panel_count, int at_once) const;
+  // At least so many bytes for a step's rows in another form; room for the steps' limits at once.
+  void* RowRoom(int64_t rows, int64_t row_bytes);
   // The new rows' keys and values into the segments' pages.
   void AppendToPages(const Batch& batch, const FullAttentionArgs& args);
   template <typename Element>  // of the pages
@@ -95,15 +120,17 @@ class CpuBackend : public Backend {
   ThreadPool pool_;
   const GemmKernels& gemm_;
   const IntGemmKernels& int_gemm_;
+  const Bf16GemmKernels* const bf16_gemm_;
   const QuantizeRowFn quantize_row_;
   const RowKernels& row_;
   const LinearAttentionKernels& linear_attention_;
   const WindowedAttentionKernels& windowed_attention_;
   const FullAttentionKernels& full_attention_;
   std::vector<Buffer> scratch_;  // one a worker
-  // A step's rows as integers and their groups: grown at an op's first use for the steps' limits.
+  // A step's rows as integers or bfloat16, and integers' groups: grown at an op's first use for the
+  // steps' limits.
   int64_t max_rows_ = 0;
-  Buffer int_rows_;
+  Buffer narrow_rows_;
   Buffer int_groups_;
   // Of this step's batch: for each segment, the row blocks of full attention before it; and in all.
   std::vector<int64_t> first_block_;
@@ -115,7 +142,8 @@ class CpuBackend : public Backend {
   std::vector<SampleResult> samples_;  // of the last Sample
 };
 
-// threads: as in BackendOptions. Throws DeviceError when negative or above 1024.
-std::unique_ptr<Backend> MakeCpuBackend(int threads);
+// As in BackendOptions. Throws DeviceError when threads is negative or above 1024, or the processor
+// lacks what bfloat16_products needs.
+std::unique_ptr<Backend> MakeCpuBackend(int threads, bool bfloat16_products);
 
 }  // namespace t2r

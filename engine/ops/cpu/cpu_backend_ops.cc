@@ -15,10 +15,28 @@ constexpr int64_t kTasksPerThread = 6;
 // Floating-point operations and bytes a nanosecond a core does, roughly: only for choosing between
 // one thread and all.
 constexpr double kFlopsPerNanosecond = 40;
+constexpr double kBf16FlopsPerNanosecond = 80;
 constexpr double kIntOpsPerNanosecond = 100;
 constexpr double kBytesPerNanosecond = 30;
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Nanoseconds of one thread for a product, roughly: its arithmetic and the weights' way from
+// memory.
+double ProductCost(int64_t rows, const Matrix& w, double flops_per_nanosecond) {
+  return 2.0 * static_cast<double>(rows * w.rows() * w.cols()) / flops_per_nanosecond +
+         static_cast<double>(w.bytes()) / kBytesPerNanosecond;
+}
+
+// The fields that every kind of product has.
+template <typename Task>
+void SetOutput(const Matrix& w, const float* bias, MatMulMode mode, Tensor out, Task* task) {
+  task->n = w.rows();
+  task->bias = bias;
+  task->accumulate = mode == MatMulMode::kAccumulate;
+  task->out = out.f32();
+  task->out_stride = out.stride;
+}
 
 }  // namespace
 
@@ -28,41 +46,73 @@ void CpuBackend::MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMode
     return IntMatMul(x, static_cast<const QuantizedMatrix&>(w), bias, mode, out);
   }
   const auto& matrix = static_cast<const PackedMatrix&>(w);
+  if (matrix.layout() == PanelLayout::kPairs) return PairMatMul(x, matrix, bias, mode, out);
+  FloatMatMul(x, matrix, bias, mode, out);
+}
+
+template <typename Task, typename Run>
+void CpuBackend::RunProduct(const Task& all, int64_t rows, int64_t panel_count, int64_t panels,
+                            double cost, const Run& run) {
+  const int64_t row_blocks = DivideUp(rows, kGemmMaxRows);
+  // Row blocks of the same panels follow each other: the panels come from memory once.
+  ForTasks(DivideUp(panel_count, panels) * row_blocks, cost, [&](int64_t index, int worker) {
+    const int64_t block = index % row_blocks;
+    Task task = all;
+    task.first_panel = index / row_blocks * panels;
+    task.end_panel = std::min(task.first_panel + panels, panel_count);
+    task.first_row = rows * block / row_blocks;
+    task.end_row = rows * (block + 1) / row_blocks;
+    run(task, worker);
+  });
+}
+
+int64_t CpuBackend::TaskPanels(int64_t panel_count, int at_once) const {
+  const int64_t panels = DivideUp(panel_count, kTasksPerThread * pool_.threads());
+  return DivideUp(panels, at_once) * at_once;
+}
+
+void* CpuBackend::RowRoom(int64_t rows, int64_t row_bytes) {
+  const auto bytes = static_cast<size_t>(std::max(max_rows_, rows) * row_bytes);
+  if (narrow_rows_.bytes() < bytes) narrow_rows_ = AllocateHost(bytes);
+  return narrow_rows_.data();
+}
+
+void CpuBackend::FloatMatMul(Tensor x, const PackedMatrix& w, const float* bias, MatMulMode mode,
+                             Tensor out) {
   if (x.rows == 0) return;
   GemmTask all;
   all.x = x.f32();
   all.x_stride = x.stride;
-  all.panels = matrix.panels();
+  all.panels = w.panels();
   all.bfloat16 = w.dtype() == DType::kBFloat16;
   all.cols = w.cols();
-  all.n = w.rows();
-  all.bias = bias;
-  all.accumulate = mode == MatMulMode::kAccumulate;
-  all.out = out.f32();
-  all.out_stride = out.stride;
-
-  const int64_t row_blocks = DivideUp(x.rows, kGemmMaxRows);
-  const int64_t rows = DivideUp(x.rows, row_blocks);
+  SetOutput(w, bias, mode, out, &all);
+  const int64_t rows = DivideUp(x.rows, DivideUp(x.rows, kGemmMaxRows));  // of a task, at most
   const int64_t fitting = kGemmScratchFloats / (rows * gemm_.panel_cols);
-  int64_t panels = DivideUp(matrix.panel_count(), kTasksPerThread * pool_.threads());
-  panels = DivideUp(panels, gemm_.panels_at_once) * gemm_.panels_at_once;
-  panels = std::min(panels, fitting);
-  const int64_t chunks = DivideUp(matrix.panel_count(), panels);
-  const double cost =
-      2.0 * static_cast<double>(x.rows * w.rows() * w.cols()) / kFlopsPerNanosecond +
-      static_cast<double>(matrix.bytes()) / kBytesPerNanosecond;
-  // Row blocks of the same panels follow each other: the panels come from memory once.
-  ForTasks(chunks * row_blocks, cost, [&](int64_t index, int worker) {
-    const int64_t chunk = index / row_blocks;
-    const int64_t block = index % row_blocks;
-    GemmTask task = all;
-    task.first_panel = chunk * panels;
-    task.end_panel = std::min(task.first_panel + panels, matrix.panel_count());
-    task.first_row = x.rows * block / row_blocks;
-    task.end_row = x.rows * (block + 1) / row_blocks;
-    task.scratch = Scratch(worker);
-    gemm_.run(task);
-  });
+  const int64_t panels = std::min(TaskPanels(w.panel_count(), gemm_.panels_at_once), fitting);
+  RunProduct(all, x.rows, w.panel_count(), panels, ProductCost(x.rows, w, kFlopsPerNanosecond),
+             [&](GemmTask task, int worker) {
+               task.scratch = Scratch(worker);
+               gemm_.run(task);
+             });
+}
+
+void CpuBackend::PairMatMul(Tensor x, const PackedMatrix& w, const float* bias, MatMulMode mode,
+                            Tensor out) {
+  Bf16GemmTask all;
+  all.pairs = PairsOf(w.cols());
+  // Rows a multiple of 4096 bytes apart would compete for the same cache lines.
+  all.x_stride = DivideUp(all.pairs, 16) * 16 + 16;
+  auto* rows = static_cast<uint32_t*>(RowRoom(x.rows, all.x_stride * 4));
+  if (x.rows == 0) return;
+  ForRows(x.rows, 0.05 * static_cast<double>(x.cols),
+          [&](int64_t t) { bf16_gemm_->round_row(x.f32_row(t), x.cols, rows + t * all.x_stride); });
+  all.x = rows;
+  all.panels = static_cast<const uint32_t*>(w.panels());
+  SetOutput(w, bias, mode, out, &all);
+  RunProduct(all, x.rows, w.panel_count(), TaskPanels(w.panel_count(), bf16_gemm_->panels_at_once),
+             ProductCost(x.rows, w, kBf16FlopsPerNanosecond),
+             [&](const Bf16GemmTask& task, int) { bf16_gemm_->run(task); });
 }
 
 void CpuBackend::IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias, MatMulMode mode,
@@ -71,51 +121,25 @@ void CpuBackend::IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias
   all.groups = QuantGroups(w.cols());
   // Rows a multiple of 4096 bytes apart would compete for the same cache lines.
   all.x_stride = 2 * all.groups * kQuantGroup + 64;
+  auto* rows = static_cast<int8_t*>(RowRoom(x.rows, all.x_stride));
   const int64_t room = std::max(max_rows_, x.rows);
-  const auto row_bytes = static_cast<size_t>(room * all.x_stride);
   const size_t group_bytes = static_cast<size_t>(room * all.groups) * sizeof(ActivationGroup);
-  if (int_rows_.bytes() < row_bytes) int_rows_ = AllocateHost(row_bytes);
   if (int_groups_.bytes() < group_bytes) int_groups_ = AllocateHost(group_bytes);
   if (x.rows == 0) return;
-  auto* rows = static_cast<int8_t*>(int_rows_.data());
   auto* groups = static_cast<ActivationGroup*>(int_groups_.data());
-  constexpr int64_t kRowsPerTask = 8;
-  ForTasks(DivideUp(x.rows, kRowsPerTask), 0.2 * static_cast<double>(x.rows * x.cols),
-           [&](int64_t task, int) {
-             const int64_t end = std::min((task + 1) * kRowsPerTask, x.rows);
-             for (int64_t t = task * kRowsPerTask; t < end; ++t) {
-               quantize_row_(x.f32_row(t), x.cols, rows + t * all.x_stride,
-                             groups + t * all.groups);
-             }
-           });
+  ForRows(x.rows, 0.2 * static_cast<double>(x.cols), [&](int64_t t) {
+    quantize_row_(x.f32_row(t), x.cols, rows + t * all.x_stride, groups + t * all.groups);
+  });
   all.x = rows;
   all.x_groups = groups;
   all.panels = w.panels();
   all.panel_bytes = w.panel_bytes();
   all.codes_offset = w.codes_offset();
   all.int4 = w.dtype() == DType::kInt4;
-  all.n = w.rows();
-  all.bias = bias;
-  all.accumulate = mode == MatMulMode::kAccumulate;
-  all.out = out.f32();
-  all.out_stride = out.stride;
-
-  const int64_t row_blocks = DivideUp(x.rows, kGemmMaxRows);
-  int64_t panels = DivideUp(w.panel_count(), kTasksPerThread * pool_.threads());
-  panels = DivideUp(panels, int_gemm_.panels_at_once) * int_gemm_.panels_at_once;
-  const double cost =
-      2.0 * static_cast<double>(x.rows * w.rows() * w.cols()) / kIntOpsPerNanosecond +
-      static_cast<double>(w.bytes()) / kBytesPerNanosecond;
-  const int64_t chunks = DivideUp(w.panel_count(), panels);
-  ForTasks(chunks * row_blocks, cost, [&](int64_t index, int) {
-    const int64_t block = index % row_blocks;
-    IntGemmTask task = all;
-    task.first_panel = index / row_blocks * panels;
-    task.end_panel = std::min(task.first_panel + panels, w.panel_count());
-    task.first_row = x.rows * block / row_blocks;
-    task.end_row = x.rows * (block + 1) / row_blocks;
-    int_gemm_.run(task);
-  });
+  SetOutput(w, bias, mode, out, &all);
+  RunProduct(all, x.rows, w.panel_count(), TaskPanels(w.panel_count(), int_gemm_.panels_at_once),
+             ProductCost(x.rows, w, kIntOpsPerNanosecond),
+             [&](const IntGemmTask& task, int) { int_gemm_.run(task); });
 }
 
 template <typename Fn>

@@ -11,22 +11,6 @@
 
 namespace t2r {
 
-// See GemmTask for the layout of the panels.
-class PackedMatrix : public Matrix {
- public:
-  // Packs the stacked rows of `parts`, rounded to `dtype` (float32 or bfloat16; to nearest even).
-  PackedMatrix(std::span<const HostMatrix> parts, int64_t rows, DType dtype, int panel_cols,
-               ThreadPool& pool);
-
-  size_t bytes() const override { return buffer_.bytes(); }
-  const void* panels() const { return buffer_.data(); }
-  int64_t panel_count() const { return panel_count_; }
-
- private:
-  int64_t panel_count_;
-  Buffer buffer_;
-};
-
 // A matrix whose rows can be looked up.
 class LookupTable : public Matrix {
  public:
@@ -34,6 +18,40 @@ class LookupTable : public Matrix {
   // out[i] = row[i], or += row[i], as float32.
   virtual void ReadRow(int64_t row, float* out) const = 0;
   virtual void AddRow(int64_t row, float* out) const = 0;
+};
+
+// How panels hold a matrix.
+enum class PanelLayout : uint8_t {
+  kFeatures,  // as GemmTask says
+  kPairs,     // bfloat16 as Bf16GemmTask says
+};
+
+class PackedMatrix : public LookupTable {
+ public:
+  // Packs the stacked rows of `parts`, rounded to `dtype` (float32 or bfloat16; to nearest even).
+  PackedMatrix(std::span<const HostMatrix> parts, int64_t rows, DType dtype, PanelLayout layout,
+               int panel_cols, ThreadPool& pool);
+
+  size_t bytes() const override { return buffer_.bytes(); }
+  PanelLayout layout() const { return layout_; }
+  const void* panels() const { return buffer_.data(); }
+  int64_t panel_count() const { return (rows() + panel_cols_ - 1) / panel_cols_; }
+
+  void ReadRow(int64_t row, float* out) const override;
+  void AddRow(int64_t row, float* out) const override;
+
+ private:
+  // One output feature, `lane` of its panel, which starts zeroed; source[k · step] is feature k.
+  template <typename T>
+  void PackFeature(const T* source, int64_t step, int lane, void* panel) const;
+  // fn(k, weight) for the input features of one output feature.
+  template <typename Fn>
+  void ForFeature(int64_t row, const Fn& fn) const;
+
+  PanelLayout layout_;
+  int panel_cols_;
+  size_t panel_bytes_;
+  Buffer buffer_;
 };
 
 // Looked up only: a copy, since who wrote its file may change that later.

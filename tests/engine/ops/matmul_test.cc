@@ -163,6 +163,28 @@ TEST_P(MatMulTest, ARowsBitsDoNotDependOnTheOtherRows) {
   }
 }
 
+TEST_P(MatMulTest, RowsAreLookedUpAsTheyAreKept) {
+  if (!backend_->looks_up_matrices()) GTEST_SKIP() << "this backend looks rows up in tables only";
+  for (const DType kept : {DType::kFloat32, DType::kBFloat16}) {
+    for (const int64_t cols : {1, 33, 64}) {
+      const Weight w = MakeWeight(70, cols, DType::kFloat32, kept);
+      const auto matrix = backend_->LoadMatrix({&w.host, 1}, kept);
+      Batch batch;
+      batch.tokens = {3, 0, 69, 16, 31, 32, 3};
+      batch.positions = {0, 1, 2, 3, 4, 5, 6};
+      const DeviceTensor out = Device(Mat(batch.rows(), cols), 3);
+      RunOps(*backend_, batch, [&] { backend_->Embed(batch, *matrix, nullptr, 1.0F, out.view()); });
+      Mat want(batch.rows(), cols);
+      for (int64_t t = 0; t < want.rows; ++t) {
+        for (int64_t i = 0; i < cols; ++i) {
+          want.at(t, i) = w.values.at(batch.tokens[static_cast<size_t>(t)], i);
+        }
+      }
+      ExpectSameBits(out.Read(), want, NameOf(kept));
+    }
+  }
+}
+
 TEST_P(MatMulTest, NoRowsIsNoWork) {
   const Weight w = MakeWeight(8, 8, DType::kFloat32, DType::kFloat32);
   const auto matrix = backend_->LoadMatrix({&w.host, 1}, DType::kFloat32);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engine/ops/backend.h"
+#include "engine/ops/cpu/bf16_gemm/kernels.h"
 #include "engine/ops/cpu/int_gemm/kernels.h"
 #include "testing/ops_reference.h"
 #include "tests/engine/ops/testing/chosen_backend.h"
@@ -25,6 +26,7 @@ struct BackendCase {
   BackendOptions options;
   int64_t target = 0;  // the CPU's instruction set, a Highway target; 0: the best of this machine
   const IntGemmKernels* int_gemm = nullptr;  // its products with quantised weights; null: the best
+  const Bf16GemmKernels* bf16_gemm = nullptr;  // with bfloat16_products; null: the machine's
 };
 
 // The CUDA backend alone where T2R_CUDA_MODULE names its module (the emulated one, or a device's);
@@ -42,8 +44,10 @@ inline std::vector<BackendCase> AllBackends() {
 inline std::unique_ptr<Backend> MakeBackend(const BackendCase& backend) {
   hwy::SetSupportedTargetsForTest(backend.target);
   SetIntGemmForTest(backend.int_gemm);
+  SetBf16GemmForTest(backend.bf16_gemm);
   std::unique_ptr<Backend> made = t2r::MakeBackend(backend.options);
   SetIntGemmForTest(nullptr);
+  SetBf16GemmForTest(nullptr);
   hwy::SetSupportedTargetsForTest(0);
   return made;
 }

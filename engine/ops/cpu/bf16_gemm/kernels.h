@@ -1,0 +1,66 @@
+// Products of bfloat16 weights with activations rounded to bfloat16, by dot products of pairs
+// (vdpbf16ps): twice the arithmetic a second of float32's multiply-adds.
+//
+// An output element is one chain over pairs of input features i = 0 … from acc = 0,
+//   acc = fma(w[2i + 1], x[2i + 1], acc), then acc = fma(w[2i], x[2i], acc),
+// each rounded to nearest even to float32, with subnormal operands and results as zeros: what the
+// instruction is documented to do (Intel's Software Developer's Manual, VDPBF16PS) and AMD's
+// processors do too. Then + bias, then + out. Nothing cuts a chain, so the bits of an element
+// depend on its row and its weights alone; and they are the same on every processor that has the
+// instruction, and by its twin.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace t2r {
+
+// Output features of a panel: two vectors.
+inline constexpr int kPairPanel = 32;
+
+// Pairs of input features; behind an odd last one stands a zero.
+constexpr int64_t PairsOf(int64_t cols) { return (cols + 1) / 2; }
+
+// Rows [first_row, end_row) × panels [first_panel, end_panel) of x Wᵀ.
+//
+// A pair is a 32-bit word, its first feature in the lower half. Panel p holds pair i of its
+// kPairPanel output features at (p · pairs + i) · kPairPanel, feature by feature; the last panel is
+// padded with zeros.
+struct Bf16GemmTask {
+  const uint32_t* x = nullptr;  // [rows, pairs]
+  int64_t x_stride = 0;         // words
+  const uint32_t* panels = nullptr;
+  int64_t pairs = 0;
+  int64_t n = 0;  // output features in all
+  const float* bias = nullptr;
+  bool accumulate = false;
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  int64_t first_row = 0;
+  int64_t end_row = 0;
+  int64_t first_panel = 0;
+  int64_t end_panel = 0;
+};
+
+struct Bf16GemmKernels {
+  const char* name = "";
+  // Whether this processor and system run it.
+  bool (*supported)() = nullptr;
+  // Panels that one row's kernel takes at a time: tasks of few rows should hold a multiple.
+  int panels_at_once = 0;
+  // x [cols] rounded to nearest even, a NaN to a quiet one, as pairs [PairsOf(cols)].
+  void (*round_row)(const float* x, int64_t cols, uint32_t* pairs) = nullptr;
+  void (*run)(const Bf16GemmTask& task) = nullptr;
+  // The same source over a plain twin of each instruction: for tests, on machines that lack them.
+  bool twin = false;
+};
+
+// Every set, the twin last.
+std::span<const Bf16GemmKernels> Bf16GemmSets();
+// The one that runs here and is no twin, or the one that a test asked for; null where there is
+// none.
+const Bf16GemmKernels* ChooseBf16Gemm();
+// What ChooseBf16Gemm answers from now on; null: by itself again. For tests, on one thread.
+void SetBf16GemmForTest(const Bf16GemmKernels* kernels);
+
+}  // namespace t2r
