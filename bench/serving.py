@@ -24,17 +24,18 @@ def build(build_dir, targets):
 
 
 @contextlib.contextmanager
-def server(build_dir, model, *flags, admin=False):
-    """Runs t2r-server on a free port; yields the address once it is serving, or that and the admin port's."""
+def server(build_dir, model, *flags, admin=False, process=False):
+    """Runs t2r-server on a free port; yields the address once it is serving, or that and the admin port's, or
+    that and the process."""
     with tempfile.TemporaryDirectory() as directory:
         log = pathlib.Path(directory) / "server.log"
         command = [build_dir / "t2r-server", "--model", model, "--listen", "127.0.0.1:0",
                    "--admin", "127.0.0.1:0", "--backend", "cpu", *flags]
         with open(log, "w", encoding="utf-8") as file:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
+            running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
         try:
             addresses = {}
-            for line in process.stdout:
+            for line in running.stdout:
                 name, _, address = line.partition(": listening on ")
                 addresses[name] = address.strip()
                 if "grpc" in addresses and "admin" in addresses:
@@ -44,15 +45,16 @@ def server(build_dir, model, *flags, admin=False):
                 sys.exit(f"t2r-server did not start: {log.read_text(encoding='utf-8').strip()}")
             subprocess.run([build_dir / "t2r", "health", "--server", address, "--timeout", "120"],
                            check=True, stdout=subprocess.DEVNULL)
-            yield (address, addresses["admin"]) if admin else address
+            also = [addresses["admin"]] if admin else [running] if process else []
+            yield (address, *also) if also else address
         finally:
-            process.send_signal(signal.SIGTERM)
+            running.send_signal(signal.SIGTERM)
             try:
-                process.wait(timeout=60)
+                running.wait(timeout=60)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
+                running.kill()
+                running.wait()
+            running.stdout.close()
 
 
 def json_lines(command):
@@ -60,6 +62,30 @@ def json_lines(command):
     output = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE,
                             text=True).stdout
     return [json.loads(line) for line in output.splitlines() if line.strip()]
+
+
+def suite(build_dir, name, tests, environment, deploy=False):
+    """Runs some tests of tests/suites/NAME.py, or of tests/deploy/NAME_test.py, with these variables; gives the
+    objects of the lines "figures: {...}" that they print. Exits where one fails."""
+    build_dir = build_dir.resolve()
+    build(build_dir, ["t2r-server", "t2r", "t2r_python_stubs"])
+    suites = ROOT / "tests" / "suites"
+    path = [build_dir / "python", suites, ROOT / "tests" / "reference", ROOT / "tests" / "server"]
+    variables = {"T2R_SERVER": build_dir / "t2r-server", "T2R_CLIENT": build_dir / "t2r",
+                 "PYTHONPATH": ":".join(map(str, path)), **environment}
+    pytest = ([ROOT / "tests" / "deploy" / "run", ROOT / "tests" / "deploy" / f"{name}_test.py"] if deploy else
+              ["/usr/bin/python3", "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c",
+               suites / "pytest.ini", suites / f"{name}.py"])
+    command = [*pytest, "-s", "-p", "suite_plugin", "-k", tests]
+    with subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True,
+                          env=os.environ | {key: str(value) for key, value in variables.items()}) as running:
+        lines = []
+        for line in running.stdout:
+            print(line, end="", file=sys.stderr)
+            lines.append(line)
+    if running.returncode != 0:
+        sys.exit(f"{name}: its tests ended with status {running.returncode}")
+    return [json.loads(line.split("figures: ")[1]) for line in lines if "figures: " in line]
 
 
 def table(header, rows):

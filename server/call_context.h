@@ -24,7 +24,8 @@ namespace t2r::server {
 struct CallContext {
   ModelHost& host;
   Metrics& metrics;
-  WorkerPool& workers;
+  WorkerPool& workers;        // of what waits for nothing: texts, and large messages
+  WorkerPool& store_workers;  // of what may wait for a store of sessions
   WriteQueue& writes;
   CallWatch& watch;
   BufferBudget& buffers;

@@ -33,7 +33,7 @@ void EngineCall::Begin(const grpc::ByteBuffer& message) {
   absl::StatusOr<Scheduler::Reservation> reservation = Reserve(size);
   if (!reservation.ok()) return Refuse(reservation.status());
   Post(
-      size,
+      context_.workers, size,
       [this, message](Scheduler::Reservation place) { Prepare(message, std::move(place), true); },
       *std::move(reservation));
 }
@@ -42,22 +42,24 @@ absl::StatusOr<Scheduler::Reservation> EngineCall::Reserve(int64_t tokens) {
   return model_->scheduler->Reserve(tokens, record_.tenant(), record_.limits().queue_share);
 }
 
-void EngineCall::Post(int64_t cost, std::function<void(Scheduler::Reservation)> work,
+void EngineCall::Post(WorkerPool& workers, int64_t cost,
+                      std::function<void(Scheduler::Reservation)> work,
                       Scheduler::Reservation reservation) {
   // std::function wants what it holds to be copyable.
   auto place = std::make_shared<Scheduler::Reservation>(std::move(reservation));
-  const WorkerPool::Ticket ticket = context_.workers.Post(
-      cost, [self = shared_from_this(), place, todo = std::move(work)](bool dropped) {
+  const WorkerPool::Ticket ticket =
+      workers.Post(cost, [self = shared_from_this(), place, todo = std::move(work)](bool dropped) {
         if (dropped) return self->Refuse(absl::UnavailableError("the server is shutting down"));
         if (!self->Cancelled()) todo(std::move(*place));
       });
   bool cancelled;
   {
     const MutexLock lock(request_mutex_);
+    workers_ = &workers;
     ticket_ = ticket;
     cancelled = cancelled_;
   }
-  if (cancelled) context_.workers.Remove(ticket);
+  if (cancelled) workers.Remove(ticket);
 }
 
 void EngineCall::Prepare(const grpc::ByteBuffer& message, Scheduler::Reservation reservation,
@@ -71,11 +73,13 @@ void EngineCall::Prepare(const grpc::ByteBuffer& message, Scheduler::Reservation
     reservation = *std::move(got);
   }
   if (made->complete()) return Submit(std::move(made->request), std::move(reservation));
-  if (worker) return Tokenise(*std::move(made), std::move(reservation));
+  // A turn waits for its session's store, where no text is to wait behind it.
+  WorkerPool& workers = made->turn ? context_.store_workers : context_.workers;
+  if (worker && !made->turn) return Tokenise(*std::move(made), std::move(reservation));
   const int64_t cost = made->queue_bound();
   auto prepared = std::make_shared<PreparedRequest>(*std::move(made));
   Post(
-      cost,
+      workers, cost,
       [this, prepared](Scheduler::Reservation place) {
         Tokenise(std::move(*prepared), std::move(place));
       },
@@ -121,13 +125,15 @@ bool EngineCall::Cancelled() {
 void EngineCall::CancelRequest() {
   std::optional<RequestId> id;
   WorkerPool::Ticket ticket;
+  WorkerPool* workers;
   {
     const MutexLock lock(request_mutex_);
     cancelled_ = true;
     id = id_;
+    workers = workers_;
     ticket = std::exchange(ticket_, 0);
   }
-  if (ticket != 0) context_.workers.Remove(ticket);
+  if (ticket != 0) workers->Remove(ticket);
   // Where the deadline is what ended the RPC the scheduler's own timer ends the request, and it
   // counts as a deadline.
   if (id && !HasPassed(deadline_, record_.begun())) model_->scheduler->Cancel(*id);

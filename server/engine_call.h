@@ -51,15 +51,16 @@ class EngineCall : public EventSink, public std::enable_shared_from_this<EngineC
   void Tokenise(PreparedRequest prepared, Scheduler::Reservation reservation);
   absl::StatusOr<Scheduler::Reservation> Reserve(int64_t tokens);
   void Submit(Request request, Scheduler::Reservation reservation);
-  // Runs `work` on a worker; refuses when the server ends before.
-  void Post(int64_t cost, std::function<void(Scheduler::Reservation)> work,
+  // Runs `work` on one of the workers; refuses when the server ends before.
+  void Post(WorkerPool& workers, int64_t cost, std::function<void(Scheduler::Reservation)> work,
             Scheduler::Reservation reservation);
   bool Cancelled();
 
   const absl::Time deadline_;
 
   Mutex request_mutex_;
-  BufferLease lease_ ABSL_GUARDED_BY(request_mutex_);  // of message, texts, ids
+  BufferLease lease_ ABSL_GUARDED_BY(request_mutex_);              // of message, texts, ids
+  WorkerPool* workers_ ABSL_GUARDED_BY(request_mutex_) = nullptr;  // whose the ticket is
   WorkerPool::Ticket ticket_ ABSL_GUARDED_BY(request_mutex_) = 0;
   std::optional<RequestId> id_ ABSL_GUARDED_BY(request_mutex_);
   bool cancelled_ ABSL_GUARDED_BY(request_mutex_) = false;

@@ -160,8 +160,8 @@ void GenerateCall::OnCheckpoint(std::shared_ptr<const SessionState> state) {
   // One at a time: where the store is slower than the engine, fewer are stored.
   if (storing_.exchange(true)) return;
   const int64_t cost = state->bytes();
-  context_.workers.Post(cost, [self = shared_from_this(), this, store = turn_->Checkpointer(),
-                               kept = std::move(state)](bool dropped) {
+  context_.store_workers.Post(cost, [self = shared_from_this(), this, store = turn_->Checkpointer(),
+                                     kept = std::move(state)](bool dropped) {
     // One that cannot be stored costs recomputation alone.
     if (!dropped) static_cast<void>(store(kept));
     storing_ = false;
@@ -178,7 +178,7 @@ void GenerateCall::OnFinished(FinishEvent event) {
   // The store may wait for a disk or a network, which the engine thread must not. A turn that has
   // ended as it should counts also where the server ends meanwhile.
   const int64_t cost = event.state == nullptr ? 0 : event.state->bytes();
-  context_.workers.Post(
+  context_.store_workers.Post(
       cost, [this, self = shared_from_this(), ended = std::move(event)](bool /*dropped*/) mutable {
         EndTurn(&ended);
         End(ended);

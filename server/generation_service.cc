@@ -100,14 +100,14 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContex
                                                       const grpc::ByteBuffer* request,
                                                       grpc::ByteBuffer* response) {
   return TextCall::Start(context_, rpc, request, response, "t2r.v1.Generation/Tokenize",
-                         DoTokenize);
+                         context_.workers, DoTokenize);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* rpc,
                                                         const grpc::ByteBuffer* request,
                                                         grpc::ByteBuffer* response) {
   return TextCall::Start(context_, rpc, request, response, "t2r.v1.Generation/Detokenize",
-                         DoDetokenize);
+                         context_.workers, DoDetokenize);
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetModel(grpc::CallbackServerContext* rpc,

@@ -69,9 +69,11 @@ struct GrpcServer::Impl {
         buffers(options.max_buffer_bytes),
         peers(options.max_requests_per_peer),
         workers(options.worker_threads, options.max_waiting_texts),
+        store_workers(options.store_threads, options.max_waiting_texts),
         context{host,
                 metrics,
                 workers,
+                store_workers,
                 writes,
                 watch,
                 buffers,
@@ -123,6 +125,7 @@ struct GrpcServer::Impl {
   CallWatch watch;
   WriteQueue writes;
   WorkerPool workers;
+  WorkerPool store_workers;
   CallContext context;
   HealthService health;
   GenerationService generation;
@@ -210,7 +213,11 @@ void GrpcServer::StopTaking() {
   impl_->TellHealth();
 }
 
-void GrpcServer::FinishTexts(absl::Time deadline) { impl_->workers.WaitUntilIdle(deadline); }
+void GrpcServer::FinishTexts(absl::Time deadline) {
+  // In the order in which one hands work to the other.
+  impl_->workers.WaitUntilIdle(deadline);
+  impl_->store_workers.WaitUntilIdle(deadline);
+}
 
 void GrpcServer::Shutdown(absl::Duration grace) {
   StopTaking();
@@ -219,6 +226,7 @@ void GrpcServer::Shutdown(absl::Duration grace) {
   impl_->listener->Stop();
   impl_->health.Shutdown();
   impl_->workers.Stop();
+  impl_->store_workers.Stop();
   if (impl_->server != nullptr) {
     impl_->server->Shutdown(absl::ToChronoTime(absl::Now() + grace));
     impl_->server->Wait();

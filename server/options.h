@@ -34,6 +34,7 @@ struct GrpcServerOptions {
   // is what gRPC's clients take unless they are told otherwise.
   int64_t max_response_bytes = 4 << 20;
   int worker_threads = 2;          // tokenising
+  int store_threads = 4;           // for sessions' stores: mostly waiting
   size_t max_waiting_texts = 256;  // Tokenize and Detokenize calls that may wait for them
   OutboxLimits outbox;             // of each Generate stream
   ReadLimits reading;

@@ -92,7 +92,7 @@ template <typename Request>
 grpc::ServerUnaryReactor* Start(CallContext& context, grpc::CallbackServerContext* rpc,
                                 const grpc::ByteBuffer* request, grpc::ByteBuffer* response,
                                 const char* method) {
-  return TextCall::Start(context, rpc, request, response, method,
+  return TextCall::Start(context, rpc, request, response, method, context.store_workers,
                          [owner = OwnerOf(context, *rpc)](const grpc::ByteBuffer& message,
                                                           const ServedModel& model, UnaryEnd& end) {
                            return Work<Request>(message, model, owner, end);

@@ -49,7 +49,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ExportCall::Start(CallContext& conte
 void ExportCall::Begin(const grpc::ByteBuffer& message) {
   absl::StatusOr<ServedModel*> model = context_.host.Get();
   if (!model.ok()) return End(model.status());
-  const WorkerPool::Ticket ticket = context_.workers.TryPost(
+  const WorkerPool::Ticket ticket = context_.store_workers.TryPost(
       static_cast<int64_t>(message.Length()),
       [self = shared_from_this(), served = *model, message](bool dropped) {
         if (dropped) return self->End(absl::UnavailableError("the server is shutting down"));
@@ -198,7 +198,7 @@ void ImportCall::Make() {
     const MutexLock lock(mutex_);
     if (finished_) return;
   }
-  const WorkerPool::Ticket ticket = context_.workers.TryPost(
+  const WorkerPool::Ticket ticket = context_.store_workers.TryPost(
       static_cast<int64_t>(snapshot_.size()), [self = shared_from_this()](bool dropped) {
         if (dropped) return self->End(absl::UnavailableError("the server is shutting down"));
         const absl::StatusOr<SessionInfo> made = self->model_->sessions->Import(

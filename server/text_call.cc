@@ -10,8 +10,8 @@ namespace t2r::server {
 grpc::ServerUnaryReactor* TextCall::Start(CallContext& context, grpc::CallbackServerContext* rpc,
                                           const grpc::ByteBuffer* request,
                                           grpc::ByteBuffer* response, const char* method,
-                                          Work work) {
-  std::shared_ptr<TextCall> call(new TextCall(context, *rpc, response, method));
+                                          WorkerPool& workers, Work work) {
+  std::shared_ptr<TextCall> call(new TextCall(context, *rpc, response, method, workers));
   call->self_ = call;
   if (absl::Status s = call->record_.Enter(); !s.ok()) {
     call->end_.Fail(s);
@@ -28,7 +28,7 @@ void TextCall::Begin(const grpc::ByteBuffer& message, Work work) {
   if (!lease_.TryResize(size)) {
     return end_.Fail(BuffersFull(context_.buffers));
   }
-  const WorkerPool::Ticket ticket = context_.workers.TryPost(
+  const WorkerPool::Ticket ticket = workers_.TryPost(
       size,
       [self = shared_from_this(), served = *model, message, todo = std::move(work)](bool dropped) {
         if (dropped) {
@@ -39,7 +39,7 @@ void TextCall::Begin(const grpc::ByteBuffer& message, Work work) {
       });
   if (ticket == 0) {
     return end_.Fail(
-        absl::ResourceExhaustedError("too many texts wait for the tokenizer; try again later"));
+        absl::ResourceExhaustedError("too many calls wait for a worker; try again later"));
   }
   bool cancelled;
   {
@@ -47,7 +47,7 @@ void TextCall::Begin(const grpc::ByteBuffer& message, Work work) {
     ticket_ = ticket;
     cancelled = cancelled_;
   }
-  if (cancelled) context_.workers.Remove(ticket);
+  if (cancelled) workers_.Remove(ticket);
 }
 
 void TextCall::OnCancel() {
@@ -57,7 +57,7 @@ void TextCall::OnCancel() {
     cancelled_ = true;
     ticket = std::exchange(ticket_, 0);
   }
-  if (ticket != 0) context_.workers.Remove(ticket);
+  if (ticket != 0) workers_.Remove(ticket);
   end_.Cancel();
 }
 

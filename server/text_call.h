@@ -1,4 +1,4 @@
-// One RPC that only works on a text: Tokenize or Detokenize.
+// One RPC that needs no engine: Tokenize or Detokenize, or a call of the service Sessions.
 #pragma once
 
 #include <grpcpp/server_context.h>
@@ -26,18 +26,20 @@ class TextCall final : public grpc::ServerUnaryReactor,
                                           UnaryEnd& end)>;
 
   // The reaction; refuses where too many wait already. `response` is valid until OnDone. method: as
-  // CallRecord's.
+  // CallRecord's. workers: of the context, on which it works.
   static grpc::ServerUnaryReactor* Start(CallContext& context, grpc::CallbackServerContext* rpc,
                                          const grpc::ByteBuffer* request,
-                                         grpc::ByteBuffer* response, const char* method, Work work);
+                                         grpc::ByteBuffer* response, const char* method,
+                                         WorkerPool& workers, Work work);
 
   void OnCancel() override;
   void OnDone() override;
 
  private:
   TextCall(CallContext& context, grpc::CallbackServerContext& rpc, grpc::ByteBuffer* response,
-           const char* method)
+           const char* method, WorkerPool& workers)
       : context_(context),
+        workers_(workers),
         guard_(context.watch, rpc),
         record_(context, rpc, method),
         end_(context, guard_, &record_, *this, response),
@@ -45,6 +47,7 @@ class TextCall final : public grpc::ServerUnaryReactor,
   void Begin(const grpc::ByteBuffer& message, Work work);
 
   CallContext& context_;
+  WorkerPool& workers_;
   CallGuard guard_;
   CallRecord record_;
   UnaryEnd end_;

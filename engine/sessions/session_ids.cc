@@ -43,4 +43,10 @@ absl::Status CheckSessionTtl(absl::Duration ttl) {
                                                  absl::FormatDuration(kMaxSessionTtl)));
 }
 
+void UseSession(SessionInfo* info, absl::Duration ttl, absl::Time now) {
+  if (ttl > absl::ZeroDuration()) info->ttl = ttl;
+  info->used = now;
+  info->expires = now + info->ttl;
+}
+
 }  // namespace t2r

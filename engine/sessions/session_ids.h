@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "engine/sessions/session_info.h"
 
 namespace t2r {
 
@@ -14,5 +15,7 @@ absl::Status CheckSessionId(const std::string& id);
 std::string MakeUpSessionId();
 // INVALID_ARGUMENT unless it is from zero, which stands for a default, to kMaxSessionTtl.
 absl::Status CheckSessionTtl(absl::Duration ttl);
+// It expires its ttl after now; a ttl above zero is its own from now on.
+void UseSession(SessionInfo* info, absl::Duration ttl, absl::Time now);
 
 }  // namespace t2r

@@ -9,8 +9,7 @@ import yaml
 from certificates import Authority
 from conftest import tool
 from daemons import ENVOY, UPSTREAM_TLS, Envoy, channel, under_load, with_files
-from process_test import metrics_of
-from server_process import SECONDS, Process
+from server_process import SECONDS, Process, metrics_of
 from t2r.v1 import generation_pb2 as pb
 from t2r.v1 import generation_pb2_grpc as stubs
 

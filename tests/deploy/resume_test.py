@@ -2,7 +2,8 @@
 which are restarted one after the other, and killed at random moments. Every stream's tokens are those of
 an unbroken run, none twice and none missing.
 
-T2R_STREAMS (100) streams at once, T2R_KILLS (2) kills; bench/restarts asks for more.
+T2R_STREAMS (100) streams at once, T2R_KILLS (2) kills; bench/restarts asks for more, and takes the line that
+begins with "figures:".
 """
 
 import contextlib
@@ -136,6 +137,7 @@ class Counting:
 @pytest.mark.parametrize("sync", [os.environ.get("T2R_SYNC", "32")])
 def test_streams_outlive_restarts_and_kills(tmp_path, model, pair, authority, sync):
     chance = random.Random(7)
+    begun = time.monotonic()
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(Redis(tmp_path, "--appendfsync", "everysec"))
         servers = Pair(stack, tmp_path, model, (
@@ -165,8 +167,9 @@ def test_streams_outlive_restarts_and_kills(tmp_path, model, pair, authority, sy
                 load.after(5 * STREAMS)
                 servers.restart(number)
                 envoy.wait_for(lambda: envoy.healthy() == both)
-        print(f"{load.done} streams of {TOKENS} tokens, {load.resumed} gone on with, {len(load.wrong)} wrong, "
-              f"2 restarts and {KILLS} kills, {servers.starts} starts")
+        print("figures:", json.dumps({
+            "restarts": 2, "kills": servers.starts - 4, "done": load.done, "tokens": load.tokens,
+            "resumed": load.resumed, "wrong": len(load.wrong), "seconds": time.monotonic() - begun}))
         assert not load.wrong, load.wrong[:5]
         assert load.resumed >= STREAMS // 4
 

@@ -12,8 +12,8 @@ import grpc
 import pytest
 
 from certificates import Authority
-from process_test import metrics_of, status_of
-from server_process import BINARY, SECONDS, Process, local_unless, run
+from process_test import status_of
+from server_process import BINARY, SECONDS, Process, local_unless, metrics_of, run
 from t2r.v1 import generation_pb2 as pb
 from t2r.v1 import generation_pb2_grpc as stubs
 

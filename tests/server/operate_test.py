@@ -18,8 +18,7 @@ from certificates import Authority
 from identity_test import channel_to, install, new_key, tls_flags, wait_for_metric
 from opentelemetry import trace_service_pb2 as otlp
 from opentelemetry import trace_service_pb2_grpc as otlp_stubs
-from process_test import metrics_of
-from server_process import SECONDS, Process, run
+from server_process import SECONDS, Process, metrics_of, run
 from t2r.v1 import generation_pb2 as pb
 from t2r.v1 import generation_pb2_grpc as stubs
 

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 import make_models
-from server_process import SECONDS, Process, run, start_error
+from server_process import SECONDS, Process, metrics_of, run, start_error
 from t2r.v1 import generation_pb2 as pb
 from t2r.v1 import generation_pb2_grpc as stubs
 
@@ -147,12 +147,6 @@ def test_connections_end_at_their_age_and_streams_do_not(tmp_path, model):
                 if event.WhichOneof("event") == "delta":
                     break  # the stream goes on
             call.cancel()
-
-
-def metrics_of(server):
-    admin = "http://" + server.line(r"^admin: listening on (127\.0\.0\.1:\d+)$").group(1)
-    with urllib.request.urlopen(admin + "/metrics", timeout=SECONDS) as answer:
-        return answer.read().decode()
 
 
 def test_memory_is_planned_and_told_three_ways(tmp_path, model):

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import time
+import urllib.request
 
 BINARY = os.environ["T2R_SERVER"]
 SECONDS = 60
@@ -49,6 +50,12 @@ class Process:
     def ready(self):
         self.line(r"^model: ready ")
         return self.line(r"^grpc: listening on (127\.0\.0\.1:\d+)$").group(1)
+
+
+def metrics_of(server):
+    admin = "http://" + server.line(r"^admin: listening on (127\.0\.0\.1:\d+)$").group(1)
+    with urllib.request.urlopen(admin + "/metrics", timeout=SECONDS) as answer:
+        return answer.read().decode()
 
 
 def run(*arguments, **environment):

@@ -3,46 +3,20 @@ text is always that of a run that was never cut.
 """
 
 import os
-import pathlib
 import subprocess
 
 import grpc
 import pytest
 
 from service import CALL_SECONDS, Server, pb
+from session_calls import DEMO, PROMPT, get, kill, sessions, turn, whole
 from t2r.v1 import sessions_pb2 as spb
-from t2r.v1 import sessions_pb2_grpc as session_stubs
 
-DEMO = pathlib.Path(__file__).resolve().parents[2] / "models" / "demo"
-PROMPT = "And it came to pass"
 SAMPLINGS = {
     "greedy": {"temperature": 0},
     "penalised": {"temperature": 0.9, "top_p": 0.95, "seed": 11, "repetition_penalty": 1.2,
                   "frequency_penalty": 0.3, "presence_penalty": 0.1},
 }
-
-
-def turn(server, session, max_tokens, prompt="", sampling=None, **ref):
-    reference = spb.SessionRef(id=session, create=True, **ref)
-    return server.generate(prompt, max_tokens, sampling and pb.Sampling(**sampling),
-                           session=reference, ignore_eos=True)
-
-
-def whole(server, max_tokens, sampling):
-    return server.generate(PROMPT, max_tokens, pb.Sampling(**sampling), ignore_eos=True)
-
-
-def sessions(server):
-    return session_stubs.SessionsStub(server.channel)
-
-
-def get(server, session):
-    return sessions(server).GetSession(spb.GetSessionRequest(id=session), timeout=CALL_SECONDS)
-
-
-def kill(server):
-    server.process.kill()
-    server.process.wait()
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())

@@ -3,7 +3,7 @@ middle of a turn, and the text is always that of a run that was never cut.
 """
 
 import contextlib
-import pathlib
+import functools
 import signal
 import sys
 import threading
@@ -13,21 +13,21 @@ import urllib.request
 import grpc
 import pytest
 
+import session_calls
 from certificates import Authority
 from redis_server import Redis
 from service import CALL_SECONDS, Server, pb
+from session_calls import DEMO, PROMPT, ROOT, code, get, kill, sessions
 from t2r.v1 import sessions_pb2 as spb
-from t2r.v1 import sessions_pb2_grpc as session_stubs
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "examples"))
 import resume  # noqa: E402
 
-DEMO = ROOT / "models" / "demo"
-PROMPT = "And it came to pass"
 SAMPLING = {"temperature": 0.9, "top_p": 0.95, "seed": 11, "repetition_penalty": 1.2}
 LONG = 1500  # tokens: more than are on their way when the first ones come
 LEASE = ("--session-lease-seconds", "2")
+turn = functools.partial(session_calls.turn, sampling=SAMPLING)
+whole = functools.partial(session_calls.whole, sampling=SAMPLING)
 
 
 @pytest.fixture(name="redis")
@@ -42,39 +42,11 @@ def request(session, max_tokens, prompt=PROMPT, **ref):
                               ignore_eos=True, session=reference)
 
 
-def turn(server, session, max_tokens, prompt="", **ref):
-    return server.generate(prompt, max_tokens, pb.Sampling(**SAMPLING), ignore_eos=True,
-                           session=spb.SessionRef(id=session, create=True, **ref))
-
-
-def whole(server, max_tokens):
-    return server.generate(PROMPT, max_tokens, pb.Sampling(**SAMPLING), ignore_eos=True)
-
-
-def sessions(server):
-    return session_stubs.SessionsStub(server.channel)
-
-
-def get(server, session):
-    return sessions(server).GetSession(spb.GetSessionRequest(id=session), timeout=CALL_SECONDS)
-
-
-def kill(server):
-    server.process.kill()
-    server.process.wait()
-
-
 def metric(server, name):
     with urllib.request.urlopen(f"http://{server.admin}/metrics", timeout=CALL_SECONDS) as page:
         values = [line.split()[-1] for line in page.read().decode().splitlines()
                   if line.startswith(name + " ")]
     return float(values[0])
-
-
-def code(call):
-    with pytest.raises(grpc.RpcError) as error:
-        call()
-    return error.value.code(), error.value.details()
 
 
 def test_two_servers_have_the_same_sessions(redis, tmp_path):

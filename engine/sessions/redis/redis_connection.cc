@@ -60,7 +60,7 @@ class Socket {
   absl::Status Wait(short events, absl::Time deadline) const {
     while (true) {
       const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now()) + 1;
-      if (left <= 0) return Failed("it did not answer in time");
+      if (left <= 0) return absl::DeadlineExceededError("it did not answer in time");
       pollfd poll_fd = {fd_, events, 0};
       const int ready = poll(&poll_fd, 1, static_cast<int>(std::min<int64_t>(left, 60'000)));
       if (ready > 0) return absl::OkStatus();
@@ -226,10 +226,13 @@ struct RedisConnection::Impl {
     }
     const std::string database = std::to_string(address.database);
     if (address.database > 0) commands.push_back({"SELECT", database});
+    commands.push_back({"PING"});
     for (const auto& command : commands) {
       const absl::StatusOr<RedisReply> reply = Call(command, deadline);
       if (!reply.ok()) return reply.status();
-      if (reply->kind == RedisReply::Kind::kError) return Failed(reply->text);
+      // Who may not PING is answered, too.
+      const bool refused = reply->kind == RedisReply::Kind::kError && command[0] != "PING";
+      if (refused) return Failed(reply->text);
     }
     return absl::OkStatus();
   }

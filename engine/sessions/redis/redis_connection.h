@@ -22,10 +22,12 @@ struct RedisOptions {
   int max_connections = 8;
 };
 
-// Not thread-safe. Every error is UNAVAILABLE, and the connection is then of no use any more.
+// Not thread-safe. Errors are DEADLINE_EXCEEDED where there was no answer in time, else
+// UNAVAILABLE; the connection is then of no use any more.
 class RedisConnection {
  public:
-  // Connects, checks the server's certificate and name, gives user, password and database.
+  // Connects, checks the server's certificate and name, gives user, password and database, and has
+  // an answer: also one that hangs is connected to.
   static absl::StatusOr<std::unique_ptr<RedisConnection>> Open(const RedisOptions& options);
   ~RedisConnection();
   RedisConnection(const RedisConnection&) = delete;

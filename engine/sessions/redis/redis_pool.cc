@@ -19,72 +19,78 @@ absl::Status RedisPool::Explain(const absl::Status& why) const {
       absl::StrCat("--session-store ", options_.address.text(), ": ", why.message()));
 }
 
-absl::StatusOr<std::unique_ptr<RedisConnection>> RedisPool::Take() {
+absl::StatusOr<RedisPool::Taken> RedisPool::Take() {
   const CondVar::Clock::time_point deadline =
       CondVar::Clock::now() + absl::ToChronoMilliseconds(options_.timeout);
   MutexLock lock(mutex_);
-  while (used_ >= options_.max_connections) {
+  while (used_ >= options_.max_connections && pause_ == absl::ZeroDuration()) {
     if (!returned_.WaitUntil(lock, deadline)) {
       return absl::UnavailableError(
           absl::StrCat("all ", options_.max_connections, " connections are in use"));
     }
   }
-  ++used_;
-  if (idle_.empty()) return std::unique_ptr<RedisConnection>();
-  std::unique_ptr<RedisConnection> connection = std::move(idle_.back());
-  idle_.pop_back();
-  return connection;
-}
-
-absl::StatusOr<std::unique_ptr<RedisConnection>> RedisPool::Connect() {
-  {
-    const MutexLock lock(mutex_);
-    if (absl::Now() < next_try_) {
+  Taken taken;
+  if (pause_ > absl::ZeroDuration()) {
+    if (trying_ || absl::Now() < next_try_) {
       return absl::UnavailableError(absl::StrCat(
           last_failure_.message(), "; it is tried again within ", absl::FormatDuration(pause_)));
     }
+    taken.tries = trying_ = true;
   }
-  absl::StatusOr<std::unique_ptr<RedisConnection>> made = RedisConnection::Open(options_);
-  const MutexLock lock(mutex_);
-  if (made.ok()) {
-    pause_ = absl::ZeroDuration();
-    return made;
+  ++used_;
+  if (!idle_.empty()) {
+    taken.connection = std::move(idle_.back());
+    idle_.pop_back();
   }
-  pause_ = std::clamp(2 * pause_, kFirstPause, kLongestPause);
-  next_try_ = absl::Now() + pause_;
-  last_failure_ = made.status();
-  return made;
+  return taken;
 }
 
-void RedisPool::GiveBack(std::unique_ptr<RedisConnection> connection) {
+void RedisPool::GiveBack(Taken taken, const absl::Status& away) {
   const MutexLock lock(mutex_);
   --used_;
-  if (connection != nullptr) idle_.push_back(std::move(connection));
+  if (taken.tries) trying_ = false;
+  if (!away.ok()) {
+    idle_.clear();
+    pause_ = std::clamp(2 * pause_, kFirstPause, kLongestPause);
+    next_try_ = absl::Now() + pause_;
+    last_failure_ = away;
+    returned_.NotifyAll();
+    return;
+  }
+  if (taken.connection != nullptr) {
+    pause_ = absl::ZeroDuration();
+    idle_.push_back(std::move(taken.connection));
+  }
   returned_.NotifyOne();
 }
 
 absl::StatusOr<RedisReply> RedisPool::Call(const std::vector<std::string_view>& command) {
-  absl::StatusOr<std::unique_ptr<RedisConnection>> taken = Take();
+  absl::StatusOr<Taken> taken = Take();
   if (!taken.ok()) return Explain(taken.status());
-  std::unique_ptr<RedisConnection> connection = *std::move(taken);
+  std::unique_ptr<RedisConnection>& connection = taken->connection;
+  absl::StatusOr<RedisReply> reply = absl::UnavailableError("not connected");
   if (connection != nullptr) {
-    absl::StatusOr<RedisReply> reply = connection->Call(command);
-    if (reply.ok()) {
-      GiveBack(std::move(connection));
-      return reply;
+    reply = connection->Call(command);
+    if (!reply.ok()) {
+      // Likely the server was started anew, and the other idle ones are of no use either.
+      connection.reset();
+      const MutexLock lock(mutex_);
+      idle_.clear();
     }
-    // Likely the server was started anew, and the other idle ones are of no use either.
-    connection.reset();
-    const MutexLock lock(mutex_);
-    idle_.clear();
   }
-  absl::StatusOr<std::unique_ptr<RedisConnection>> made = Connect();
-  if (!made.ok()) {
-    GiveBack(nullptr);
-    return Explain(made.status());
+  absl::Status away;
+  if (connection == nullptr && !absl::IsDeadlineExceeded(reply.status())) {
+    absl::StatusOr<std::unique_ptr<RedisConnection>> made = RedisConnection::Open(options_);
+    if (made.ok()) {
+      connection = *std::move(made);
+      reply = connection->Call(command);
+    } else {
+      reply = away = made.status();
+    }
   }
-  absl::StatusOr<RedisReply> reply = (*made)->Call(command);
-  GiveBack(reply.ok() ? *std::move(made) : nullptr);
+  if (!reply.ok()) connection.reset();
+  if (absl::IsDeadlineExceeded(reply.status())) away = reply.status();
+  GiveBack(*std::move(taken), away);
   return reply.ok() ? std::move(reply) : Explain(reply.status());
 }
 

@@ -12,9 +12,9 @@
 
 namespace t2r {
 
-// Thread-safe. Connects when it is first needed, and after a failure not before a pause, which
-// doubles from 50 ms up to 1 s: until then calls fail at once. UNAVAILABLE names the address and
-// what was tried.
+// Thread-safe. Connects when it is first needed. After a connection that was refused, or an answer
+// that did not come in time, calls fail at once; one at a time tries again, after a pause that
+// doubles from 50 ms up to 1 s. UNAVAILABLE names the address and what was tried.
 class RedisPool {
  public:
   explicit RedisPool(RedisOptions options) : options_(std::move(options)) {}
@@ -24,11 +24,14 @@ class RedisPool {
   absl::StatusOr<RedisReply> Call(const std::vector<std::string_view>& command);
 
  private:
-  // An idle connection, or null where a new one is to be made; either counts as in use.
-  absl::StatusOr<std::unique_ptr<RedisConnection>> Take();
-  // Makes one, and keeps account of failures.
-  absl::StatusOr<std::unique_ptr<RedisConnection>> Connect();
-  void GiveBack(std::unique_ptr<RedisConnection> connection);
+  // Of a call: an idle connection, or null where a new one is to be made; either counts as in use.
+  struct Taken {
+    std::unique_ptr<RedisConnection> connection;
+    bool tries = false;  // whether a pause is over
+  };
+  absl::StatusOr<Taken> Take();
+  // away: why a pause begins; OK: none does.
+  void GiveBack(Taken taken, const absl::Status& away);
   absl::Status Explain(const absl::Status& why) const;
 
   const RedisOptions options_;
@@ -36,8 +39,9 @@ class RedisPool {
   CondVar returned_;
   std::vector<std::unique_ptr<RedisConnection>> idle_ ABSL_GUARDED_BY(mutex_);
   int used_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::Duration pause_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
+  absl::Duration pause_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();  // zero: all is well
   absl::Time next_try_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  bool trying_ ABSL_GUARDED_BY(mutex_) = false;  // a call does, whether a pause is over
   absl::Status last_failure_ ABSL_GUARDED_BY(mutex_);
 };
 

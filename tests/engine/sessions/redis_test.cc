@@ -1,9 +1,14 @@
 // Addresses and replies of a shared store; the store itself is tested with a real one
 // (tests/suites/sessions_shared.py).
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "engine/sessions/redis/redis_address.h"
+#include "engine/sessions/redis/redis_pool.h"
 #include "engine/sessions/redis/redis_reply.h"
 
 namespace t2r {
@@ -75,6 +80,52 @@ TEST(RedisReplyTest, WhatIsNoReplyOrTooLargeEndsTheReading) {
   EXPECT_FALSE(*reader.Next(&reply));
   ASSERT_TRUE(reader.Feed(std::string(900, 'a')).ok());
   EXPECT_EQ(reader.Feed(std::string(900, 'a')).code(), absl::StatusCode::kUnavailable);
+}
+
+// The kernel takes connections to it, and nobody answers.
+class Hanging {
+ public:
+  Hanging() : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    auto* const at = reinterpret_cast<sockaddr*>(&address);
+    ok_ = fd_ >= 0 && bind(fd_, at, size) == 0 && listen(fd_, 64) == 0 &&
+          getsockname(fd_, at, &size) == 0;
+    port_ = ntohs(address.sin_port);
+  }
+  ~Hanging() { close(fd_); }
+  Hanging(const Hanging&) = delete;
+  Hanging& operator=(const Hanging&) = delete;
+  bool ok() const { return ok_; }
+  int port() const { return port_; }
+
+ private:
+  const int fd_;
+  bool ok_ = false;
+  int port_ = 0;
+};
+
+TEST(RedisPoolTest, AServerThatHangsFailsCallsAtOnceBehindTheFirst) {
+  const Hanging server;
+  ASSERT_TRUE(server.ok());
+  RedisOptions options;
+  options.address.host = "127.0.0.1";
+  options.address.port = std::to_string(server.port());
+  options.connect_timeout = options.timeout = absl::Milliseconds(20);
+  RedisPool pool(options);
+  const absl::Status first = pool.Call({"GET", "a"}).status();
+  EXPECT_EQ(first.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(first.message()), HasSubstr("did not answer in time"));
+  EXPECT_THAT(std::string(first.message()), HasSubstr("--session-store redis://127.0.0.1"));
+  // On a busy machine the pause may be over before the next call, which then waits, too.
+  absl::Status next = first;
+  for (int i = 0; i < 100 && next.message() == first.message(); ++i) {
+    next = pool.Call({"GET", "a"}).status();
+  }
+  EXPECT_EQ(next.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(next.message()), HasSubstr("did not answer in time; it is tried again"));
 }
 
 }  // namespace

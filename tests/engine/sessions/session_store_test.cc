@@ -343,6 +343,46 @@ TEST_F(SessionDirectoryTest, WhatExpiresLeavesTheDiskToo) {
   EXPECT_EQ(Open()->kept().sessions, 0);
 }
 
+// Their states are more than what is written at once.
+TEST_F(SessionDirectoryTest, ManyForksAreThereOrNone) {
+  {
+    const auto store = Open();
+    Advance(*store, "a", 5);
+    ASSERT_TRUE(store->Create("g-1000", kDefault).ok());
+    ASSERT_TRUE(store->Fork("a", "f", kMaxForks).ok());
+    EXPECT_EQ(store->Fork("a", "g", kMaxForks).status().code(), Code::kAlreadyExists);
+  }
+  const auto store = Open();
+  EXPECT_EQ(store->on_disk().sessions, kMaxForks + 2);
+  for (const char* id : {"f-1", "f-840", "f-1024"}) {
+    const auto turn = store->Begin({.id = id});
+    ASSERT_TRUE(turn.ok()) << turn.status();
+    EXPECT_EQ(turn->state()->slot.state, StateAt(5)->slot.state);
+  }
+  EXPECT_EQ(store->Get("g-1").status().code(), Code::kNotFound);
+}
+
+// More than one call removes.
+TEST_F(SessionDirectoryTest, ManyThatExpireTogetherAreNotThere) {
+  {
+    const auto store = Open();
+    Advance(*store, "a", 5);
+    ASSERT_TRUE(store->Fork("a", "f", kMaxForks).ok());
+  }
+  now_ += absl::Hours(1);
+  {
+    const auto store = Open();
+    EXPECT_GT(store->on_disk().sessions, 1);
+    EXPECT_EQ(store->Get("f-999").status().code(), Code::kNotFound);
+    EXPECT_EQ(store->Begin({.id = "f-998"}).status().code(), Code::kNotFound);
+    EXPECT_EQ(store->List("f-5", 10)->size(), 0U);
+    ASSERT_TRUE(store->Create("f-999", kDefault).ok());
+    for (int i = 0; i < 10; ++i) EXPECT_TRUE(store->Get("f-999").ok());
+    EXPECT_EQ(store->on_disk().sessions, 1);
+  }
+  EXPECT_EQ(Ids(*Open()->List("", 10)), std::vector<std::string>{"f-999"});
+}
+
 TEST_F(SessionDirectoryTest, OfAnotherClassAreRefusedNamingBoth) {
   { Advance(*Open(), "a", 5); }
   SessionStoreOptions options = Options();
