@@ -26,11 +26,11 @@ namespace t2r::convert {
 namespace {
 
 // Sizes that --window auto tries for every layer, smallest first; sinks and fold are the flags'.
-constexpr LinearSizes kRungs[] = {{16, 16, 0, 1},  {32, 32, 0, 1},  {64, 64, 0, 1},
-                                  {64, 128, 0, 1}, {64, 192, 0, 1}, {128, 256, 0, 1},
-                                  {64, 384, 0, 1}, {64, 512, 0, 1}};
+constexpr LinearSizes kRungs[] = {
+    {16, 16, 0, 1},  {32, 32, 0, 1},  {32, 64, 0, 1},   {64, 64, 0, 1},  {64, 96, 0, 1},
+    {64, 128, 0, 1}, {64, 192, 0, 1}, {128, 256, 0, 1}, {64, 384, 0, 1}, {64, 512, 0, 1}};
 // Those of them at which every layer's cost is measured; the others follow (CostsByError).
-constexpr size_t kMeasuredRungs[] = {1, 4};
+constexpr size_t kMeasuredRungs[] = {1, 6};
 
 struct Texts {
   Corpus calibration;  // what samples are of

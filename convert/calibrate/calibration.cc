@@ -25,7 +25,6 @@ constexpr int64_t kBatchTokens = 2048;
 constexpr int kRounds = 15;
 constexpr double kSharpness = 4;  // β: keys are softmax(−β/2 · distance²) to their centroids
 constexpr double kRidge = 1e-4;   // of the second moment's mean diagonal
-constexpr int64_t kFarDistance = 256;  // at least, in the mean rotation
 
 // Every stride-th row of [rows, …] where `kept` [rows] is not 0.
 Tensor Chosen(const Tensor& kept, int64_t stride) {
@@ -56,13 +55,33 @@ struct Rotation {
   Tensor cos, sin;  // [rotary_dim/2]
 };
 
-// Mean of the rotations by RoPE over distances low … high, times `scale`.
+// Shares of distances from `window` on between a far key and its query: each of the positions, of
+// which queries[i] see i keys before their own, counts its far keys alike, and so do positions.
+Tensor DistanceShares(const std::vector<int64_t>& queries, int64_t window) {
+  const auto length = static_cast<int64_t>(queries.size());
+  std::vector<double> shares(static_cast<size_t>(std::max<int64_t>(1, length - window)), 0.0);
+  double sum = 0;  // over positions from i on
+  for (int64_t i = length - 1; i >= window; --i) {
+    sum +=
+        static_cast<double>(queries[static_cast<size_t>(i)]) / static_cast<double>(i - window + 1);
+    shares[static_cast<size_t>(i - window)] = sum;
+  }
+  if (sum == 0) shares[0] = 1;  // no text is longer than the window
+  const Tensor all = torch::tensor(shares, torch::kFloat64);
+  return all / all.sum();
+}
+
+// Mean of the rotations by RoPE over distances low, low + 1 and so on by their shares, times
+// `scale`.
 Rotation MeanRotation(const std::vector<double>& inverse_frequencies, double scale, int64_t low,
-                      int64_t high) {
-  const Tensor angles = torch::outer(torch::arange(low, high + 1, torch::kFloat64),
-                                     torch::tensor(inverse_frequencies, torch::kFloat64));
-  return {(angles.cos().mean(0) * scale).to(torch::kFloat32),
-          (angles.sin().mean(0) * scale).to(torch::kFloat32)};
+                      const Tensor& shares) {
+  const Tensor distances = torch::arange(low, low + shares.size(0), torch::kFloat64);
+  const Tensor angles =
+      torch::outer(distances, torch::tensor(inverse_frequencies, torch::kFloat64));
+  const auto mean = [&](const Tensor& x) {
+    return (torch::matmul(shares, x) * scale).to(torch::kFloat32);
+  };
+  return {mean(angles.cos()), mean(angles.sin())};
 }
 
 // Turns the first values of rows [n, d] by a rotation, or by its transpose.
@@ -153,6 +172,10 @@ Calibration::Calibration(const TrainingModel& parent, const Corpus& text,
   for (const AttentionSite& site : AttentionSites(swapped)) {
     if (IsLinear(swapped, site)) sites_.push_back(site);
   }
+  for (const auto& ids : text.documents) {
+    positions_.resize(std::max(positions_.size(), ids.size()), 0);
+    for (size_t i = 0; i < ids.size(); ++i) ++positions_[i];
+  }
   const std::vector<BatchPlan> plans = WholeDocuments(text, kBatchTokens);
   int64_t source_tokens = 0;
   for (const auto& source : text.sources) source_tokens += static_cast<int64_t>(source.size());
@@ -200,7 +223,8 @@ Calibration::Calibration(const TrainingModel& parent, const Corpus& text,
       keys.push_back(std::move(part[site].keys));
       queries.push_back(std::move(part[site].queries));
     }
-    samples_.push_back({torch::cat(keys, 1), torch::cat(queries, 1)});
+    // k-means and the factors are the CPU's work, wherever the model is.
+    samples_.push_back({torch::cat(keys, 1).cpu(), torch::cat(queries, 1).cpu()});
   }
 }
 
@@ -212,7 +236,7 @@ Calibration::Codebook Calibration::Fit(const Sample& sample, int64_t group,
   Rotation mean;
   if (rotated) {
     const int64_t near = std::max(1, sizes.window);
-    mean = MeanRotation(inverse_frequencies_, rope_scale_, near, std::max(kFarDistance, 4 * near));
+    mean = MeanRotation(inverse_frequencies_, rope_scale_, near, DistanceShares(positions_, near));
     queries = Turn(queries, mean, /*transposed=*/false);
   }
   const Tensor moment =
@@ -328,7 +352,7 @@ std::vector<double> ChooseFarBiases(const TrainingModel& parent, const Corpus& t
             measure();
           }
           Tensor& sum = errors[index(site)];
-          const Tensor all = torch::stack(by_bias).to(torch::kFloat64);
+          const Tensor all = torch::stack(by_bias).to(torch::kCPU, torch::kFloat64);
           sum = sum.defined() ? sum + all : all;
           squares[index(site)] += by_head(out).sum(torch::kFloat64).item<double>();
         });
@@ -344,8 +368,10 @@ std::vector<double> ChooseFarBiases(const TrainingModel& parent, const Corpus& t
     }
     Tensor values = bias(site);
     if (!values.defined()) continue;
-    const Tensor best = torch::tensor(biases).index_select(0, error.argmin(0));
-    values.add_(codebook ? best.to(torch::kFloat32).unsqueeze(1) : best.to(torch::kFloat32));
+    const Tensor best = torch::tensor(biases)
+                            .index_select(0, error.argmin(0))
+                            .to(torch::TensorOptions(values.device()).dtype(torch::kFloat32));
+    values.add_(codebook ? best.unsqueeze(1) : best);
   }
   return left;
 }

@@ -54,6 +54,7 @@ class Calibration {
   std::vector<AttentionSite> sites_;
   std::vector<Sample> samples_;              // of each site
   std::vector<double> inverse_frequencies_;  // empty: features see what logits see
+  std::vector<int64_t> positions_;           // how many documents have a token at each position
   double rope_scale_ = 1;                    // of turned products: the square of RoPE's factor
   uint64_t seed_;
 };

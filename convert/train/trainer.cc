@@ -12,6 +12,7 @@
 
 #include "convert/error.h"
 #include "convert/train/adamw.h"
+#include "convert/train/adamw_tensors.h"
 #include "convert/train/checkpoint.h"
 #include "convert/train/gradient.h"
 #include "convert/train/shards.h"
@@ -199,6 +200,7 @@ void Trainer::Update() {
                    ? static_cast<float>(options_.clip_norm / norm)
                    : 1.0F;
   ForEachShard(parts, [&](size_t part, size_t) {
+    const torch::NoGradGuard inner_no_grad;
     for (const Segment& s : segments_) {
       if (!learns(s)) continue;
       const double peak = transferring()  ? options_.transfer_rate
@@ -209,9 +211,17 @@ void Trainer::Update() {
       own.decay = s.decay && !transferring() ? static_cast<float>(options_.weight_decay) : 0.0F;
       own.bounded = s.log_decay;
       const Range mine = s.range.Part(part, parts);
-      const auto at = [&mine](const Tensor& flat) { return flat.data_ptr<float>() + mine.begin; };
-      AdamwUpdate(own, mine.count, at(model_->parameters().flat()), at(gradient), at(moment1_),
-                  at(moment2_));
+      const auto part_of = [&mine](const Tensor& flat) {
+        return flat.narrow(0, mine.begin, mine.count);
+      };
+      const Tensor values = part_of(model_->parameters().flat()), slope = part_of(gradient),
+                   moment1 = part_of(moment1_), moment2 = part_of(moment2_);
+      if (values.is_cpu()) {
+        AdamwUpdate(own, mine.count, values.data_ptr<float>(), slope.data_ptr<float>(),
+                    moment1.data_ptr<float>(), moment2.data_ptr<float>());
+      } else {
+        AdamwUpdateTensors(own, values, slope, moment1, moment2);
+      }
     }
   });
 }
