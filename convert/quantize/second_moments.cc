@@ -119,7 +119,7 @@ void MeasureSecondMoments(
   options.position_limit = plan.position_limit;
   options.kv_pages = memory.pages;
   options.weight_dtype = DType::kFloat32;
-  ModelExecutor executor(std::move(made), nullptr, std::move(model), options);
+  ModelExecutor executor(std::move(made), std::move(model), options);
 
   const std::span<const Recorder::Loaded> all = recorder.loaded();
   for (size_t first = 0; first < all.size();) {
