@@ -5,10 +5,12 @@
 // decodes with the first of them. A session's context therefore exceeds the row's by the tokens
 // that earlier rows decoded with the first one. Then come rows at --position: sessions of a fixed
 // state go on from there with the state that the last context left, whose size and use no position
-// changes.
+// changes. Before the rows: how long it took from nothing to a first token, and what is resident
+// then.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <fstream>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -35,6 +37,16 @@ struct Options {
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// A line of /proc/self/status; 0 where there is none.
+double ResidentMib(const std::string& name) {
+  std::ifstream status("/proc/self/status");
+  double kib = 0;
+  for (std::string word; status >> word;) {
+    if (word == name) status >> kib;
+  }
+  return kib / 1024;
 }
 
 struct Session {
@@ -149,6 +161,7 @@ void Run(const Options& options) {
     engine_options.kv_cache_bytes =
         t2r::KvCache::PagesFor(positions) * most * t2r::KvShapeOf(*config).page_bytes();
   }
+  const Clock::time_point start = Clock::now();
   const auto engine = t2r::LoadEngine(options.model, engine_options);
   if (!engine.ok()) throw t2r::DeviceError(std::string(engine.status().message()));
   std::printf("%s; weights %s, %.1f MiB; state %.1f KiB a session; temperature %g\n",
@@ -157,6 +170,9 @@ void Run(const Options& options) {
               static_cast<double>((*engine)->executor->limits().state_bytes) / 1024,
               options.temperature);
   Bench bench(*(*engine)->executor, options, most, positions);
+  bench.Fill(1);
+  std::printf("first token read after %.2f s; resident %.0f MiB, %.0f MiB of it the files'\n",
+              SecondsSince(start), ResidentMib("VmRSS:"), ResidentMib("RssFile:"));
   std::printf("%9s %9s %9s %9s\n", "context", "sessions", "ms/step", "tokens/s");
   const auto rows_at = [&](int64_t context) {
     for (const int sessions : options.sessions) {

@@ -1,5 +1,6 @@
 // t2r-bench-quality: what a type of weights costs in quality: perplexity of a text, and how far
-// greedy continuations go the same way. One JSON object a type.
+// greedy continuations go the same way. One JSON object a type, and one for each other directory of
+// the same model.
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
@@ -24,6 +25,7 @@ struct Options {
   std::string text;
   t2r::convert::CorpusOptions corpus;
   std::vector<std::string> weights = {"float32", "bfloat16", "int8", "int4"};  // [/activations]
+  std::vector<std::string> beside;                                             // NAME=DIR
   int64_t prompt = 32;
   int64_t generated = 32;
   int threads = 0;
@@ -88,9 +90,22 @@ void Run(const Options& options) {
   room.Add(options.prompt + options.generated, 0);
   for (const auto& window : windows) room.Add(window.length, 0);
   std::vector<std::vector<int32_t>> first;  // the continuations of the first type
+  struct Variant {
+    std::string name, directory, weights;
+  };
+  std::vector<Variant> variants;
   for (const std::string& weights : options.weights) {
-    const auto engine =
-        t2r::convert::LoadScoringEngine(options.model, room, ScoreOptionsOf(weights, options));
+    variants.push_back({weights, options.model, weights});
+  }
+  for (const std::string& named : options.beside) {
+    const size_t equals = named.find('=');
+    if (equals == std::string::npos)
+      throw t2r::DeviceError("--beside " + named + " is no NAME=DIR");
+    variants.push_back({named.substr(0, equals), named.substr(equals + 1), "auto"});
+  }
+  for (const Variant& variant : variants) {
+    const auto engine = t2r::convert::LoadScoringEngine(variant.directory, room,
+                                                        ScoreOptionsOf(variant.weights, options));
     const auto evaluation = Score(*engine->executor, corpus, windows);
     std::vector<std::vector<int32_t>> continuations;
     for (const auto& document : corpus.documents) {
@@ -106,7 +121,7 @@ void Run(const Options& options) {
       if (differs == first[i].end()) ++equal;
     }
     const nlohmann::json line = {
-        {"weights", weights},
+        {"weights", variant.name},
         {"weight_mib", static_cast<double>(engine->memory.weight_bytes) / (1 << 20)},
         {"nats_per_token", evaluation.nats_per_token()},
         {"perplexity", evaluation.perplexity()},
@@ -141,6 +156,8 @@ int main(int argc, char** argv) {
                  "As the server's --weights; bfloat16/bfloat16: with --activations bfloat16")
       ->delimiter(',')
       ->type_name("TYPE,TYPE,...");
+  app.add_option("--beside", options.beside, "The same model in another directory, as it is there")
+      ->type_name("NAME=DIR");
   app.add_option("--prompt", options.prompt, "Tokens of a document that are continued")
       ->check(t2r::flags::Range(int64_t{1}, int64_t{1} << 16));
   app.add_option("--generated", options.generated, "Tokens of a continuation")

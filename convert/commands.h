@@ -121,6 +121,9 @@ struct ImportGgufFlags {
 struct QuantizeFlags {
   std::string model, directory;
   std::string weights = "int8";  // or int4
+  // What the matrices are rounded for; text empty: nothing.
+  std::string text;
+  CorpusOptions corpus;
 };
 
 void Swap(const SwapFlags& flags);

@@ -342,6 +342,16 @@ CLI::App* AddQuantize(CLI::App* app, QuantizeFlags* flags) {
       ->required();
   OneOf(on->add_option("--weights", flags->weights, "Of every matrix, head and embedding included"),
         {"int8", "int4"});
+  on->add_option("--calibrate", flags->text,
+                 "Round each matrix for the inputs that this text gives it; none: for any")
+      ->type_name("FILE");
+  on->add_option("--separator", flags->corpus.separator, "A line between documents")
+      ->type_name("LINE");
+  on->add_option("--calibration-documents", flags->corpus.documents, "The first so many; 0: all")
+      ->check(AtLeast(int64_t{0}));
+  on->add_option("--max-tokens-per-document", flags->corpus.max_tokens_per_document,
+                 "Documents are cut to so many tokens; 0: uncut")
+      ->check(AtLeast(int64_t{0}));
   return on;
 }
 

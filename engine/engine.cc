@@ -159,8 +159,8 @@ void CheckActivations(const EngineOptions& options, DType weights, DType kept) {
 
 // Throws what building a model throws.
 std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint,
-                              std::shared_ptr<SafetensorsDirectory> files,
-                              std::unique_ptr<Backend> backend, const EngineOptions& options) {
+                              const SafetensorsDirectory& files, std::unique_ptr<Backend> backend,
+                              const EngineOptions& options) {
   PlanOptions plan;
   plan.sessions = options.max_sessions;
   plan.step_tokens = options.max_step_tokens;
@@ -168,7 +168,7 @@ std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint
   plan.position_limit = PositionLimit(config, options.max_context);
   plan.kv_cache_bytes = options.kv_cache_bytes;
   plan.prefix_cache_bytes = options.prefix_cache_bytes;
-  const DType weight_dtype = ChooseDType(options.dtype, *files);
+  const DType weight_dtype = ChooseDType(options.dtype, files);
   const DType activations = backend->activation_dtype(weight_dtype);
   CheckActivations(options, weight_dtype, activations);
   plan.kv_dtype = ChooseDType(options.kv_dtype, activations);
@@ -179,7 +179,7 @@ std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint
         "; this backend keeps keys and values as its activations: ", NameOf(activations)));
   }
 
-  std::unique_ptr<Model> model = MakeModel(config, *files, *backend, {weight_dtype});
+  std::unique_ptr<Model> model = MakeModel(config, files, *backend, {weight_dtype});
 
   auto engine = std::make_unique<Engine>();
   engine->memory = PlanMemory(*model, backend->Memory(), plan);
@@ -189,7 +189,7 @@ std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint
       "model ", fingerprint, ", ", backend->Numerics(), ", weights ", NameOf(weight_dtype),
       ", activations ", NameOf(activations), ", keys and values ", NameOf(plan.kv_dtype),
       ", windows ", NameOf(plan.window_dtype));
-  engine->warnings = WarningsOf(*files, config);
+  engine->warnings = WarningsOf(files, config);
   ExecutorOptions executor;
   executor.slots = engine->memory.slots;
   executor.max_step_tokens = engine->memory.max_step_tokens;
@@ -202,8 +202,8 @@ std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint
   executor.weight_dtype = weight_dtype;
   executor.kv_dtype = plan.kv_dtype;
   executor.window_dtype = plan.window_dtype;
-  engine->executor = std::make_unique<ModelExecutor>(std::move(backend), std::move(files),
-                                                     std::move(model), executor);
+  engine->executor =
+      std::make_unique<ModelExecutor>(std::move(backend), std::move(model), executor);
   engine->warnings.insert(engine->warnings.end(), config.warnings.begin(), config.warnings.end());
   engine->config = std::move(config);
   return engine;
@@ -232,8 +232,7 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
   }
   try {
     const std::string fingerprint = FingerprintOf(*config_json, **files);
-    auto engine =
-        Build(*std::move(config), fingerprint, *std::move(files), std::move(backend), options);
+    auto engine = Build(*std::move(config), fingerprint, **files, std::move(backend), options);
     engine->backend_note = std::move(note);
     return engine;
   } catch (const ModelError& error) {

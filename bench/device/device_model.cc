@@ -72,10 +72,10 @@ DeviceModel MakeDeviceModel(const Shape& shape, int features, int most_sessions,
                             int64_t prompt_chunk, int64_t positions, bool batch_invariant) {
   DeviceModel made;
   made.config = ConfigOf(shape, features);
-  auto source = std::make_shared<const RandomSource>(made.config);
+  const RandomSource source(made.config);
   auto backend = std::make_unique<cuda::CudaBackend>(batch_invariant);
   made.backend = backend.get();
-  auto model = MakeModel(made.config, *source, *backend, {DType::kBFloat16});
+  auto model = MakeModel(made.config, source, *backend, {DType::kBFloat16});
   made.after_weights = backend->Memory();
 
   PlanOptions options;
@@ -97,8 +97,7 @@ DeviceModel MakeDeviceModel(const Shape& shape, int features, int most_sessions,
   executor.max_step_logit_rows = made.memory.max_step_logit_rows;
   executor.kv_pages = made.memory.pages;
   executor.weight_dtype = DType::kBFloat16;
-  made.executor = std::make_unique<ModelExecutor>(std::move(backend), std::move(source),
-                                                  std::move(model), executor);
+  made.executor = std::make_unique<ModelExecutor>(std::move(backend), std::move(model), executor);
   return made;
 }
 

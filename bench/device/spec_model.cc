@@ -88,17 +88,16 @@ Tensors BFloat16Weights(const ModelSpec& spec) {
 std::unique_ptr<ModelExecutor> SpecExecutor(const ModelSpec& spec, const Tensors& weights,
                                             DType dtype, int slots) {
   const ModelConfig config = ModelConfigOf(spec);
-  auto source = std::make_shared<const TensorSource>(weights);
+  const TensorSource source(weights);
   auto backend = std::make_unique<cuda::CudaBackend>(true);
-  auto model = MakeModel(config, *source, *backend, {dtype});
+  auto model = MakeModel(config, source, *backend, {dtype});
   ExecutorOptions options;
   options.slots = slots;
   options.max_step_tokens = 256;
   options.max_step_logit_rows = 256;
   options.kv_pages = slots * KvCache::PagesFor(spec.positions);
   options.weight_dtype = dtype;
-  return std::make_unique<ModelExecutor>(std::move(backend), std::move(source), std::move(model),
-                                         options);
+  return std::make_unique<ModelExecutor>(std::move(backend), std::move(model), options);
 }
 
 std::vector<double> Scores(Executor& executor, const std::vector<int32_t>& ids, int64_t piece) {

@@ -17,11 +17,9 @@ DType KvDType(const Backend& backend, const ExecutorOptions& options) {
 
 }  // namespace
 
-ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend,
-                             std::shared_ptr<const WeightSource> weights,
-                             std::unique_ptr<Model> model, const ExecutorOptions& options)
+ModelExecutor::ModelExecutor(std::unique_ptr<Backend> backend, std::unique_ptr<Model> model,
+                             const ExecutorOptions& options)
     : backend_(std::move(backend)),
-      weights_(std::move(weights)),
       model_(std::move(model)),
       options_(options),
       states_(*backend_, StateShapeOf(model_->config(), options.window_dtype), options.slots,

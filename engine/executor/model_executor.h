@@ -34,8 +34,8 @@ class ModelExecutor : public Executor {
  public:
   // weights: kept alive as long as the model, which may look up embeddings in them. Allocates the
   // model's workspace, states and pages; throws DeviceError when one of them cannot be had.
-  ModelExecutor(std::unique_ptr<Backend> backend, std::shared_ptr<const WeightSource> weights,
-                std::unique_ptr<Model> model, const ExecutorOptions& options);
+  ModelExecutor(std::unique_ptr<Backend> backend, std::unique_ptr<Model> model,
+                const ExecutorOptions& options);
   ~ModelExecutor() override;
 
   const ExecutorLimits& limits() const override { return limits_; }
@@ -84,7 +84,6 @@ class ModelExecutor : public Executor {
   void FinishBatch();
 
   std::unique_ptr<Backend> backend_;  // first: everything else frees its memory through it
-  std::shared_ptr<const WeightSource> weights_;
   std::unique_ptr<Model> model_;
   ExecutorOptions options_;
   ExecutorLimits limits_;

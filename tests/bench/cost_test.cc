@@ -26,7 +26,7 @@ std::vector<OpCounts> CountedSteps(const ModelSpec& spec, int sessions,
   auto backend = std::make_unique<CountingBackend>(MakeBackend({"cpu", 1}));
   CountingBackend& counting = *backend;
   auto model = MakeModel(*config, *files, *backend, {DType::kFloat32});
-  ModelExecutor executor(std::move(backend), files, std::move(model),
+  ModelExecutor executor(std::move(backend), std::move(model),
                          {sessions, 4, 4, 0, sessions * KvCache::PagesFor(kFar + 1)});
   const std::vector<int32_t> token = {3};
   std::vector<OpCounts> counts;
@@ -121,8 +121,7 @@ OpCounts CountedMarianStep(const MarianSpec& spec, int sessions, int64_t positio
   auto backend = std::make_unique<CountingBackend>(MakeBackend({"cpu", 1}));
   CountingBackend& counting = *backend;
   auto model = MakeModel(*config, *files, *backend, {DType::kFloat32});
-  ModelExecutor executor(std::move(backend), files, std::move(model),
-                         {sessions, 64, 64, 0, 16, 16});
+  ModelExecutor executor(std::move(backend), std::move(model), {sessions, 64, 64, 0, 16, 16});
   const std::vector<int32_t> sources(source, 4);
   const std::vector<int32_t> targets(position, 3);
   std::vector<ScheduledChunk> chunks;

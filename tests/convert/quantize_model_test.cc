@@ -79,7 +79,7 @@ TEST_F(QuantizeModelTest, GivesWhatQuantisingAtLoadGives) {
     WriteWeights(model, RandomWeights(spec, 3));
     for (const DType dtype : {DType::kInt8, DType::kInt4}) {
       SCOPED_TRACE(::testing::Message() << "variant " << which << ", " << NameOf(dtype));
-      const QuantizeSummary summary = QuantizeModel(model.path(), Out(), dtype, Ignore);
+      const QuantizeSummary summary = QuantizeModel(model.path(), Out(), dtype, nullptr, Ignore);
       EXPECT_GT(summary.matrices, 0);
       EXPECT_LT(summary.bytes_after, summary.bytes_before / 3);
       EXPECT_TRUE(std::filesystem::exists(Out() + "/tokenizer.json"));
@@ -96,7 +96,7 @@ TEST_F(QuantizeModelTest, GivesWhatQuantisingAtLoadGives) {
 }
 
 TEST_F(QuantizeModelTest, FilesOfOneTypeAreNotLoadedAsAnother) {
-  QuantizeModel(model_.path(), Out(), DType::kInt8, Ignore);
+  QuantizeModel(model_.path(), Out(), DType::kInt8, nullptr, Ignore);
   for (const char* other : {"float32", "bfloat16", "int4"}) {
     const auto engine = Load(Out(), other);
     EXPECT_EQ(engine.status().code(), absl::StatusCode::kInvalidArgument);
@@ -106,10 +106,11 @@ TEST_F(QuantizeModelTest, FilesOfOneTypeAreNotLoadedAsAnother) {
 }
 
 TEST_F(QuantizeModelTest, RefusesWhatItCannotQuantise) {
-  EXPECT_THROW(QuantizeModel(model_.path() + "/none", Out(), DType::kInt8, Ignore), ConvertError);
-  QuantizeModel(model_.path(), Out(), DType::kInt8, Ignore);
+  EXPECT_THROW(QuantizeModel(model_.path() + "/none", Out(), DType::kInt8, nullptr, Ignore),
+               ConvertError);
+  QuantizeModel(model_.path(), Out(), DType::kInt8, nullptr, Ignore);
   try {
-    QuantizeModel(Out(), out_.path() + "/again", DType::kInt4, Ignore);
+    QuantizeModel(Out(), out_.path() + "/again", DType::kInt4, nullptr, Ignore);
     FAIL() << "quantised twice";
   } catch (const ConvertError& error) {
     EXPECT_THAT(error.what(), HasSubstr("it is quantised"));
@@ -119,7 +120,7 @@ TEST_F(QuantizeModelTest, RefusesWhatItCannotQuantise) {
 
 // Every tensor of a quantised matrix, missing, of another shape, of another type or not finite.
 TEST_F(QuantizeModelTest, DamagedFilesAreRefusedByName) {
-  QuantizeModel(model_.path(), Out(), DType::kInt4, Ignore);
+  QuantizeModel(model_.path(), Out(), DType::kInt4, nullptr, Ignore);
   const auto files = SafetensorsDirectory::Open(Out());
   ASSERT_TRUE(files.ok());
   const std::string name = "model.layers.0.mlp.down_proj.weight";

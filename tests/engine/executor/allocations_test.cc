@@ -70,7 +70,6 @@ constexpr int kSlots = 3;
 constexpr int64_t kRows = 160;
 
 struct Watched {
-  std::shared_ptr<SafetensorsDirectory> files;
   WatchedBackend* backend = nullptr;
   std::unique_ptr<ModelExecutor> executor;
 };
@@ -83,12 +82,13 @@ Watched Make(const Spec& spec) {
   const auto config = LoadModelConfig(directory.path());
   EXPECT_TRUE(config.ok()) << config.status();
   Watched made;
-  made.files = *SafetensorsDirectory::Open(directory.path());
+  const auto files = SafetensorsDirectory::Open(directory.path());
+  EXPECT_TRUE(files.ok()) << files.status();
   auto backend = std::make_unique<WatchedBackend>(MakeBackend({"cpu", 2}));
   made.backend = backend.get();
-  auto model = MakeModel(*config, *made.files, *backend, {DType::kFloat32});
+  auto model = MakeModel(*config, **files, *backend, {DType::kFloat32});
   made.executor = std::make_unique<ModelExecutor>(
-      std::move(backend), made.files, std::move(model),
+      std::move(backend), std::move(model),
       ExecutorOptions{kSlots, kRows, kRows, 0, 3 * kSlots, 3 * kSlots});
   made.backend->armed = true;
   return made;

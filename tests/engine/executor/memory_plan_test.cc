@@ -234,7 +234,7 @@ TEST(MemoryPlanTest, IsWhatIsAllocated) {
     EXPECT_GT(plan.workspace_bytes, 0);
     counting.allocated = 0;
     ModelExecutor executor(
-        std::move(backend), files, std::move(model),
+        std::move(backend), std::move(model),
         {plan.slots, plan.max_step_tokens, plan.max_step_logit_rows, 256, plan.pages});
     EXPECT_EQ(counting.allocated, Needs(plan));
   }

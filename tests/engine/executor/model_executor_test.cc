@@ -186,8 +186,7 @@ TEST(ModelExecutorTest, MoreOutputsThanTheWorkspaceHolds) {
       std::shared_ptr<SafetensorsDirectory> files = *SafetensorsDirectory::Open(directory.path());
       auto backend = MakeBackend({ChosenBackend(), 2});
       auto model = MakeModel(*config, *files, *backend, {DType::kFloat32});
-      ModelExecutor executor(std::move(backend), files, std::move(model),
-                             {3, 64, logit_rows, 256, 12});
+      ModelExecutor executor(std::move(backend), std::move(model), {3, 64, logit_rows, 256, 12});
       const auto a = SomeIds(20, 61);
       const auto b = SomeIds(13, 61, 4);
       const auto c = SomeIds(9, 61, 8);

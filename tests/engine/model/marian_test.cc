@@ -292,7 +292,7 @@ TEST(MarianLimitsTest, SourcesOfFullCrossAttentionAreBoundedByAdmission) {
   options.max_step_logit_rows = 8;
   options.kv_pages = 12;
   options.source_kv_pages = 2;
-  ModelExecutor executor(std::move(backend), files, std::move(model), options);
+  ModelExecutor executor(std::move(backend), std::move(model), options);
   EXPECT_EQ(executor.limits().max_source, 128);
   EXPECT_FALSE(executor.CanOpen({8, 129}, 1));
   const int one = executor.Open({8, 64}, Greedy());

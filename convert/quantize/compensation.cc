@@ -1,0 +1,115 @@
+#include "convert/quantize/compensation.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "convert/error.h"
+
+namespace t2r::convert {
+namespace {
+
+// Rows of a matrix that are rounded side by side, input feature by input feature.
+constexpr int64_t kRows = 16;
+
+constexpr double kDamping = 0.01;
+
+// H [n, n], of which the upper half is read, to R, upper triangular, with H = R Rᵀ.
+void FactorUpper(std::vector<double>* matrix, int64_t n) {
+  std::vector<double>& h = *matrix;
+  std::vector<double> column(static_cast<size_t>(n));
+  for (int64_t j = n - 1; j >= 0; --j) {
+    const double pivot = std::sqrt(h[j * n + j]);
+    if (!(pivot > 0) || !std::isfinite(pivot)) {
+      throw ConvertError("the text puts numbers through the model that are not finite");
+    }
+    h[j * n + j] = pivot;
+    for (int64_t i = 0; i < j; ++i) column[i] = h[i * n + j] /= pivot;
+    for (int64_t i = 0; i < j; ++i) {
+      double* row = h.data() + i * n;
+      const double factor = column[i];
+      for (int64_t m = i; m < j; ++m) row[m] -= factor * column[m];
+    }
+  }
+}
+
+// R⁻¹ of an upper triangular R.
+std::vector<double> InvertUpper(const std::vector<double>& r, int64_t n) {
+  std::vector<double> inverse(r.size());
+  for (int64_t i = n - 1; i >= 0; --i) {
+    double* row = inverse.data() + i * n;
+    for (int64_t m = i + 1; m < n; ++m) {
+      const double factor = r[i * n + m];
+      const double* other = inverse.data() + m * n;
+      for (int64_t k = m; k < n; ++k) row[k] -= factor * other[k];
+    }
+    for (int64_t k = i + 1; k < n; ++k) row[k] /= r[i * n + i];
+    row[i] = 1 / r[i * n + i];
+  }
+  return inverse;
+}
+
+// The code of a group's scale (and minimum) that is nearest to a weight.
+uint8_t CodeOf(const QuantizedGroup& group, DType dtype, float weight) {
+  const float scale = BFloat16ToFloat(group.scale);
+  if (dtype == DType::kInt8) {
+    const float code = scale > 0 ? std::nearbyint(weight / scale) : 0.0F;
+    return static_cast<uint8_t>(static_cast<int>(std::clamp(code, -127.0F, 127.0F)) + kInt8Offset);
+  }
+  const float over = weight - BFloat16ToFloat(group.minimum);
+  return static_cast<uint8_t>(
+      std::clamp(scale > 0 ? std::nearbyint(over / scale) : 0.0F, 0.0F, 15.0F));
+}
+
+}  // namespace
+
+Compensation::Compensation(const SecondMoments& moments) : cols_(moments.cols) {
+  const int64_t n = cols_;
+  std::vector<double> h(moments.sums.begin(), moments.sums.end());
+  double mean = 0;
+  for (int64_t i = 0; i < n; ++i) mean += h[i * n + i] / static_cast<double>(n);
+  const double added = mean > 0 ? kDamping * mean : 1;
+  for (int64_t i = 0; i < n; ++i) h[i * n + i] += added;
+  // H = R Rᵀ, so H⁻¹ = (R⁻¹)ᵀ R⁻¹.
+  FactorUpper(&h, n);
+  const std::vector<double> inverse = InvertUpper(h, n);
+  factor_.assign(inverse.begin(), inverse.end());
+}
+
+std::vector<QuantizedGroup> Compensation::Quantize(std::span<const float> weights, DType dtype,
+                                                   ThreadPool* pool) const {
+  const int64_t k_count = cols_;
+  const int64_t rows = static_cast<int64_t>(weights.size()) / k_count;
+  const int64_t groups = QuantGroups(k_count);
+  std::vector<QuantizedGroup> out(static_cast<size_t>(rows * groups));
+  pool->Run((rows + kRows - 1) / kRows, [&](int64_t block, int) {
+    const int64_t first = block * kRows;
+    const int64_t count = std::min(kRows, rows - first);
+    std::vector<float> w(static_cast<size_t>(k_count * kRows));  // [K, kRows]
+    for (int64_t r = 0; r < count; ++r) {
+      for (int64_t k = 0; k < k_count; ++k) w[k * kRows + r] = weights[(first + r) * k_count + k];
+    }
+    for (int64_t k = 0; k < k_count; ++k) {
+      const int64_t in_group = k % kQuantGroup;
+      float errors[kRows] = {};
+      const float* factor = factor_.data() + k * k_count;
+      for (int64_t r = 0; r < count; ++r) {
+        QuantizedGroup& group = out[(first + r) * groups + k / kQuantGroup];
+        if (in_group == 0) {
+          float values[kQuantGroup];
+          const int64_t size = std::min(kQuantGroup, k_count - k);
+          for (int64_t i = 0; i < size; ++i) values[i] = w[(k + i) * kRows + r];
+          group = QuantizeGroup(values, size, dtype);
+        }
+        const float weight = w[k * kRows + r];
+        group.codes[static_cast<size_t>(in_group)] = CodeOf(group, dtype, weight);
+        errors[r] = (weight - group.Value(dtype, in_group)) / factor[k];
+      }
+      for (int64_t j = k + 1; j < k_count; ++j) {
+        for (int64_t r = 0; r < kRows; ++r) w[j * kRows + r] -= errors[r] * factor[j];
+      }
+    }
+  });
+  return out;
+}
+
+}  // namespace t2r::convert
