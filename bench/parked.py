@@ -4,6 +4,7 @@ import dataclasses
 import os
 import random
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -214,7 +215,10 @@ def section(build_dir, count):
             Case("1.5 MiB", random_model(build_dir, f"{models}/large", "demo-like", 256),
                  max(count // 1000, 600), 64, turns=300),
         ]
-        runs = [Parked(build_dir, case).run() for case in cases]
+        runs = []
+        for case in cases:
+            print(f"parking {case.count} sessions of {case.name}", file=sys.stderr)
+            runs.append(Parked(build_dir, case).run())
     return f"""
 ## Parked
 
