@@ -76,7 +76,8 @@ def generate(stub, request, patience=60.0, metadata=()):
 def main():
     server, session, prompt = sys.argv[1:]
     with grpc.insecure_channel(server) as channel:
-        request = pb.GenerateRequest(text=prompt, session=spb.SessionRef(id=session, create=True))
+        request = pb.GenerateRequest(text=prompt, max_tokens=64,
+                                     session=spb.SessionRef(id=session, create=True))
         for event in generate(stubs.GenerationStub(channel), request):
             if isinstance(event, pb.Delta):
                 print(event.text, end="", flush=True)
