@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """A stream that outlives its server: Generate in a session, gone on with where it broke.
 
-    resume.py SERVER SESSION "Once upon a time"
+    PYTHONPATH=build/release/python docs/examples/resume.py SERVER SESSION "Once upon a time"
 
-Needs grpcio, and stubs made from proto/ (docs/client.md). The C++ client does the same inside a call.
+Needs python3-grpcio and the stubs of the API, which every build writes into its folder python/
+(docs/client.md). The C++ client does the same inside a call.
 """
 
 import sys
