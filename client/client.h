@@ -110,11 +110,13 @@ class Client {
                                                        const CallOptions& options = {});
   absl::Status DeleteSession(const std::string& id, const CallOptions& options = {});
   // The session as bytes, and a session of its own from them. Not retried once something has
-  // arrived, or gone.
+  // arrived, or gone. allow_inexact: also where the bytes come from a server of another exactness
+  // class.
   absl::StatusOr<std::string> ExportSession(const std::string& id, const CallOptions& options = {});
   absl::StatusOr<SessionInfo> ImportSession(const std::string& id, const std::string& snapshot,
                                             absl::Duration ttl = {},
-                                            const CallOptions& options = {});
+                                            const CallOptions& options = {},
+                                            bool allow_inexact = false);
 
   // OK once grpc.health.v1 says SERVING. Asks again until options.timeout has passed, then
   // UNAVAILABLE saying what the last answer was.

@@ -54,7 +54,8 @@ int Main(int argc, char** argv) {
   }
 
   Interrupt interrupt;
-  const Console console{std::cout, std::cerr, isatty(STDERR_FILENO) == 1, &interrupt};
+  const Console console{std::cout, std::cerr, isatty(STDERR_FILENO) == 1, isatty(STDIN_FILENO) == 1,
+                        &interrupt};
   ConnectOptions options;
   if (line.command == Command::kHealth) {
     options.connect_timeout = absl::ZeroDuration();  // it waits for a server that is yet to start

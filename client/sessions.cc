@@ -107,13 +107,14 @@ absl::StatusOr<std::string> Client::ExportSession(const std::string& id,
 
 absl::StatusOr<SessionInfo> Client::ImportSession(const std::string& id,
                                                   const std::string& snapshot, absl::Duration ttl,
-                                                  const CallOptions& options) {
+                                                  const CallOptions& options, bool allow_inexact) {
   v1::ImportSessionRequest request;
   request.set_id(id);
   if (absl::Status texts = CheckTexts(request); !texts.ok()) return texts;
   if (ttl != absl::ZeroDuration()) ToProto(ttl, request.mutable_ttl());
   grpc::ClientContext context;
   SetDeadline(context, absl::Now() + options.timeout);
+  request.set_allow_inexact(allow_inexact);
   v1::Session response;
   const auto writer = impl_->sessions->ImportSession(&context, &response);
   // The first message names the session, with or without data. A write fails when the server has

@@ -7,13 +7,13 @@
 namespace t2r::server {
 
 CLI::Option* AddSeconds(CLI::App& app, const std::string& name, absl::Duration* value,
-                        const std::string& help) {
+                        const std::string& help, double least) {
   return app
       .add_option_function<double>(
           name, [value](const double& seconds) { *value = absl::Seconds(seconds); }, help)
       ->default_str(absl::StrCat(absl::ToDoubleSeconds(*value)))
       ->type_name("SECONDS")
-      ->check(flags::Range(0.0, 86400.0));
+      ->check(flags::Range(least, 86400.0));
 }
 
 void AddAccessFlags(CLI::App& app, ServerOptions* o) {
@@ -59,9 +59,9 @@ void AddConnectionFlags(CLI::App& app, GrpcServerOptions* options) {
   AddSeconds(app, "--max-connection-age-grace", &options->max_connection_age_grace,
              "What their streams get from then on; 0: as long as they take");
   AddSeconds(app, "--keepalive-time", &options->keepalive_time,
-             "Ping a connection after so much silence");
+             "Ping a connection after so much silence", 1);
   AddSeconds(app, "--keepalive-timeout", &options->keepalive_timeout,
-             "Cut one that answers no ping for so long");
+             "Cut one that answers no ping for so long", 1);
   AddSeconds(app, "--keepalive-min-interval", &options->keepalive_min_interval,
              "How often a client may ping; who does more often is cut");
 }
@@ -90,9 +90,6 @@ std::string CheckAccess(const ServerOptions& options) {
   }
   if (grpc.log_prompts && grpc.access_log.empty()) {
     return "--log-prompts: there is no log to put them into; give --access-log";
-  }
-  if (grpc.keepalive_time < absl::Seconds(1) || grpc.keepalive_timeout < absl::Seconds(1)) {
-    return "--keepalive-time and --keepalive-timeout: give at least a second";
   }
   return "";
 }

@@ -9,9 +9,9 @@
 
 namespace t2r::server {
 
-// A time that is given in seconds.
+// A time that is given in seconds, from `least` to a day.
 CLI::Option* AddSeconds(CLI::App& app, const std::string& name, absl::Duration* value,
-                        const std::string& help);
+                        const std::string& help, double least = 0);
 
 void AddAccessFlags(CLI::App& app, ServerOptions* options);
 void AddLogFlags(CLI::App& app, GrpcServerOptions* options);

@@ -209,8 +209,7 @@ int RunServer(const ServerOptions& options) {
   loader.join();
   if (!loaded->ok()) {
     server.Shutdown(absl::ZeroDuration());
-    output.Error(absl::UnavailableError(
-        absl::StrCat("--model ", options.model, ": ", loaded->status().message())));
+    output.Error(loaded->status());
     return 1;
   }
   const std::unique_ptr<ServedModel> model = std::move(**loaded);

@@ -6,15 +6,22 @@
 #include "server/served_model.h"
 
 namespace t2r::server {
+namespace {
+
+absl::Status OfModel(const ServerOptions& options, const absl::Status& error) {
+  return absl::Status(error.code(), absl::StrCat("--model ", options.model, ": ", error.message()));
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
     const ServerOptions& options, Metrics& metrics,
     std::function<void(const absl::Status&)> on_failure,
     std::function<void(const absl::Status&)> on_fault) {
   absl::StatusOr<std::unique_ptr<Engine>> engine = LoadEngine(options.model, options.engine);
-  if (!engine.ok()) return engine.status();
+  if (!engine.ok()) return OfModel(options, engine.status());
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = LoadTokenizer(options.model);
-  if (!tokenizer.ok()) return tokenizer.status();
+  if (!tokenizer.ok()) return OfModel(options, tokenizer.status());
 
   auto model = std::make_unique<ServedModel>();
   model->engine = *std::move(engine);

@@ -49,7 +49,7 @@ void ToProto(const SessionInfo& session, v1::Session* out) {
 absl::StatusOr<absl::Duration> TtlOf(bool set, const google::protobuf::Duration& ttl) {
   if (!set) return absl::ZeroDuration();
   const bool valid = ttl.seconds() >= 0 && ttl.nanos() >= 0 && ttl.nanos() < kNanoseconds &&
-                     ttl.seconds() + ttl.nanos() > 0;
+                     (ttl.seconds() > 0 || ttl.nanos() > 0);
   if (valid) return absl::Seconds(ttl.seconds()) + absl::Nanoseconds(ttl.nanos());
   return absl::InvalidArgumentError(
       "session.ttl: it must be above 0; leave it unset for the "

@@ -8,8 +8,6 @@
 namespace t2r::client {
 namespace {
 
-constexpr uint32_t kAnswerTokens = 128;
-
 // Prints an answer as it comes.
 absl::Status Answer(const GenerateRequest& request, const CommandLine& line, Client& client,
                     const Console& console, uint64_t* position) {
@@ -37,18 +35,23 @@ int RunChat(const CommandLine& line, Client& client, std::istream& in, const Con
     return kRpcErrorExitCode;
   }
   GenerateRequest request = line.generate;
-  if (request.max_tokens == 0) request.max_tokens = kAnswerTokens;
   request.session = SessionRef();
   request.session->id = session->id;
   uint64_t position = session->position;
   console.err << "session " << session->id << ", " << position << " tokens\n";
   const auto leave = [&](int code) {
-    console.err << "t2r chat --session " << session->id << " goes on from here, at " << position
-                << " tokens\n";
+    console.err << "t2r chat --server " << line.server << " --session " << session->id
+                << " goes on from here, at " << position << " tokens\n";
     return code;
   };
   std::string typed;
-  while (std::getline(in, typed)) {
+  const auto read = [&] {
+    if (console.in_is_terminal) console.err << "> " << std::flush;
+    if (std::getline(in, typed)) return true;
+    if (console.in_is_terminal) console.err << '\n';  // Ctrl-D left none
+    return false;
+  };
+  while (read()) {
     request.prompt = absl::StrReplaceAll(line.chat.turn, {{"{}", typed}});
     request.session->expected_position = position;
     const absl::Status status = Answer(request, line, client, console, &position);

@@ -18,6 +18,7 @@ struct Console {
   std::ostream& out;               // results
   std::ostream& err;               // errors, progress, statistics
   bool err_is_terminal = false;    // draw a progress bar
+  bool in_is_terminal = false;     // somebody types: say when a line is waited for
   Interrupt* interrupt = nullptr;  // null: not watched
 };
 

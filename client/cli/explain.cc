@@ -55,16 +55,20 @@ absl::Status GenerateInterruptibly(Client& client, const Console& console,
     Mutex mutex;
     CondVar changed;
     bool done ABSL_GUARDED_BY(mutex) = false;
-    bool cancel ABSL_GUARDED_BY(mutex) = false;  // wanted by on_event
+    bool cancel ABSL_GUARDED_BY(mutex) = false;  // wanted by on_event, or by Ctrl-C
     absl::Status status ABSL_GUARDED_BY(mutex);
   } end;
+  const auto cancel = [&end] {
+    const MutexLock lock(end.mutex);
+    end.cancel = true;
+    end.changed.NotifyAll();
+  };
+  // Before the first event can be printed: who reads that may interrupt at once.
+  if (console.interrupt != nullptr) console.interrupt->SetHandler(cancel);
   const GenerateCall call = client.StartGenerate(
       request, options,
       [&](const Event& event) {
-        if (on_event(event)) return;
-        const MutexLock lock(end.mutex);
-        end.cancel = true;
-        end.changed.NotifyAll();
+        if (!on_event(event)) cancel();
       },
       [&](const absl::Status& status) {
         const MutexLock lock(end.mutex);
@@ -72,7 +76,6 @@ absl::Status GenerateInterruptibly(Client& client, const Console& console,
         end.done = true;
         end.changed.NotifyAll();
       });
-  if (console.interrupt != nullptr) console.interrupt->SetHandler([call] { call.Cancel(); });
   MutexLock lock(end.mutex);
   while (!end.done && !end.cancel) end.changed.Wait(lock);
   if (!end.done) {

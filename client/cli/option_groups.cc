@@ -3,12 +3,20 @@
 #include <algorithm>
 #include <cmath>
 #include <sstream>
-
-#include "flags/help.h"
+#include <utility>
 
 namespace t2r::client {
 
-// List options take one argument each: what follows may be the prompt.
+CLI::Validator EachOf(CLI::Validator one) {
+  std::string range = one.get_description();
+  const auto check = [one = std::move(one)](std::string& list) {
+    std::vector<std::string> entries = absl::StrSplit(list, ',');
+    std::string problem;
+    for (size_t i = 0; problem.empty() && i < entries.size(); ++i) problem = one(entries[i]);
+    return problem;
+  };
+  return flags::SaidAs(CLI::Validator(check, ""), std::move(range));
+}
 
 void AddCall(CLI::App* app, CommandLine* out) {
   app->add_option("--server", out->server, "Address of t2r-server")
@@ -38,11 +46,15 @@ void AddCall(CLI::App* app, CommandLine* out) {
       ->type_name("FILE");
 }
 
-void AddRetriesAndJson(CLI::App* app, CommandLine* out, const std::string& json_help) {
+void AddRetries(CLI::App* app, CommandLine* out) {
   app->add_option("--retries", out->retries,
                   "Send a request again, up to N times, when the server says it is too busy")
       ->type_name("N")
       ->check(flags::AtLeast(0));
+}
+
+void AddRetriesAndJson(CLI::App* app, CommandLine* out, const std::string& json_help) {
+  AddRetries(app, out);
   app->add_flag("--json", out->json, json_help);
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <sstream>
 
+#include "absl/strings/str_join.h"
 #include "client/cli/option_groups.h"
 #include "client/cli/session_options.h"
 #include "flags/help.h"
@@ -19,12 +20,12 @@ constexpr char kFooter[] =
 
 std::string Examples(const std::string& lines) { return "Examples:\n" + lines; }
 
+// List options take one argument each: what follows may be the prompt.
 CLI::Option* AddTokens(CLI::App* app, RawOptions* raw) {
-  return app->add_option("--tokens", raw->tokens, "Token ids instead of text, taken as they are")
-      ->delimiter(',')
+  return AddList(app, "--tokens", &raw->tokens, "Token ids instead of text, taken as they are",
+                 flags::AtLeast(TokenId{0}))
       ->allow_extra_args(false)
-      ->type_name("ID,ID,...")
-      ->check(flags::AtLeast(TokenId{0}));
+      ->type_name("ID,ID,...");
 }
 
 // text or --tokens; checked after parsing, where the message can say what is missing.
@@ -36,18 +37,18 @@ void AddGenerate(CLI::App* app, CommandLine* out, RawOptions* raw) {
   AddTarget(app, raw, "prompt", "The text to continue; -: read it from standard input");
   GenerateRequest& g = out->generate;
   app->add_option("-n,--max-tokens", g.max_tokens,
-                  "Generate at most N; 0: the model's default, else the server's limit")
+                  "Generate at most N (default: " + std::to_string(kDefaultMaxTokens) +
+                      "); 0: the model's default, else the server's limit")
       ->type_name("N")
       ->check(flags::AtLeast(0U));
   app->add_option("--stop", g.stop, "End before this text; may be repeated")
       ->type_name("TEXT")
       ->allow_extra_args(false);
   app->add_flag("--include-stop", g.include_stop, "Print the matched stop text too");
-  app->add_option("--stop-token-ids", g.stop_token_ids, "End after one of these tokens")
-      ->delimiter(',')
+  AddList(app, "--stop-token-ids", &g.stop_token_ids, "End after one of these tokens",
+          flags::AtLeast(TokenId{0}))
       ->allow_extra_args(false)
-      ->type_name("ID,ID,...")
-      ->check(flags::AtLeast(TokenId{0}));
+      ->type_name("ID,ID,...");
   app->add_option("--target-prefix", raw->target_prefix,
                   "Encoder-decoders: the target begins with this, which is not printed")
       ->type_name("TEXT");
@@ -103,25 +104,22 @@ void AddTranslate(CLI::App* app, CommandLine* out, RawOptions* raw) {
 void AddBench(CLI::App* app, CommandLine* out) {
   BenchOptions& b = out->bench;
   CLI::Option* sessions =
-      app->add_option("--sessions", b.sessions, "Concurrent sessions; one row of the table each")
-          ->delimiter(',')
+      AddList(app, "--sessions", &b.sessions, "Concurrent sessions; one row of the table each",
+              flags::Range(1u, 100'000u))
           ->allow_extra_args(false)
           ->type_name("N,N,...")
-          ->check(flags::Range(1u, 100'000u))
-          ->capture_default_str();
+          ->default_str(absl::StrJoin(b.sessions, ","));
   app->add_option("--prompt-tokens", b.prompt_tokens, "Random tokens in each prompt")
       ->check(flags::Range(1u, 1u << 30))
       ->capture_default_str();
   app->add_option("--output-tokens", b.output_tokens, "Tokens each request generates")
       ->check(flags::Range(1u, 1u << 30))
-      ->excludes(
-          app->add_option("--at-positions", b.at_positions,
-                          "Instead: decode time a token around these positions of one session")
-              ->delimiter(',')
-              ->allow_extra_args(false)
-              ->type_name("P,P,...")
-              ->check(flags::Range(uint64_t{1}, uint64_t{1} << 40))
-              ->excludes(sessions))
+      ->excludes(AddList(app, "--at-positions", &b.at_positions,
+                         "Instead: decode time a token around these positions of one session",
+                         flags::Range(uint64_t{1}, uint64_t{1} << 40))
+                     ->allow_extra_args(false)
+                     ->type_name("P,P,...")
+                     ->excludes(sessions))
       ->capture_default_str();
   app->add_option("--requests", b.requests,
                   "Requests a row, over all its sessions; 0: twice the sessions, at least 8")
@@ -166,10 +164,8 @@ void AddTokenize(CLI::App* app, CommandLine* out, RawOptions* raw) {
 }
 
 void AddDetokenize(CLI::App* app, CommandLine* out, RawOptions* raw) {
-  app->add_option("ids", raw->tokens, "The ids")
-      ->delimiter(',')
+  AddList(app, "ids", &raw->tokens, "The ids", flags::AtLeast(TokenId{0}))
       ->type_name("ID,ID,...")
-      ->check(flags::AtLeast(TokenId{0}))
       ->required();
   AddCall(app, out);
   AddRetriesAndJson(app, out, "Print one JSON object");
@@ -251,6 +247,10 @@ ParseResult ParseCommandLine(int argc, const char* const* argv, const std::strin
     if (given("--expected-position")) {
       out.generate.session->expected_position = raw.expected_position;
     }
+  }
+  if ((out.command == Command::kGenerate || out.command == Command::kChat) &&
+      !given("--max-tokens")) {
+    out.generate.max_tokens = kDefaultMaxTokens;
   }
   if ((out.command == Command::kGenerate || out.command == Command::kScore) && !out.text &&
       !out.tokens && !out.generate.session) {

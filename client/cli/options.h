@@ -11,6 +11,9 @@
 
 namespace t2r::client {
 
+// Of a generation, or an answer in a chat, where the command line does not say.
+inline constexpr uint32_t kDefaultMaxTokens = 128;
+
 enum class Command {
   kGenerate,
   kTranslate,
@@ -33,6 +36,7 @@ struct SessionOptions {
   std::string new_id;  // of forks
   uint32_t count = 1;
   double ttl_seconds = 0;  // 0: the server's
+  bool allow_inexact = false;
 };
 
 struct ChatOptions {

@@ -119,24 +119,34 @@ int RunModel(const CommandLine& line, Client& client, const Console& console) {
       {"EOS", info->eos_token_ids.empty() ? "none" : absl::StrJoin(info->eos_token_ids, ", ")},
       {"weights", absl::StrCat(info->dtype, ", ", FormatBytes(info->parameters_bytes))},
       {"backend", info->backend},
-      {"memory", FormatBytes(info->memory.total)},
-      {"  workspace", FormatBytes(info->memory.workspace)},
-      {"  states", FormatBytes(info->memory.states)},
-      {"  keys and values", FormatBytes(info->memory.kv)},
-      {"  free", FormatBytes(info->memory.free)},
-      {"sessions at once", absl::StrCat(l.max_sessions)},
-      {"positions a session", OrNone(l.max_positions)},
-      {"tokens a request", OrNone(l.max_tokens)},
-      {"queue", absl::StrCat(l.max_queue_requests, " requests, ", l.max_queue_tokens, " tokens")},
-      {"stop texts", absl::StrCat(l.max_stop_strings)},
-      {"logprobs", absl::StrCat(l.max_logprobs)},
-      {"beams", absl::StrCat(l.max_beams)},
-      {"request size", FormatBytes(l.max_request_bytes)},
-      {"answer size", l.max_response_bytes == 0 ? "no limit" : FormatBytes(l.max_response_bytes)},
-      {"defaults", DefaultsOf(info->defaults)},
-      {"keeps sessions", info->has_sessions ? "yes" : "no"},
-      {"exactness class", info->exactness_class},
   };
+  // Servers tell the whole and what is free of it only where --tell-memory says so.
+  const Memory& memory = info->memory;
+  for (const auto& [name, bytes] : {std::pair{"memory", memory.total},
+                                    {"  workspace", memory.workspace},
+                                    {"  states", memory.states},
+                                    {"  keys and values", memory.kv},
+                                    {"  prefixes", memory.prefix_cache},
+                                    {"  free", memory.free}}) {
+    if (bytes > 0) rows.emplace_back(name, FormatBytes(bytes));
+  }
+  rows.insert(rows.end(),
+              {
+                  {"sessions at once", absl::StrCat(l.max_sessions)},
+                  {"positions a session", OrNone(l.max_positions)},
+                  {"tokens a request", OrNone(l.max_tokens)},
+                  {"queue", absl::StrCat(l.max_queue_requests, " requests, ", l.max_queue_tokens,
+                                         " tokens")},
+                  {"stop texts", absl::StrCat(l.max_stop_strings)},
+                  {"logprobs", absl::StrCat(l.max_logprobs)},
+                  {"beams", absl::StrCat(l.max_beams)},
+                  {"request size", FormatBytes(l.max_request_bytes)},
+                  {"answer size",
+                   l.max_response_bytes == 0 ? "no limit" : FormatBytes(l.max_response_bytes)},
+                  {"defaults", DefaultsOf(info->defaults)},
+                  {"keeps sessions", info->has_sessions ? "yes" : "no"},
+                  {"exactness class", info->exactness_class},
+              });
   if (info->encoder_decoder) {
     rows.insert(rows.end(),
                 {{"encoder layers", absl::StrCat(info->encoder_layers)},

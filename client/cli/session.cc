@@ -65,7 +65,8 @@ absl::Status Save(const CommandLine& line, Client& client) {
 absl::StatusOr<SessionInfo> Load(const CommandLine& line, Client& client, absl::Duration ttl) {
   const auto snapshot = ReadTextFile(line.session.file, kMaxSnapshotBytes);
   if (!snapshot.ok()) return snapshot.status();
-  return client.ImportSession(line.session.id, *snapshot, ttl, MakeCallOptions(line));
+  return client.ImportSession(line.session.id, *snapshot, ttl, MakeCallOptions(line),
+                              line.session.allow_inexact);
 }
 
 absl::Status Run(const CommandLine& line, Client& client, const Console& console) {

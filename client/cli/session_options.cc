@@ -21,7 +21,7 @@ CLI::Option* AddId(CLI::App* app, CommandLine* out) {
 
 void AddTtl(CLI::App* app, CommandLine* out) {
   app->add_option("--ttl", out->session.ttl_seconds,
-                  "Keep it so long from its last use on; 0: as long as the server does")
+                  "Keep it so long from its last turn on; 0: as long as the server does")
       ->type_name("SECONDS")
       ->check(flags::Range(0.0, kLongestTtl));
 }
@@ -55,7 +55,7 @@ void AddSession(CLI::App* app, CommandLine* out) {
 
   CLI::App* remove = AddAction(app, out, "rm", "Delete one", SessionAction::kRemove);
   AddId(remove, out)->required();
-  AddRetriesAndJson(remove, out, "Print nothing but errors, as without");
+  AddRetries(remove, out);
 
   CLI::App* save = AddAction(app, out, "save", "Write one to a file", SessionAction::kSave);
   AddId(save, out)->required();
@@ -69,6 +69,8 @@ void AddSession(CLI::App* app, CommandLine* out) {
       ->required();
   AddId(load, out)->description("Its id (default: made up)");
   AddTtl(load, out);
+  load->add_flag("--allow-inexact", out->session.allow_inexact,
+                 "Also from a server whose results are not the same to the bit");
   load->add_flag("--json", out->json, json);
   app->footer(
       "Examples:\n"
@@ -88,6 +90,10 @@ void AddTurn(CLI::App* app, RawOptions* raw) {
                   "Only if the session has so many tokens: a turn is not sent twice")
       ->type_name("N")
       ->needs(session);
+  app->add_flag("--allow-inexact", raw->session.allow_inexact,
+                "Also where the session comes from a server whose results are not the same to the "
+                "bit")
+      ->needs(session);
 }
 
 void AddChat(CLI::App* app, CommandLine* out, RawOptions* raw) {
@@ -100,13 +106,17 @@ void AddChat(CLI::App* app, CommandLine* out, RawOptions* raw) {
       ->check([](const std::string& turn) {
         return turn.find("{}") == std::string::npos ? "--turn needs {} for the line" : "";
       });
-  app->add_option("-n,--max-tokens", g.max_tokens, "At most N tokens an answer (default: 128)")
-      ->type_name("N");
+  app->add_option("-n,--max-tokens", g.max_tokens,
+                  "At most N tokens an answer (default: " + std::to_string(kDefaultMaxTokens) +
+                      "); 0: the model's default, else the server's limit")
+      ->type_name("N")
+      ->check(flags::AtLeast(0U));
   app->add_option("--stop", g.stop, "An answer ends before this text; may be repeated")
       ->type_name("TEXT")
       ->allow_extra_args(false);
   AddSampling(app, out, raw);
   AddCall(app, out);
+  AddRetries(app, out);
   app->footer(
       "A line typed is a turn; the end of input (Ctrl-D) ends the conversation, which the server\n"
       "keeps. Ctrl-C drops the answer that runs, and ends it too.\n\n"

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """A stream that outlives its server: Generate in a session, gone on with where it broke.
 
-    resume.py SERVER SESSION "Once upon a time"
+    PYTHONPATH=build/release/python docs/examples/resume.py SERVER SESSION "Once upon a time"
 
-Needs grpcio, and stubs made from proto/ (docs/client.md). The C++ client does the same inside a call.
+Needs python3-grpcio and the stubs of the API, which every build writes into its folder python/
+(docs/client.md). The C++ client does the same inside a call.
 """
 
 import sys
@@ -76,7 +77,8 @@ def generate(stub, request, patience=60.0, metadata=()):
 def main():
     server, session, prompt = sys.argv[1:]
     with grpc.insecure_channel(server) as channel:
-        request = pb.GenerateRequest(text=prompt, session=spb.SessionRef(id=session, create=True))
+        request = pb.GenerateRequest(text=prompt, max_tokens=64,
+                                     session=spb.SessionRef(id=session, create=True))
         for event in generate(stubs.GenerationStub(channel), request):
             if isinstance(event, pb.Delta):
                 print(event.text, end="", flush=True)

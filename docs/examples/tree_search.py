@@ -7,7 +7,8 @@ The prompt is run once. At each level every kept branch is forked, each fork goe
 seed of its own, and those with the highest mean log probability are kept. A fork copies a state of fixed size
 and runs nothing, so what a level costs is the tokens that it tries, however long the text is by then.
 
-Needs python3-grpcio and the stubs of the API, which every build writes into its folder python/.
+Needs python3-grpcio and the stubs of the API, which every build writes into its folder python/
+(docs/client.md).
 """
 
 import argparse

@@ -10,13 +10,13 @@ namespace {
 
 constexpr char kFileName[] = "libt2r_cuda.so";
 
-// Where the module may be, the first that there is to be taken.
+// Where the module is said or seen to be: as T2R_CUDA_MODULE says, or beside the program; "":
+// nowhere.
 std::string ModulePath() {
   // Set before the program's threads start, if at all.
   const char* named = std::getenv("T2R_CUDA_MODULE");  // NOLINT(concurrency-mt-unsafe)
   if (named != nullptr && *named != '\0') return named;
-  const std::string beside = FileBesideProgram(kFileName);
-  return beside.empty() ? kFileName : beside;
+  return FileBesideProgram(kFileName);
 }
 
 template <typename Function>
@@ -30,14 +30,17 @@ Function* Find(const SharedLibrary& module, const char* symbol, const std::strin
 }
 
 CudaModuleMake* Load() {
-  const std::string path = ModulePath();
+  const std::string known = ModulePath();
+  const std::string path = known.empty() ? kFileName : known;  // where the system's loader looks
   const SharedLibrary module(path, SymbolScope::kLocal);
   if (!module.loaded()) {
-    throw DeviceError(DeviceErrorKind::kUnavailable,
-                      "cuda: the CUDA module could not be loaded (" + module.error() +
-                          "): put libt2r_cuda.so beside the program or name it in T2R_CUDA_MODULE, "
-                          "with CUDA 13's libcublasLt where the loader finds it; or use the CPU "
-                          "backend");
+    throw DeviceError(
+        DeviceErrorKind::kUnavailable,
+        std::string("cuda: ") +
+            (known.empty() ? "there is no CUDA module" : "the CUDA module could not be loaded") +
+            ": put libt2r_cuda.so beside the program or name it in T2R_CUDA_MODULE, with CUDA 13's "
+            "libcublasLt where the loader finds it; or use the CPU backend (" +
+            module.error() + ")");
   }
   const std::string interface = Find<CudaInterface>(module, kCudaInterfaceSymbol, path)();
   if (interface != T2R_CUDA_INTERFACE) {

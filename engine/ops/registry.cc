@@ -6,6 +6,17 @@
 #include "engine/ops/cuda/cuda_module.h"
 
 namespace t2r {
+namespace {
+
+// What is wrong, without what to do about it: of "cuda: it is off: turn it on" the middle.
+std::string ReasonOf(const DeviceError& error) {
+  const std::string text = error.what();
+  const std::string prefix = "cuda: ";
+  const size_t begin = text.rfind(prefix, 0) == 0 ? prefix.size() : 0;
+  return text.substr(begin, text.find(": ", begin) - begin);
+}
+
+}  // namespace
 
 std::unique_ptr<Backend> MakeBackend(const BackendOptions& options) {
   if (options.note != nullptr) options.note->clear();
@@ -18,10 +29,10 @@ std::unique_ptr<Backend> MakeBackend(const BackendOptions& options) {
     };
     try {
       std::unique_ptr<Backend> backend = MakeCudaBackend(options);
-      note("auto took cuda, since a device can start");
+      note("cuda, since a device can start");
       return backend;
     } catch (const DeviceError& error) {
-      note(std::string("auto took cpu, since no device can start: ") + error.what());
+      note("cpu, since " + ReasonOf(error) + " (--backend cuda says more)");
       return cpu();
     }
   }

@@ -124,9 +124,26 @@ TEST(OptionsTest, GenerateDefaults) {
   EXPECT_EQ(line.server, "env:2");
   EXPECT_EQ(line.text, "-");
   EXPECT_EQ(line.timeout_seconds, 0);
-  EXPECT_EQ(line.generate.max_tokens, 0);
+  EXPECT_EQ(line.generate.max_tokens, 128);
   EXPECT_EQ(line.generate.sampling.temperature, std::nullopt);
   EXPECT_EQ(line.generate.sampling.seed, std::nullopt);
+}
+
+// Only where that is said does a generation run to the server's limit.
+TEST(OptionsTest, ZeroTokensIsTheServersLimit) {
+  EXPECT_EQ(Parse({"generate", "x", "-n", "0"}).command_line->generate.max_tokens, 0);
+  EXPECT_EQ(Parse({"chat"}).command_line->generate.max_tokens, 128);
+  EXPECT_EQ(Parse({"chat", "-n", "0"}).command_line->generate.max_tokens, 0);
+  EXPECT_EQ(Parse({"translate"}).command_line->generate.max_tokens, 0);
+}
+
+TEST(OptionsTest, SessionsOfOtherServers) {
+  EXPECT_TRUE(Parse({"generate", "--session", "a", "--allow-inexact"})
+                  .command_line->generate.session->allow_inexact);
+  EXPECT_FALSE(Parse({"generate", "--session", "a"}).command_line->generate.session->allow_inexact);
+  EXPECT_TRUE(
+      Parse({"session", "load", "f", "--allow-inexact"}).command_line->session.allow_inexact);
+  ExpectUsageError({"generate", "x", "--allow-inexact"}, "--session");
 }
 
 TEST(OptionsTest, AnEmptyTextIsAText) {
@@ -188,6 +205,13 @@ TEST(OptionsTest, UsageErrorsNameWhatIsWrong) {
   ExpectUsageError({"generate", "x", "--tokens", "1"}, "--tokens");
   ExpectUsageError({"generate", "--tokens", "1,-2"}, "--tokens");
   ExpectUsageError({"generate", "--tokens", "1,x"}, "--tokens");
+  for (const char* list : {"1,,2", ",1", "1,"}) {
+    ExpectUsageError({"generate", "--tokens", list}, "--tokens: '' is not a number");
+    ExpectUsageError({"generate", "x", "--stop-token-ids", list}, "--stop-token-ids");
+    ExpectUsageError({"detokenize", list}, "ids");
+    ExpectUsageError({"bench", "--sessions", list}, "--sessions");
+    ExpectUsageError({"bench", "--at-positions", list}, "--at-positions");
+  }
   ExpectUsageError({"generate", "--tokens", "4294967296"}, "--tokens");
   ExpectUsageError({"generate", "x", "--top-p", "1.5"}, "--top-p");
   ExpectUsageError({"generate", "x", "--temperature", "-1"}, "--temperature");
@@ -218,6 +242,7 @@ TEST(OptionsTest, UnsignedNumbersAreWhatTheySay) {
         "--beams", "--num-return"}},
       {"translate", {"--column", "--streams", "--max-tokens", "--top-k", "--seed", "--beams"}},
       {"score", {"--tokens"}},
+      {"chat", {"--max-tokens", "--top-k", "--seed"}},
       {"bench",
        {"--sessions", "--prompt-tokens", "--output-tokens", "--at-positions", "--requests",
         "--window", "--seed"}},

@@ -19,6 +19,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
+using ::testing::Not;
 
 class CommandsTest : public ::testing::Test {
  protected:
@@ -78,9 +79,16 @@ class CommandsTest : public ::testing::Test {
 };
 
 TEST_F(CommandsTest, GeneratePrintsTheText) {
-  EXPECT_EQ(Run({"generate", "hello"}), 0);
+  EXPECT_EQ(Run({"generate", "hello", "-n", "4"}), 0);
   EXPECT_EQ(out_.str(), "abcd\n");
   EXPECT_EQ(err_.str(), "");
+}
+
+TEST_F(CommandsTest, GenerateEndsWithoutBeingTold) {
+  EXPECT_EQ(Run({"generate", "hello", "--ids"}), 0);
+  EXPECT_THAT(server_.last_request(), HasSubstr("max_tokens: 128"));
+  EXPECT_EQ(Run({"generate", "hello", "-n", "0"}), 0);
+  EXPECT_THAT(server_.last_request(), Not(HasSubstr("max_tokens")));
 }
 
 // A file of sources for `translate`, removed at the end.
@@ -164,7 +172,7 @@ TEST_F(CommandsTest, TranslateStopsAtTheFirstFailure) {
 }
 
 TEST_F(CommandsTest, GenerateStats) {
-  EXPECT_EQ(Run({"generate", "hello", "--stats", "--seed", "5"}), 0);
+  EXPECT_EQ(Run({"generate", "hello", "-n", "4", "--stats", "--seed", "5"}), 0);
   EXPECT_THAT(err_.str(), MatchesRegex("prompt 6 tokens, generated 4 tokens, first token after "
                                        "[0-9.]+ ms, then [0-9.]+ tokens/s, seed 5, ended by "
                                        "length\n"));
@@ -172,7 +180,7 @@ TEST_F(CommandsTest, GenerateStats) {
 
 TEST_F(CommandsTest, GenerateIdsAndLogprobs) {
   server_.tokens_per_delta = 3;
-  EXPECT_EQ(Run({"generate", "--tokens", "5,6", "--ids"}), 0);
+  EXPECT_EQ(Run({"generate", "--tokens", "5,6", "-n", "4", "--ids"}), 0);
   EXPECT_EQ(out_.str(), "100 101 102 103\n");
   EXPECT_EQ(Run({"generate", "x", "--max-tokens", "2", "--logprobs", "1"}), 0);
   EXPECT_EQ(out_.str(), "100\t-0.2500\t9:-0.1250\n101\t-0.2500\t9:-0.1250\n");
@@ -268,6 +276,10 @@ TEST_F(CommandsTest, Model) {
   EXPECT_THAT(out_.str(), HasSubstr("123,456 bytes (121 KiB)\n"));
   EXPECT_THAT(out_.str(), HasSubstr("answer size          4,194,304 bytes (4.00 MiB)\n"));
   EXPECT_THAT(out_.str(), HasSubstr("defaults             temperature 0.5, top-k 40, tokens 77\n"));
+  EXPECT_THAT(out_.str(), HasSubstr("\n  prefixes           5,000 bytes (4.88 KiB)\n"));
+  // What the server does not tell is not told as nothing.
+  EXPECT_THAT(out_.str(), Not(HasSubstr("memory")));
+  EXPECT_THAT(out_.str(), Not(HasSubstr("free")));
   EXPECT_EQ(Run({"model", "--json"}), 0);
   EXPECT_EQ(OutLines().at(0)["limits"]["max_sessions"], 64);
   EXPECT_EQ(OutLines().at(0)["limits"]["max_response_bytes"], 4 << 20);

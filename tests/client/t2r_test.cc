@@ -86,7 +86,7 @@ class Process {
 
 TEST(T2rTest, StreamsFromStandardInput) {
   FakeServer server;
-  Process t2r({"generate", "--server", server.address(), "-"});
+  Process t2r({"generate", "--server", server.address(), "-n", "4", "-"});
   t2r.Write("hello\n");
   t2r.CloseIn();
   std::string text;

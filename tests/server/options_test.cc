@@ -207,8 +207,8 @@ TEST(OptionsTest, HelpSaysTypesRangesAndDefaultsForPeople) {
        {"--model DIR ", "required]", "--max-sessions N|auto ", "[1 to 65,536; default auto]",
         "--threads N ", "[0 to 4,096; default 0]", "--max-queue-tokens N ",
         "[at least 1; default 1,048,576]", "--stall-seconds SECONDS ", "[0 to 86,400; default 60]",
-        "--backend auto|cpu|cuda ", "[default auto]", "--batch-invariant true|false",
-        "[default true]"}) {
+        "[1 to 86,400; default 10]", "[1 to 86,400; default 20]", "--backend auto|cpu|cuda ",
+        "[default auto]", "--batch-invariant true|false", "[default true]"}) {
     EXPECT_THAT(help, HasSubstr(part));
   }
   for (const char* part : {" INT", " FLOAT", " TEXT", " in [", "4611686018427387903"}) {
@@ -245,6 +245,9 @@ TEST(OptionsTest, WrongOnesGiveOneLineThatNamesThem) {
       {"--max-step-tokens", {"--model", "DIR", "--max-sessions", "64", "--max-step-tokens", "64"}},
       {"--stall-seconds", {"--model", "DIR", "--stall-seconds", "-1"}},
       {"--stall-seconds", {"--model", "DIR", "--stall-seconds", "nan"}},
+      {"--session-lease-seconds", {"--model", "DIR", "--session-lease-seconds", "0.5"}},
+      {"--keepalive-time", {"--model", "DIR", "--keepalive-time", "0.5"}},
+      {"--keepalive-timeout", {"--model", "DIR", "--keepalive-timeout", "0"}},
       {"--drain-seconds", {"--model", "DIR", "--drain-seconds", "nan"}},
       {"--drain-seconds", {"--model", "DIR", "--drain-seconds", "-nan"}},
       {"--drain-seconds", {"--model", "DIR", "--drain-seconds", "inf"}},

@@ -45,6 +45,14 @@ def test_no_such_directory(tmp_path):
     assert str(tmp_path / "nowhere") in start_error(tmp_path / "nowhere")
 
 
+def test_a_session_directory_that_is_none(tmp_path, model):
+    (tmp_path / "file").touch()
+    code, _, errors = run("--model", str(model), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+                          "--session-dir", str(tmp_path / "file"))
+    assert code == 1 and errors.count("\n") == 1
+    assert errors.startswith(f"t2r-server: --session-dir {tmp_path / 'file'}: ")
+
+
 def test_missing_weights(tmp_path):
     directory = make_models.make(make_models.catalogue()["llama-t2r-clamp"], tmp_path / "m")
     os.remove(os.path.join(directory, "model.safetensors"))
@@ -248,12 +256,12 @@ def test_cuda_without_a_device_ends_with_one_line(model):
 def test_auto_says_why_it_takes_the_cpu(tmp_path, model, environment):
     with Process(tmp_path, model, "--backend", "auto", **environment) as server:
         server.ready()
-        said = server.line(r"^backend: auto took cpu, since no device can start: (.*)$").group(1)
+        said = server.line(r"^backend: cpu, since (.*) \(--backend cuda says more\)$").group(1)
         server.line(r"^model: ready .*, cpu, ")
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(SECONDS) == 0
         assert server.process.stderr.read() == ""
-    assert "CUDA" in said
+    assert "CUDA" in said and len(said) < 80
 
 
 def test_a_device_that_is_too_small_is_refused_with_the_numbers(model):

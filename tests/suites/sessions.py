@@ -3,6 +3,8 @@ text is always that of a run that was never cut.
 """
 
 import os
+import pty
+import re
 import subprocess
 
 import grpc
@@ -111,6 +113,27 @@ def test_save_and_load(tmp_path):
         assert "DATA_LOSS" in t2r(server, "session", "load", str(file), status=1)
 
 
+def test_other_bits_are_taken_where_that_is_said(tmp_path):
+    client, file = os.environ["T2R_CLIENT"], str(tmp_path / "story.t2rsnap")
+
+    def t2r(server, *arguments, status=0):
+        done = subprocess.run([client, *arguments, "--server", server.address],
+                              capture_output=True, text=True, timeout=CALL_SECONDS)
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    directory = str(tmp_path / "sessions")
+    with Server(DEMO, "--session-dir", directory) as server:
+        turn(server, "story", 5, PROMPT, {"temperature": 0})
+        t2r(server, "session", "save", "story", file)
+    with Server(DEMO, "--weights", "int8", "--session-dir", directory) as server:
+        assert "FAILED_PRECONDITION" in t2r(server, "session", "load", file, "again", status=1)
+        assert "again" in t2r(server, "session", "load", file, "again", "--allow-inexact")
+        turn_of = ("generate", "--session", "story", "-n", "4")
+        assert "FAILED_PRECONDITION" in t2r(server, *turn_of, status=1)
+        assert t2r(server, *turn_of, "--allow-inexact", "--ids").count(" ") == 3
+
+
 def test_another_model_refuses_it(tmp_path):
     import make_models
     other = make_models.make(make_models.catalogue()["llama-t2r-clamp"], tmp_path / "other")
@@ -141,4 +164,22 @@ def test_chat_keeps_its_history(tmp_path):
         assert first.stdout.count("\n") >= 2
         position = get(server, "talk").position
         assert f"at {position} tokens" in first.stderr
+        assert f"t2r chat --server {server.address} --session talk " in first.stderr
+        assert ">" not in first.stderr
         assert f"session talk, {position} tokens" in chat("").stderr
+
+
+def test_chat_says_that_it_waits_for_a_line():
+    with Server(DEMO) as server:
+        ours, theirs = pty.openpty()
+        chat = subprocess.Popen([os.environ["T2R_CLIENT"], "chat", "-n", "4", "--server", server.address],
+                                stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        os.close(theirs)
+        assert re.fullmatch(rb"session \S+, 0 tokens\n", chat.stderr.readline())
+        assert chat.stderr.read(2) == b"> "
+        os.write(ours, b"In the beginning\n")
+        assert chat.stderr.read(2) == b"> "
+        os.write(ours, b"\x04")  # Ctrl-D
+        said, _ = chat.communicate(timeout=CALL_SECONDS)
+        os.close(ours)
+        assert chat.returncode == 0 and said

@@ -205,6 +205,7 @@ struct FakeServer::Impl final : v1::Generation::Service, grpc::health::v1::Healt
     response->mutable_defaults()->set_temperature(0.5F);
     response->mutable_defaults()->set_top_k(40);
     response->mutable_defaults()->set_max_tokens(77);
+    response->mutable_memory()->set_prefix_cache_bytes(5'000);
     response->mutable_limits()->set_max_response_bytes(4 << 20);
     response->mutable_limits()->set_max_sessions(64);
     response->mutable_limits()->set_max_positions(2'000);
