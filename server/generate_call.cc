@@ -66,6 +66,10 @@ absl::Status GenerateCall::Attach(PreparedRequest& prepared) {
   }
   if (!turn.ok()) return turn.status();
   turn_ = *std::move(turn);
+  turn_->OnTakeOver([weak = weak_from_this()] {
+    const auto self = std::static_pointer_cast<GenerateCall>(weak.lock());
+    if (self != nullptr) self->guard_.CutAt(absl::Now());
+  });
   resumed_ = turn_->resumed();
   if (!resumed_) return Join(turn_->state(), *model_, &prepared);
   generated_before_ = std::max<int64_t>(turn_->position() - resumed_->begin(), 0);

@@ -173,17 +173,20 @@ absl::Status DiskTier::Release(const SessionClaim& claim) {
   return held;
 }
 
-absl::Status DiskTier::Remove(const SessionClaim& claim) {
+absl::Status DiskTier::Delete(const SessionKey& key) {
   const Use use(*impl_);
   if (!use.status().ok()) return use.status();
-  if (absl::Status held = impl_->Held(claim); !held.ok()) return held;
-  const absl::StatusOr<SessionRecord> record = impl_->Read(claim.key);
-  rocksdb::WriteBatch batch;
-  impl_->Delete(claim.key, record.ok() ? &*record : nullptr, &batch);
-  if (absl::Status s = impl_->database().Write(&batch, true); !s.ok()) return s;
-  if (record.ok()) impl_->Count(&*record, nullptr);
-  impl_->Free(claim.key);
-  return absl::OkStatus();
+  if (impl_->Take(key) == 0) return SessionBusy(key);
+  const absl::StatusOr<SessionRecord> record = impl_->Read(key);
+  absl::Status status;
+  if (!absl::IsNotFound(record.status())) {
+    rocksdb::WriteBatch batch;
+    impl_->Delete(key, record.ok() ? &*record : nullptr, &batch);
+    status = impl_->database().Write(&batch, true);
+    if (status.ok() && record.ok()) impl_->Count(&*record, nullptr);
+  }
+  impl_->Free(key);
+  return status;
 }
 
 absl::StatusOr<std::shared_ptr<const SessionState>> DiskTier::State(const SessionKey& key,
@@ -225,11 +228,6 @@ void DiskTier::Mirror(const SessionRecord& record,
     impl_->Count(before.ok() ? &*before : nullptr, &record);
   }
   impl_->Free(key);
-}
-
-void DiskTier::Forget(const SessionKey& key) {
-  const absl::StatusOr<Claimed> mine = Claim(key, false);
-  if (mine.ok() && !Remove(mine->claim).ok()) static_cast<void>(Release(mine->claim));
 }
 
 }  // namespace t2r

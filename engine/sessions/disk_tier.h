@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "engine/sessions/session_tier.h"
 #include "engine/sessions/state_codec.h"
@@ -29,10 +30,12 @@ class DiskTier final : public SessionTier {
   absl::StatusOr<std::vector<SessionInfo>> List(const std::string& owner, const std::string& after,
                                                 int64_t count) override;
   absl::StatusOr<Claimed> Claim(const SessionKey& key, bool take_over) override;
-  absl::Status Renew(const SessionClaim& /*claim*/) override { return absl::OkStatus(); }
+  absl::Status Renew(const std::vector<SessionClaim>& /*claims*/) override {
+    return absl::OkStatus();
+  }
   absl::Status Change(const SessionClaim& claim, const SessionChange& change) override;
   absl::Status Release(const SessionClaim& claim) override;
-  absl::Status Remove(const SessionClaim& claim) override;
+  absl::Status Delete(const SessionKey& key) override;
   absl::StatusOr<std::shared_ptr<const SessionState>> State(const SessionKey& key, StateName name,
                                                             bool allow_inexact) override;
   absl::StatusOr<SessionUsage> Usage(const std::string& owner) override;
@@ -41,7 +44,7 @@ class DiskTier final : public SessionTier {
   // Of a copy beside a shared store, which holds what is true: the session as it is there, its
   // state alone. What cannot be written is not there.
   void Mirror(const SessionRecord& record, const std::shared_ptr<const SessionState>& state);
-  void Forget(const SessionKey& key);
+  void Forget(const SessionKey& key) { static_cast<void>(Delete(key)); }
 
  private:
   struct Impl;

@@ -149,11 +149,13 @@ absl::Status MemoryTier::Release(const SessionClaim& claim) {
   return held.status();
 }
 
-absl::Status MemoryTier::Remove(const SessionClaim& claim) {
+absl::Status MemoryTier::Delete(const SessionKey& key) {
   const MutexLock lock(mutex_);
-  const auto held = Held(claim);
-  if (held.ok()) Erase(*held);
-  return held.status();
+  const auto entry = entries_.find(key);
+  if (entry == entries_.end()) return absl::OkStatus();
+  if (entry->second.fence != 0) return SessionBusy(key);
+  Erase(entry);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<const SessionState>> MemoryTier::State(const SessionKey& key,

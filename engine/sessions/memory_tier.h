@@ -35,10 +35,12 @@ class MemoryTier final : public SessionTier {
   absl::StatusOr<std::vector<SessionInfo>> List(const std::string& owner, const std::string& after,
                                                 int64_t count) override;
   absl::StatusOr<Claimed> Claim(const SessionKey& key, bool take_over) override;
-  absl::Status Renew(const SessionClaim& /*claim*/) override { return absl::OkStatus(); }
+  absl::Status Renew(const std::vector<SessionClaim>& /*claims*/) override {
+    return absl::OkStatus();
+  }
   absl::Status Change(const SessionClaim& claim, const SessionChange& change) override;
   absl::Status Release(const SessionClaim& claim) override;
-  absl::Status Remove(const SessionClaim& claim) override;
+  absl::Status Delete(const SessionKey& key) override;
   absl::StatusOr<std::shared_ptr<const SessionState>> State(const SessionKey& key, StateName name,
                                                             bool allow_inexact) override;
   absl::StatusOr<SessionUsage> Usage(const std::string& owner) override;

@@ -27,6 +27,11 @@ int64_t MaxBytes(const ExecutorLimits& limits, int64_t positions) {
 }  // namespace
 
 absl::Status SessionStore::Reserve(int64_t bytes) {
+  if (bytes > options_.memory_bytes) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("sessions of ", bytes, " bytes are asked for, and all of them together have ",
+                     options_.memory_bytes, " (--session-memory-mib)"));
+  }
   const MutexLock lock(mutex_);
   int64_t wanted = 0;
   bool fits = !__builtin_add_overflow(reserved_, bytes, &wanted);
@@ -61,11 +66,20 @@ void SessionStore::Keep(StateName name, std::shared_ptr<const SessionState> stat
   cache_.Put(name, std::move(state));
 }
 
-absl::Status SessionStore::CheckQuota(const SessionOwner& owner, int64_t sessions, int64_t bytes) {
+absl::Status SessionStore::CheckQuota(const SessionOwner& owner, int64_t sessions, int64_t bytes,
+                                      const SessionUsage& others) {
   const SessionQuota& quota = owner.quota;
   if (quota.max_sessions == 0 && quota.max_bytes == 0) return absl::OkStatus();
-  const absl::StatusOr<SessionUsage> usage = tier_->Usage(owner.name);
+  if ((quota.max_sessions > 0 && sessions > quota.max_sessions) ||
+      (quota.max_bytes > 0 && bytes > quota.max_bytes)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        sessions, " sessions of ", bytes, " bytes are asked for; the quota is ", quota.max_sessions,
+        " sessions and ", quota.max_bytes, " bytes (0: any number)"));
+  }
+  absl::StatusOr<SessionUsage> usage = tier_->Usage(owner.name);
   if (!usage.ok()) return usage.status();
+  usage->sessions += others.sessions;
+  usage->bytes += others.bytes;
   if (quota.max_sessions > 0 && sessions > quota.max_sessions - usage->sessions) {
     return absl::ResourceExhaustedError(
         absl::StrCat("there are ", usage->sessions, " sessions and ", sessions,
@@ -80,6 +94,16 @@ absl::Status SessionStore::CheckQuota(const SessionOwner& owner, int64_t session
   return absl::OkStatus();
 }
 
+SessionUsage SessionStore::BeingMade(const SessionOwner& owner, int64_t sessions, int64_t bytes) {
+  const MutexLock lock(mutex_);
+  const auto [made, first] = being_made_.try_emplace(owner.name);
+  const SessionUsage others = made->second;
+  made->second.sessions += sessions;
+  made->second.bytes += bytes;
+  if (made->second.sessions == 0) being_made_.erase(made);
+  return others;
+}
+
 absl::Status SessionStore::ReserveFor(Live& live, int64_t positions) {
   const int64_t needed = MaxBytes(codec_.limits, positions);
   int64_t has = 0;
@@ -90,7 +114,7 @@ absl::Status SessionStore::ReserveFor(Live& live, int64_t positions) {
   const int64_t more = std::max<int64_t>(0, needed - has) - live.reserved;
   if (more <= 0) return absl::OkStatus();
   if (live.owner.quota.max_bytes > 0) {
-    if (absl::Status status = CheckQuota(live.owner, 0, more); !status.ok()) return status;
+    if (absl::Status status = CheckQuota(live.owner, 0, more, {}); !status.ok()) return status;
   }
   absl::Status status = Reserve(more);
   if (status.ok()) live.reserved += more;

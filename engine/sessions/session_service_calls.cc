@@ -33,15 +33,18 @@ absl::StatusOr<std::vector<SessionInfo>> SessionStore::AddAll(
     record.state = name;
   }
   if (!status.ok()) return status;
-  const int64_t bytes = BytesOf(state) * static_cast<int64_t>(ids.size());
-  status = CheckQuota(owner, static_cast<int64_t>(ids.size()), bytes);
-  if (!status.ok()) return status;
+  const auto count = static_cast<int64_t>(ids.size());
+  const int64_t bytes = BytesOf(state) * count;
   const int64_t room = memory_only() ? bytes : 0;
-  status = Reserve(room);
-  if (!status.ok()) return status;
-  // What is there already is told before what has no room, so ids come first.
-  status = tier_->Create(records, state);
-  Unreserve(room);
+  status = CheckQuota(owner, count, bytes, BeingMade(owner, count, bytes));
+  if (status.ok()) {
+    status = Reserve(room);
+    if (status.ok()) {
+      status = tier_->Create(records, state);
+      Unreserve(room);
+    }
+  }
+  BeingMade(owner, -count, -bytes);
   if (!status.ok()) return status;
   Keep(name, state);
   std::vector<SessionInfo> made;
@@ -127,16 +130,16 @@ absl::StatusOr<std::vector<SessionInfo>> SessionStore::Fork(const std::string& i
 absl::Status SessionStore::Delete(const std::string& id, const SessionOwner& owner) {
   if (absl::Status status = CheckSessionId(id); !status.ok()) return status;
   const SessionKey key = {owner.name, id};
-  const absl::StatusOr<LivePtr> held = Hold(key);
+  const absl::StatusOr<LivePtr> held = Hold(key, /*take_over=*/false);
   if (!held.ok()) return held.status();
-  const absl::StatusOr<SessionTier::Claimed> claimed = tier_->Claim(key, /*take_over=*/false);
-  absl::Status status = claimed.status();
+  const absl::StatusOr<SessionRecord> record = tier_->Get(key);
+  // A record that cannot be read is there, and goes.
+  absl::Status status = absl::IsDataLoss(record.status()) ? absl::OkStatus() : record.status();
+  if (status.ok()) status = tier_->Delete(key);
   if (status.ok()) {
-    status = tier_->Remove(claimed->claim);
-    if (!status.ok()) static_cast<void>(tier_->Release(claimed->claim));
     if (mirror_ != nullptr) mirror_->Forget(key);
     const MutexLock lock(mutex_);
-    cache_.Erase(claimed->record.state);
+    if (record.ok()) cache_.Erase(record->state);
   }
   LetGo(key);
   return status;

@@ -83,10 +83,8 @@ void SessionStore::KeepClaims() {
       if (live->claim.fence != 0) claims.push_back(live->claim);
     }
     lock.Unlock();
-    for (const SessionClaim& claim : claims) {
-      // One that another server has is told of when the turn ends.
-      if (absl::IsUnavailable(tier_->Renew(claim))) break;
-    }
+    // What could not be renewed is tried again at the next round.
+    if (!claims.empty()) static_cast<void>(tier_->Renew(claims));
     absl::StatusOr<SessionUsage> usage = absl::UnavailableError("");
     if (absl::Now() >= next_count) {
       usage = tier_->Total();

@@ -103,7 +103,8 @@ class SessionStore {
     std::optional<int64_t> expected_position = std::nullopt;
     absl::Duration ttl = absl::ZeroDuration();  // from now on; zero: as it is
     // Goes on with the turn that began last, for a client that has its tokens up to this position:
-    // from the last state before it, or over again. Another server that runs it is cut off.
+    // from the last state before it, or over again. Another server that runs it is cut off; this
+    // one ends its request, and is busy until it has.
     std::optional<int64_t> resume_at = std::nullopt;
     bool allow_inexact = false;  // goes on from a state of another exactness class too
     SessionOwner owner = {};
@@ -137,7 +138,8 @@ class SessionStore {
     bool started ABSL_GUARDED_BY(mutex) = false;
     bool over ABSL_GUARDED_BY(mutex) = false;
 
-    int64_t reserved = 0;  // bytes; of whoever has the turn
+    int64_t reserved = 0;       // bytes; of whoever has the turn
+    std::function<void()> cut;  // what SessionTurn::OnTakeOver gave; under the store's mutex
   };
   using LivePtr = std::shared_ptr<Live>;
 
@@ -148,7 +150,13 @@ class SessionStore {
   absl::Status Reserve(int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   void Unreserve(int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   void Keep(StateName name, std::shared_ptr<const SessionState> state) ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status CheckQuota(const SessionOwner& owner, int64_t sessions, int64_t bytes);
+  // Of what is asked for, beside what the lowest tier has and what others are making.
+  absl::Status CheckQuota(const SessionOwner& owner, int64_t sessions, int64_t bytes,
+                          const SessionUsage& others);
+  // Counts what the owner begins to make (negative: has made, or not), which the lowest tier does
+  // not know of yet; what was being made before.
+  SessionUsage BeingMade(const SessionOwner& owner, int64_t sessions, int64_t bytes)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   absl::StatusOr<std::vector<SessionInfo>> AddAll(const std::vector<std::string>& ids,
                                                   absl::Duration ttl,
@@ -160,8 +168,9 @@ class SessionStore {
   // Of a session as it stands, and the state.
   absl::StatusOr<std::pair<SessionRecord, std::shared_ptr<const SessionState>>> Find(
       const SessionKey& key);
-  // Takes the session for this process alone; ABORTED where it is taken already.
-  absl::StatusOr<LivePtr> Hold(const SessionKey& key);
+  // Takes the session for this process alone; ABORTED where it is taken already. take_over: whoever
+  // has it is told to give it up.
+  absl::StatusOr<LivePtr> Hold(const SessionKey& key, bool take_over);
   void LetGo(const SessionKey& key);
   absl::StatusOr<SessionTier::Claimed> ClaimOrCreate(const TurnRequest& request,
                                                      const SessionKey& key);
@@ -190,6 +199,7 @@ class SessionStore {
   std::map<SessionKey, LivePtr> live_ ABSL_GUARDED_BY(mutex_);
   StateCache cache_ ABSL_GUARDED_BY(mutex_);  // empty where memory is the only tier
   int64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<std::string, SessionUsage> being_made_ ABSL_GUARDED_BY(mutex_);  // by owner
   SessionUsage shared_usage_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   CondVar stop_;
@@ -218,6 +228,10 @@ class SessionTurn {
   // The same, and what the turn is becomes known to the lowest tier: from here on it can be gone
   // on with.
   absl::Status Start(TurnParameters turn, int64_t positions);
+  // What ends the turn's request, for a client that goes on with the turn over another connection
+  // before this server has noticed that the first is gone. Called by any thread, also when the turn
+  // is over; must not block.
+  void OnTakeOver(std::function<void()> cut);
   // Stores a state on the way, in the lowest tier, so that less is to be made again. What it gives
   // may be called by any thread, also when the turn is over, and then does nothing.
   std::function<absl::Status(const std::shared_ptr<const SessionState>&)> Checkpointer() const;

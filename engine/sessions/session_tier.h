@@ -39,6 +39,7 @@ struct SessionChange {
 //   ALREADY_EXISTS  the id is taken
 //   ABORTED         another has the session; or, of a change, has had it since
 //   UNAVAILABLE     the tier cannot be reached, read or written; names it and says what was tried
+//   RESOURCE_EXHAUSTED  the tier is full; names it
 //   DATA_LOSS       what it holds cannot be read
 //   and what ReadSnapshot says of states
 class SessionTier {
@@ -53,7 +54,8 @@ class SessionTier {
   virtual absl::Status Create(const std::vector<SessionRecord>& records,
                               const std::shared_ptr<const SessionState>& state) = 0;
   virtual absl::StatusOr<SessionRecord> Get(const SessionKey& key) = 0;
-  // Up to `count` in the order of their ids, from the first behind `after` on.
+  // Up to `count` in the order of their ids, from the first behind `after` on. Those whose record
+  // cannot be read are left out: Get tells of them.
   virtual absl::StatusOr<std::vector<SessionInfo>> List(const std::string& owner,
                                                         const std::string& after,
                                                         int64_t count) = 0;
@@ -64,12 +66,15 @@ class SessionTier {
   // take_over: also where another process has it, which then changes nothing any more. One process
   // asks for a session once at a time.
   virtual absl::StatusOr<Claimed> Claim(const SessionKey& key, bool take_over) = 0;
-  // Claims end by themselves where a process may vanish and leave them; this puts the end off.
-  virtual absl::Status Renew(const SessionClaim& claim) = 0;
+  // Claims end by themselves where a process may vanish and leave them; this puts the ends off of
+  // those that have not been released. One whose session another has is passed over: its holder is
+  // told by what it changes. Tries all of them; the first error.
+  virtual absl::Status Renew(const std::vector<SessionClaim>& claims) = 0;
   virtual absl::Status Change(const SessionClaim& claim, const SessionChange& change) = 0;
   virtual absl::Status Release(const SessionClaim& claim) = 0;
-  // Removes the session, and the claim with it.
-  virtual absl::Status Remove(const SessionClaim& claim) = 0;
+  // Removes the session, where there is one: also one whose record cannot be read, and where there
+  // is no room for changes. ABORTED while anybody has it.
+  virtual absl::Status Delete(const SessionKey& key) = 0;
   virtual absl::StatusOr<std::shared_ptr<const SessionState>> State(const SessionKey& key,
                                                                     StateName name,
                                                                     bool allow_inexact) = 0;

@@ -31,6 +31,11 @@ absl::Status SessionTurn::Start(TurnParameters turn, int64_t positions) {
   return store_->Start(*live_, std::move(turn), positions);
 }
 
+void SessionTurn::OnTakeOver(std::function<void()> cut) {
+  const MutexLock lock(store_->mutex_);
+  live_->cut = std::move(cut);
+}
+
 std::function<absl::Status(const std::shared_ptr<const SessionState>&)> SessionTurn::Checkpointer()
     const {
   return [store = store_, live = live_](const std::shared_ptr<const SessionState>& state) {

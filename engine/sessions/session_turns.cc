@@ -14,12 +14,18 @@ absl::Status Elsewhere(const std::string& id, int64_t position, int64_t expected
 
 }  // namespace
 
-absl::StatusOr<SessionStore::LivePtr> SessionStore::Hold(const SessionKey& key) {
+absl::StatusOr<SessionStore::LivePtr> SessionStore::Hold(const SessionKey& key, bool take_over) {
   auto live = std::make_shared<Live>();
   live->claim.key = key;
-  const MutexLock lock(mutex_);
-  if (!live_.emplace(key, live).second) return SessionBusy(key);
-  return live;
+  std::function<void()> cut;
+  {
+    const MutexLock lock(mutex_);
+    const auto [held, free] = live_.emplace(key, live);
+    if (free) return live;
+    if (take_over) cut = held->second->cut;
+  }
+  if (cut) cut();
+  return SessionBusy(key);
 }
 
 void SessionStore::LetGo(const SessionKey& key) {
@@ -74,7 +80,7 @@ absl::StatusOr<SessionTurn> SessionStore::Begin(const TurnRequest& request) {
   const bool made_up = request.id.empty() && request.create;
   const SessionKey key = {request.owner.name, made_up ? MakeUpSessionId() : request.id};
   if (absl::Status status = CheckSessionId(key.id); !status.ok()) return status;
-  const absl::StatusOr<LivePtr> held = Hold(key);
+  const absl::StatusOr<LivePtr> held = Hold(key, request.resume_at.has_value());
   if (!held.ok()) return held.status();
   Live& live = **held;
   const absl::StatusOr<SessionTier::Claimed> claimed = ClaimOrCreate(request, key);

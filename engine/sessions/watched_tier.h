@@ -16,7 +16,7 @@ class SessionObserver {
   virtual ~SessionObserver() = default;
   // A state was brought to or from a tier ("disk" or "shared"), which took so long.
   virtual void OnSessionMove(const char* tier, bool stored, absl::Duration time) = 0;
-  // A tier could not do what it was asked for: UNAVAILABLE or DATA_LOSS.
+  // A tier could not do what it was asked for: UNAVAILABLE, RESOURCE_EXHAUSTED or DATA_LOSS.
   virtual void OnSessionStoreError(const char* tier) = 0;
 };
 
@@ -39,12 +39,14 @@ class WatchedTier final : public SessionTier {
   absl::StatusOr<Claimed> Claim(const SessionKey& key, bool take_over) override {
     return Heard(tier_->Claim(key, take_over));
   }
-  absl::Status Renew(const SessionClaim& claim) override { return Heard(tier_->Renew(claim)); }
+  absl::Status Renew(const std::vector<SessionClaim>& claims) override {
+    return Heard(tier_->Renew(claims));
+  }
   absl::Status Change(const SessionClaim& claim, const SessionChange& change) override {
     return Move(change.name != 0, true, [&] { return tier_->Change(claim, change); });
   }
   absl::Status Release(const SessionClaim& claim) override { return Heard(tier_->Release(claim)); }
-  absl::Status Remove(const SessionClaim& claim) override { return Heard(tier_->Remove(claim)); }
+  absl::Status Delete(const SessionKey& key) override { return Heard(tier_->Delete(key)); }
   absl::StatusOr<std::shared_ptr<const SessionState>> State(const SessionKey& key, StateName name,
                                                             bool allow_inexact) override {
     return Move(true, false, [&] { return tier_->State(key, name, allow_inexact); });
@@ -63,7 +65,8 @@ class WatchedTier final : public SessionTier {
   template <typename Result>
   Result Heard(Result result) {
     const absl::Status& status = StatusOf(result);
-    if (absl::IsUnavailable(status) || absl::IsDataLoss(status)) {
+    if (absl::IsUnavailable(status) || absl::IsResourceExhausted(status) ||
+        absl::IsDataLoss(status)) {
       observer_->OnSessionStoreError(name_);
     }
     return result;

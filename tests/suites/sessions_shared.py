@@ -248,3 +248,35 @@ def test_over_tls_with_a_password(tmp_path):
                     str(authority.certificate)) as server:
             status, said = code(lambda: get(server, "story"))
             assert status == grpc.StatusCode.UNAVAILABLE and "password" in said
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_client_that_is_gone_unnoticed_goes_on_at_the_same_server(redis, shared):
+    with Server(DEMO, *(("--session-store", redis.url, "--session-sync", "16") if shared else ())) as server:
+        expected = whole(server, LONG)
+        silent = server.stub.Generate(request("story", LONG), timeout=CALL_SECONDS)
+        ids, position = [], None
+        for event in silent:
+            if event.HasField("started"):
+                position = event.started.session_position
+            else:
+                ids += event.delta.token_ids
+                position = event.delta.position
+                if len(ids) >= 20:
+                    break
+        # Nothing more is read, and nothing says that nobody will: its turn stands still, and runs.
+        message = pb.GenerateRequest(session=spb.SessionRef(id="story", resume_at=position))
+        deadline = time.monotonic() + CALL_SECONDS
+        while True:
+            try:
+                for event in server.stub.Generate(message, timeout=CALL_SECONDS):
+                    if event.HasField("delta"):
+                        ids += event.delta.token_ids
+                break
+            except grpc.RpcError as error:
+                assert error.code() == grpc.StatusCode.ABORTED and "busy" in error.details()
+                assert time.monotonic() < deadline
+        assert ids == expected.token_ids
+        # It was cut, and not because it had been silent for too long.
+        assert silent.code() == grpc.StatusCode.CANCELLED
+        assert time.monotonic() < deadline - CALL_SECONDS + 30

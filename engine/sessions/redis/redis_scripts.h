@@ -1,10 +1,14 @@
 // The scripts that change sessions in a Redis server; each runs whole, and alone.
 //
+// Any of them may run twice where an answer was lost, and then answers the same again. Where the
+// server's memory is full a script may still write once it has: what must run then begins with a
+// command that takes none, which an expiry and DEL are.
+//
 // KEYS[1] is what the keys of the tenant's sessions begin with. Of a session: KEYS[1] .. 's:' ..
 // id, a hash of
 //   r   its record             i  the same without its turn, for lists
 //   f   the number of its last claim; u  until when it holds, ms; h  who holds it
-//   n   of which Create it is
+//   n   of which Create it is; c, of which change it is
 //   s…  states, by their names
 // and of a tenant: 'ids', a sorted set of ids; 'exp', the same by expiry; 'bytes', a hash by id,
 // and 'total', their sum. 't2r:fence' counts claims, 't2r:owners' holds the beginnings of all
@@ -101,30 +105,40 @@ outlast(ARGV[1], ARGV[3])
 return {f, r}
 )";
 
-// id, number, lease in ms.
+// Lease in ms, then of each claim: id, number. A claim that has been released is none any more.
 inline constexpr char kRenew[] = R"(
-local k = key(ARGV[1])
-if redis.call('HGET', k, 'f') ~= ARGV[2] then return 0 end
-redis.call('HSET', k, 'u', ms(now() + tonumber(ARGV[3])))
-outlast(ARGV[1], ARGV[3])
+for i = 2, #ARGV, 2 do
+  local k = key(ARGV[i])
+  local held = redis.call('HMGET', k, 'f', 'u')
+  if held[1] == ARGV[i + 1] and held[2] ~= '0' then
+    redis.call('PEXPIRE', k, math.max(redis.call('PTTL', k), tonumber(ARGV[1])))
+    redis.call('HSET', k, 'u', ms(now() + tonumber(ARGV[1])))
+  end
+end
 return 1
 )";
 
-// id, number, lease in ms, '1' to release, record, info, expiry in ms, bytes, state's name, state,
-// names of states that go.
+// id, number, the change's own number, lease in ms, '1' to release, record, info, expiry in ms,
+// bytes, state's name, state, names of the states that stay.
 inline constexpr char kChange[] = R"(
 local id, k = ARGV[1], key(ARGV[1])
-if redis.call('HGET', k, 'f') ~= ARGV[2] then return 0 end
-redis.call('HSET', k, 'r', ARGV[5], 'i', ARGV[6])
-if ARGV[9] ~= '0' then redis.call('HSET', k, 's' .. ARGV[9], ARGV[10]) end
-for i = 11, #ARGV do redis.call('HDEL', k, 's' .. ARGV[i]) end
-local e = tonumber(ARGV[7])
-if ARGV[4] == '1' then redis.call('HSET', k, 'u', '0')
-else e = math.max(e, now() + tonumber(ARGV[3])) end
+local held = redis.call('HMGET', k, 'f', 'c')
+if held[2] == ARGV[3] then return 1 end
+if held[1] ~= ARGV[2] then return 0 end
+local e = tonumber(ARGV[8])
+if ARGV[5] ~= '1' then e = math.max(e, now() + tonumber(ARGV[4])) end
 redis.call('PEXPIREAT', k, ms(e))
+redis.call('HSET', k, 'c', ARGV[3], 'r', ARGV[6], 'i', ARGV[7])
+if ARGV[5] == '1' then redis.call('HSET', k, 'u', '0') end
+local stays = {}
+for i = 12, #ARGV do stays['s' .. ARGV[i]] = true end
+for _, field in ipairs(redis.call('HKEYS', k)) do
+  if #field > 1 and field:sub(1, 1) == 's' and not stays[field] then redis.call('HDEL', k, field) end
+end
+if ARGV[10] ~= '0' then redis.call('HSET', k, 's' .. ARGV[10], ARGV[11]) end
 redis.call('ZADD', p .. 'ids', 0, id)
 redis.call('ZADD', p .. 'exp', ms(e), id)
-count(id, tonumber(ARGV[8]))
+count(id, tonumber(ARGV[9]))
 return 1
 )";
 
@@ -132,14 +146,16 @@ return 1
 inline constexpr char kRelease[] = R"(
 local k = key(ARGV[1])
 if redis.call('HGET', k, 'f') ~= ARGV[2] then return 0 end
+redis.call('PEXPIRE', k, math.max(redis.call('PTTL', k), 1))
 redis.call('HSET', k, 'u', '0')
 return 1
 )";
 
-// id, number.
-inline constexpr char kRemove[] = R"(
+// id, holder. Answers 'busy', or 1.
+inline constexpr char kDelete[] = R"(
 local k = key(ARGV[1])
-if redis.call('HGET', k, 'f') ~= ARGV[2] then return 0 end
+local held = redis.call('HMGET', k, 'u', 'h')
+if (tonumber(held[1] or '0') or 0) > now() and held[2] ~= ARGV[2] then return 'busy' end
 redis.call('DEL', k)
 forget(ARGV[1])
 return 1

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "engine/sessions/redis/redis_scripts.h"
@@ -13,6 +15,10 @@ namespace t2r {
 namespace {
 
 using Kind = RedisReply::Kind;
+
+constexpr size_t kRenewedAtOnce = 256;  // claims, of one script
+// Of states that are made at once: while a script runs no server has an answer.
+constexpr size_t kMaxCreated = size_t{256} << 20;
 
 // A tenant's name may hold anything.
 std::string Prefix(const std::string& owner) {
@@ -55,6 +61,12 @@ absl::Status RedisTier::Strange(const char* what) const {
 absl::StatusOr<RedisReply> RedisTier::Ask(const std::vector<std::string_view>& command) {
   absl::StatusOr<RedisReply> reply = pool_.Call(command);
   if (reply.ok() && reply->kind == Kind::kError) {
+    if (absl::StartsWith(reply->text, "OOM ")) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("--session-store ", address_,
+                       ": its memory is full (maxmemory); delete some sessions, or try again when "
+                       "some have expired"));
+    }
     return absl::UnavailableError(absl::StrCat("--session-store ", address_, ": ", reply->text));
   }
   return reply;
@@ -84,6 +96,12 @@ absl::Status RedisTier::Create(const std::vector<SessionRecord>& records,
   const StateName name = records.empty() ? 0 : records.front().state;
   std::vector<std::string> arguments = {std::to_string(NewStateName()), std::to_string(name),
                                         state == nullptr ? "" : codec_.Write(*state)};
+  const size_t bytes = arguments.back().size();
+  if (records.size() > 1 && bytes > kMaxCreated / records.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("count: ", records.size(), " sessions of ",
+                                                   bytes, " bytes at once; a shared store takes ",
+                                                   kMaxCreated, " bytes in one call"));
+  }
   for (const SessionRecord& record : records) {
     arguments.push_back(record.info.id);
     arguments.push_back(EncodeRecord(record));
@@ -108,16 +126,20 @@ absl::StatusOr<SessionRecord> RedisTier::Get(const SessionKey& key) {
 
 absl::StatusOr<std::vector<SessionInfo>> RedisTier::List(const std::string& owner,
                                                          const std::string& after, int64_t count) {
-  const absl::StatusOr<RedisReply> reply =
-      Run(redis_scripts::kList, owner, {after, std::to_string(count)});
-  if (!reply.ok()) return reply.status();
-  if (reply->kind != Kind::kList || reply->items.size() % 2 != 0) return Strange("a list");
   std::vector<SessionInfo> page;
-  for (size_t i = 0; i < reply->items.size(); i += 2) {
-    absl::StatusOr<SessionRecord> record =
-        DecodeRecord({owner, reply->items[i].text}, reply->items[i + 1].text);
-    if (!record.ok()) return record.status();
-    page.push_back(std::move(record->info));
+  std::string last = after;
+  while (static_cast<int64_t>(page.size()) < count) {
+    const int64_t wanted = count - static_cast<int64_t>(page.size());
+    const absl::StatusOr<RedisReply> reply =
+        Run(redis_scripts::kList, owner, {last, std::to_string(wanted)});
+    if (!reply.ok()) return reply.status();
+    if (reply->kind != Kind::kList || reply->items.size() % 2 != 0) return Strange("a list");
+    for (size_t i = 0; i < reply->items.size(); i += 2) {
+      last = reply->items[i].text;
+      absl::StatusOr<SessionRecord> record = DecodeRecord({owner, last}, reply->items[i + 1].text);
+      if (record.ok()) page.push_back(std::move(record->info));
+    }
+    if (static_cast<int64_t>(reply->items.size()) < 2 * wanted) break;
   }
   return page;
 }
@@ -143,22 +165,41 @@ absl::StatusOr<SessionTier::Claimed> RedisTier::Claim(const SessionKey& key, boo
   return claimed;
 }
 
-absl::Status RedisTier::Renew(const SessionClaim& claim) {
-  return RunHeld(redis_scripts::kRenew, claim, {lease_ms_});
+absl::Status RedisTier::Renew(const std::vector<SessionClaim>& claims) {
+  std::map<std::string, std::vector<std::string>> arguments;  // by owner
+  absl::Status status;
+  const auto renew = [&](const std::string& owner, std::vector<std::string>& all) {
+    const absl::StatusOr<RedisReply> reply = Run(redis_scripts::kRenew, owner, all);
+    if (status.ok()) status = reply.status();
+    all.resize(1);
+  };
+  for (const SessionClaim& claim : claims) {
+    std::vector<std::string>& all = arguments[claim.key.owner];
+    if (all.empty()) all.push_back(lease_ms_);
+    all.push_back(claim.key.id);
+    all.push_back(std::to_string(claim.fence));
+    if (all.size() > 2 * kRenewedAtOnce) renew(claim.key.owner, all);
+  }
+  for (auto& [owner, all] : arguments) {
+    if (all.size() > 1) renew(owner, all);
+  }
+  return status;
 }
 
 absl::Status RedisTier::Change(const SessionClaim& claim, const SessionChange& change) {
-  const SessionInfo& info = change.record.info;
-  std::vector<std::string> arguments = {lease_ms_,
+  const SessionRecord& record = change.record;
+  const SessionInfo& info = record.info;
+  std::vector<std::string> arguments = {std::to_string(NewStateName()),
+                                        lease_ms_,
                                         change.release ? "1" : "0",
-                                        EncodeRecord(change.record),
-                                        Info(change.record),
+                                        EncodeRecord(record),
+                                        Info(record),
                                         Milliseconds(info.expires),
                                         std::to_string(info.bytes),
                                         std::to_string(change.name),
                                         change.name == 0 ? "" : codec_.Write(*change.state)};
-  for (const StateName name : change.drop) {
-    if (name != 0) arguments.push_back(std::to_string(name));
+  for (const StateName name : {record.state, record.before, record.checkpoint}) {
+    arguments.push_back(std::to_string(name));
   }
   return RunHeld(redis_scripts::kChange, claim, arguments);
 }
@@ -167,8 +208,11 @@ absl::Status RedisTier::Release(const SessionClaim& claim) {
   return RunHeld(redis_scripts::kRelease, claim, {});
 }
 
-absl::Status RedisTier::Remove(const SessionClaim& claim) {
-  return RunHeld(redis_scripts::kRemove, claim, {});
+absl::Status RedisTier::Delete(const SessionKey& key) {
+  const absl::StatusOr<RedisReply> reply =
+      Run(redis_scripts::kDelete, key.owner, {key.id, holder_});
+  if (!reply.ok()) return reply.status();
+  return reply->kind == Kind::kText ? SessionBusy(key) : absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<const SessionState>> RedisTier::State(const SessionKey& key,

@@ -26,17 +26,18 @@ class RedisTier final : public SessionTier {
   absl::StatusOr<std::vector<SessionInfo>> List(const std::string& owner, const std::string& after,
                                                 int64_t count) override;
   absl::StatusOr<Claimed> Claim(const SessionKey& key, bool take_over) override;
-  absl::Status Renew(const SessionClaim& claim) override;
+  absl::Status Renew(const std::vector<SessionClaim>& claims) override;
   absl::Status Change(const SessionClaim& claim, const SessionChange& change) override;
   absl::Status Release(const SessionClaim& claim) override;
-  absl::Status Remove(const SessionClaim& claim) override;
+  absl::Status Delete(const SessionKey& key) override;
   absl::StatusOr<std::shared_ptr<const SessionState>> State(const SessionKey& key, StateName name,
                                                             bool allow_inexact) override;
   absl::StatusOr<SessionUsage> Usage(const std::string& owner) override;
   absl::StatusOr<SessionUsage> Total() override;
 
  private:
-  // Runs a script of redis_scripts.h; an error that the server answers becomes UNAVAILABLE.
+  // Runs a script of redis_scripts.h; an error that the server answers becomes UNAVAILABLE, or
+  // RESOURCE_EXHAUSTED where its memory is full.
   absl::StatusOr<RedisReply> Run(const char* script, const std::string& owner,
                                  const std::vector<std::string>& arguments);
   absl::StatusOr<RedisReply> Ask(const std::vector<std::string_view>& command);

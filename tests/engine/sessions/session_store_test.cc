@@ -219,10 +219,26 @@ TEST_F(SessionStoreTest, PagesOfTheLongestTurnAreReserved) {
   limits.kv_bytes_per_position = 100;
   SessionStore store(limits, "class", Options(200000));
   auto turn = store.Begin({.id = "a", .create = true});
-  EXPECT_EQ(turn->Reserve(2000).code(), Code::kResourceExhausted);
+  // Not even without all others.
+  EXPECT_EQ(turn->Reserve(2000).code(), Code::kFailedPrecondition);
+  EXPECT_EQ(turn->Reserve(INT64_MAX).code(), Code::kFailedPrecondition);
   EXPECT_TRUE(turn->Reserve(1000).ok());
   EXPECT_GE(store.in_memory().bytes, 1000 * 100 + 10000);
-  EXPECT_EQ(turn->Reserve(INT64_MAX).code(), Code::kResourceExhausted);
+  auto other = store.Begin({.id = "b", .create = true});
+  EXPECT_EQ(other->Reserve(1000).code(), Code::kResourceExhausted);
+}
+
+TEST_F(SessionStoreTest, WhoGoesOnWithATurnEndsItsRequest) {
+  SessionStore store(Limits(), "class", Options());
+  auto turn = store.Begin({.id = "a", .create = true});
+  ASSERT_TRUE(turn.ok());
+  int cuts = 0;
+  turn->OnTakeOver([&cuts] { ++cuts; });
+  EXPECT_EQ(store.Begin({.id = "a"}).status().code(), Code::kAborted);
+  EXPECT_EQ(store.Delete("a").code(), Code::kAborted);
+  EXPECT_EQ(cuts, 0);
+  EXPECT_EQ(store.Begin({.id = "a", .resume_at = 0}).status().code(), Code::kAborted);
+  EXPECT_EQ(cuts, 1);
 }
 
 TEST_F(SessionStoreTest, SnapshotsGoOutAndIn) {

@@ -2,6 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <string>
+#include <thread>
+#include <vector>
+
 #include "engine/sessions/session_store.h"
 #include "testing/temporary_directory.h"
 
@@ -84,6 +88,24 @@ TEST_P(TenantsTest, AQuotaBoundsNumberAndBytes) {
   EXPECT_EQ(store_->Fork("a", "g", 2, small).status().code(), Code::kResourceExhausted);
   // A turn counts what it may add.
   EXPECT_EQ(store_->Begin({.id = "f", .owner = small})->Start({}, 10).code(), Code::kOk);
+}
+
+TEST_P(TenantsTest, ManyAtOnceKeepToTheQuota) {
+  const SessionOwner few = {"few", {.max_sessions = 3, .max_bytes = 0}};
+  for (int round = 0; round < 20; ++round) {
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 8; ++i) {
+      threads.emplace_back(
+          [&, i] { static_cast<void>(store_->Create("s" + std::to_string(i), kDefault, few)); });
+    }
+    for (std::thread& thread : threads) thread.join();
+    const auto made = store_->List("", 10, few);
+    ASSERT_TRUE(made.ok()) << made.status();
+    // Those that look at the same time may make way for each other.
+    EXPECT_LE(made->size(), 3U);
+    EXPECT_GE(made->size(), 1U);
+    for (const SessionInfo& session : *made) ASSERT_TRUE(store_->Delete(session.id, few).ok());
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Tiers, TenantsTest, ::testing::Bool());
