@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <deque>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -14,6 +13,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/io/files.h"
 #include "engine/io/mutex.h"
 
 namespace t2r::server {
@@ -30,21 +30,13 @@ int OpenForAppend(const std::string& path) {
   return open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
 }
 
-void WriteAll(int fd, const std::string& text) {
-  size_t done = 0;
-  while (done < text.size()) {
-    const ssize_t written = write(fd, text.data() + done, text.size() - done);
-    if (written < 0 && errno != EINTR) return;
-    if (written > 0) done += static_cast<size_t>(written);
-  }
-}
-
 }  // namespace
 
 std::string AccessLine(const CallFacts& facts) {
   nlohmann::ordered_json line;
   line["time"] = absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", facts.begun, absl::UTCTimeZone());
   line["request_id"] = facts.request_id;
+  line["peer"] = facts.peer;
   if (facts.trace.trace_id[0] != 0 ||
       std::any_of(facts.trace.trace_id.begin(), facts.trace.trace_id.end(),
                   [](uint8_t byte) { return byte != 0; })) {
@@ -53,6 +45,7 @@ std::string AccessLine(const CallFacts& facts) {
   }
   line["tenant"] = facts.tenant;
   line["method"] = facts.method;
+  if (!facts.session.empty()) line["session"] = facts.session;
   line["status"] = absl::StatusCodeToString(facts.code);
   line["prompt_tokens"] = facts.prompt_tokens;
   line["cached_tokens"] = facts.cached_tokens;
@@ -103,9 +96,13 @@ struct AccessLog::State {
       lock.Unlock();
       Reopen();
       // Each line in a write of its own: on a pipe it then stays whole beside what others write.
-      for (const CallFacts& facts : batch) WriteAll(fd, absl::StrCat(AccessLine(facts), "\n"));
+      int64_t lost = 0;
+      for (const CallFacts& facts : batch) {
+        if (!WriteAll(fd, absl::StrCat(AccessLine(facts), "\n")).ok()) ++lost;
+      }
       batch.clear();
       lock.Lock();
+      dropped += lost;
       writing = false;
       changed.NotifyAll();
     }

@@ -14,8 +14,9 @@ namespace t2r::server {
 // One line of JSON, without its end. Durations in seconds.
 std::string AccessLine(const CallFacts& facts);
 
-// Up to 4,096 calls wait for the file; what comes beyond is dropped and counted. A file that was
-// renamed or deleted is made anew, within a second of the next line. Thread-safe.
+// Up to 4,096 calls wait for the file; what comes beyond, or cannot be written, is dropped and
+// counted. A file that was renamed or deleted is made anew, within a second of the next line.
+// Thread-safe.
 class AccessLog {
  public:
   // path: a file to append to, or "-": stdout. INVALID_ARGUMENT in one line where it cannot be

@@ -49,6 +49,10 @@ absl::StatusOr<ApiKeys> ApiKeys::Parse(const std::string& text) {
     std::copy(bytes.begin(), bytes.end(), entry.digest.begin());
     keys.entries_.push_back(std::move(entry));
   }
+  if (keys.entries_.empty()) {
+    return absl::InvalidArgumentError(
+        "there is no key in it; t2r-server key new NAME prints lines for it");
+  }
   return keys;
 }
 

@@ -18,6 +18,7 @@ class ApiKeys {
  public:
   // INVALID_ARGUMENT naming the line that is none. The line itself is not repeated: somebody may
   // have put a key there.
+  // A text without a key is refused too: an editor may have emptied the file to write it.
   static absl::StatusOr<ApiKeys> Parse(const std::string& text);
 
   // Whose key it is, or null. Takes the same time for every key of the same length.

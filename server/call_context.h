@@ -29,6 +29,7 @@ struct CallContext {
   WriteQueue& writes;
   CallWatch& watch;
   BufferBudget& buffers;
+  BufferBudget& imports;  // the part of it that snapshots on their way in may have
   PeerShares& peers;
   const Access& access;
   Tenants& tenants;

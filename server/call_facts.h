@@ -14,6 +14,8 @@ struct CallFacts {
   const char* method = "";  // "t2r.v1.Generation/Generate"
   std::string tenant;
   std::string request_id;
+  std::string peer;     // its address, as gRPC writes it; only where that is asked for
+  std::string session;  // that it names, or made
   TraceContext trace;
   absl::StatusCode code = absl::StatusCode::kUnknown;
   absl::Time begun;

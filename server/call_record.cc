@@ -13,6 +13,7 @@ namespace t2r::server {
 namespace {
 
 constexpr size_t kMaxPromptBytes = 4096;
+constexpr size_t kMaxSessionBytes = 128;
 
 absl::string_view HeaderOf(const grpc::CallbackServerContext& rpc, const char* name) {
   const auto found = rpc.client_metadata().find(name);
@@ -24,8 +25,9 @@ absl::string_view HeaderOf(const grpc::CallbackServerContext& rpc, const char* n
 }  // namespace
 
 CallRecord::CallRecord(CallContext& context, grpc::CallbackServerContext& rpc, const char* method)
-    : context_(context), peer_(context.peers.limit() > 0 ? rpc.peer() : "") {
+    : context_(context) {
   facts_.method = method;
+  if (context.peers.limit() > 0 || context.access_log != nullptr) facts_.peer = rpc.peer();
   facts_.begun = absl::Now();
   facts_.tenant = TenantOf(context, rpc);
   limits_ = context.tenants.LimitsOf(facts_.tenant);
@@ -52,8 +54,12 @@ CallRecord::~CallRecord() {
 }
 
 absl::Status CallRecord::Enter() {
-  if (!context_.peers.Take(peer_, &share_)) return TooManyOf(context_.peers);
+  if (!context_.peers.Take(facts_.peer, &share_)) return TooManyOf(context_.peers);
   return context_.tenants.Take(facts_.tenant, &lease_);
+}
+
+void CallRecord::OnSession(const std::string& id) {
+  facts_.session = id.substr(0, kMaxSessionBytes);
 }
 
 void CallRecord::KeepPrompt(const std::string& text) {
@@ -77,7 +83,7 @@ void CallRecord::OnFinished(const FinishEvent& event) {
   facts_.queue_time = event.queue_time;
   facts_.prefill_time = event.prefill_time;
   facts_.decode_time = event.decode_time;
-  context_.tenants.UseTokens(facts_.tenant, facts_.completion_tokens);
+  context_.tenants.UseTokens(facts_.tenant, event.decoded_tokens);
 }
 
 void CallRecord::OnEnd(const grpc::Status& status) {

@@ -37,6 +37,8 @@ class CallRecord {
   absl::Status Enter();
 
   // ---- By whoever has the call, one after the other ----
+  // The session that it names or made; more than an id can have is cut off.
+  void OnSession(const std::string& id);
   // Where prompts are logged.
   void KeepPrompt(const std::string& text);
   void OnTokenise(absl::Time begun, absl::Time ended);
@@ -49,7 +51,6 @@ class CallRecord {
 
  private:
   CallContext& context_;
-  const std::string peer_;
   CallFacts facts_;
   TenantLimits limits_;
   PeerShares::Share share_;

@@ -48,6 +48,7 @@ absl::StatusOr<PreparedRequest> GenerateCall::Read(const grpc::ByteBuffer& messa
     if (!session.ok()) return session.status();
     session_ = *std::move(session);
     session_.owner = OwnerOf(record_);
+    record_.OnSession(session_.id);
     if (!silent_ && session_.id.empty()) session_.create = false;  // refused, as any wrong id
     if (session_.resume_at) return MakeResumption();
   }
@@ -66,6 +67,7 @@ absl::Status GenerateCall::Attach(PreparedRequest& prepared) {
   }
   if (!turn.ok()) return turn.status();
   turn_ = *std::move(turn);
+  record_.OnSession(turn_->id());
   turn_->OnTakeOver([weak = weak_from_this()] {
     const auto self = std::static_pointer_cast<GenerateCall>(weak.lock());
     if (self != nullptr) self->guard_.CutAt(absl::Now());

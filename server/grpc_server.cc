@@ -67,6 +67,7 @@ struct GrpcServer::Impl {
   Impl(const GrpcServerOptions& options, Metrics& metrics, Around given)
       : around(std::move(given)),
         buffers(options.max_buffer_bytes),
+        imports(options.max_buffer_bytes / 2),
         peers(options.max_requests_per_peer),
         workers(options.worker_threads, options.max_waiting_texts),
         store_workers(options.store_threads, options.max_waiting_texts),
@@ -77,6 +78,7 @@ struct GrpcServer::Impl {
                 writes,
                 watch,
                 buffers,
+                imports,
                 peers,
                 *around.access,
                 *around.tenants,
@@ -121,6 +123,7 @@ struct GrpcServer::Impl {
   const Around around;
   ModelHost host;
   BufferBudget buffers;
+  BufferBudget imports;
   PeerShares peers;
   CallWatch watch;
   WriteQueue writes;

@@ -2,12 +2,9 @@
 
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
-#include <poll.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <deque>
 #include <string>
 #include <thread>
@@ -15,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/io/files.h"
 #include "engine/io/mutex.h"
 #include "server/crash_lines.h"
 
@@ -25,8 +23,6 @@ constexpr size_t kMaxLines = 1000;
 constexpr size_t kMaxForeignBytes = 512;
 constexpr double kForeignRate = 10;   // lines a second
 constexpr double kForeignBurst = 20;  // lines
-// What a pipe that polls writable takes without blocking (PIPE_BUF on Linux).
-constexpr size_t kBlock = 4096;
 
 std::atomic<LogSink*> library_sink{nullptr};
 
@@ -41,18 +37,6 @@ void OnProtobufLog(google::protobuf::LogLevel level, const char* /*file*/, int /
   if (sink != nullptr && level >= google::protobuf::LOGLEVEL_WARNING) {
     sink->WriteForeign("protobuf", message);
   }
-}
-
-// All of `text`, waiting as long as it takes. False when the descriptor is broken.
-bool WriteAll(int fd, std::string_view text) {
-  while (!text.empty()) {
-    pollfd wanted = {fd, POLLOUT, 0};
-    if (poll(&wanted, 1, -1) < 0 && errno != EINTR) return false;
-    const ssize_t written = write(fd, text.data(), std::min(text.size(), kBlock));
-    if (written < 0 && errno != EINTR && errno != EAGAIN) return false;
-    if (written > 0) text.remove_prefix(static_cast<size_t>(written));
-  }
-  return true;
 }
 
 }  // namespace
@@ -101,7 +85,7 @@ struct LogSink::State {
       if (text.empty()) return;
       writing = true;
       lock.Unlock();
-      WriteAll(fd, text);
+      WriteAll(fd, text).IgnoreError();  // there is nowhere to say it
       lock.Lock();
       writing = false;
       changed.NotifyAll();

@@ -166,7 +166,8 @@ struct Metrics::Impl {
   Gauge& alive = MakeGauge("t2r_alive", "0 where only a restart helps, as /livez says.");
   Gauge& certificate_expiry = MakeGauge("t2r_tls_certificate_expiry_timestamp_seconds",
                                         "When the server's certificate ends; 0 without TLS.");
-  Gauge& api_keys = MakeGauge("t2r_api_keys", "API keys that are known; 0: none is asked for.");
+  Gauge& api_keys = MakeGauge("t2r_api_keys",
+                              "API keys that are known; 0 without --api-keys: none is asked for.");
   Family<Counter>& reloads =
       prometheus::BuildCounter()
           .Name("t2r_reloads_total")

@@ -4,7 +4,10 @@
 #include <limits>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "engine/executor/memory_plan.h"
 #include "flags/help.h"
 #include "server/access_flags.h"
@@ -240,6 +243,9 @@ bool IsHostPort(const std::string& text) {
       !std::all_of(port.begin(), port.end(), [](char c) { return c >= '0' && c <= '9'; })) {
     return false;
   }
+  if (std::any_of(text.begin(), text.end(), [](char c) { return !absl::ascii_isgraph(c); })) {
+    return false;
+  }
   const bool brackets = text.front() == '[' && text[colon - 1] == ']';
   const bool more_colons = text.find(':') != colon;
   return std::stoi(port) <= 65535 && (brackets || !more_colons);
@@ -252,6 +258,11 @@ std::string Check(ServerOptions* o) {
     if (!IsHostPort(value)) {
       return std::string(flag) + ": '" + value + "' is not HOST:PORT";
     }
+  }
+  absl::string_view collector = o->grpc.otlp_endpoint;
+  if (!absl::ConsumePrefix(&collector, "https://")) absl::ConsumePrefix(&collector, "http://");
+  if (!o->grpc.otlp_endpoint.empty() && !IsHostPort(std::string(collector))) {
+    return "--otlp-endpoint: '" + o->grpc.otlp_endpoint + "' is not [http[s]://]HOST:PORT";
   }
   const SessionStoreOptions& sessions = o->sessions;
   for (const auto& [flag, given] : {std::pair{"--session-dir", !sessions.directory.empty()},

@@ -16,6 +16,7 @@ namespace {
 constexpr uint32_t kDefaultPage = 100;
 
 void Answer(const SessionInfo& session, UnaryEnd& end) {
+  end.record()->OnSession(session.id);
   v1::Session response;
   ToProto(session, &response);
   end.Answer(response);
@@ -83,6 +84,7 @@ absl::Status Work(const grpc::ByteBuffer& message, const ServedModel& model,
                   const SessionOwner& owner, UnaryEnd& end) {
   Request request;
   if (absl::Status s = ParseMessage(message, &request); !s.ok()) return s;
+  if constexpr (requires { request.id(); }) end.record()->OnSession(request.id());
   if (absl::Status s = CheckKeepsSessions(model); !s.ok()) return s;
   return Do(request, *model.sessions, owner, end);
 }

@@ -5,13 +5,17 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "engine/io/mutex.h"
+#include "engine/scheduler/stall_meter.h"
 #include "server/call_context.h"
 #include "server/call_record.h"
 #include "server/call_watch.h"
+#include "server/unary_end.h"
 #include "t2r/v1/sessions.pb.h"
 
 namespace t2r::server {
@@ -35,11 +39,11 @@ class ExportCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void Make(const grpc::ByteBuffer& message, const ServedModel& model);
   // Writes the next piece, or ends.
   void WriteNext();
-  void End(const absl::Status& status);
 
   CallContext& context_;
   CallGuard guard_;
   CallRecord record_;
+  UnaryEnd end_;
   BufferLease lease_;                 // of the snapshot
   std::shared_ptr<ExportCall> self_;  // until OnDone
   std::string snapshot_;
@@ -48,12 +52,12 @@ class ExportCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   Mutex mutex_;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::ByteBuffer piece_;  // gRPC's while a write is in flight
 };
 
-// Reads pieces until the client has sent all, or more than any snapshot of this model has; a worker
-// reads the snapshot. A client that sends no piece in time is cut.
+// Takes pieces as they come until the client has sent all, or more than any snapshot of this model
+// has; a worker reads them. All uploads together have a part of the buffers, and a client that lags
+// behind --min-read-rate for longer than --stall-seconds is cut, so that none is held for long.
 class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>,
                          public std::enable_shared_from_this<ImportCall> {
  public:
@@ -68,29 +72,25 @@ class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>,
  private:
   ImportCall(CallContext& context, grpc::CallbackServerContext& rpc, grpc::ByteBuffer* response);
   void Begin();
-  // Takes the piece in message_.
-  absl::Status Take();
   void ReadNext();
+  // Keeps the piece in message_.
+  absl::Status Take();
   // All has come: a worker makes the session.
   void Make();
-  void End(const absl::Status& status);
+  // Reads the pieces, and lets them go.
+  absl::StatusOr<v1::Session> MakeSession();
 
   CallContext& context_;
   CallGuard guard_;
   CallRecord record_;
-  grpc::ByteBuffer* const response_;
-  BufferLease lease_;                 // of what has come
+  UnaryEnd end_;
+  BufferLease lease_, share_;         // of the buffers, and of the imports' part of them
   std::shared_ptr<ImportCall> self_;  // until OnDone
   ServedModel* model_ = nullptr;
+  StallMeter meter_;  // of what the client sends
   grpc::ByteBuffer message_;
-  bool any_ = false;  // a piece has come
-  std::string id_;
-  absl::Duration ttl_;
-  bool allow_inexact_ = false;
-  std::string snapshot_;
-
-  Mutex mutex_;
-  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<grpc::ByteBuffer> pieces_;
+  int64_t received_ = 0;  // bytes
 };
 
 }  // namespace t2r::server

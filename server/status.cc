@@ -16,10 +16,6 @@ namespace {
 
 constexpr char kRetry[] = "t2r/retry";
 
-}  // namespace
-
-namespace {
-
 // When a session whose turn runs may be asked for again.
 constexpr absl::Duration kBusyDelay = absl::Milliseconds(200);
 

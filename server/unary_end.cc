@@ -9,6 +9,11 @@
 
 namespace t2r::server {
 
+bool UnaryEnd::over() const {
+  const MutexLock lock(mutex_);
+  return finished_;
+}
+
 bool UnaryEnd::Take() {
   const MutexLock lock(mutex_);
   return !std::exchange(finished_, true);
@@ -25,7 +30,7 @@ void UnaryEnd::Finish(const grpc::Status& status, int64_t bytes) {
     guard_.CutAt(absl::Now() + limit);
   }
   if (record_ != nullptr) record_->OnEnd(status);
-  reactor_.Finish(status);
+  finish_(status);
 }
 
 void UnaryEnd::Answer(const google::protobuf::Message& message) {
@@ -41,6 +46,10 @@ void UnaryEnd::Answer(const google::protobuf::Message& message) {
   const auto bytes = static_cast<int64_t>(response_->Length());
   lease_.Resize(bytes);
   Finish(grpc::Status::OK, bytes);
+}
+
+void UnaryEnd::Close() {
+  if (Take()) Finish(grpc::Status::OK, 0);
 }
 
 void UnaryEnd::Fail(const absl::Status& status) {

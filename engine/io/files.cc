@@ -1,6 +1,7 @@
 #include "engine/io/files.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>  // renameat2
 #include <sys/stat.h>
 #include <unistd.h>
@@ -78,6 +79,11 @@ absl::Status WriteAll(int fd, std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t written = write(fd, bytes.data(), std::min(bytes.size(), size_t{1} << 30));
     if (written < 0 && errno == EINTR) continue;
+    if (written < 0 && errno == EAGAIN) {  // a pipe that does not block
+      pollfd wanted = {fd, POLLOUT, 0};
+      poll(&wanted, 1, -1);
+      continue;
+    }
     if (written <= 0) return absl::InternalError(std::generic_category().message(errno));
     bytes.remove_prefix(static_cast<size_t>(written));
   }

@@ -21,8 +21,8 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_byt
 // The same; nullopt when there is no such file.
 absl::StatusOr<std::optional<std::string>> ReadOptionalFile(const std::string& path);
 
-// Writes all of the bytes to an open file, whatever the system takes at once. INTERNAL with the
-// system's reason.
+// Writes all of the bytes to an open file or pipe, whatever the system takes at once, waiting where
+// it takes nothing yet. INTERNAL with the system's reason.
 absl::Status WriteAll(int fd, std::string_view bytes);
 
 // A file that comes into its place whole: a reader, and whoever looks after a crash, finds what was

@@ -138,6 +138,7 @@ struct FinishEvent {
   int64_t cached_prompt_tokens =
       0;                         // of these, not run: a state of the prompt's beginning had them
   int64_t generated_tokens = 0;  // of all hypotheses, for a beam search
+  int64_t decoded_tokens = 0;    // that decoding ran; of a beam search those of every beam
   std::vector<float> scores;     // Score
   std::vector<Hypothesis> hypotheses;  // beam search: what had ended by then, best first
   // Request::keep, where the reason is stop, length or eos, or where it is drained and has tokens;

@@ -126,6 +126,7 @@ std::optional<FinishReason> Session::Accept(int64_t rows, ChunkResult&& result, 
 std::optional<FinishReason> Session::AcceptBeams(int64_t rows, ChunkResult&& result,
                                                  absl::Time now) {
   if (!beams_->Accept(std::move(result))) return std::nullopt;
+  ++rounds_;
   consumed_ += rows;
   first_token_ = std::min(first_token_, now);
   if (!beams_->done()) return std::nullopt;
@@ -267,6 +268,7 @@ FinishEvent Session::MakeFinish(FinishReason reason, absl::Status status, absl::
   event.prompt_tokens = request_.prompt_tokens();
   event.cached_prompt_tokens = prefix_.cached;
   event.generated_tokens = generated_;
+  event.decoded_tokens = beams_ == nullptr ? generated_ : rounds_ * request_.slots();
   event.scores = std::move(scores_);
   const absl::Time opened = std::min(opened_, now);
   const absl::Time first = std::min(first_token_, now);

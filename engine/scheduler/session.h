@@ -134,6 +134,7 @@ class Session {
   int64_t consumed_ = 0;    // tokens that went through the model since, of every beam
   int32_t next_token_ = 0;  // sampled last, not yet consumed
   int64_t generated_ = 0;
+  int64_t rounds_ = 0;  // of a search
   bool undelivered_ = false;
   TokenEvent event_;          // the undelivered token
   bool text_due_ = false;     // its text is still to be made

@@ -107,6 +107,43 @@ void CheckSize(ByteReader& in, const SlotState& slot, const ExecutorLimits& limi
   }
 }
 
+// As a request's own sampling is held to (engine/scheduler/validate.cc), whatever options a server
+// has.
+void CheckSampling(ByteReader& in, const SamplingParams& sampling, int vocab_size) {
+  const auto check = [&in](const char* field, float value, float low, float high, bool open) {
+    if ((open ? value > low : value >= low) && value <= high) return;  // false for NaN
+    in.Refuse(field,
+              absl::StrCat("is ", value, ", outside ", open ? "(" : "[", low, ", ", high, "]"));
+  };
+  check("temperature", sampling.temperature, 0, 100, false);
+  check("top_p", sampling.top_p, 0, 1, true);
+  check("min_p", sampling.min_p, 0, 1, false);
+  check("repetition_penalty", sampling.repetition_penalty, 0, 100, true);
+  check("frequency_penalty", sampling.frequency_penalty, -2, 2, false);
+  check("presence_penalty", sampling.presence_penalty, -2, 2, false);
+  if (sampling.top_k < 0) in.Refuse("top_k", absl::StrCat("is ", sampling.top_k, ", below 0"));
+  for (const auto& [token, bias] : sampling.logit_bias) {
+    if (token < 0 || token >= vocab_size) {
+      in.Refuse("logit_bias",
+                absl::StrCat("names token ", token, ", outside the vocabulary of ", vocab_size));
+    }
+    check("logit_bias", bias, -100, 100, false);
+  }
+}
+
+// Numbers that a session cannot have: with one of them every next token would fail. What is kept is
+// float32 or pairs of bfloat16, whose second one has the exponent where float32 has its own.
+void CheckFinite(ByteReader& in, const char* field, const std::vector<std::byte>& numbers) {
+  constexpr uint32_t kExponent = 0x7f800000;
+  bool finite = true;
+  for (size_t at = 0; at + sizeof(uint32_t) <= numbers.size(); at += sizeof(uint32_t)) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, numbers.data() + at, sizeof bits);
+    finite &= (bits & kExponent) != kExponent;
+  }
+  if (!finite) in.Refuse(field, "has a number that is not finite (NaN or infinity)");
+}
+
 SessionState ReadState(ByteReader& in, const ExecutorLimits& limits) {
   SessionState state;
   SlotState& slot = state.slot;
@@ -119,6 +156,7 @@ SessionState ReadState(ByteReader& in, const ExecutorLimits& limits) {
                                          limits.vocab_size));
   }
   state.sampling = ReadSampling(in);
+  if (in.ok()) CheckSampling(in, state.sampling, limits.vocab_size);
   ReadText(in, &state);
   slot.history = ReadHistory(in, limits.vocab_size);
   if (!in.ok()) return state;
@@ -128,6 +166,9 @@ SessionState ReadState(ByteReader& in, const ExecutorLimits& limits) {
   in.Exactly("source pages",
              static_cast<size_t>(PageBytes(slot.source, limits.source_kv_bytes_per_position)),
              &slot.source_pages);
+  CheckFinite(in, "state", slot.state);
+  CheckFinite(in, "pages", slot.pages);
+  CheckFinite(in, "source pages", slot.source_pages);
   if (in.left() > 0) in.Refuse("end", absl::StrCat("is followed by ", in.left(), " bytes"));
   return state;
 }

@@ -47,6 +47,8 @@ TEST(ApiKeysTest, SaysWhichLineIsNone) {
 
 TEST(ApiKeysTest, NewKeysAreFoundByTheirLines) {
   const std::string key = NewKey();
+  EXPECT_THAT(std::string(ApiKeys::Parse("\n# nobody\n").status().message()),
+              HasSubstr("there is no key in it"));
   const auto keys = ApiKeys::Parse(KeyLine("me", key));
   ASSERT_TRUE(keys.ok()) << keys.status();
   ASSERT_NE(keys->NameOf(key), nullptr);

@@ -1,8 +1,11 @@
 // Generate with beams: what comes back, what is refused, and how it ends early.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <cstdio>
+#include <fstream>
 #include <functional>
 #include <string>
 #include <vector>
@@ -136,6 +139,23 @@ TEST(ServerBeamsTest, AClientThatGoesFreesEverySlot) {
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
   EXPECT_TRUE(WaitUntil([&] { return server.Metric("t2r_slots_used") == 0; }));
   EXPECT_EQ(server.Metric("t2r_request_success_total{finished_reason=\"cancelled\"}"), 1);
+}
+
+// Four beams run four tokens a round, whatever comes back.
+TEST(ServerBeamsTest, EveryBeamCountsAgainstTokensAMinute) {
+  const std::string limits = ::testing::TempDir() + "t2r-beams-limits-" + std::to_string(getpid());
+  std::ofstream(limits) << R"({"default": {"tokens_per_minute": 20}})";
+  TestServerOptions options;
+  options.alternatives = [](std::span<const int32_t>, int64_t) {
+    return std::vector<TokenLogprob>{{'a', -0.5F}, {'b', -1.0F}, {'c', -2.0F}, {'d', -3.0F}};
+  };
+  options.grpc.tenants = limits;
+  TestServer server(std::move(options));
+  ASSERT_TRUE(server.Generate(BeamRequest(4, 8))->Finish().ok());
+  const grpc::Status next = server.Generate(BeamRequest(4, 8))->Finish();
+  EXPECT_EQ(next.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(next.error_message(), HasSubstr("tokens_per_minute"));
+  std::remove(limits.c_str());
 }
 
 TEST(ServerBeamsTest, ADrainSendsWhatHasEnded) {

@@ -256,6 +256,9 @@ def test_api_keys(tmp_path, model):
             write(f"{bobs}\n{bob}\n")  # a key instead of its hash: refused, and not repeated
             wait_for_metric(server, 't2r_reloads_total{result="refused",what="keys"} 1')
             assert generate(channel, (("x-api-key", alice),))
+            write("")  # as an editor does before it writes
+            wait_for_metric(server, 't2r_reloads_total{result="refused",what="keys"} 2')
+            assert generate(channel, (("x-api-key", alice),))
             write(f"{bobs}\n")
             wait_for_metric(server, "t2r_api_keys 1")
             assert code_of(channel, (("x-api-key", alice),)) == grpc.StatusCode.UNAUTHENTICATED

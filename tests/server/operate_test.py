@@ -21,6 +21,8 @@ from opentelemetry import trace_service_pb2_grpc as otlp_stubs
 from server_process import SECONDS, Process, metrics_of, run
 from t2r.v1 import generation_pb2 as pb
 from t2r.v1 import generation_pb2_grpc as stubs
+from t2r.v1 import sessions_pb2 as spb
+from t2r.v1 import sessions_pb2_grpc as session_stubs
 
 IDS = pb.GenerateRequest(tokens=pb.TokenIds(ids=[5, 6, 7]), max_tokens=4, ignore_eos=True)
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -147,6 +149,7 @@ def test_the_access_log_has_a_line_for_each_call(tmp_path, model):
             seconds = [line.pop(name) for name in ("queue_seconds", "first_token_seconds", "total_seconds")]
             assert 0 <= seconds[0] <= seconds[1] <= seconds[2] < SECONDS and seconds[1] > 0
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line.pop("time"))
+            assert re.fullmatch(r"ipv4:127\.0\.0\.1:\d+", line.pop("peer"))
             assert line == {"request_id": "my-id.1", "trace_id": TRACE, "tenant": "alice",
                             "method": "t2r.v1.Generation/Generate", "status": "OK", "prompt_tokens": 3,
                             "cached_tokens": 0, "completion_tokens": 4}
@@ -171,6 +174,26 @@ def test_the_access_log_has_a_line_for_each_call(tmp_path, model):
             assert "secret" not in log.read_text() + (tmp_path / "log.1").read_text()
             assert alice not in log.read_text() + (tmp_path / "log.1").read_text()
         assert "t2r_access_log_dropped_total 0\n" in metrics_of(server)
+
+
+def test_the_access_log_names_sessions(tmp_path, model):
+    log = tmp_path / "log"
+    with Process(tmp_path, model, "--access-log", str(log)) as server:
+        with grpc.insecure_channel(server.ready()) as channel:
+            sessions = session_stubs.SessionsStub(channel)
+            made = sessions.CreateSession(spb.CreateSessionRequest(), timeout=SECONDS).id
+            request = pb.GenerateRequest()
+            request.CopyFrom(IDS)
+            request.session.id = made
+            call(channel, request)
+            snapshot = b"".join(one.data for one in sessions.ExportSession(
+                spb.ExportSessionRequest(id=made), timeout=SECONDS))
+            sessions.ImportSession(iter([spb.ImportSessionRequest(id="copy", data=snapshot)]), timeout=SECONDS)
+            with pytest.raises(grpc.RpcError):
+                sessions.GetSession(spb.GetSessionRequest(id="x" * 1000), timeout=SECONDS)
+        assert {line["method"].split("/")[1]: line.get("session") for line in lines_of(log, 5)} == {
+            "CreateSession": made, "Generate": made, "ExportSession": made, "ImportSession": "copy",
+            "GetSession": "x" * 128}
 
 
 def test_tokens_that_need_not_run_are_logged(tmp_path):
@@ -199,6 +222,7 @@ def test_a_log_that_cannot_be_written_holds_nobody_up(tmp_path, model):
         with grpc.insecure_channel(server.ready()) as channel:
             for _ in range(20):
                 call(channel)
+            wait_for_metric(server, "t2r_access_log_dropped_total 20")
 
 
 @pytest.mark.parametrize("alternatives, name", [

@@ -212,6 +212,8 @@ CallFacts SomeFacts() {
   facts.method = "t2r.v1.Generation/Generate";
   facts.tenant = "a\"lice";
   facts.request_id = "id-1";
+  facts.peer = "ipv4:127.0.0.1:4711";
+  facts.session = "story";
   facts.trace = *ParseTraceParent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
   facts.code = absl::StatusCode::kOk;
   facts.begun = absl::FromUnixMillis(1'700'000'000'250);
@@ -232,8 +234,10 @@ TEST(AccessLineTest, IsOneObject) {
   CallFacts facts = SomeFacts();
   EXPECT_EQ(AccessLine(facts),
             R"({"time":"2023-11-14T22:13:20.250000Z","request_id":"id-1",)"
+            R"("peer":"ipv4:127.0.0.1:4711",)"
             R"("trace_id":"0af7651916cd43dd8448eb211c80319c","tenant":"a\"lice",)"
-            R"("method":"t2r.v1.Generation/Generate","status":"OK","prompt_tokens":7,)"
+            R"("method":"t2r.v1.Generation/Generate","session":"story","status":"OK",)"
+            R"("prompt_tokens":7,)"
             R"("cached_tokens":2,"completion_tokens":3,"queue_seconds":0.1,)"
             R"("first_token_seconds":0.31,"total_seconds":0.8})");
   facts.trace = {};

@@ -352,5 +352,52 @@ TEST(SessionsTest, GoOutOfOneServerAndIntoAnother) {
   EXPECT_EQ(sessions.Get("c").error_code(), Code::NOT_FOUND);
 }
 
+TEST(SessionsTest, OnlyTheFirstPieceOfASnapshotNamesTheSession) {
+  TestServer server(WithSessions());
+  const auto stub = v1::Sessions::NewStub(server.channel);
+  grpc::ClientContext context;
+  v1::Session made;
+  const auto writer = stub->ImportSession(&context, &made);
+  v1::ImportSessionRequest request;
+  request.set_id("a");
+  request.set_data("x");
+  writer->Write(request);
+  writer->Write(request);
+  writer->WritesDone();
+  const grpc::Status status = writer->Finish();
+  EXPECT_EQ(status.error_code(), Code::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("only the first message"));
+}
+
+// Snapshots on their way in leave half of the buffers to everybody else.
+TEST(SessionsTest, SnapshotsHaveAPartOfTheBuffers) {
+  const auto import_of = [](size_t kib) {
+    TestServerOptions options = WithSessions();
+    options.grpc.max_buffer_bytes = 2 << 20;
+    TestServer server(options);
+    return Sessions(server).Import("a", std::string(kib << 10, 'x'), 64 << 10);
+  };
+  const grpc::Status status = import_of(1100);
+  EXPECT_EQ(status.error_code(), Code::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("half of --max-buffer-mib"));
+  EXPECT_THAT(import_of(900).error_message(), HasSubstr("this is no snapshot"));
+}
+
+// However often a piece comes, a client that sends less than the rate is cut.
+TEST(SessionsTest, SnapshotsThatDripAreCut) {
+  TestServerOptions options = WithSessions();
+  options.grpc.reading = {.stall_timeout = absl::Milliseconds(300), .min_read_rate = 1 << 30};
+  TestServer server(options);
+  const auto stub = v1::Sessions::NewStub(server.channel);
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(60)));
+  v1::Session made;
+  const auto writer = stub->ImportSession(&context, &made);
+  v1::ImportSessionRequest request;
+  request.set_data("x");
+  while (writer->Write(request)) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(writer->Finish().error_code(), Code::CANCELLED);
+}
+
 }  // namespace
 }  // namespace t2r::server

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <string>
 
@@ -30,9 +31,10 @@ ExecutorLimits Limits() {
   return limits;
 }
 
+// Bytes that are finite numbers, whatever their type.
 std::vector<std::byte> Pattern(size_t size, int salt) {
   std::vector<std::byte> bytes(size);
-  for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::byte>(i * 7 + salt);
+  for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::byte>((i * 7 + salt) & 0x7e);
   return bytes;
 }
 
@@ -186,6 +188,36 @@ TEST(SnapshotTest, WhatNoSessionCanHoldIsRefused) {
   refused("held text", [](SessionState& s) { s.held.named = "x<e>"; });
   refused("held text", [](SessionState& s) { s.held = {"", "x<", std::string("\0\1", 2)}; });
   refused("stop", [](SessionState& s) { s.stop.assign(1000, "a"); });
+}
+
+// They would end every turn with a fault that looks like the server's own.
+TEST(SnapshotTest, NumbersThatAreNoneAreRefused) {
+  const auto refused = [](const char* named, const auto& change) {
+    SessionState state = State();
+    change(state);
+    const absl::Status status = Read(WriteSnapshot(state, kClass));
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << named;
+    EXPECT_THAT(status.message(), HasSubstr(named));
+  };
+  const auto put = [](std::vector<std::byte>& bytes, size_t at, float value) {
+    std::memcpy(bytes.data() + at, &value, sizeof value);
+  };
+  refused("state has a number that is not finite",
+          [&](SessionState& s) { put(s.slot.state, 20, NAN); });
+  refused("state has a number that is not finite",
+          [&](SessionState& s) { put(s.slot.state, 0, -INFINITY); });
+  refused("pages has a number", [&](SessionState& s) { put(s.slot.pages, 64, INFINITY); });
+  refused("source pages has a number", [&](SessionState& s) { put(s.slot.source_pages, 60, NAN); });
+  refused("temperature", [](SessionState& s) { s.sampling.temperature = NAN; });
+  refused("temperature", [](SessionState& s) { s.sampling.temperature = -1; });
+  refused("top_k", [](SessionState& s) { s.sampling.top_k = -1; });
+  refused("top_p", [](SessionState& s) { s.sampling.top_p = 0; });
+  refused("min_p", [](SessionState& s) { s.sampling.min_p = NAN; });
+  refused("repetition_penalty", [](SessionState& s) { s.sampling.repetition_penalty = INFINITY; });
+  refused("frequency_penalty", [](SessionState& s) { s.sampling.frequency_penalty = 3; });
+  refused("presence_penalty", [](SessionState& s) { s.sampling.presence_penalty = NAN; });
+  refused("logit_bias", [](SessionState& s) { s.sampling.logit_bias[1].second = NAN; });
+  refused("logit_bias", [](SessionState& s) { s.sampling.logit_bias[0].first = 50; });
 }
 
 // A name that a stop string goes on behind is part of where the matcher stands.
