@@ -277,6 +277,5 @@ def test_a_client_that_is_gone_unnoticed_goes_on_at_the_same_server(redis, share
                 assert error.code() == grpc.StatusCode.ABORTED and "busy" in error.details()
                 assert time.monotonic() < deadline
         assert ids == expected.token_ids
-        # It was cut, and not because it had been silent for too long.
-        assert silent.code() == grpc.StatusCode.CANCELLED
-        assert time.monotonic() < deadline - CALL_SECONDS + 30
+        # The server had ended it.
+        assert code(lambda: list(silent))[0] == grpc.StatusCode.CANCELLED
