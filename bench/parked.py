@@ -211,7 +211,8 @@ def section(build_dir, count):
     with tempfile.TemporaryDirectory() as models:
         cases = [
             Case("2 KiB", random_model(build_dir, f"{models}/tiny", "tiny", 8), count, 1000),
-            Case("67 KiB", random_model(build_dir, f"{models}/middle", "demo-like", 11), max(count // 20, 2000), 1000),
+            Case("67 KiB", random_model(build_dir, f"{models}/middle", "demo-like", 11),
+                 max(count // 20, 2000), 1000),
             Case("1.5 MiB", random_model(build_dir, f"{models}/large", "demo-like", 256),
                  max(count // 1000, 600), 64, turns=300),
         ]

@@ -36,8 +36,8 @@ def test_it_plans_as_the_server_does(name, tmp_path):
     if not demo:
         directory = make_models.make(make_models.catalogue()[name], tmp_path / name)
     config = json.loads((directory / "config.json").read_text())
-    options = argparse.Namespace(shared=True, weight_size=2 if demo else 4, activation_size=4, window_size=4, kv_size=4,
-                                 context=2048, prompt_chunk=128, linear=None)
+    options = argparse.Namespace(shared=True, weight_size=2 if demo else 4, activation_size=4, window_size=4,
+                                 kv_size=4, context=2048, prompt_chunk=128, linear=None)
     model = script().Model(config, options)
     with Process(tmp_path, directory, "--max-sessions", "7") as server:
         server.ready()
