@@ -160,11 +160,12 @@ std::vector<float> WeightLoader::Floats(const std::string& name) const {
       FindTensor(source_, spec) == nullptr ? QuantizedRows(spec) : HostMatrix();
   if (matrix.data == nullptr) return ToFloats(Get(name));
   std::vector<float> values(static_cast<size_t>(matrix.rows * matrix.cols));
+  std::vector<float> row(static_cast<size_t>(matrix.cols));
   for (int64_t n = 0; n < matrix.rows; ++n) {
+    ReadStoredRow(matrix, n, row.data());
     for (int64_t k = 0; k < matrix.cols; ++k) {
-      const QuantizedGroup group = StoredGroup(matrix, n, k / kQuantGroup);
       const int64_t at = spec.transposed ? k * matrix.rows + n : n * matrix.cols + k;
-      values[static_cast<size_t>(at)] = group.Value(matrix.dtype, k % kQuantGroup);
+      values[static_cast<size_t>(at)] = row[static_cast<size_t>(k)];
     }
   }
   return values;

@@ -220,4 +220,12 @@ QuantizedGroup StoredGroup(const HostMatrix& matrix, int64_t row, int64_t index)
   return group;
 }
 
+void ReadStoredRow(const HostMatrix& matrix, int64_t row, float* out) {
+  for (int64_t first = 0; first < matrix.cols; first += kQuantGroup) {
+    const QuantizedGroup group = StoredGroup(matrix, row, first / kQuantGroup);
+    const int64_t count = std::min(kQuantGroup, matrix.cols - first);
+    for (int64_t i = 0; i < count; ++i) out[first + i] = group.Value(matrix.dtype, i);
+  }
+}
+
 }  // namespace t2r

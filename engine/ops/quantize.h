@@ -55,6 +55,9 @@ QuantizedGroup QuantizeGroup(const float* values, int64_t count, DType dtype);
 // A group of a matrix that a file holds quantised (HostMatrix::scales, docs/model-format.md).
 QuantizedGroup StoredGroup(const HostMatrix& matrix, int64_t row, int64_t index);
 
+// What the codes of one of its rows stand for, to out [cols].
+void ReadStoredRow(const HostMatrix& matrix, int64_t row, float* out);
+
 // Bytes of a matrix of any type: of whole groups where it is quantised, codes, scales and minimums.
 constexpr int64_t MatrixBytes(int64_t rows, int64_t cols, DType dtype) {
   if (dtype == DType::kInt8) return rows * QuantGroups(cols) * (kQuantGroup + 2);

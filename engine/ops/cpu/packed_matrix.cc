@@ -10,22 +10,6 @@
 #include "engine/ops/quantize.h"
 
 namespace t2r {
-namespace {
-
-// A row that a file holds quantised, beside folded rows of the same matrix.
-std::vector<float> StoredRow(const HostMatrix& matrix, int64_t row) {
-  std::vector<float> values(static_cast<size_t>(matrix.cols));
-  for (int64_t g = 0; g < QuantGroups(matrix.cols); ++g) {
-    const QuantizedGroup group = StoredGroup(matrix, row, g);
-    const int64_t count = std::min(kQuantGroup, matrix.cols - g * kQuantGroup);
-    for (int64_t i = 0; i < count; ++i) {
-      values[static_cast<size_t>(g * kQuantGroup + i)] = group.Value(matrix.dtype, i);
-    }
-  }
-  return values;
-}
-
-}  // namespace
 
 PackedMatrix::PackedMatrix(std::span<const HostMatrix> parts, int64_t rows, DType dtype,
                            PanelLayout layout, int panel_cols, ThreadPool& pool)
@@ -45,7 +29,8 @@ PackedMatrix::PackedMatrix(std::span<const HostMatrix> parts, int64_t rows, DTyp
         const int64_t row = n - first;
         const auto lane = static_cast<int>(n - panel * panel_cols);
         if (IsQuantized(part.dtype)) {
-          const std::vector<float> values = StoredRow(part, row);
+          std::vector<float> values(static_cast<size_t>(part.cols));
+          ReadStoredRow(part, row, values.data());
           PackFeature(values.data(), 1, lane, to);
           continue;
         }

@@ -10,23 +10,6 @@
 #include "engine/ops/quantize.h"
 
 namespace t2r::cuda {
-namespace {
-
-// What rows [first, first + count) of a matrix that a file holds quantised stand for.
-std::vector<float> StoredRows(const HostMatrix& matrix, int64_t first, int64_t count) {
-  std::vector<float> values;
-  values.reserve(static_cast<size_t>(count * matrix.cols));
-  for (int64_t row = first; row < first + count; ++row) {
-    for (int64_t group = 0; group < QuantGroups(matrix.cols); ++group) {
-      const QuantizedGroup stored = StoredGroup(matrix, row, group);
-      const int64_t some = std::min(kQuantGroup, matrix.cols - group * kQuantGroup);
-      for (int64_t i = 0; i < some; ++i) values.push_back(stored.Value(matrix.dtype, i));
-    }
-  }
-  return values;
-}
-
-}  // namespace
 
 MatrixLoader::MatrixLoader(cudaStream_t stream) : stream_(stream) {
   for (Piece& piece : pieces_) {
@@ -102,7 +85,10 @@ void MatrixLoader::QuantizePart(const HostMatrix& part, int64_t to_row,
     some.rows = std::min(height, part.rows - first);
     if (part.scales != nullptr) {
       // A file's groups have scales of their own: what they stand for is quantised again.
-      stored = StoredRows(part, first, some.rows);
+      stored.resize(static_cast<size_t>(some.rows * part.cols));
+      for (int64_t row = 0; row < some.rows; ++row) {
+        ReadStoredRow(part, first + row, stored.data() + row * part.cols);
+      }
       some = {stored.data(), DType::kFloat32, some.rows, part.cols};
     } else {
       some.data = static_cast<const std::byte*>(part.data) +

@@ -166,58 +166,56 @@ TEST(SnapshotTest, ForgedValuesAreRefusedByName) {
   }
 }
 
+// Reading refuses the state that `change` makes of State(), and names `named`.
+template <typename Change>
+void ExpectRefused(const char* named, const Change& change) {
+  SessionState state = State();
+  change(state);
+  const absl::Status status = Read(WriteSnapshot(state, kClass));
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << named;
+  EXPECT_THAT(status.message(), HasSubstr(named));
+}
+
 TEST(SnapshotTest, WhatNoSessionCanHoldIsRefused) {
-  const auto refused = [](const char* named, const auto& change) {
-    SessionState state = State();
-    change(state);
-    const absl::Status status = Read(WriteSnapshot(state, kClass));
-    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << named;
-    EXPECT_THAT(status.message(), HasSubstr(named));
-  };
-  refused("history", [](SessionState& s) { s.slot.history[1].token = 3; });
-  refused("history", [](SessionState& s) { s.slot.history[2].token = 50; });
-  refused("history", [](SessionState& s) { s.slot.history[0].generated = -1; });
-  refused("state", [](SessionState& s) { s.slot.state.pop_back(); });
-  refused("pages", [](SessionState& s) { s.slot.pages.resize(kKvPageSize * 2); });
-  refused("source pages", [](SessionState& s) { s.slot.source_pages.clear(); });
-  refused("code point", [](SessionState& s) { s.decoder.code_point = "a"; });
-  refused("code point", [](SessionState& s) { s.decoder.code_point = "\x82"; });
-  refused("code point", [](SessionState& s) { s.decoder.code_point = "\xE2\x82\xAC\xE2"; });
-  refused("held text", [](SessionState& s) { s.held.text = "ENE"; });
-  refused("held text", [](SessionState& s) { s.held.text = "END"; });
-  refused("held text", [](SessionState& s) { s.held.named = "x<e>"; });
-  refused("held text", [](SessionState& s) { s.held = {"", "x<", std::string("\0\1", 2)}; });
-  refused("stop", [](SessionState& s) { s.stop.assign(1000, "a"); });
+  ExpectRefused("history", [](SessionState& s) { s.slot.history[1].token = 3; });
+  ExpectRefused("history", [](SessionState& s) { s.slot.history[2].token = 50; });
+  ExpectRefused("history", [](SessionState& s) { s.slot.history[0].generated = -1; });
+  ExpectRefused("state", [](SessionState& s) { s.slot.state.pop_back(); });
+  ExpectRefused("pages", [](SessionState& s) { s.slot.pages.resize(kKvPageSize * 2); });
+  ExpectRefused("source pages", [](SessionState& s) { s.slot.source_pages.clear(); });
+  ExpectRefused("code point", [](SessionState& s) { s.decoder.code_point = "a"; });
+  ExpectRefused("code point", [](SessionState& s) { s.decoder.code_point = "\x82"; });
+  ExpectRefused("code point", [](SessionState& s) { s.decoder.code_point = "\xE2\x82\xAC\xE2"; });
+  ExpectRefused("held text", [](SessionState& s) { s.held.text = "ENE"; });
+  ExpectRefused("held text", [](SessionState& s) { s.held.text = "END"; });
+  ExpectRefused("held text", [](SessionState& s) { s.held.named = "x<e>"; });
+  ExpectRefused("held text", [](SessionState& s) { s.held = {"", "x<", std::string("\0\1", 2)}; });
+  ExpectRefused("stop", [](SessionState& s) { s.stop.assign(1000, "a"); });
 }
 
 // They would end every turn with a fault that looks like the server's own.
 TEST(SnapshotTest, NumbersThatAreNoneAreRefused) {
-  const auto refused = [](const char* named, const auto& change) {
-    SessionState state = State();
-    change(state);
-    const absl::Status status = Read(WriteSnapshot(state, kClass));
-    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << named;
-    EXPECT_THAT(status.message(), HasSubstr(named));
-  };
   const auto put = [](std::vector<std::byte>& bytes, size_t at, float value) {
     std::memcpy(bytes.data() + at, &value, sizeof value);
   };
-  refused("state has a number that is not finite",
-          [&](SessionState& s) { put(s.slot.state, 20, NAN); });
-  refused("state has a number that is not finite",
-          [&](SessionState& s) { put(s.slot.state, 0, -INFINITY); });
-  refused("pages has a number", [&](SessionState& s) { put(s.slot.pages, 64, INFINITY); });
-  refused("source pages has a number", [&](SessionState& s) { put(s.slot.source_pages, 60, NAN); });
-  refused("temperature", [](SessionState& s) { s.sampling.temperature = NAN; });
-  refused("temperature", [](SessionState& s) { s.sampling.temperature = -1; });
-  refused("top_k", [](SessionState& s) { s.sampling.top_k = -1; });
-  refused("top_p", [](SessionState& s) { s.sampling.top_p = 0; });
-  refused("min_p", [](SessionState& s) { s.sampling.min_p = NAN; });
-  refused("repetition_penalty", [](SessionState& s) { s.sampling.repetition_penalty = INFINITY; });
-  refused("frequency_penalty", [](SessionState& s) { s.sampling.frequency_penalty = 3; });
-  refused("presence_penalty", [](SessionState& s) { s.sampling.presence_penalty = NAN; });
-  refused("logit_bias", [](SessionState& s) { s.sampling.logit_bias[1].second = NAN; });
-  refused("logit_bias", [](SessionState& s) { s.sampling.logit_bias[0].first = 50; });
+  ExpectRefused("state has a number that is not finite",
+                [&](SessionState& s) { put(s.slot.state, 20, NAN); });
+  ExpectRefused("state has a number that is not finite",
+                [&](SessionState& s) { put(s.slot.state, 0, -INFINITY); });
+  ExpectRefused("pages has a number", [&](SessionState& s) { put(s.slot.pages, 64, INFINITY); });
+  ExpectRefused("source pages has a number",
+                [&](SessionState& s) { put(s.slot.source_pages, 60, NAN); });
+  ExpectRefused("temperature", [](SessionState& s) { s.sampling.temperature = NAN; });
+  ExpectRefused("temperature", [](SessionState& s) { s.sampling.temperature = -1; });
+  ExpectRefused("top_k", [](SessionState& s) { s.sampling.top_k = -1; });
+  ExpectRefused("top_p", [](SessionState& s) { s.sampling.top_p = 0; });
+  ExpectRefused("min_p", [](SessionState& s) { s.sampling.min_p = NAN; });
+  ExpectRefused("repetition_penalty",
+                [](SessionState& s) { s.sampling.repetition_penalty = INFINITY; });
+  ExpectRefused("frequency_penalty", [](SessionState& s) { s.sampling.frequency_penalty = 3; });
+  ExpectRefused("presence_penalty", [](SessionState& s) { s.sampling.presence_penalty = NAN; });
+  ExpectRefused("logit_bias", [](SessionState& s) { s.sampling.logit_bias[1].second = NAN; });
+  ExpectRefused("logit_bias", [](SessionState& s) { s.sampling.logit_bias[0].first = 50; });
 }
 
 // A name that a stop string goes on behind is part of where the matcher stands.
