@@ -3,12 +3,20 @@
 
 #include <torch/types.h>
 
+#include <functional>
 #include <vector>
 
 #include "convert/data/corpus.h"
 #include "convert/model/model.h"
+#include "convert/train/loss.h"
 
 namespace t2r::convert {
+
+// What a parent has computed of a text before one of its layers.
+struct LayerStart {
+  int layer = 0;
+  std::vector<torch::Tensor> entering;  // the states that enter it, of each window; none: nothing
+};
 
 // The mean of KL(parent ‖ model) over the predicted tokens of a text, in nats a token. Where the
 // text is what the parent expects, this is the loss that a model adds to the parent's. It has none
@@ -20,10 +28,17 @@ class Divergence {
   // parent's products must stay as they are.
   Divergence(const TrainingModel& parent, const Corpus& text, int threads);
 
-  // The same for any number of threads. `model` has the parent's vocabulary.
-  double Of(const TrainingModel& model) const;
+  // The same for any number of threads. `model` has the parent's vocabulary; it is the parent up to
+  // `from`, and is computed from there on. Starts behind the first layer are for decoder-only
+  // models.
+  double Of(const TrainingModel& model, const LayerStart& from = {}) const;
+  // Runs the parent's layer at `start`, which then is the next one's.
+  void Advance(LayerStart* start) const;
 
  private:
+  // Calls fn(p, what is read of plan p) for each plan without gradients, on threads_ threads.
+  void ForEachPlan(const std::function<void(size_t p, TokenBatch batch)>& fn) const;
+
   const TrainingModel& parent_;
   const Corpus& text_;
   int threads_;

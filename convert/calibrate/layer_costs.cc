@@ -17,13 +17,15 @@ std::vector<double> CostsAlone(const Divergence& divergence, TrainingModel* mode
     std::fill(cross.begin(), cross.end(), LayerType::kFullAttention);
   }
   std::vector<double> costs(static_cast<size_t>(all.layers), 0.0);
+  LayerStart before;  // up to the layer every model is the parent
   for (int layer = 0; layer < all.layers; ++layer) {
+    while (!all.encoder_decoder.has_value() && before.layer < layer) divergence.Advance(&before);
     if (!IsLinear(all, {layer, false})) continue;
     ModelConfig one = none;
     one.layer_types[static_cast<size_t>(layer)] = LayerType::kLinearAttention;
     model->SetLayerTypes(one);
     double& cost = costs[static_cast<size_t>(layer)];
-    cost = divergence.Of(*model);
+    cost = divergence.Of(*model, before);
     const LinearSizes sizes = all.linear_attention->sizes(layer);
     char line[160];
     std::snprintf(line, sizeof(line), "layer %d alone, window %d, %d features: %.5f nats/token",

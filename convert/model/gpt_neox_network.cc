@@ -23,8 +23,10 @@ Tensor GptNeoxHidden(const Layers& layers, const ModelInput& input,
   if (config.linear_attention.has_value() && config.linear_attention->sink_position.has_value()) {
     sink_rope = layers.RopeTable(length, *config.linear_attention->sink_position);
   }
-  Tensor x = torch::embedding(layers.Get("gpt_neox.embed_in.weight"), ids);
-  for (int i = 0; i < config.layers; ++i) {
+  Tensor x = input.entering.defined()
+                 ? input.entering
+                 : torch::embedding(layers.Get("gpt_neox.embed_in.weight"), ids);
+  for (int i = input.first_layer; i < input.end_layer.value_or(config.layers); ++i) {
     const std::string layer = "gpt_neox.layers." + std::to_string(i) + ".";
     const auto qkv = layers
                          .Linear(layer + "attention.query_key_value",
@@ -42,7 +44,7 @@ Tensor GptNeoxHidden(const Layers& layers, const ModelInput& input,
         layers.LayerNorm(layer + "post_attention_layernorm", config.parallel_residual ? x : mid));
     x = mid + layers.Linear(layer + "mlp.dense_4h_to_h", Activate(config.activation, inner));
   }
-  return layers.LayerNorm("gpt_neox.final_layer_norm", x);
+  return input.end_layer.has_value() ? x : layers.LayerNorm("gpt_neox.final_layer_norm", x);
 }
 
 }  // namespace t2r::convert

@@ -24,8 +24,10 @@ Tensor LlamaHidden(const Layers& layers, const ModelInput& input,
   if (config.linear_attention.has_value() && config.linear_attention->sink_position.has_value()) {
     sink_rope = layers.RopeTable(length, *config.linear_attention->sink_position);
   }
-  Tensor x = torch::embedding(layers.Get("model.embed_tokens.weight"), ids);
-  for (int i = 0; i < config.layers; ++i) {
+  Tensor x = input.entering.defined()
+                 ? input.entering
+                 : torch::embedding(layers.Get("model.embed_tokens.weight"), ids);
+  for (int i = input.first_layer; i < input.end_layer.value_or(config.layers); ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
     const std::string self = layer + "self_attn.", mlp = layer + "mlp.";
     const Tensor in = layers.RmsNorm(layer + "input_layernorm", x);
@@ -66,7 +68,7 @@ Tensor LlamaHidden(const Layers& layers, const ModelInput& input,
     }
     x = x + layers.Linear(mlp + "down_proj", torch::silu(gate) * up);
   }
-  return layers.RmsNorm("model.norm", x);
+  return input.end_layer.has_value() ? x : layers.RmsNorm("model.norm", x);
 }
 
 }  // namespace t2r::convert

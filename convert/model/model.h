@@ -28,8 +28,8 @@ class TrainingModel {
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
 
-  // The decoder's hidden states after the last norm, [B, T, hidden]. Throws ConvertError where T or
-  // S exceeds stored positions.
+  // The decoder's hidden states after the last norm (or as the input's end_layer says), [B, T,
+  // hidden]. Throws ConvertError where T or S exceeds stored positions.
   torch::Tensor Hidden(const ModelInput& input) const;
   // How far linear attention is from the softmax attention that it replaces: for each linear
   // attention the squared error of its output over the softmax output's square, over the positions

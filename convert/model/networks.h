@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -21,6 +22,12 @@ struct ModelInput {
   // Encoder-decoders only, else undefined: source ids [B, S] (int64), and which of them are there
   // (1) or padding (0), [B, S] (float32); each row has at least one.
   torch::Tensor source, source_counted;
+  // Decoder-only models: a pass over some of the layers. `entering` [B, T, hidden], where it is
+  // defined, enters first_layer in place of the embeddings; with end_layer the states that would
+  // enter that layer come out, before any last norm.
+  torch::Tensor entering{};
+  int first_layer = 0;
+  std::optional<int> end_layer{};
 };
 
 // One attention of the decoder, shapes as in attention.h and cross_attention.h.
@@ -70,7 +77,7 @@ class Layers {
 
 torch::Tensor Activate(ActivationKind kind, const torch::Tensor& x);
 
-// The decoder's hidden states after the last norm, [B, T, hidden].
+// The decoder's hidden states after the last norm (or as end_layer says), [B, T, hidden].
 using Network = torch::Tensor (*)(const Layers& layers, const ModelInput& input,
                                   const AttentionFunction& attention);
 

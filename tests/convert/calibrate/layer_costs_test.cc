@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cmath>
+#include <string>
+#include <vector>
 
 #include "convert/calibrate/calibration.h"
 #include "convert/train/loss.h"
@@ -70,6 +73,33 @@ TEST(CostsAlone, AreOfOneLayerEachAndNoneWhereTheWindowIsTheText) {
   // All layers are as they were, and all are swapped in what follows.
   EXPECT_EQ(model.config().linear_layers(), 3);
   EXPECT_GT(divergence.Of(model), 1e-4);
+}
+
+TEST(CostsAlone, AreThoseOfWholePassesWhereTheLayersBelowAreTheParents) {
+  for (const std::string& json : {SmallLlamaJson(), SmallGpt2Json(), SmallGptNeoxJson()}) {
+    SCOPED_TRACE(json);
+    TrainingModel parent(Unwrap(ParseModelConfig(json, "")), torch::kCPU);
+    Randomize(&parent, 4);
+    SwapOptions options{FeatureMapKind::kNone, 0, {}, {}};
+    options.window = 2;
+    const ModelConfig config = SwappedConfig(parent.config(), options);
+    TrainingModel model(config, torch::kCPU);
+    const torch::NoGradGuard no_grad;
+    model.parameters().flat().copy_(parent.parameters().flat());
+    Progress progress(stderr, 1000);
+    const Corpus corpus = ShortTexts();
+    const Divergence divergence(parent, corpus, 2);
+    const std::vector<double> costs = CostsAlone(divergence, &model, &progress);
+    ASSERT_EQ(costs.size(), static_cast<size_t>(config.layers));
+    for (size_t layer = 0; layer < costs.size(); ++layer) {
+      ModelConfig one = config;
+      std::fill(one.layer_types.begin(), one.layer_types.end(), LayerType::kFullAttention);
+      one.layer_types[layer] = LayerType::kLinearAttention;
+      model.SetLayerTypes(one);
+      EXPECT_GT(costs[layer], 1e-5);
+      EXPECT_DOUBLE_EQ(costs[layer], divergence.Of(model));
+    }
+  }
 }
 
 TEST(CostsByError, KeepsWhatIsMeasuredAndFollowsTheErrorElsewhere) {
