@@ -29,8 +29,7 @@ double ProductCost(int64_t rows, const Matrix& w, double flops_per_nanosecond) {
 }
 
 // The fields that every kind of product has.
-template <typename Task>
-void SetOutput(const Matrix& w, const float* bias, MatMulMode mode, Tensor out, Task* task) {
+void SetOutput(const Matrix& w, const float* bias, MatMulMode mode, Tensor out, ProductTask* task) {
   task->n = w.rows();
   task->bias = bias;
   task->accumulate = mode == MatMulMode::kAccumulate;

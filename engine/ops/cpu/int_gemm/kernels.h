@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <span>
 
+#include "engine/ops/cpu/product.h"
 #include "engine/ops/quantize.h"
 
 namespace t2r {
@@ -30,14 +31,12 @@ struct ActivationGroup {
   float scaled_sum = 0;  // scale · Σ q
 };
 
-// Rows [first_row, end_row) × panels [first_panel, end_panel) of x Wᵀ.
-//
 // A panel has, for each group, 16 scales (with int4 then 16 minimums), bfloat16, feature by
 // feature; and from codes_offset on, for each group, 8 blocks of 4 input features: a block's codes
 // of feature 0, of feature 1, …, 64 bytes. With int4, 4 blocks: the lower halves of bytes hold
 // block b, the upper ones block b + 4. So a one-row product reads memory in order, and reads
 // MatrixBytes(N, K, dtype) bytes, which over the speed of memory is the least time it can take.
-struct IntGemmTask {
+struct IntGemmTask : ProductTask {
   // [rows, groups, 2, kQuantGroup]: a group's a, then its b; rows x_stride bytes apart.
   const int8_t* x = nullptr;
   int64_t x_stride = 0;
@@ -47,15 +46,6 @@ struct IntGemmTask {
   int64_t codes_offset = 0;
   bool int4 = false;
   int64_t groups = 0;
-  int64_t n = 0;  // output features in all
-  const float* bias = nullptr;
-  bool accumulate = false;
-  float* out = nullptr;
-  int64_t out_stride = 0;
-  int64_t first_row = 0;
-  int64_t end_row = 0;
-  int64_t first_panel = 0;
-  int64_t end_panel = 0;
 };
 
 struct IntGemmKernels {

@@ -11,6 +11,8 @@
 // with what its names say of the rest. T2R_UNROLL stands before the loops over what is in
 // registers.
 
+#include "engine/ops/cpu/finish-inl.h"
+
 // R rows × P panels, finished.
 template <class Isa, bool kInt4, int R, int P>
 HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
@@ -113,27 +115,9 @@ HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
   }
   T2R_UNROLL
   for (int p = 0; p < P; ++p) {
-    // The last panel may be partial: its bias, residual and result pass through whole vectors too.
-    const int64_t feature = (panel + p) * kIntPanel;
-    const int64_t count = task.n - feature < kIntPanel ? task.n - feature : kIntPanel;
-    const auto bytes = static_cast<size_t>(count) * sizeof(float);
-    alignas(64) float buffer[kIntPanel] = {};
-    auto bias = Isa::SetFloats(0.0F);
-    if (task.bias != nullptr) {
-      __builtin_memcpy(buffer, task.bias + feature, bytes);
-      bias = Isa::LoadFloats(buffer);
-    }
     T2R_UNROLL
     for (int r = 0; r < R; ++r) {
-      float* to = task.out + (row + r) * task.out_stride + feature;
-      auto v = out[p][r];
-      if (task.bias != nullptr) v = Isa::Add(v, bias);
-      if (task.accumulate) {
-        __builtin_memcpy(buffer, to, bytes);
-        v = Isa::Add(Isa::LoadFloats(buffer), v);
-      }
-      Isa::StoreFloats(v, buffer);
-      __builtin_memcpy(to, buffer, bytes);
+      Finish<Isa>(task, row + r, (panel + p) * kIntPanel, {out[p][r]});
     }
   }
 }
