@@ -223,8 +223,8 @@ int main(int argc, char** argv) {
       app.add_option("--weights,--dtype", options.engine.dtype, "Of matrices; auto: as the files"),
       {"auto", "float32", "bfloat16", "int8", "int4"});
   t2r::flags::OneOf(app.add_option("--activations", options.engine.activations,
-                                   "Rows in products with bfloat16 weights"),
-                    {"auto", "float32", "bfloat16"});
+                                   "Rows in products; as the server's"),
+                    {"auto", "float32", "bfloat16", "int8"});
   t2r::flags::OneOf(
       app.add_option("--kv-dtype", options.engine.kv_dtype, "Keys and values of full layers"),
       {"auto", "float32", "bfloat16"});

@@ -153,7 +153,7 @@ int main(int argc, char** argv) {
                  "Documents are cut to so many tokens; 0: uncut")
       ->check(t2r::flags::AtLeast(int64_t{0}));
   app.add_option("--weights", options.weights,
-                 "As the server's --weights; bfloat16/bfloat16: with --activations bfloat16")
+                 "As the server's --weights; int8/int8: with --activations int8, and so on")
       ->delimiter(',')
       ->type_name("TYPE,TYPE,...");
   app.add_option("--beside", options.beside, "The same model in another directory, as it is there")

@@ -53,14 +53,24 @@ absl::Status CheckOptions(const EngineOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat(
         "dtype is \"", options.dtype, "\"; it must be auto, float32, bfloat16, int8 or int4"));
   }
+  if (!either(options.activations) && options.activations != "int8") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("activations is \"", options.activations,
+                     "\"; it must be auto, float32, bfloat16 or int8"));
+  }
   for (const auto& [name, value] :
-       {std::pair{"activations", options.activations}, std::pair{"kv_dtype", options.kv_dtype},
-        std::pair{"window_dtype", options.window_dtype}}) {
+       {std::pair{"kv_dtype", options.kv_dtype}, std::pair{"window_dtype", options.window_dtype}}) {
     if (either(value)) continue;
     return absl::InvalidArgumentError(
         absl::StrCat(name, " is \"", value, "\"; it must be auto, float32 or bfloat16"));
   }
   return absl::OkStatus();
+}
+
+// activations: one that CheckOptions lets through.
+RowRounding RowRoundingOf(const std::string& activations) {
+  if (activations == "bfloat16") return RowRounding::kBFloat16;
+  return activations == "int8" ? RowRounding::kInt8 : RowRounding::kNone;
 }
 
 // name: one that CheckOptions lets through.
@@ -151,6 +161,11 @@ void CheckActivations(const EngineOptions& options, DType weights, DType kept) {
                      "these are ",
                      NameOf(weights)));
   }
+  if (options.activations == "int8" && !IsQuantized(weights)) {
+    throw ModelError(
+        absl::StrCat("activations is int8, which goes with weights of int8 or int4; these are ",
+                     NameOf(weights)));
+  }
   if (options.activations == "float32" && kept != DType::kFloat32) {
     throw ModelError(absl::StrCat("activations is float32; this backend keeps them as ",
                                   NameOf(kept), " beside weights of ", NameOf(weights)));
@@ -226,7 +241,7 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const std::string& directory,
   std::string note;
   try {
     backend = MakeBackend({options.backend, options.threads, &note, options.batch_invariant,
-                           options.activations == "bfloat16"});
+                           RowRoundingOf(options.activations)});
   } catch (const std::exception& error) {
     return StatusOf(error);
   }

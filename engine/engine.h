@@ -27,9 +27,10 @@ struct EngineOptions {
   int threads = 0;              // 0: one a core
   bool batch_invariant = true;  // as in BackendOptions
   std::string dtype = "auto";   // weights: auto (as the files), float32, bfloat16, int8, int4
-  // What rows are in products with bfloat16 weights: auto (as the backend keeps activations),
-  // float32, bfloat16. On the CPU auto is float32; bfloat16 rounds them, for AVX512-BF16, and is
-  // for bfloat16 weights only.
+  // What rows are in products: auto (as the backend keeps activations), float32, bfloat16, int8.
+  // On the CPU auto is float32, beside quantised weights rounded to 16 bits; bfloat16 rounds them,
+  // for AVX512-BF16, and is for bfloat16 weights only; int8 rounds them to 8 bits and is for
+  // weights of int8 and int4 only, on the CPU.
   std::string activations = "auto";
   // Keys and values of full layers: auto (as the backend's activations), float32, bfloat16.
   std::string kv_dtype = "auto";

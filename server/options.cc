@@ -61,9 +61,10 @@ void AddEngineFlags(CLI::App& app, EngineOptions* engine) {
                      "Of matrices; auto: as the files; int8 and, on the CPU, int4: quantised"),
       {"auto", "float32", "bfloat16", "int8", "int4"});
   flags::OneOf(app.add_option("--activations", engine->activations,
-                              "Rows in products with bfloat16 weights; auto: as the backend keeps "
-                              "them; bfloat16 on the CPU: by AVX512-BF16"),
-               {"auto", "float32", "bfloat16"});
+                              "Rows in products; auto: as the backend keeps them; on the CPU "
+                              "bfloat16, for bfloat16 weights: by AVX512-BF16; int8, for int8 and "
+                              "int4: 8 bits in place of 16"),
+               {"auto", "float32", "bfloat16", "int8"});
   flags::OneOf(app.add_option("--kv-dtype", engine->kv_dtype,
                               "Keys and values of full layers; auto: as --window-dtype's"),
                {"auto", "float32", "bfloat16"});

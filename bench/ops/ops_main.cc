@@ -1,10 +1,12 @@
 // t2r-bench-ops: what the ops reach of this machine's arithmetic and memory. Prints one table.
 //
-//   t2r-bench-ops [--threads N] [--seconds S] [--cpu-time] [--bfloat16-products]
+//   t2r-bench-ops [--threads N] [--seconds S] [--cpu-time] [--activations bfloat16|int8]
 //
 // Every line is the best of as many runs as fit into S seconds (default 0.3), because other
 // processes only ever slow a run down. Matrices lie in memory, not in cache, as a model's weights
 // do: runs go round copies of four times a 32 MiB cache.
+//
+// --activations, as the server's: only the products that it changes.
 //
 // --cpu-time counts the calling thread's processor time instead of the clock's. With --threads 1 it
 // tells what a core reaches on a machine that others use too.
@@ -29,7 +31,7 @@ struct Options {
   int threads = 0;
   double seconds = 0.3;
   bool cpu_time = false;
-  bool bfloat16_products = false;  // as in BackendOptions
+  RowRounding rows = RowRounding::kNone;
 };
 
 double Now() {
@@ -45,17 +47,21 @@ class Bench {
  public:
   explicit Bench(const Options& options)
       : options_(options),
-        backend_(MakeBackend({"cpu", options.threads, nullptr, true, options.bfloat16_products})) {}
+        backend_(MakeBackend({"cpu", options.threads, nullptr, true, options.rows})) {}
 
   void Run() {
     std::printf("%s\n", backend_->Describe().c_str());
     MeasurePeaks();
     std::printf("%-44s %10s %9s %9s %7s %7s\n", "op", "us", "GFLOP/s", "GB/s", "of FMA", "of read");
-    for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kInt4}) {
-      for (const int64_t rows : {1, 8, 32, 64, 256}) {
+    std::vector<DType> dtypes = {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kInt4};
+    if (options_.rows == RowRounding::kBFloat16) dtypes = {DType::kBFloat16};
+    if (options_.rows == RowRounding::kInt8) dtypes = {DType::kInt8, DType::kInt4};
+    for (const DType dtype : dtypes) {
+      for (const int64_t rows : {1, 8, 32, 64, 512}) {
         MatMuls(dtype, rows);
       }
     }
+    if (options_.rows != RowRounding::kNone) return;
     SmallMatMul(1);
     SmallMatMul(64);
     for (const int sessions : {1, 8, 64, 256})
@@ -266,12 +272,14 @@ int main(int argc, char** argv) {
       options.seconds = std::atof(argv[++i]);
     } else if (std::strcmp(argv[i], "--cpu-time") == 0) {
       options.cpu_time = true;
-    } else if (std::strcmp(argv[i], "--bfloat16-products") == 0) {
-      options.bfloat16_products = true;
+    } else if (std::strcmp(argv[i], "--activations") == 0 && has_value &&
+               (std::strcmp(argv[i + 1], "bfloat16") == 0 ||
+                std::strcmp(argv[i + 1], "int8") == 0)) {
+      options.rows = argv[++i][0] == 'b' ? t2r::RowRounding::kBFloat16 : t2r::RowRounding::kInt8;
     } else {
       std::fprintf(stderr,
                    "usage: t2r-bench-ops [--threads N] [--seconds S] [--cpu-time] "
-                   "[--bfloat16-products]\n");
+                   "[--activations bfloat16|int8]\n");
       return 2;
     }
   }

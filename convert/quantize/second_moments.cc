@@ -31,7 +31,7 @@ class Recorder : public CpuBackend {
 
   // names: of tensors, by their data.
   Recorder(int threads, std::map<const void*, std::string> names)
-      : CpuBackend(threads, nullptr), names_(std::move(names)) {}
+      : CpuBackend(threads, RowRounding::kNone), names_(std::move(names)) {}
 
   const std::vector<Loaded>& loaded() const { return loaded_; }
   void Watch(std::span<const Loaded> matrices) {

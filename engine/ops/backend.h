@@ -157,6 +157,16 @@ class Backend {
   virtual void FetchSamples(std::span<SampleResult> results) = 0;
 };
 
+// What products round their rows to beyond what their weights ask for.
+enum class RowRounding : uint8_t {
+  kNone,
+  // To bfloat16 beside bfloat16 weights. CUDA's always do; the CPU's then use AVX512-BF16:
+  // DeviceError where the processor lacks it.
+  kBFloat16,
+  // To 8 bits beside quantised weights, in place of 16. The CPU's alone: DeviceError of CUDA.
+  kInt8,
+};
+
 struct BackendOptions {
   std::string name = "auto";    // auto (cuda where it can start, else cpu), cpu, cuda
   int threads = 0;              // CPU: computing threads; 0 = one a core
@@ -164,9 +174,7 @@ struct BackendOptions {
   // A row's results have the same bits whatever the rows beside it. The CPU's always do; without
   // it CUDA's matrix products may be faster for very few or very many rows.
   bool batch_invariant = true;
-  // Products with bfloat16 weights round their rows to bfloat16 too. CUDA's always do; the CPU's
-  // then use AVX512-BF16: DeviceError where the processor lacks it.
-  bool bfloat16_products = false;
+  RowRounding rows = RowRounding::kNone;
 };
 
 // Throws DeviceError naming the backend when it is unknown or cannot start.

@@ -9,8 +9,8 @@
 // costs nothing.
 //
 // Activations meet such weights as integers too: an op's row is cut into the same groups, and a
-// group becomes a scale and 16-bit integers. Products of integers are summed exactly, a group at a
-// time; only the groups' results are rounded.
+// group becomes a scale and 16-bit integers, or 8-bit ones where that is asked for. Products of
+// integers are summed exactly, a group at a time; only the groups' results are rounded.
 #pragma once
 
 #include <array>

@@ -20,15 +20,22 @@ std::string ReasonOf(const DeviceError& error) {
 
 std::unique_ptr<Backend> MakeBackend(const BackendOptions& options) {
   if (options.note != nullptr) options.note->clear();
-  const auto cpu = [&] { return MakeCpuBackend(options.threads, options.bfloat16_products); };
+  const auto cpu = [&] { return MakeCpuBackend(options.threads, options.rows); };
   if (options.name == "cpu") return cpu();
-  if (options.name == "cuda") return MakeCudaBackend(options);
+  const auto cuda = [&] {
+    if (options.rows == RowRounding::kInt8) {
+      throw DeviceError(DeviceErrorKind::kInvalidArgument,
+                        "cuda: activations int8 is for the CPU: take --backend cpu or others");
+    }
+    return MakeCudaBackend(options);
+  };
+  if (options.name == "cuda") return cuda();
   if (options.name == "auto") {
     const auto note = [&options](const std::string& text) {
       if (options.note != nullptr) *options.note = text;
     };
     try {
-      std::unique_ptr<Backend> backend = MakeCudaBackend(options);
+      std::unique_ptr<Backend> backend = cuda();
       note("cuda, since a device can start");
       return backend;
     } catch (const DeviceError& error) {

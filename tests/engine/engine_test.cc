@@ -92,9 +92,19 @@ TEST_F(LoadTest, QuantisesWhenAsked) {
     ASSERT_TRUE(LoadAll().ok());
     EXPECT_EQ(engine_->weight_dtype, type);
     EXPECT_THAT(engine_->exactness_class, HasSubstr(std::string("weights ") + type));
+    EXPECT_THAT(engine_->exactness_class, Not(HasSubstr("int8 rows")));
     EXPECT_LT(engine_->memory.weight_bytes, before);
     before = engine_->memory.weight_bytes;
   }
+  options_.activations = "int8";
+  ASSERT_TRUE(LoadAll().ok());
+  EXPECT_THAT(engine_->exactness_class, HasSubstr(", int8 rows, weights int4"));
+  EXPECT_THAT(engine_->backend_description, HasSubstr("int8 rows"));
+  options_.dtype = "bfloat16";
+  const absl::Status wide = LoadAll();
+  EXPECT_EQ(wide.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(OneLine(wide), AllOf(HasSubstr("activations is int8"), HasSubstr("are bfloat16")));
+  options_.activations = "auto";
   options_.dtype = "int3";
   const absl::Status status = LoadAll();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);

@@ -235,7 +235,7 @@ TEST(OptionsTest, WrongOnesGiveOneLineThatNamesThem) {
       {"--max-sessions", {"--model", "DIR", "--max-sessions", "0"}},
       {"--max-sessions", {"--model", "DIR", "--max-sessions", "many"}},
       {"--weights", {"--model", "DIR", "--weights", "int3"}},
-      {"--activations", {"--model", "DIR", "--activations", "int8"}},
+      {"--activations", {"--model", "DIR", "--activations", "int3"}},
       {"--kv-dtype", {"--model", "DIR", "--kv-dtype", "int3"}},
       {"--window-dtype", {"--model", "DIR", "--window-dtype", "int3"}},
       {"--listen", {"--model", "DIR", "--listen", "localhost"}},

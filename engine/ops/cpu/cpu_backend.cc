@@ -19,14 +19,22 @@ namespace {
 constexpr double kElementNanoseconds = 0.15;
 constexpr double kExpNanoseconds = 1.0;
 
+const Bf16GemmKernels* FindBf16Gemm() {
+  const Bf16GemmKernels* const found = ChooseBf16Gemm();
+  if (found != nullptr) return found;
+  throw DeviceError(DeviceErrorKind::kInvalidArgument,
+                    "activations bfloat16 needs a processor with AVX512-BF16: take float32");
+}
+
 }  // namespace
 
-CpuBackend::CpuBackend(int threads, const Bf16GemmKernels* bf16_gemm)
+CpuBackend::CpuBackend(int threads, RowRounding rows)
     : pool_(threads),
       gemm_(ChooseGemmKernels()),
       int_gemm_(ChooseIntGemm()),
-      bf16_gemm_(bf16_gemm),
-      quantize_row_(ChooseQuantizeRow()),
+      bf16_gemm_(rows == RowRounding::kBFloat16 ? FindBf16Gemm() : nullptr),
+      int_planes_(rows == RowRounding::kInt8 ? 1 : 2),
+      quantize_row_(ChooseQuantizeRow(int_planes_)),
       row_(ChooseRowKernels()),
       linear_attention_(ChooseLinearAttentionKernels()),
       windowed_attention_(ChooseWindowedAttentionKernels()),
@@ -39,11 +47,13 @@ std::string CpuBackend::Describe() const {
   const std::string bf16 =
       bf16_gemm_ == nullptr ? "" : std::string(", bfloat16 products by ") + bf16_gemm_->name;
   return std::string("cpu, ") + gemm_.target + bf16 + ", int8 products by " + int_gemm_.name +
-         ", " + std::to_string(pool_.threads()) + (pool_.threads() == 1 ? " thread" : " threads");
+         (int_planes_ == 1 ? ", int8 rows, " : ", ") + std::to_string(pool_.threads()) +
+         (pool_.threads() == 1 ? " thread" : " threads");
 }
 
 std::string CpuBackend::Numerics() const {
-  return std::string("cpu ") + gemm_.target + (bf16_gemm_ == nullptr ? "" : ", bfloat16 products");
+  return std::string("cpu ") + gemm_.target + (bf16_gemm_ == nullptr ? "" : ", bfloat16 products") +
+         (int_planes_ == 1 ? ", int8 rows" : "");
 }
 
 void CpuBackend::ReserveScratch(int64_t floats) {
@@ -208,18 +218,13 @@ void CpuBackend::FetchSamples(std::span<SampleResult> results) {
   std::move(samples_.begin(), samples_.end(), results.begin());
 }
 
-std::unique_ptr<Backend> MakeCpuBackend(int threads, bool bfloat16_products) {
+std::unique_ptr<Backend> MakeCpuBackend(int threads, RowRounding rows) {
   if (threads < 0 || threads > 1024) {
     throw DeviceError(DeviceErrorKind::kInvalidArgument,
                       "threads is " + std::to_string(threads) + ": give 0 (one a core) to 1024");
   }
   if (threads == 0) threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  const Bf16GemmKernels* const bf16_gemm = bfloat16_products ? ChooseBf16Gemm() : nullptr;
-  if (bfloat16_products && bf16_gemm == nullptr) {
-    throw DeviceError(DeviceErrorKind::kInvalidArgument,
-                      "activations bfloat16 needs a processor with AVX512-BF16: take float32");
-  }
-  return std::make_unique<CpuBackend>(threads, bf16_gemm);
+  return std::make_unique<CpuBackend>(threads, rows);
 }
 
 }  // namespace t2r

@@ -19,9 +19,9 @@ namespace t2r {
 
 class CpuBackend : public Backend {
  public:
-  // threads ≥ 1, the calling one included. bf16_gemm: the products with bfloat16 weights; null:
-  // with float32 rows, by multiply-adds. Throws DeviceError when a thread cannot start.
-  CpuBackend(int threads, const Bf16GemmKernels* bf16_gemm);
+  // threads ≥ 1, the calling one included. Throws DeviceError when a thread cannot start, or the
+  // processor lacks what rows of bfloat16 need.
+  CpuBackend(int threads, RowRounding rows);
 
   std::string Describe() const override;
   std::string Numerics() const override;
@@ -120,7 +120,8 @@ class CpuBackend : public Backend {
   ThreadPool pool_;
   const GemmKernels& gemm_;
   const IntGemmKernels& int_gemm_;
-  const Bf16GemmKernels* const bf16_gemm_;
+  const Bf16GemmKernels* const bf16_gemm_;  // null: rows meet bfloat16 weights in float32
+  const int int_planes_;                    // bytes of an activation that meets integers: 1 or 2
   const QuantizeRowFn quantize_row_;
   const RowKernels& row_;
   const LinearAttentionKernels& linear_attention_;
@@ -143,7 +144,7 @@ class CpuBackend : public Backend {
 };
 
 // As in BackendOptions. Throws DeviceError when threads is negative or above 1024, or the processor
-// lacks what bfloat16_products needs.
-std::unique_ptr<Backend> MakeCpuBackend(int threads, bool bfloat16_products);
+// lacks what rows of bfloat16 need.
+std::unique_ptr<Backend> MakeCpuBackend(int threads, RowRounding rows);
 
 }  // namespace t2r

@@ -29,8 +29,7 @@ double ProductCost(int64_t rows, const Matrix& w, double flops_per_nanosecond) {
 }
 
 // The fields that every kind of product has.
-template <typename Task>
-void SetOutput(const Matrix& w, const float* bias, MatMulMode mode, Tensor out, Task* task) {
+void SetOutput(const Matrix& w, const float* bias, MatMulMode mode, Tensor out, ProductTask* task) {
   task->n = w.rows();
   task->bias = bias;
   task->accumulate = mode == MatMulMode::kAccumulate;
@@ -120,7 +119,8 @@ void CpuBackend::IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias
   IntGemmTask all;
   all.groups = QuantGroups(w.cols());
   // Rows a multiple of 4096 bytes apart would compete for the same cache lines.
-  all.x_stride = 2 * all.groups * kQuantGroup + 64;
+  all.planes = int_planes_;
+  all.x_stride = all.planes * all.groups * kQuantGroup + 64;
   auto* rows = static_cast<int8_t*>(RowRoom(x.rows, all.x_stride));
   const int64_t room = std::max(max_rows_, x.rows);
   const size_t group_bytes = static_cast<size_t>(room * all.groups) * sizeof(ActivationGroup);

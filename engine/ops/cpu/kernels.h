@@ -6,6 +6,7 @@
 
 #include "engine/ops/activation.h"
 #include "engine/ops/batch.h"
+#include "engine/ops/cpu/product.h"
 #include "engine/ops/full_attention.h"
 #include "engine/ops/linear_attention.h"
 #include "engine/ops/windowed_attention.h"
@@ -14,27 +15,16 @@ namespace t2r {
 
 // ---- Matrix products ----
 
-// Rows [first_row, end_row) × panels [first_panel, end_panel) of x Wᵀ.
-//
 // W is kept in panels of panel_cols output features: panel p, input feature k at
 // (p · cols + k) · panel_cols. float32 panels hold the features in order; bfloat16 panels hold
 // panel_cols / 2 32-bit words whose lower half is feature j and upper half feature
 // j + panel_cols / 2. The last panel is padded with zeros.
-struct GemmTask {
+struct GemmTask : ProductTask {
   const float* x = nullptr;
   int64_t x_stride = 0;
   const void* panels = nullptr;
   bool bfloat16 = false;
-  int64_t cols = 0;  // K
-  int64_t n = 0;     // output features in all
-  const float* bias = nullptr;
-  bool accumulate = false;
-  float* out = nullptr;
-  int64_t out_stride = 0;
-  int64_t first_row = 0;
-  int64_t end_row = 0;
-  int64_t first_panel = 0;
-  int64_t end_panel = 0;
+  int64_t cols = 0;          // K
   float* scratch = nullptr;  // rows · panels · panel_cols floats, 64-byte aligned
 };
 

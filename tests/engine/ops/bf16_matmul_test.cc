@@ -22,7 +22,7 @@ std::vector<BackendCase> Cases() {
       made.name = (set.twin ? "Twin" : "Avx512Bf16") + std::to_string(threads);
       made.options.name = "cpu";
       made.options.threads = threads;
-      made.options.bfloat16_products = true;
+      made.options.rows = RowRounding::kBFloat16;
       made.bf16_gemm = &set;
       cases.push_back(made);
     }
@@ -43,7 +43,7 @@ TEST(Bf16GemmSetsTest, SaysWhichRunHere) {
   }
   BackendOptions options;
   options.name = "cpu";
-  options.bfloat16_products = true;
+  options.rows = RowRounding::kBFloat16;
   EXPECT_THROW(t2r::MakeBackend(options), DeviceError);
 }
 

@@ -32,6 +32,22 @@ TEST(NoCudaTest, AModuleThatIsNotThereIsNamed) {
   EXPECT_EQ(note, "cpu, since the CUDA module could not be loaded (--backend cuda says more)");
 }
 
+TEST(NoCudaTest, RowsOf8BitsAreTheCpus) {
+  BackendOptions options = {"cuda"};
+  options.rows = RowRounding::kInt8;
+  try {
+    MakeBackend(options);
+    FAIL();
+  } catch (const DeviceError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("activations int8 is for the CPU"));
+  }
+  std::string note;
+  options.name = "auto";
+  options.note = &note;
+  EXPECT_THAT(MakeBackend(options)->Numerics(), HasSubstr("int8 rows"));
+  EXPECT_EQ(note, "cpu, since activations int8 is for the CPU (--backend cuda says more)");
+}
+
 TEST(NoCudaTest, ALibraryThatIsNoModuleIsRefused) {
   setenv("T2R_CUDA_MODULE", "libm.so.6", 1);
   EXPECT_THAT(ErrorOf("cuda"), HasSubstr("is no CUDA module"));

@@ -1,5 +1,6 @@
-// Products with weights in 8 and 4 bits, and looking rows up in them: on the instruction sets that
-// this machine runs, and on the twins of those that it may not.
+// Products with weights in 8 and 4 bits, and looking rows up in them, with activations of one byte
+// and of two: on the instruction sets that this machine runs, and on the twins of those that it may
+// not.
 #include <cmath>
 #include <iostream>
 #include <tuple>
@@ -18,11 +19,13 @@ std::vector<DType> Quantized() {
 }
 int64_t GroupOf(int64_t cols) { return OnDevice() ? cols : kQuantGroup; }
 
-BackendCase CaseOf(const std::string& name, const IntGemmKernels& set, int threads) {
+BackendCase CaseOf(const std::string& name, const IntGemmKernels& set, int threads,
+                   RowRounding rows) {
   BackendCase made;
-  made.name = name;
+  made.name = name + (rows == RowRounding::kInt8 ? "OneByte" : "");
   made.options.name = "cpu";
   made.options.threads = threads;
+  made.options.rows = rows;
   made.int_gemm = &set;
   return made;
 }
@@ -30,21 +33,26 @@ BackendCase CaseOf(const std::string& name, const IntGemmKernels& set, int threa
 std::vector<BackendCase> Cases() {
   if (OnDevice()) return AllBackends();
   std::vector<BackendCase> cases;
-  for (const IntGemmKernels& set : IntGemmSets()) {
-    if (!set.supported()) continue;
-    std::string name;
-    for (const char c : std::string(set.name)) {
-      if (std::isalnum(static_cast<unsigned char>(c)) != 0) name += c;
+  for (const RowRounding rows : {RowRounding::kNone, RowRounding::kInt8}) {
+    bool best = true;
+    for (const IntGemmKernels& set : IntGemmSets()) {
+      if (!set.supported()) continue;
+      std::string name;
+      for (const char c : std::string(set.name)) {
+        if (std::isalnum(static_cast<unsigned char>(c)) != 0) name += c;
+      }
+      if (best) cases.push_back(CaseOf(name + "2Threads", set, 2, rows));
+      best = false;
+      cases.push_back(CaseOf(name, set, 1, rows));
     }
-    if (cases.empty()) cases.push_back(CaseOf(name + "2Threads", set, 2));
-    cases.push_back(CaseOf(name, set, 1));
-  }
-  // Activations become integers in Highway's code, which must give the same bits on each of its
-  // sets.
-  const std::vector<int64_t> targets = hwy::SupportedAndGeneratedTargets();
-  for (size_t i = 1; i < targets.size(); ++i) {
-    cases.push_back(CaseOf(std::string("Rows") + hwy::TargetName(targets[i]), ChooseIntGemm(), 1));
-    cases.back().target = targets[i];
+    // Activations become integers in Highway's code, which must give the same bits on each of its
+    // sets.
+    const std::vector<int64_t> targets = hwy::SupportedAndGeneratedTargets();
+    for (size_t i = 1; i < targets.size(); ++i) {
+      const std::string name = std::string("Rows") + hwy::TargetName(targets[i]);
+      cases.push_back(CaseOf(name, ChooseIntGemm(), 1, rows));
+      cases.back().target = targets[i];
+    }
   }
   return cases;
 }
@@ -56,6 +64,38 @@ TEST(IntGemmSetsTest, SaysWhichRunHere) {
   }
   EXPECT_TRUE(ChooseIntGemm().supported());
   EXPECT_FALSE(ChooseIntGemm().twin);
+}
+
+// Of max|x| = 127 a code is the value: halves go to the even one, and what the first byte leaves is
+// the second's, in 256ths, cut at 127.
+TEST(IntGemmSetsTest, RowsAreRoundedToNearestEven) {
+  const std::vector<float> x = {127, 0.5F, 1.5F, -0.5F, -2.5F, 100.25F, -126.625F, 0, 1};
+  const std::vector<int> one = {127, 0, 2, 0, -2, 100, -127, 0, 1};
+  const std::vector<int> rest = {0, 127, -128, -128, -128, 64, 96, 0, 0};
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    for (const int planes : {1, 2}) {
+      std::vector<int8_t> q(static_cast<size_t>(planes * kQuantGroup) + 1, 55);
+      ActivationGroup group;
+      ChooseQuantizeRow(planes)(x.data(), static_cast<int64_t>(x.size()), q.data(), &group);
+      int total = 0;
+      for (size_t i = 0; i < kQuantGroup; ++i) {
+        const bool inside = i < x.size();
+        EXPECT_EQ(q[i], inside ? one[i] : 0) << i;
+        total += q[i];
+        if (planes == 1) continue;
+        const int second = q[i + kQuantGroup];
+        EXPECT_EQ(second, inside ? std::max(rest[i], -127) : 0) << i;
+        total += 255 * q[i] + second;
+      }
+      EXPECT_EQ(q.back(), 55) << "written beyond the row";
+      EXPECT_EQ(group.scale, planes == 1 ? 1.0F : 0x1p-8F);
+      EXPECT_EQ(group.offset, -kInt8Offset * total);
+      EXPECT_EQ(group.scaled_sum, group.scale * static_cast<float>(total));
+    }
+  }
+  hwy::SetSupportedTargetsForTest(0);
 }
 
 // A weight, and what its quantised form stands for.
@@ -111,20 +151,23 @@ class QuantizedMatMulTest : public OpTest {
 
   // x Ŵᵀ in float64, and how far the integers' product may be away from it.
   static Result Reference(const Mat& x, const Weight& w, const Mat* bias, const Mat* before) {
+    const bool one_byte = GetParam().options.rows == RowRounding::kInt8;
     Result r{Mat(x.rows, w.value.rows), Mat(x.rows, w.value.rows)};
     const int64_t group = GroupOf(x.cols);
     const int64_t groups = (x.cols + group - 1) / group;
     for (int64_t t = 0; t < x.rows; ++t) {
-      // An activation is off by a step at most (half of one, but where the lower byte is cut at
-      // 127), a 127 · 256th of its group's largest, and by the roundings of the step, its inverse
-      // and the product with it: four, of numbers up to 127 · 256 steps.
+      // Of two bytes, an activation is off by a step at most (half of one, but where the lower byte
+      // is cut at 127), a 127 · 256th of its group's largest; of one, by half a step, a 127th; and
+      // by the roundings of the step, its inverse and the product with it: four, of numbers up to
+      // 127 · 256, or 127, steps.
       std::vector<double> off;
       for (int64_t g = 0; g < groups; ++g) {
         double most = 0;
         for (int64_t i = g * group; i < std::min((g + 1) * group, x.cols); ++i) {
           most = std::max(most, std::abs(x.at(t, i)));
         }
-        off.push_back(most / 127 / 256 * (1 + 127 * 256 * 4 * kU) + 1e-30);
+        off.push_back(one_byte ? most / 127 * (0.5 + 127 * 4 * kU) + 1e-30
+                               : most / 127 / 256 * (1 + 127 * 256 * 4 * kU) + 1e-30);
       }
       for (int64_t n = 0; n < w.value.rows; ++n) {
         double sum = 0;
@@ -223,7 +266,9 @@ TEST_P(QuantizedMatMulTest, ExtremeCodesAreSummedExactly) {
 // with quantised weights, on the instruction set.
 TEST_P(QuantizedMatMulTest, ARowsBitsDoNotDependOnTheOtherRowsNorOnTheInstructionSet) {
   constexpr int64_t kRows = 27;
-  const auto best = OnDevice() ? nullptr : MakeBackend(CaseOf("best", ChooseIntGemm(), 1));
+  const auto best = OnDevice()
+                        ? nullptr
+                        : MakeBackend(CaseOf("best", ChooseIntGemm(), 1, GetParam().options.rows));
   for (const DType dtype : Quantized()) {
     for (const auto& [n, k] :
          std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {70, 33}, {88, 320}}) {
@@ -361,6 +406,18 @@ TEST_P(QuantizedMatMulTest, NanAndInfinityOfActivationsAreSeen) {
         EXPECT_FALSE(std::isfinite(got.at(1, n)));
       }
     }
+  }
+}
+
+// Rows of zeros, or of what is too small to be cut into steps, come to nothing.
+TEST_P(QuantizedMatMulTest, ZerosComeToZero) {
+  for (const DType dtype : Quantized()) {
+    const Weight w = Make(Random(20, 70), dtype);
+    const auto matrix = backend_->LoadMatrix({&w.host, 1}, dtype);
+    Mat x(2, 70);
+    x.at(1, 3) = static_cast<float>(1e-38);
+    ExpectSameBits(Product(x, *matrix, nullptr, MatMulMode::kStore, Random(2, 20)), Mat(2, 20),
+                   NameOf(dtype));
   }
 }
 

@@ -16,11 +16,11 @@ HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
 namespace t2r::bf16_gemm {
 namespace {
 
-struct Isa {
-  using Floats = __m512;
+#include "engine/ops/cpu/zmm-inl.h"
+
+struct Isa : ZmmFloats {
   using Pairs = __m512i;
 
-  static HWY_INLINE Floats Zero() { return _mm512_setzero_ps(); }
   static HWY_INLINE Pairs LoadPairs(const uint32_t* p) { return _mm512_loadu_si512(p); }
   static HWY_INLINE Pairs Broadcast(uint32_t pair) {
     return _mm512_set1_epi32(static_cast<int32_t>(pair));
@@ -29,9 +29,6 @@ struct Isa {
     return _mm512_dpbf16_ps(sums, reinterpret_cast<__m512bh>(weights),
                             reinterpret_cast<__m512bh>(x));
   }
-  static HWY_INLINE Floats Add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
-  static HWY_INLINE Floats LoadFloats(const float* p) { return _mm512_loadu_ps(p); }
-  static HWY_INLINE void StoreFloats(Floats v, float* p) { _mm512_storeu_ps(p, v); }
   static HWY_INLINE void RoundPairs(const float* x, uint32_t* pairs) {
     const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x));
     _mm512_storeu_si512(pairs, reinterpret_cast<__m512i>(both));

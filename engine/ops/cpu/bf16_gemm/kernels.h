@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <span>
 
+#include "engine/ops/cpu/product.h"
+
 namespace t2r {
 
 // Output features of a panel: two vectors.
@@ -21,25 +23,14 @@ inline constexpr int kPairPanel = 32;
 // Pairs of input features; behind an odd last one stands a zero.
 constexpr int64_t PairsOf(int64_t cols) { return (cols + 1) / 2; }
 
-// Rows [first_row, end_row) × panels [first_panel, end_panel) of x Wᵀ.
-//
 // A pair is a 32-bit word, its first feature in the lower half. Panel p holds pair i of its
 // kPairPanel output features at (p · pairs + i) · kPairPanel, feature by feature; the last panel is
 // padded with zeros.
-struct Bf16GemmTask {
+struct Bf16GemmTask : ProductTask {
   const uint32_t* x = nullptr;  // [rows, pairs]
   int64_t x_stride = 0;         // words
   const uint32_t* panels = nullptr;
   int64_t pairs = 0;
-  int64_t n = 0;  // output features in all
-  const float* bias = nullptr;
-  bool accumulate = false;
-  float* out = nullptr;
-  int64_t out_stride = 0;
-  int64_t first_row = 0;
-  int64_t end_row = 0;
-  int64_t first_panel = 0;
-  int64_t end_panel = 0;
 };
 
 struct Bf16GemmKernels {

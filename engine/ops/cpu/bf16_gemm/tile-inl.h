@@ -14,30 +14,7 @@ constexpr int PanelsFor(int rows) {
   return kTileRows / rows < 1 ? 1 : (kTileRows / rows < 4 ? kTileRows / rows : 4);
 }
 
-// The finished sums of one row and panel into the output. The last panel may be partial: its bias,
-// residual and result pass through whole vectors too.
-template <class Isa>
-HWY_INLINE void Finish(const Bf16GemmTask& task, int64_t row, int64_t panel,
-                       typename Isa::Floats low, typename Isa::Floats high) {
-  const int64_t feature = panel * kPairPanel;
-  const int64_t count = task.n - feature < kPairPanel ? task.n - feature : kPairPanel;
-  const auto bytes = static_cast<size_t>(count) * sizeof(float);
-  float* to = task.out + row * task.out_stride + feature;
-  alignas(64) float buffer[kPairPanel] = {};
-  if (task.bias != nullptr) {
-    __builtin_memcpy(buffer, task.bias + feature, bytes);
-    low = Isa::Add(low, Isa::LoadFloats(buffer));
-    high = Isa::Add(high, Isa::LoadFloats(buffer + 16));
-  }
-  if (task.accumulate) {
-    __builtin_memcpy(buffer, to, bytes);
-    low = Isa::Add(Isa::LoadFloats(buffer), low);
-    high = Isa::Add(Isa::LoadFloats(buffer + 16), high);
-  }
-  Isa::StoreFloats(low, buffer);
-  Isa::StoreFloats(high, buffer + 16);
-  __builtin_memcpy(to, buffer, bytes);
-}
+#include "engine/ops/cpu/finish-inl.h"
 
 // R rows × P panels, finished.
 template <class Isa, int R, int P>
@@ -45,14 +22,13 @@ HWY_NOINLINE void Tile(const Bf16GemmTask& task, int64_t row, int64_t panel) {
   const int64_t panel_words = task.pairs * kPairPanel;
   const uint32_t* w = task.panels + panel * panel_words;
   const uint32_t* x = task.x + row * task.x_stride;
-  typename Isa::Floats low[P][R];
-  typename Isa::Floats high[P][R];
+  typename Isa::Floats sums[P][R][2];
   T2R_UNROLL
   for (int p = 0; p < P; ++p) {
     T2R_UNROLL
     for (int r = 0; r < R; ++r) {
-      low[p][r] = Isa::Zero();
-      high[p][r] = Isa::Zero();
+      sums[p][r][0] = Isa::SetFloats(0.0F);
+      sums[p][r][1] = Isa::SetFloats(0.0F);
     }
   }
   for (int64_t i = 0; i < task.pairs; ++i) {
@@ -63,15 +39,17 @@ HWY_NOINLINE void Tile(const Bf16GemmTask& task, int64_t row, int64_t panel) {
       T2R_UNROLL
       for (int r = 0; r < R; ++r) {
         const auto input = Isa::Broadcast(x[r * task.x_stride + i]);
-        low[p][r] = Isa::Dot(low[p][r], first, input);
-        high[p][r] = Isa::Dot(high[p][r], second, input);
+        sums[p][r][0] = Isa::Dot(sums[p][r][0], first, input);
+        sums[p][r][1] = Isa::Dot(sums[p][r][1], second, input);
       }
     }
   }
   T2R_UNROLL
   for (int p = 0; p < P; ++p) {
     T2R_UNROLL
-    for (int r = 0; r < R; ++r) Finish<Isa>(task, row + r, panel + p, low[p][r], high[p][r]);
+    for (int r = 0; r < R; ++r) {
+      Finish<Isa>(task, row + r, (panel + p) * kPairPanel, sums[p][r]);
+    }
   }
 }
 

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "engine/ops/cpu/bf16_gemm/sets.h"
-#include "engine/ops/dtype.h"
+#include "engine/ops/cpu/plain_lanes.h"
 
 #define T2R_UNROLL _Pragma("GCC unroll 1")
 
@@ -15,15 +15,9 @@ namespace {
 // A zero of the same sign in place of what is subnormal.
 float WithoutSubnormal(float v) { return std::abs(v) < 0x1p-126F ? std::copysign(0.0F, v) : v; }
 
-struct Isa {
-  struct Floats {
-    float v[16];
-  };
-  struct Pairs {
-    uint32_t v[16];
-  };
+struct Isa : PlainFloats<16> {
+  using Pairs = Lanes<uint32_t, 16>;
 
-  static Floats Zero() { return {}; }
   static Pairs LoadPairs(const uint32_t* p) {
     Pairs all;
     __builtin_memcpy(all.v, p, sizeof(all.v));
@@ -48,16 +42,6 @@ struct Isa {
     }
     return sums;
   }
-  static Floats Add(Floats a, const Floats& b) {
-    for (int i = 0; i < 16; ++i) a.v[i] += b.v[i];
-    return a;
-  }
-  static Floats LoadFloats(const float* p) {
-    Floats all;
-    __builtin_memcpy(all.v, p, sizeof(all.v));
-    return all;
-  }
-  static void StoreFloats(const Floats& v, float* p) { __builtin_memcpy(p, v.v, sizeof(v.v)); }
   // vcvtne2ps2bf16, whose subnormals are zeros too.
   static void RoundPairs(const float* x, uint32_t* pairs) {
     for (int i = 0; i < 16; ++i) {

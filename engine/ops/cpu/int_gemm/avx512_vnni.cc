@@ -15,9 +15,10 @@ namespace t2r::int_gemm {
 namespace avx512_vnni {
 namespace {
 
-struct Isa {
+#include "engine/ops/cpu/zmm-inl.h"
+
+struct Isa : ZmmFloats {
   using Ints = __m512i;
-  using Floats = __m512;
   using Input = __m512i;
   using Codes8 = __m512i;
   using Codes4 = __m512i;
@@ -25,7 +26,6 @@ struct Isa {
   static constexpr bool kSigned8 = false;
 
   static HWY_INLINE Ints SetInts(int32_t v) { return _mm512_set1_epi32(v); }
-  static HWY_INLINE Floats SetFloats(float v) { return _mm512_set1_ps(v); }
   static HWY_INLINE Input Broadcast(const int8_t* x) {
     int32_t four;
     __builtin_memcpy(&four, x, sizeof(four));
@@ -48,14 +48,6 @@ struct Isa {
     return _mm512_add_epi32(_mm512_slli_epi32(sums, 8), _mm512_set1_epi32(more));
   }
   static HWY_INLINE Floats ToFloats(Ints v) { return _mm512_cvtepi32_ps(v); }
-  static HWY_INLINE Floats Widen(const uint16_t* p) {
-    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-  }
-  static HWY_INLINE Floats Mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
-  static HWY_INLINE Floats Add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
-  static HWY_INLINE Floats LoadFloats(const float* p) { return _mm512_loadu_ps(p); }
-  static HWY_INLINE void StoreFloats(Floats v, float* p) { _mm512_storeu_ps(p, v); }
 };
 
 #include "engine/ops/cpu/int_gemm/tile-inl.h"

@@ -1,9 +1,9 @@
 // Products with quantised weights (engine/ops/quantize.h): kernels of several instruction sets over
 // one packed layout, and the choice between them.
 //
-// Activations are 16-bit integers in two bytes: x ≈ s_x (256 a + b) with a and b in −127 … 127, so
-// that the products of a and those of b are two dot products over bytes. With one byte, 8 bits in
-// all, activations would cost a model several times what the weights' rounding does.
+// An activation is one byte or two. Two are 16-bit integers, x ≈ s_x (256 a + b) with a and b in
+// −127 … 127, so that the products of a and those of b are two dot products over bytes: a plane of
+// bytes each. One is a alone, x ≈ s_x a: half the dot products, and a coarser row.
 //
 // All sets give the same bits. Products are summed exactly in 32-bit integers, below
 // 32 · 255 · 127 < 2²⁰ for each byte and below 2²⁹ together, and become float32 rounded once. What
@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <span>
 
+#include "engine/ops/cpu/product.h"
 #include "engine/ops/quantize.h"
 
 namespace t2r {
@@ -23,39 +24,30 @@ namespace t2r {
 // with AVX2, a tile's columns with AMX.
 inline constexpr int64_t kIntPanel = 16;
 
-// A row's group of activations x ≈ scale · q, q = 256 a + b.
+// A row's group of activations x ≈ scale · q, q = 256 a + b or, with one plane, a.
 struct ActivationGroup {
   float scale = 0;
   int32_t offset = 0;    // −kInt8Offset · Σ q: what unsigned int8 codes add too much, negated
   float scaled_sum = 0;  // scale · Σ q
 };
 
-// Rows [first_row, end_row) × panels [first_panel, end_panel) of x Wᵀ.
-//
 // A panel has, for each group, 16 scales (with int4 then 16 minimums), bfloat16, feature by
 // feature; and from codes_offset on, for each group, 8 blocks of 4 input features: a block's codes
 // of feature 0, of feature 1, …, 64 bytes. With int4, 4 blocks: the lower halves of bytes hold
 // block b, the upper ones block b + 4. So a one-row product reads memory in order, and reads
 // MatrixBytes(N, K, dtype) bytes, which over the speed of memory is the least time it can take.
-struct IntGemmTask {
-  // [rows, groups, 2, kQuantGroup]: a group's a, then its b; rows x_stride bytes apart.
+struct IntGemmTask : ProductTask {
+  // [rows, groups, planes, kQuantGroup]: a group's a, then, with two planes, its b; rows x_stride
+  // bytes apart.
   const int8_t* x = nullptr;
   int64_t x_stride = 0;
+  int planes = 2;
   const ActivationGroup* x_groups = nullptr;  // [rows, groups]
   const uint8_t* panels = nullptr;
   int64_t panel_bytes = 0;
   int64_t codes_offset = 0;
   bool int4 = false;
   int64_t groups = 0;
-  int64_t n = 0;  // output features in all
-  const float* bias = nullptr;
-  bool accumulate = false;
-  float* out = nullptr;
-  int64_t out_stride = 0;
-  int64_t first_row = 0;
-  int64_t end_row = 0;
-  int64_t first_panel = 0;
-  int64_t end_panel = 0;
 };
 
 struct IntGemmKernels {
@@ -76,12 +68,13 @@ const IntGemmKernels& ChooseIntGemm();
 // What ChooseIntGemm answers from now on; null: the best again. For tests, on one thread.
 void SetIntGemmForTest(const IntGemmKernels* kernels);
 
-// A row of activations as integers, cut into groups: x [cols] to q [QuantGroups(cols), 2,
+// A row of activations as integers, cut into groups: x [cols] to q [QuantGroups(cols), planes,
 // kQuantGroup], zeros behind the last, and groups [QuantGroups(cols)]. Of v = x · (127 / max|x|), a
 // is the nearest integer, ties to even, and b that of 256 (v − a), at most 127; scale is max|x| /
-// (127 · 256). A group below 1e-30 counts as zeros; NaN and infinities come out as scales that are
-// not finite.
+// 127 with one plane, a 256th of that with two. A group below 1e-30 counts as zeros; NaN and
+// infinities come out as scales that are not finite.
 using QuantizeRowFn = void (*)(const float* x, int64_t cols, int8_t* q, ActivationGroup* groups);
-QuantizeRowFn ChooseQuantizeRow();
+// planes: 1 or 2.
+QuantizeRowFn ChooseQuantizeRow(int planes);
 
 }  // namespace t2r

@@ -4,17 +4,13 @@
 #include <hwy/base.h>
 
 #include "engine/ops/cpu/int_gemm/sets.h"
+#include "engine/ops/cpu/plain_lanes.h"
 
 namespace t2r::int_gemm {
 namespace {
 
 #include "engine/ops/cpu/int_gemm/pair-inl.h"
 #include "engine/ops/cpu/int_gemm/tile-inl.h"
-
-template <typename T, int kCount>
-struct Lanes {
-  T v[kCount];
-};
 
 // vpdpbusd: in each lane, sum + Σ of 4 unsigned codes times 4 signed activations.
 template <int kLanes>
@@ -28,10 +24,9 @@ Lanes<int32_t, kLanes> DotBytes(Lanes<int32_t, kLanes> sums,
   return sums;
 }
 
-struct PlainIsa {
+struct PlainIsa : PlainFloats<kIntPanel> {
   static constexpr int kLanes = static_cast<int>(kIntPanel);
   using Ints = Lanes<int32_t, kLanes>;
-  using Floats = Lanes<float, kLanes>;
   using Input = const int8_t*;
   using Codes8 = Lanes<uint8_t, 4 * kLanes>;
   using Codes4 = Codes8;
@@ -41,11 +36,6 @@ struct PlainIsa {
   static Ints SetInts(int32_t v) {
     Ints all;
     for (int32_t& lane : all.v) lane = v;
-    return all;
-  }
-  static Floats SetFloats(float v) {
-    Floats all;
-    for (float& lane : all.v) lane = v;
     return all;
   }
   static Input Broadcast(const int8_t* x) { return x; }
@@ -74,40 +64,16 @@ struct PlainIsa {
     for (int i = 0; i < kLanes; ++i) all.v[i] = static_cast<float>(v.v[i]);
     return all;
   }
-  static Floats Widen(const uint16_t* p) {
-    Floats all;
-    for (int i = 0; i < kLanes; ++i) all.v[i] = BFloat16ToFloat(p[i]);
-    return all;
-  }
-  static Floats Mul(Floats a, const Floats& b) {
-    for (int i = 0; i < kLanes; ++i) a.v[i] *= b.v[i];
-    return a;
-  }
-  static Floats Add(Floats a, const Floats& b) {
-    for (int i = 0; i < kLanes; ++i) a.v[i] += b.v[i];
-    return a;
-  }
-  static Floats LoadFloats(const float* p) {
-    Floats all;
-    __builtin_memcpy(all.v, p, sizeof(all.v));
-    return all;
-  }
-  static void StoreFloats(const Floats& v, float* p) { __builtin_memcpy(p, v.v, sizeof(v.v)); }
 };
 
 // Of AVX2's registers: 32 bytes.
-struct TwinOps {
+struct TwinOps : PlainFloats<8> {
   using Half = Lanes<int8_t, 32>;
-  using HalfFloats = Lanes<float, 8>;
+  using HalfFloats = Floats;
 
   static Half SetInts(int32_t v) {
     Half all;
     for (int i = 0; i < 8; ++i) __builtin_memcpy(all.v + 4 * i, &v, sizeof(v));
-    return all;
-  }
-  static HalfFloats SetFloats(float v) {
-    HalfFloats all;
-    for (float& lane : all.v) lane = v;
     return all;
   }
   static Half Load(const uint8_t* p) {
@@ -141,25 +107,6 @@ struct TwinOps {
     for (int i = 0; i < 8; ++i) floats.v[i] = static_cast<float>(ints.v[i]);
     return floats;
   }
-  static HalfFloats Widen(const uint16_t* p) {
-    HalfFloats all;
-    for (int i = 0; i < 8; ++i) all.v[i] = BFloat16ToFloat(p[i]);
-    return all;
-  }
-  static HalfFloats Mul(HalfFloats a, const HalfFloats& b) {
-    for (int i = 0; i < 8; ++i) a.v[i] *= b.v[i];
-    return a;
-  }
-  static HalfFloats Add(HalfFloats a, const HalfFloats& b) {
-    for (int i = 0; i < 8; ++i) a.v[i] += b.v[i];
-    return a;
-  }
-  static HalfFloats LoadFloats(const float* p) {
-    HalfFloats all;
-    __builtin_memcpy(all.v, p, sizeof(all.v));
-    return all;
-  }
-  static void StoreFloats(const HalfFloats& v, float* p) { __builtin_memcpy(p, v.v, sizeof(v.v)); }
 };
 
 struct TwinInstructions {

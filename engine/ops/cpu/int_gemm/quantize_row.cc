@@ -1,4 +1,4 @@
-// A row of activations as 16-bit integers in two bytes.
+// A row of activations as integers of one byte or two.
 #include "engine/ops/cpu/int_gemm/kernels.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -15,6 +15,7 @@ namespace {
 using DI = hn::RebindToSigned<DF>;
 constexpr int64_t kVectors = kQuantGroup / kLanes;
 
+template <int kPlanes>
 HWY_INLINE void QuantizeGroupOf(const float* x, int8_t* q, ActivationGroup* group) {
   const DF df;
   const DI di;
@@ -40,33 +41,38 @@ HWY_INLINE void QuantizeGroupOf(const float* x, int8_t* q, ActivationGroup* grou
   for (int64_t i = 0; i < kVectors; ++i) {
     const VF scaled = hn::Mul(values[i], inverse);
     const auto upper = bounded(scaled);
-    const VF rest = hn::Sub(scaled, hn::ConvertTo(df, upper));
-    const auto lower = bounded(hn::Mul(rest, hn::Set(df, 256.0F)));
-    sum = hn::Add(sum, hn::Add(hn::ShiftLeft<8>(upper), lower));
     hn::StoreU(hn::DemoteTo(d8, upper), d8, q + i * kLanes);
-    hn::StoreU(hn::DemoteTo(d8, lower), d8, q + kQuantGroup + i * kLanes);
+    if constexpr (kPlanes == 1) {
+      sum = hn::Add(sum, upper);
+    } else {
+      const VF rest = hn::Sub(scaled, hn::ConvertTo(df, upper));
+      const auto lower = bounded(hn::Mul(rest, hn::Set(df, 256.0F)));
+      sum = hn::Add(sum, hn::Add(hn::ShiftLeft<8>(upper), lower));
+      hn::StoreU(hn::DemoteTo(d8, lower), d8, q + kQuantGroup + i * kLanes);
+    }
   }
   const int32_t total = hn::GetLane(hn::SumOfLanes(di, sum));
-  group->scale = zero ? 0.0F : largest / 127.0F * 0x1p-8F;
+  group->scale = zero ? 0.0F : largest / 127.0F * (kPlanes == 1 ? 1.0F : 0x1p-8F);
   group->offset = -kInt8Offset * total;
   group->scaled_sum = group->scale * static_cast<float>(total);
 }
 
+template <int kPlanes>
 void QuantizeRow(const float* x, int64_t cols, int8_t* q, ActivationGroup* groups) {
   const int64_t whole = cols / kQuantGroup;
   for (int64_t g = 0; g < whole; ++g) {
-    QuantizeGroupOf(x + g * kQuantGroup, q + 2 * g * kQuantGroup, groups + g);
+    QuantizeGroupOf<kPlanes>(x + g * kQuantGroup, q + kPlanes * g * kQuantGroup, groups + g);
   }
   const int64_t rest = cols - whole * kQuantGroup;
   if (rest == 0) return;
   HWY_ALIGN float last[kQuantGroup] = {};
   std::memcpy(last, x + whole * kQuantGroup, static_cast<size_t>(rest) * sizeof(float));
-  QuantizeGroupOf(last, q + 2 * whole * kQuantGroup, groups + whole);
+  QuantizeGroupOf<kPlanes>(last, q + kPlanes * whole * kQuantGroup, groups + whole);
 }
 
 }  // namespace
 
-QuantizeRowFn QuantizeRowOf() { return QuantizeRow; }
+QuantizeRowFn QuantizeRowOf(int planes) { return planes == 1 ? QuantizeRow<1> : QuantizeRow<2>; }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace t2r
@@ -75,6 +81,6 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace t2r {
 HWY_EXPORT(QuantizeRowOf);
-QuantizeRowFn ChooseQuantizeRow() { return HWY_DYNAMIC_DISPATCH(QuantizeRowOf)(); }
+QuantizeRowFn ChooseQuantizeRow(int planes) { return HWY_DYNAMIC_DISPATCH(QuantizeRowOf)(planes); }
 }  // namespace t2r
 #endif

@@ -11,15 +11,18 @@
 // with what its names say of the rest. T2R_UNROLL stands before the loops over what is in
 // registers.
 
+#include "engine/ops/cpu/finish-inl.h"
+
 // R rows × P panels, finished.
-template <class Isa, bool kInt4, int R, int P>
+template <class Isa, bool kInt4, int kPlanes, int R, int P>
 HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
   constexpr int64_t kGroupCodes = kIntPanel * kQuantGroup / (kInt4 ? 2 : 1);
   constexpr int64_t kGroupScales = kIntPanel * (kInt4 ? 2 : 1);
   constexpr int kBlocks = kQuantGroup / 4;
   const uint8_t* base = task.panels + panel * task.panel_bytes;
   const int8_t* x = task.x + row * task.x_stride;
-  constexpr int64_t kInputs = 2 * kQuantGroup;  // bytes of a group: a, then b
+  constexpr int64_t kInputs = kPlanes * kQuantGroup;  // bytes of a group
+  constexpr bool kOffset = !kInt4 && !Isa::kSigned8;  // goes in with the last plane
   const ActivationGroup* x_groups = task.x_groups + row * task.groups;
   typename Isa::Floats out[P][R];
   T2R_UNROLL
@@ -32,7 +35,10 @@ HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
     T2R_UNROLL
     for (int r = 0; r < R; ++r) {
       T2R_UNROLL
-      for (int p = 0; p < P; ++p) sums[p][r] = Isa::SetInts(0);
+      for (int p = 0; p < P; ++p) {
+        sums[p][r] =
+            Isa::SetInts(kOffset && kPlanes == 1 ? x_groups[r * task.groups + g].offset : 0);
+      }
     }
     const uint8_t* codes = base + task.codes_offset + g * kGroupCodes;
     if constexpr (R == 1) {
@@ -45,15 +51,15 @@ HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
         }
       }
     }
-    // The sums of the upper bytes, times 256, then those of the lower ones: codes come from memory
-    // once and from the first cache again.
+    // With two planes the sums of the upper bytes, times 256, then those of the lower ones: codes
+    // come from memory once and from the first cache again.
 #pragma GCC unroll 1
-    for (int byte = 0; byte < 2; ++byte) {
+    for (int byte = 0; byte < kPlanes; ++byte) {
       const int8_t* inputs = x + g * kInputs + byte * kQuantGroup;
       if (byte == 1) {
         T2R_UNROLL
         for (int r = 0; r < R; ++r) {
-          const int32_t offset = kInt4 || Isa::kSigned8 ? 0 : x_groups[r * task.groups + g].offset;
+          const int32_t offset = kOffset ? x_groups[r * task.groups + g].offset : 0;
           T2R_UNROLL
           for (int p = 0; p < P; ++p) sums[p][r] = Isa::NextByte(sums[p][r], offset);
         }
@@ -113,36 +119,18 @@ HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
   }
   T2R_UNROLL
   for (int p = 0; p < P; ++p) {
-    // The last panel may be partial: its bias, residual and result pass through whole vectors too.
-    const int64_t feature = (panel + p) * kIntPanel;
-    const int64_t count = task.n - feature < kIntPanel ? task.n - feature : kIntPanel;
-    const auto bytes = static_cast<size_t>(count) * sizeof(float);
-    alignas(64) float buffer[kIntPanel] = {};
-    auto bias = Isa::SetFloats(0.0F);
-    if (task.bias != nullptr) {
-      __builtin_memcpy(buffer, task.bias + feature, bytes);
-      bias = Isa::LoadFloats(buffer);
-    }
     T2R_UNROLL
     for (int r = 0; r < R; ++r) {
-      float* to = task.out + (row + r) * task.out_stride + feature;
-      auto v = out[p][r];
-      if (task.bias != nullptr) v = Isa::Add(v, bias);
-      if (task.accumulate) {
-        __builtin_memcpy(buffer, to, bytes);
-        v = Isa::Add(Isa::LoadFloats(buffer), v);
-      }
-      Isa::StoreFloats(v, buffer);
-      __builtin_memcpy(to, buffer, bytes);
+      Finish<Isa>(task, row + r, (panel + p) * kIntPanel, {out[p][r]});
     }
   }
 }
 
 // R rows over panels [panel, end), P at a time.
-template <class Isa, bool kInt4, int R, int P>
+template <class Isa, bool kInt4, int kPlanes, int R, int P>
 void TilePanels(const IntGemmTask& task, int64_t row, int64_t panel, int64_t end) {
-  for (; panel + P <= end; panel += P) Tile<Isa, kInt4, R, P>(task, row, panel);
-  for (; panel < end; ++panel) Tile<Isa, kInt4, R, 1>(task, row, panel);
+  for (; panel + P <= end; panel += P) Tile<Isa, kInt4, kPlanes, R, P>(task, row, panel);
+  for (; panel < end; ++panel) Tile<Isa, kInt4, kPlanes, R, 1>(task, row, panel);
 }
 
 template <class Isa>
@@ -156,23 +144,23 @@ struct TileShape {
   }
 };
 
-template <class Isa, bool kInt4, bool kMany, int R>
+template <class Isa, bool kInt4, int kPlanes, bool kMany, int R>
 void DispatchRows(const IntGemmTask& task, int64_t rows, int64_t row, int64_t panel, int64_t end) {
   if constexpr (R > 0) {
     constexpr int kP = kMany ? TileShape<Isa>::kManyPanels : TileShape<Isa>::FewPanels(R);
-    if (rows == R) return TilePanels<Isa, kInt4, R, kP>(task, row, panel, end);
-    DispatchRows<Isa, kInt4, kMany, R - 1>(task, rows, row, panel, end);
+    if (rows == R) return TilePanels<Isa, kInt4, kPlanes, R, kP>(task, row, panel, end);
+    DispatchRows<Isa, kInt4, kPlanes, kMany, R - 1>(task, rows, row, panel, end);
   }
 }
 
-template <class Isa, bool kInt4>
+template <class Isa, bool kInt4, int kPlanes>
 void RunTask(const IntGemmTask& task) {
   using Shape = TileShape<Isa>;
   const int64_t rows = task.end_row - task.first_row;
   const int64_t tiles = (rows + Shape::kMaxRows - 1) / Shape::kMaxRows;
   if (tiles <= 1) {
-    return DispatchRows<Isa, kInt4, false, Shape::kMaxRows>(task, rows, task.first_row,
-                                                            task.first_panel, task.end_panel);
+    return DispatchRows<Isa, kInt4, kPlanes, false, Shape::kMaxRows>(
+        task, rows, task.first_row, task.first_panel, task.end_panel);
   }
   // The panels of a tile stay in the caches over all rows, which come from the second level: their
   // codes are a quarter of float32's size, so K is never cut.
@@ -182,13 +170,15 @@ void RunTask(const IntGemmTask& task) {
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t row = task.first_row + rows * tile / tiles;
       const int64_t next = task.first_row + rows * (tile + 1) / tiles;
-      DispatchRows<Isa, kInt4, true, Shape::kMaxRows>(task, next - row, row, panel, end);
+      DispatchRows<Isa, kInt4, kPlanes, true, Shape::kMaxRows>(task, next - row, row, panel, end);
     }
   }
 }
 
 template <class Isa>
 void RunInt(const IntGemmTask& task) {
-  if (task.int4) return RunTask<Isa, true>(task);
-  RunTask<Isa, false>(task);
+  if (task.planes == 1) {
+    return task.int4 ? RunTask<Isa, true, 1>(task) : RunTask<Isa, false, 1>(task);
+  }
+  return task.int4 ? RunTask<Isa, true, 2>(task) : RunTask<Isa, false, 2>(task);
 }

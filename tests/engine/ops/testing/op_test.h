@@ -26,7 +26,7 @@ struct BackendCase {
   BackendOptions options;
   int64_t target = 0;  // the CPU's instruction set, a Highway target; 0: the best of this machine
   const IntGemmKernels* int_gemm = nullptr;  // its products with quantised weights; null: the best
-  const Bf16GemmKernels* bf16_gemm = nullptr;  // with bfloat16_products; null: the machine's
+  const Bf16GemmKernels* bf16_gemm = nullptr;  // where rows are bfloat16; null: the machine's
 };
 
 // The CUDA backend alone where T2R_CUDA_MODULE names its module (the emulated one, or a device's);
