@@ -19,6 +19,7 @@ from typing import Optional
 import numpy as np
 
 import safetensors
+from windowed import SIZES, sizes_of
 
 MAPS = ("t2r", "elu", "rfa", "hedgehog")
 NORMALIZERS = ("clamp", "add")
@@ -44,18 +45,18 @@ class Spec:
     name: str
     family: str = "llama"  # llama, qwen2, qwen3, mistral, phi3, gpt_neox or gpt2
     feature_map: Optional[str] = None  # None: every layer is softmax
-    feature_size: int = 24
-    normalizer: str = "clamp"
+    normalizer: Optional[str] = "clamp"  # None: left out, and eps with it
     eps: Optional[float] = None  # None: 1e-2 with clamp, 1e-6 with add
     query_scale: Optional[float] = None  # None: head_dim ** -0.5
     # A number, or a list with one a layer: config.json's linear_attention.
+    feature_size: object = 24
     window: object = 0
     sinks: object = 0
     fold: object = 1
-    feature_sizes: Optional[list] = None  # by layer
     rope_features: Optional[bool] = None  # None: as absent
     sink_position: Optional[int] = None
-    decay: bool = False
+    decay: float = 0.0  # log_decay's standard deviation; 0: there is none
+    far: float = 0.0  # added to query_bias or far_bias
     sliding_window: Optional[int] = None  # Mistral, or Qwen2 from layer 1 on
     full_layers: tuple = ()  # of a model with a feature map
     layers: int = 3
@@ -151,20 +152,20 @@ def catalogue():
     for kind in (*MAPS, "codebook", "none"):
         size = {"elu": 16, "rfa": 32, "none": 0}.get(kind, 24)
         window = {"feature_map": kind, "feature_size": size, "window": 20, "sinks": 3}
-        decay = kind != "none"
+        decay = 0.05 if kind != "none" else 0.0
         add(f"llama-window-{kind}", **window, **gqa, decay=decay)
         add(f"llama-window-{kind}-plain-fold", **window, fold=16, rope_features=False)
         add(f"gpt2-window-{kind}", **window, fold=8, decay=decay, **gpt2)
     codebook = {"feature_map": "codebook", "feature_size": 24}
     lists = {"window": [9, 0, 33], "sinks": [2, 0, 4], "fold": [1, 1, 5],
-             "feature_sizes": [8, 12, 32]}
-    add("llama-codebook-lists", **codebook, **lists, **gqa)
+             "feature_size": [8, 12, 32]}
+    add("llama-codebook-lists", **{**codebook, **lists}, **gqa)
     add("llama-codebook-lists-mixed", **codebook, window=[9, 1, 33], sinks=4, **mixed)
-    add("gpt2-codebook-lists", **codebook, **lists, **gpt2)
-    add("llama-codebook-alone", **codebook, decay=True, **gqa)
+    add("gpt2-codebook-lists", **{**codebook, **lists}, **gpt2)
+    add("llama-codebook-alone", **codebook, decay=0.05, **gqa)
     add("llama-codebook-rope-features", **codebook, window=12, fold=12, rope_features=True)
     add("llama-codebook-sink-position", **codebook, window=16, sinks=4, sink_position=24)
-    add("llama-t2r-decay", **t2r, decay=True, rope_features=False)
+    add("llama-t2r-decay", **t2r, decay=0.05, rope_features=False)
     add("mistral-sliding", family="mistral", sliding_window=40, **gqa)
     add("qwen2-sliding", family="qwen2", sliding_window=24)
     neox = {"family": "gpt_neox", "hidden": 64, "inner": 200, "rotary": 0.25, "bias": True}
@@ -176,7 +177,7 @@ def catalogue():
             add(f"{family}-{kind}", feature_map=kind, feature_size=size, **fields)
         window = {"window": 20, "sinks": 3, **fields}
         add(f"{family}-window-none", feature_map="none", feature_size=0, **window)
-        add(f"{family}-window-elu", feature_map="elu", feature_size=16, decay=True, **window)
+        add(f"{family}-window-elu", feature_map="elu", feature_size=16, decay=0.05, **window)
         add(f"{family}-window-codebook-fold", **codebook, fold=16, sink_position=30, **window)
         add(f"{family}-softmax", **fields)
         add(f"{family}-t2r-mixed-tied-bfloat16", **t2r, **mixed, tied=True, dtype="bfloat16",
@@ -218,10 +219,17 @@ class MarianSpec:
 
     name: str
     feature_map: Optional[str] = None  # None: all attention is softmax
-    feature_size: int = 12
-    normalizer: str = "clamp"
-    decay: bool = False
-    window: int = 0  # of causal attention, with two sinks
+    normalizer: Optional[str] = "clamp"
+    feature_size: object = 12
+    window: object = 0  # of causal attention, and so are sinks and fold
+    sinks: object = 0
+    fold: object = 1
+    rope_features: Optional[bool] = None
+    sink_position: Optional[int] = None
+    decay: float = 0.0
+    far: float = 0.0
+    eps: Optional[float] = None
+    query_scale: Optional[float] = None
     full_layers: tuple = ()  # of the decoder's causal attention
     full_cross: tuple = ()  # of its cross attention
     layers: int = 3
@@ -284,9 +292,10 @@ def marian_catalogue():
     add("hedgehog", feature_map="hedgehog", normalizer="add", before=True, tied=False,
         full_cross=(2,))
     add("codebook", feature_map="codebook", feature_size=20)
-    add("codebook-window", feature_map="codebook", feature_size=20, window=9, full_cross=(1,))
+    add("codebook-window", feature_map="codebook", feature_size=20, window=9, sinks=2,
+        full_cross=(1,))
     add("codebook-cross-only-decay", feature_map="codebook", feature_size=16,
-        full_layers=(0, 1, 2), decay=True, **one)
+        full_layers=(0, 1, 2), decay=0.05, **one)
     add("t2r-bfloat16", **t2r, dtype="bfloat16", full_layers=(2,), full_cross=(0,))
     add("softmax-float16", dtype="float16", **one)
     return {spec.name: spec for spec in specs}
@@ -313,6 +322,21 @@ def pairs(spec):
     return [(random.integers(0, spec.source_vocab, size=source).tolist(),
              random.integers(0, spec.vocab, size=target).tolist())
             for source, target in PAIR_LENGTHS]
+
+
+def linear_config_of(spec):
+    """config.json's linear_attention; what the format calls absent is left out."""
+    config = {
+        "feature_map": spec.feature_map,
+        "query_scale": spec.query_scale or spec.d**-0.5,
+    }
+    if spec.normalizer is not None:
+        config["normalizer"] = spec.normalizer
+        config["eps"] = spec.eps or (1e-2 if spec.normalizer == "clamp" else 1e-6)
+    for key in (*SIZES, "rope_features", "sink_position"):
+        if getattr(spec, key) != SIZES.get(key):
+            config[key] = getattr(spec, key)
+    return config
 
 
 def marian_config_of(spec):
@@ -348,15 +372,7 @@ def marian_config_of(spec):
     if spec.feature_map is not None:
         config["layer_types"] = types(spec.full_layers)
         config["cross_layer_types"] = types(spec.full_cross)
-        config["linear_attention"] = {
-            "feature_map": spec.feature_map,
-            "feature_size": spec.feature_size,
-            "normalizer": spec.normalizer,
-            "eps": 1e-2 if spec.normalizer == "clamp" else 1e-6,
-            "query_scale": spec.d**-0.5,
-        }
-        if spec.window:
-            config["linear_attention"].update(window=spec.window, sinks=2)
+        config["linear_attention"] = linear_config_of(spec)
     return config
 
 
@@ -377,21 +393,7 @@ def config_of(spec):
     }
     if linear:
         common["layer_types"] = types
-        common["linear_attention"] = {
-            "feature_map": spec.feature_map,
-            "feature_size": spec.feature_size,
-            "normalizer": spec.normalizer,
-            "eps": spec.eps or (1e-2 if spec.normalizer == "clamp" else 1e-6),
-            "query_scale": spec.query_scale or spec.d**-0.5,
-        }
-        if spec.feature_sizes is not None:
-            common["linear_attention"]["feature_size"] = spec.feature_sizes
-        optional = {"window": spec.window, "sinks": spec.sinks, "fold": spec.fold,
-                    "rope_features": spec.rope_features, "sink_position": spec.sink_position}
-        absent = {"window": 0, "sinks": 0, "fold": 1}
-        for key, value in optional.items():
-            if value is not None and value != absent.get(key):
-                common["linear_attention"][key] = value
+        common["linear_attention"] = linear_config_of(spec)
     if spec.family == "gpt2":
         return {
             "architectures": ["GPT2LMHeadModel"],
@@ -446,7 +448,7 @@ def config_of(spec):
         config["partial_rotary_factor"] = spec.rotary
     if spec.family == "phi3":
         config["pad_token_id"] = None  # transformers' own would be outside the vocabulary
-    if spec.sliding_window is not None:
+    if spec.sliding_window is not None or spec.family == "mistral":
         config["sliding_window"] = spec.sliding_window
         if spec.family == "qwen2":
             config.update(use_sliding_window=True, max_window_layers=1)
@@ -477,22 +479,23 @@ class Weights:
         if bias:
             self.normal(name + ".bias", out, 0.1)
 
-    def feature_map(self, prefix, spec, layer=0):
-        g, k, d = spec.groups, spec.feature_size, spec.d
-        if getattr(spec, "feature_sizes", None) is not None:
-            k = spec.feature_sizes[layer]
-        if getattr(spec, "decay", False):
-            self.tensors[prefix + ".log_decay"] = -np.abs(self.random.normal(size=g)) * 0.05
+    def feature_map(self, prefix, spec, layer, cross=False):
+        g, d = spec.groups, spec.d
+        sizes = sizes_of(linear_config_of(spec), layer, cross)
+        k = sizes["feature_size"]
+        if spec.decay:
+            self.tensors[prefix + ".log_decay"] = -np.abs(self.random.normal(size=g)) * spec.decay
         if spec.feature_map == "codebook":
             self.normal(prefix + ".key_weight", (g, k, d), 1.0)
             self.normal(prefix + ".key_bias", (g, k), 0.5)
             self.normal(prefix + ".query_weight", (g, k, d), 1.0)
             self.normal(prefix + ".query_bias", (spec.heads, k), 0.5)
+            self.tensors[prefix + ".query_bias"] += spec.far
             return
-        if getattr(spec, "window", 0) and spec.feature_map != "none":
+        if sizes["window"] and spec.feature_map != "none":
             self.normal(prefix + ".far_bias", (spec.heads,), 0.5)
             # The features of rfa have both signs: they must stay small beside the keys near by.
-            self.tensors[prefix + ".far_bias"] -= 7 if spec.feature_map == "rfa" else 1
+            self.tensors[prefix + ".far_bias"] += spec.far - (7 if spec.feature_map == "rfa" else 1)
         if spec.feature_map == "t2r":
             self.normal(prefix + ".weight", (g, k, d), d**-0.5 * 1.5)
             self.normal(prefix + ".bias", (g, k), 0.5)
@@ -579,11 +582,11 @@ def make_gpt2(spec, w):
 
 
 def make_marian(spec, w):
-    def attention(name, linear):
+    def attention(name, linear, layer, cross=False):
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
             w.linear(f"{name}.{part}", spec.hidden, spec.hidden, 1.5, True)
         if linear:
-            w.feature_map(name + ".feature_map", spec)
+            w.feature_map(name + ".feature_map", spec, layer, cross)
         w.norm(name + "_layer_norm", spec.hidden, True)
 
     # Scaled embeddings come out with the deviation of others.
@@ -602,9 +605,10 @@ def make_marian(spec, w):
         for i in range(layers):
             layer = f"model.{side}.layers.{i}"
             decoder = side == "decoder"
-            attention(layer + ".self_attn", decoder and linear and i not in spec.full_layers)
+            attention(layer + ".self_attn", decoder and linear and i not in spec.full_layers,
+                      i)
             if decoder:
-                attention(layer + ".encoder_attn", linear and i not in spec.full_cross)
+                attention(layer + ".encoder_attn", linear and i not in spec.full_cross, i, True)
             w.linear(layer + ".fc1", inner, spec.hidden, 2.0, True)
             w.linear(layer + ".fc2", spec.hidden, inner, 1.5, True)
             w.norm(layer + ".final_layer_norm", spec.hidden, True)

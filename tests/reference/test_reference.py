@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 
 import beam_search
+import drawn_models
 import make_models
 import safetensors
-from feature_maps import feature_map
+from feature_maps import MAP_TENSORS, attention, feature_map
 from marian import MarianReference
-from reference import Reference
+from reference import Reference, rotate
 from sentencepiece_bpe import SentencePieceBpe
+from windowed import key_features, windowed_attention
 
 SHARED = os.environ.get("T2R_DATA", "")
 SPECS = make_models.catalogue()
 MARIAN = make_models.marian_catalogue()
+DRAWN = {**drawn_models.catalogue(), **drawn_models.marian_catalogue()}
 
 
 def shared(*parts):
@@ -80,8 +83,6 @@ def recurrent_attention(q, k, v, linear, tensors):
 @pytest.mark.parametrize("kind", make_models.MAPS)
 @pytest.mark.parametrize("normalizer", make_models.NORMALIZERS)
 def test_quadratic_form_equals_recurrence(kind, normalizer):
-    from feature_maps import MAP_TENSORS, attention
-
     random = np.random.default_rng(3)
     n, heads, groups, d, k = 37, 4, 2, 8, 8
     q, keys, v = (random.normal(size=(n, h, d)) for h in (heads, groups, groups))
@@ -92,6 +93,81 @@ def test_quadratic_form_equals_recurrence(kind, normalizer):
     quadratic = attention(q, keys, v, groups, linear, tensors)
     recurrent = recurrent_attention(q, keys, v, linear, tensors)
     assert np.linalg.norm(quadratic - recurrent) <= 1e-10 * np.linalg.norm(recurrent)
+
+
+def recurrent_window(q, k, v, turn, groups, linear, sizes, tensors):
+    """The same layer as an RNN: a buffer of keys, and S and z that take in the oldest `fold` of them
+    before the row whose window leaves them behind. q [n, H, d], k and v [n, G, d]."""
+    kind, s = linear["feature_map"], linear["query_scale"]
+    window, sinks, fold = sizes["window"], sizes["sinks"], sizes["fold"]
+    n, heads, d = q.shape
+    out = np.empty((n, heads, d))
+    for head in range(heads):
+        group = head * k.shape[1] // heads
+        part = {name: tensor[head if name in ("query_bias", "far_bias") else group]
+                for name, tensor in tensors.items()}
+        decay = np.exp(part["log_decay"])
+        kept, near, state, mass = [], [], 0.0, 0.0
+        for t in range(n):
+            if len(near) == window + fold - 1:
+                for held in near[:fold]:
+                    state, mass = state * decay, mass * decay
+                    if held is not None:
+                        state, mass = state + np.outer(held[1], held[2]), mass + held[1]
+                near = near[fold:]
+            key = turn(k[t:t + 1], np.array([t]))[0, group]
+            query = turn(q[t:t + 1], np.array([t]))[0, head]
+            at_sinks = turn(q[t:t + 1], np.array([min(t, linear["sink_position"])]))[0, head]
+            far_key, far_query = (key, query) if linear["rope_features"] else (k[t, group], q[t, head])
+            feature = key_features(kind, far_key[None], part)[0]
+            # A sink has its place among the nearest keys, but is never folded.
+            if t < sinks:
+                kept.append((key, v[t, group]))
+            near.append(None if t < sinks else (key, feature, v[t, group]))
+            held = [one for one in near if one is not None]
+            logits = [s * at_sinks @ one[0] for one in kept] + [s * query @ one[0] for one in held]
+            values = [one[1] for one in kept] + [one[2] for one in held]
+            if kind == "codebook":
+                phi = np.exp(np.minimum(part["query_weight"] @ (s * far_query) + part["query_bias"],
+                                        max(logits) + 40))
+            elif kind == "none":
+                phi = np.zeros(0)
+            else:
+                phi = np.exp(part["far_bias"]) * feature_map(kind, s * far_query[None], part)[0]
+            weights = np.exp(logits)
+            numerator, denominator = weights @ np.array(values), weights.sum()
+            if np.ndim(mass):
+                numerator, denominator = numerator + phi @ state, denominator + phi @ mass
+            out[t, head] = numerator / denominator
+    return out.reshape(n, heads * d)
+
+
+@pytest.mark.parametrize("kind", (*make_models.MAPS, "codebook", "none"))
+@pytest.mark.parametrize("sizes", [(1, 0, 1), (5, 3, 1), (4, 9, 6), (7, 2, 7), (64, 1, 3)])
+@pytest.mark.parametrize("rope_features", [True, False])
+def test_window_by_its_definition_equals_recurrence(kind, sizes, rope_features):
+    random = np.random.default_rng(3)
+    n, heads, groups, d, features = 30, 4, 2, 8, 6
+    q, keys, v = (random.normal(size=(n, h, d)) for h in (heads, groups, groups))
+    shapes = {"weight": (groups, features, d), "bias": (groups, features), "projection": (groups, features, d),
+              "key_weight": (groups, features, d), "key_bias": (groups, features),
+              "query_weight": (groups, features, d), "query_bias": (heads, features)}
+    tensors = {name: random.normal(size=shapes[name]) for name in MAP_TENSORS[kind]}
+    tensors["log_decay"] = -np.abs(random.normal(size=groups)) * 0.3
+    if kind in make_models.MAPS:
+        tensors["far_bias"] = random.normal(size=heads) - 4
+    if kind == "codebook":
+        tensors["query_bias"] += 40  # some centroids beyond the bound of e^40
+    linear = {"feature_map": kind, "query_scale": 0.35, "rope_features": rope_features,
+              "sink_position": 13}
+    sizes = dict(zip(("window", "sinks", "fold"), sizes))
+
+    def turn(x, positions):
+        return rotate(x, (10000.0 ** -np.linspace(0, 1, d // 2), 1.0), positions)
+
+    expected = recurrent_window(q, keys, v, turn, groups, linear, sizes, tensors)
+    defined = windowed_attention(q, keys, v, turn, groups, linear, sizes, tensors)
+    assert np.linalg.norm(defined - expected) <= 1e-10 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -130,6 +206,20 @@ def test_random_encoder_decoders_are_worth_comparing(tmp_path, name):
     single = MarianReference(directory, np.float32)
     for pair in make_models.pairs(spec):
         assert np.abs(single.score(*pair) - model.score(*pair)).max() < spec.tolerance / 2
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_drawn_models_are_within_reach_of_float32(tmp_path, name):
+    spec = DRAWN[name]
+    directory = make_models.make(spec, tmp_path / name)
+    random = np.random.default_rng(11)
+    target = random.integers(0, spec.vocab, size=120).tolist()
+    if spec.family == "marian":
+        kind, ids = MarianReference, (random.integers(0, spec.source_vocab, size=40).tolist(), target)
+    else:
+        kind, ids = Reference, (target,)
+    exact = kind(directory).score(*ids)
+    assert np.abs(kind(directory, np.float32).score(*ids) - exact).max() < spec.tolerance / 2
 
 
 def test_known_greedy_of_stories260k():
