@@ -73,7 +73,7 @@ class TimedExecutor : public Executor {
 class CountingSink : public EventSink {
  public:
   void OnStarted() override {}
-  bool HasRoom(int64_t /*tokens*/) override { return room_.load(std::memory_order_acquire); }
+  Room RoomFor(int64_t /*tokens*/) override { return {room_.load(std::memory_order_acquire), 0}; }
   void OnToken(TokenEvent event) override { bytes_ += event.text.size(); }
   void OnFinished(FinishEvent /*event*/) override {}
 
