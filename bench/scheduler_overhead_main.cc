@@ -10,11 +10,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "bench/null_executor.h"
 #include "engine/scheduler/scheduler.h"
 #include "tests/engine/scheduler/testing/fakes.h"
 
 namespace t2r {
 namespace {
+
+constexpr int kVocabulary = 100;
 
 // Medians of the time from a step's end until the next is launched (a device stands idle), and
 // until its end is waited for (all that the scheduler does in a step).
@@ -28,43 +31,33 @@ absl::Duration Median(std::vector<absl::Duration>& gaps) {
 }
 
 // Answers at once and notes the time between its calls.
-class TimedExecutor : public Executor {
+class TimedExecutor : public bench::NullExecutor {
  public:
-  TimedExecutor(int sessions, int64_t steps) {
-    limits_.slots = sessions;
-    limits_.max_step_tokens = sessions + 128;
-    limits_.vocab_size = 100;
+  TimedExecutor(int sessions, int64_t steps) : NullExecutor(LimitsFor(sessions)) {
     idle_.reserve(static_cast<size_t>(steps));
     total_.reserve(static_cast<size_t>(steps));
   }
-  const ExecutorLimits& limits() const override { return limits_; }
-  bool CanOpen(const SessionSize& /*size*/, int count) const override {
-    return open_ + count <= limits_.slots;
-  }
-  int Open(const SessionSize& /*size*/, const SamplingParams& /*sampling*/) override {
-    return open_++;
-  }
-  void Fork(int /*from*/, int /*to*/) override {}
-  void Close(int /*slot*/) override { --open_; }
   void Launch(std::span<const ScheduledChunk> chunks) override {
     if (full_) idle_.push_back(absl::Now() - end_);
-    chunks_ = chunks;
+    full_ = static_cast<int>(chunks.size()) == limits().slots && chunks[0].position > 0;
+    NullExecutor::Launch(chunks);
   }
   void Wait(std::vector<ChunkResult>* results) override {
     if (full_) total_.push_back(absl::Now() - end_);
-    results->assign(chunks_.size(), ChunkResult());
-    for (size_t i = 0; i < chunks_.size(); ++i) {
-      (*results)[i].sampled = {2 + static_cast<int32_t>((chunks_[i].position + i) % 90), -1.0F};
-    }
-    full_ = static_cast<int>(chunks_.size()) == limits_.slots && chunks_[0].position > 0;
+    NullExecutor::Wait(results);
     end_ = absl::Now();
   }
   Gaps Medians() { return {Median(idle_), Median(total_)}; }
 
  private:
-  ExecutorLimits limits_;
-  std::span<const ScheduledChunk> chunks_;
-  int open_ = 0;
+  static ExecutorLimits LimitsFor(int sessions) {
+    ExecutorLimits limits;
+    limits.slots = sessions;
+    limits.max_step_tokens = sessions + 128;
+    limits.vocab_size = kVocabulary;
+    return limits;
+  }
+
   bool full_ = false;
   absl::Time end_;
   std::vector<absl::Duration> idle_, total_;
@@ -73,7 +66,7 @@ class TimedExecutor : public Executor {
 class CountingSink : public EventSink {
  public:
   void OnStarted() override {}
-  bool HasRoom(int64_t /*tokens*/) override { return room_.load(std::memory_order_acquire); }
+  Room RoomFor(int64_t /*tokens*/) override { return {room_.load(std::memory_order_acquire), 0}; }
   void OnToken(TokenEvent event) override { bytes_ += event.text.size(); }
   void OnFinished(FinishEvent /*event*/) override {}
 
@@ -83,7 +76,7 @@ class CountingSink : public EventSink {
 };
 
 Gaps Measure(int sessions, int64_t steps, bool text, int stops) {
-  std::vector<std::string> pieces(100);
+  std::vector<std::string> pieces(kVocabulary);
   for (size_t i = 1; i < pieces.size(); ++i) pieces[i] = absl::StrCat(" word", i);
   const FakeTokenizer tokenizer(pieces);
   TimedExecutor executor(sessions, steps);

@@ -24,43 +24,57 @@ def build(build_dir, targets):
 
 
 @contextlib.contextmanager
-def server(build_dir, model, *flags, admin=False, process=False):
-    """Runs t2r-server on a free port; yields the address once it is serving, or that and the admin port's, or
-    that and the process."""
+def listening(command, names=("grpc",)):
+    """Runs a program that prints "NAME: listening on ADDRESS"; yields the addresses by these names, once all
+    are known, and the process. It ends by SIGTERM."""
     with tempfile.TemporaryDirectory() as directory:
-        log = pathlib.Path(directory) / "server.log"
-        command = [build_dir / "t2r-server", "--model", model, "--listen", "127.0.0.1:0",
-                   "--admin", "127.0.0.1:0", "--backend", "cpu", *flags]
+        log = pathlib.Path(directory) / "log"
         with open(log, "w", encoding="utf-8") as file:
-            running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
+            process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=file,
+                                       text=True)
         try:
             addresses = {}
-            for line in running.stdout:
+            for line in process.stdout:
                 name, _, address = line.partition(": listening on ")
                 addresses[name] = address.strip()
-                if "grpc" in addresses and "admin" in addresses:
+                if all(name in addresses for name in names):
                     break
-            address = addresses.get("grpc")
-            if address is None:
-                sys.exit(f"t2r-server did not start: {log.read_text(encoding='utf-8').strip()}")
-            subprocess.run([build_dir / "t2r", "health", "--server", address, "--timeout", "120"],
-                           check=True, stdout=subprocess.DEVNULL)
-            also = [addresses["admin"]] if admin else [running] if process else []
-            yield (address, *also) if also else address
+            else:
+                sys.exit(f"{command[0]} did not start: {log.read_text(encoding='utf-8').strip()}")
+            yield addresses, process
         finally:
-            running.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
             try:
-                running.wait(timeout=60)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
-                running.kill()
-                running.wait()
-            running.stdout.close()
+                process.kill()
+                process.wait()
+            process.stdout.close()
 
 
-def json_lines(command):
-    """Runs a command that prints a JSON object a line; its progress goes to our stderr."""
+@contextlib.contextmanager
+def server(build_dir, model, *flags, admin=False, process=False, program=("t2r-server",)):
+    """Runs t2r-server, or what takes its flags, on a free port; yields the address once it is serving, or that
+    and the admin port's, or that and the process."""
+    command = [build_dir / program[0], *program[1:], "--model", model, "--listen", "127.0.0.1:0",
+               "--admin", "127.0.0.1:0", "--backend", "cpu", *flags]
+    with listening(command, ("grpc", "admin")) as (addresses, running):
+        subprocess.run([build_dir / "t2r", "health", "--server", addresses["grpc"], "--timeout", "120"],
+                       check=True, stdout=subprocess.DEVNULL)
+        also = [addresses["admin"]] if admin else [running] if process else []
+        yield (addresses["grpc"], *also) if also else addresses["grpc"]
+
+
+def cpu_seconds(pid):
+    """Processor time of a process, of all its threads."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def json_lines(command, quiet=False):
+    """Runs a command that prints a JSON object a line; its progress goes to our stderr, or nowhere."""
     output = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE,
-                            text=True).stdout
+                            stderr=subprocess.DEVNULL if quiet else None, text=True).stdout
     return [json.loads(line) for line in output.splitlines() if line.strip()]
 
 

@@ -140,7 +140,7 @@ std::string ReadyLine(const v1::GetModelResponse& info) {
 
 }  // namespace
 
-int RunServer(const ServerOptions& options) {
+int RunServer(const ServerOptions& options, const EngineLoader& load_engine) {
   InstallCrashLines();
   const auto events = std::make_shared<Events>();
   StartSignalThread(events, options.drain_delay + options.drain_timeout);
@@ -186,9 +186,9 @@ int RunServer(const ServerOptions& options) {
   output.Print(absl::StrCat("files: ", files, " descriptors, up to ", edge.connections.connections,
                             " connections"));
 
-  std::thread loader([&options, &metrics, &server, &output, events] {
+  std::thread loader([&options, &load_engine, &metrics, &server, &output, events] {
     events->Loaded(LoadServedModel(
-        options, metrics,
+        options, load_engine, metrics,
         [&server, &output](const absl::Status& health) {
           output.Error(health);
           server.DeviceFailed();

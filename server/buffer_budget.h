@@ -47,6 +47,7 @@ class BufferLease {
     return true;
   }
   void Resize(int64_t bytes) {
+    if (bytes == bytes_) return;
     budget_.Take(bytes - bytes_);
     bytes_ = bytes;
   }

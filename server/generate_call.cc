@@ -1,6 +1,9 @@
 #include "server/generate_call.h"
 
+#include <google/protobuf/arena.h>
+
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 
 #include "server/messages.h"
@@ -12,10 +15,24 @@ namespace {
 
 // What a stream may have waiting even where all buffers together are full.
 constexpr int64_t kOwnBytes = 4096;
+// Of stack, for a message while it is made: about a hundred tokens; larger ones take more
+// elsewhere.
+constexpr size_t kArenaBytes = 16 << 10;
+// In such steps the budget of all buffers counts a stream's: most tokens then leave it alone.
+constexpr int64_t kCountedBytes = 512;
 // How long the turn of a request that did not ask for a session can be gone on with.
 constexpr int64_t kStreamSeconds = 300;
 // When a drained turn may be gone on with, on another server.
 constexpr absl::Duration kResumeDelay = absl::Milliseconds(50);
+
+// A message has many small parts, which would cost more than all else on the heap.
+grpc::ByteBuffer Serialise(const OutboxMessage& from) {
+  alignas(std::max_align_t) char block[kArenaBytes];
+  google::protobuf::Arena arena(block, sizeof(block));
+  auto* message = google::protobuf::Arena::CreateMessage<v1::GenerateResponse>(&arena);
+  from.Fill(message);
+  return ToBytes(*message);
+}
 
 }  // namespace
 
@@ -138,17 +155,12 @@ void GenerateCall::OnStarted() {
   Queue();
 }
 
-bool GenerateCall::HasRoom(int64_t tokens) {
+EventSink::Room GenerateCall::RoomFor(int64_t tokens) {
   const MutexLock lock(mutex_);
-  const bool fits = !context_.buffers.full() || outbox_.bytes() < kOwnBytes;
-  if (cancelled_ || (fits && outbox_.HasRoom(tokens))) return true;
-  waiting_ = true;
-  return false;
-}
-
-int64_t GenerateCall::TakenBytes() {
-  const MutexLock lock(mutex_);
-  return taken_;
+  const bool buffers = !context_.buffers.full() || outbox_.bytes() < kOwnBytes;
+  const bool fits = cancelled_ || (buffers && outbox_.HasRoom(tokens));
+  if (!fits) waiting_ = true;
+  return {fits, taken_};
 }
 
 void GenerateCall::OnToken(TokenEvent event) {
@@ -233,7 +245,10 @@ void GenerateCall::WatchTheRest(absl::Duration limit) {
   guard_.CutAt(rest_.deadline());
 }
 
-void GenerateCall::CountBuffered() { buffered_.Resize(outbox_.bytes() + message_bytes_); }
+void GenerateCall::CountBuffered() {
+  const int64_t bytes = outbox_.bytes() + message_bytes_;
+  buffered_.Resize((bytes + kCountedBytes - 1) / kCountedBytes * kCountedBytes);
+}
 
 bool GenerateCall::WantsTurn() {
   if (queued_ || writing_ || finishing_) return false;
@@ -255,18 +270,21 @@ void GenerateCall::Pump() {
     Finish(Told(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away")));
     return;
   }
-  const Outbox::Next next = outbox_.Pop(&event_);
+  const Outbox::Next next = outbox_.Pop(&sending_);
   const bool wake = std::exchange(waiting_, false);
   writing_ = next == Outbox::Next::kMessage;
   finishing_ = next == Outbox::Next::kLastMessage || next == Outbox::Next::kEnd;
-  if (writing_ || next == Outbox::Next::kLastMessage) message_ = ToBytes(event_);
-  message_bytes_ = static_cast<int64_t>(message_.Length());
+  message_bytes_ = sending_.bytes();
   CountBuffered();
   grpc::Status end;
   if (finishing_) {
     end = drained_ ? ToGrpcStatus(outbox_.status(), kResumeDelay) : ToGrpcStatus(outbox_.status());
   }
   lock.Unlock();
+  // From here until the write is done nobody else looks at the message.
+  if (next == Outbox::Next::kMessage || next == Outbox::Next::kLastMessage) {
+    message_ = Serialise(sending_);
+  }
   switch (next) {
     case Outbox::Next::kNothing:
       break;
@@ -284,10 +302,12 @@ void GenerateCall::Pump() {
 }
 
 void GenerateCall::OnWriteDone(bool ok) {
+  const auto bytes = static_cast<int64_t>(message_.Length());
+  message_.Clear();
   {
     const MutexLock lock(mutex_);
     writing_ = false;
-    if (ok) taken_ += message_bytes_;
+    if (ok) taken_ += bytes;
     message_bytes_ = 0;
     CountBuffered();
     if (!ok) cancelled_ = true;
@@ -295,7 +315,6 @@ void GenerateCall::OnWriteDone(bool ok) {
       rest_.Update(false, taken_, absl::Now());
       guard_.CutAt(rest_.deadline());
     }
-    message_.Clear();
   }
   Pump();
 }

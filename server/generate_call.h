@@ -39,8 +39,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   // From the engine thread.
   void OnStarted() override;
-  bool HasRoom(int64_t tokens) override;
-  int64_t TakenBytes() override;
+  Room RoomFor(int64_t tokens) override;
   void OnToken(TokenEvent event) override;
   void OnCheckpoint(std::shared_ptr<const SessionState> state) override;
   void OnFinished(FinishEvent event) override;
@@ -91,15 +90,16 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   int64_t taken_ ABSL_GUARDED_BY(mutex_) = 0;     // bytes whose write is done
   StallMeter rest_ ABSL_GUARDED_BY(mutex_);       // once it is over
   bool over_ ABSL_GUARDED_BY(mutex_) = false;
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;  // the client is gone, or a write failed
-  bool queued_ ABSL_GUARDED_BY(mutex_) = false;     // in the write queue
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;    // a write is in flight
-  bool drained_ ABSL_GUARDED_BY(mutex_) = false;    // a turn that can be gone on with
-  bool finishing_ ABSL_GUARDED_BY(mutex_) = false;  // Finish has been called
-  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;    // HasRoom has answered no since the last Wake
-  v1::GenerateResponse event_ ABSL_GUARDED_BY(mutex_);
-  int64_t message_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of message_ while it is written
-  grpc::ByteBuffer message_;  // gRPC's while a write is in flight, under the lock otherwise
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;     // the client is gone, or a write failed
+  bool queued_ ABSL_GUARDED_BY(mutex_) = false;        // in the write queue
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;       // a write is in flight
+  bool drained_ ABSL_GUARDED_BY(mutex_) = false;       // a turn that can be gone on with
+  bool finishing_ ABSL_GUARDED_BY(mutex_) = false;     // Finish has been called
+  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;       // for room, since the last Wake
+  int64_t message_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of message_, about, while it is written
+  // Of the thread that begins a write, then gRPC's while it is in flight.
+  OutboxMessage sending_;
+  grpc::ByteBuffer message_;  // made of it
 };
 
 }  // namespace t2r::server

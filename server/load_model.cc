@@ -15,10 +15,10 @@ absl::Status OfModel(const ServerOptions& options, const absl::Status& error) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
-    const ServerOptions& options, Metrics& metrics,
+    const ServerOptions& options, const EngineLoader& load_engine, Metrics& metrics,
     std::function<void(const absl::Status&)> on_failure,
     std::function<void(const absl::Status&)> on_fault) {
-  absl::StatusOr<std::unique_ptr<Engine>> engine = LoadEngine(options.model, options.engine);
+  absl::StatusOr<std::unique_ptr<Engine>> engine = load_engine(options.model, options.engine);
   if (!engine.ok()) return OfModel(options, engine.status());
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = LoadTokenizer(options.model);
   if (!tokenizer.ok()) return OfModel(options, tokenizer.status());

@@ -68,7 +68,7 @@ class Metrics : public SchedulerObserver, public SessionObserver {
   void OnPrefixes(const PrefixStats& stats) override;
   void OnNotFinite() override;
   void OnFirstToken(absl::Duration since_submit) override;
-  void OnToken(absl::Duration since_previous) override;
+  void OnTokens(std::span<const absl::Duration> since_previous) override;
   void OnFinished(const FinishEvent& event, absl::Duration since_submit) override;
 
  private:

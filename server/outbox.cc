@@ -3,6 +3,8 @@
 #include <google/protobuf/io/coded_stream.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -46,38 +48,68 @@ v1::FinishReason ToProto(FinishReason reason) {
   return v1::FINISH_REASON_UNSPECIFIED;
 }
 
+// What a stream needed that lagged, it does not keep.
+template <typename Container>
+void ClearAndKeepLittle(Container& container) {
+  constexpr size_t kKeptBytes = 1024;
+  container.clear();
+  if (container.capacity() * sizeof(container[0]) > kKeptBytes) Container().swap(container);
+}
+
 }  // namespace
+
+int64_t OutboxMessage::Token::bytes() const {
+  return int64_t{text_bytes} + kTokenBytes + kAlternativeBytes * int64_t{tops};
+}
+
+void OutboxMessage::Tokens::Clear() {
+  ClearAndKeepLittle(tokens);
+  ClearAndKeepLittle(tops);
+  ClearAndKeepLittle(text);
+}
+
+void OutboxMessage::Clear() {
+  started_.reset();
+  finished_.reset();
+  delta_.Clear();
+  position_.reset();
+  bytes_ = 0;
+}
+
+void OutboxMessage::Fill(v1::GenerateResponse* message) const {
+  if (started_) *message->mutable_started() = *started_;
+  if (finished_) *message->mutable_finished() = *finished_;
+  if (delta_.empty()) return;
+  v1::Delta& delta = *message->mutable_delta();
+  delta.set_text(delta_.text);
+  delta.mutable_token_ids()->Reserve(static_cast<int>(delta_.tokens.size()));
+  delta.mutable_logprobs()->Reserve(static_cast<int>(delta_.tokens.size()));
+  auto top = delta_.tops.begin();
+  for (const Token& token : delta_.tokens) {
+    delta.add_token_ids(static_cast<uint32_t>(token.chosen.token));
+    v1::TokenLogprobs* logprobs = delta.add_logprobs();
+    SetLogprob(token.chosen, logprobs->mutable_chosen());
+    for (uint32_t i = 0; i < token.tops; ++i) SetLogprob(*top++, logprobs->add_top());
+  }
+  if (position_) delta.set_position(*position_);
+}
 
 void Outbox::PushStarted(const v1::Started& started) { started_ = started; }
 
-Outbox::Part& Outbox::Open() {
-  if (parts_.empty() || parts_.back().bytes >= kDeltaBytes) parts_.emplace_back();
-  return parts_.back();
-}
-
 void Outbox::PushToken(const TokenEvent& event) {
   if (position_ && ++*position_ <= known_) return;
-  Part& part = Open();
-  part.delta.mutable_text()->append(event.text);
-  part.delta.add_token_ids(static_cast<uint32_t>(event.token));
-  v1::TokenLogprobs* logprobs = part.delta.add_logprobs();
-  SetLogprob({event.token, event.logprob}, logprobs->mutable_chosen());
-  for (const TokenLogprob& other : event.top) SetLogprob(other, logprobs->add_top());
-  if (position_) part.delta.set_position(*position_);
-  const int64_t bytes = static_cast<int64_t>(event.text.size()) + kTokenBytes +
-                        kAlternativeBytes * static_cast<int64_t>(event.top.size());
-  part.bytes += bytes;
-  bytes_ += bytes;
-  ++tokens_;
+  const OutboxMessage::Token& token = waiting_.tokens.emplace_back(
+      OutboxMessage::Token{.chosen = {event.token, event.logprob},
+                           .text_bytes = static_cast<uint32_t>(event.text.size()),
+                           .tops = static_cast<uint32_t>(event.top.size())});
+  waiting_.tops.insert(waiting_.tops.end(), event.top.begin(), event.top.end());
+  waiting_.text += event.text;
+  bytes_ += token.bytes();
 }
 
 void Outbox::PushFinished(const FinishEvent& event) {
   ended_ = true;
-  if (!event.text.empty()) {
-    v1::Delta& delta = Open().delta;
-    delta.mutable_text()->append(event.text);
-    if (position_) delta.set_position(*position_);
-  }
+  waiting_.text += event.text;
   status_ = event.status;
   if (event.reason == FinishReason::kDrained && status_.ok()) {
     status_ = absl::UnavailableError("the server is shutting down");
@@ -118,29 +150,55 @@ void Outbox::PushFinished(const FinishEvent& event) {
 }
 
 bool Outbox::HasRoom(int64_t tokens) const {
-  return tokens_ + tokens <= limits_.tokens && bytes_ < limits_.bytes;
+  return static_cast<int64_t>(waiting_.tokens.size()) + tokens <= limits_.tokens &&
+         bytes_ < limits_.bytes;
 }
 
-bool Outbox::empty() const { return !started_ && !ended_ && parts_.empty(); }
+bool Outbox::empty() const { return !started_ && !ended_ && waiting_.empty(); }
 
-Outbox::Next Outbox::Pop(v1::GenerateResponse* message) {
+void Outbox::TakeDelta(OutboxMessage* message) {
+  OutboxMessage::Tokens& taken = message->delta_;
+  size_t count = 0;
+  size_t tops = 0;
+  size_t text = 0;
+  for (; count < waiting_.tokens.size() && message->bytes_ < kDeltaBytes; ++count) {
+    const OutboxMessage::Token& token = waiting_.tokens[count];
+    tops += token.tops;
+    text += token.text_bytes;
+    message->bytes_ += token.bytes();
+  }
+  bytes_ -= message->bytes_;
+  const size_t left = waiting_.tokens.size() - count;
+  if (position_) message->position_ = *position_ - left;
+  if (left == 0 && message->bytes_ < kDeltaBytes) {
+    std::swap(taken, waiting_);
+    message->bytes_ += static_cast<int64_t>(taken.text.size() - text);
+    return;
+  }
+  const auto move = [](auto& from, size_t number, auto& to) {
+    const auto end = from.begin() + static_cast<ptrdiff_t>(number);
+    to.assign(from.begin(), end);
+    from.erase(from.begin(), end);
+  };
+  move(waiting_.tokens, count, taken.tokens);
+  move(waiting_.tops, tops, taken.tops);
+  move(waiting_.text, text, taken.text);
+}
+
+Outbox::Next Outbox::Pop(OutboxMessage* message) {
   message->Clear();
   if (started_) {
-    *message->mutable_started() = *started_;
-    started_.reset();
+    message->started_ = std::exchange(started_, std::nullopt);
+    message->bytes_ = static_cast<int64_t>(message->started_->ByteSizeLong());
     return Next::kMessage;
   }
-  if (!parts_.empty()) {
-    Part& part = parts_.front();
-    tokens_ -= part.delta.token_ids_size();
-    bytes_ -= part.bytes;
-    message->mutable_delta()->Swap(&part.delta);
-    parts_.pop_front();
+  if (!waiting_.empty()) {
+    TakeDelta(message);
     return Next::kMessage;
   }
   if (finished_) {
-    *message->mutable_finished() = *finished_;
-    finished_.reset();
+    message->finished_ = std::exchange(finished_, std::nullopt);
+    message->bytes_ = static_cast<int64_t>(message->finished_->ByteSizeLong());
     // With a status that is not OK the message could be dropped: it goes out on its own.
     return status_.ok() ? Next::kLastMessage : Next::kMessage;
   }

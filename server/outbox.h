@@ -1,9 +1,11 @@
 // What a Generate stream has still to send.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "engine/scheduler/request.h"
@@ -16,6 +18,41 @@ struct OutboxLimits {
   int64_t tokens = 256;
   int64_t bytes = 64 << 10;
   int64_t message_bytes = 0;  // hypotheses that take more end the stream; 0: no limit
+};
+
+// What one message is made of, apart from the outbox, so that making it needs no lock. Taken again
+// and again, it keeps its memory.
+class OutboxMessage {
+ public:
+  // Of the message on the wire, about.
+  int64_t bytes() const { return bytes_; }
+  // message: empty.
+  void Fill(v1::GenerateResponse* message) const;
+
+ private:
+  friend class Outbox;
+  struct Token {
+    TokenLogprob chosen;
+    uint32_t text_bytes = 0;
+    uint32_t tops = 0;  // alternatives
+    int64_t bytes() const;
+  };
+  // Tokens, oldest first.
+  struct Tokens {
+    std::vector<Token> tokens;
+    std::vector<TokenLogprob> tops;  // their alternatives, one token's after another's
+    std::string text;                // theirs, and what follows the last one
+    bool empty() const { return tokens.empty() && text.empty(); }
+    void Clear();
+  };
+  void Clear();
+
+  // One of these three.
+  std::optional<v1::Started> started_;
+  std::optional<v1::Finished> finished_;
+  Tokens delta_;
+  std::optional<uint64_t> position_;  // of the Delta
+  int64_t bytes_ = 0;
 };
 
 // Tokens wait here between the engine, which must never block, and the gRPC writer, which is as
@@ -50,26 +87,23 @@ class Outbox {
     kLastMessage,  // write *message, then end the RPC with status()
     kEnd,          // end the RPC with status()
   };
-  // Takes what is to be sent next. *message is overwritten for kMessage and kLastMessage.
-  Next Pop(v1::GenerateResponse* message);
+  // Takes what is to be sent next. *message is overwritten; it is empty but for kMessage and
+  // kLastMessage.
+  Next Pop(OutboxMessage* message);
   // The RPC's status, after kLastMessage or kEnd.
   const absl::Status& status() const { return status_; }
 
  private:
+  // The next Delta: as many of the tokens that wait as fill it, at least one where there is one,
+  // and the text that follows the last token.
+  void TakeDelta(OutboxMessage* message);
+
   const OutboxLimits limits_;
   std::optional<v1::Started> started_;
-  struct Part {
-    v1::Delta delta;
-    int64_t bytes = 0;
-  };
-  // The part that takes more.
-  Part& Open();
-
   // Of a session: where it stands with all that has come.
   std::optional<uint64_t> position_;
-  uint64_t known_ = 0;      // up to here the client has it
-  std::deque<Part> parts_;  // oldest first
-  int64_t tokens_ = 0;      // of all parts
+  uint64_t known_ = 0;  // up to here the client has it
+  OutboxMessage::Tokens waiting_;
   int64_t bytes_ = 0;
   bool ended_ = false;  // PushFinished has been called
   std::optional<v1::Finished> finished_;

@@ -25,7 +25,7 @@ class ScoreCall final : public grpc::ServerUnaryReactor, public EngineCall {
   void OnDone() override;
 
   void OnStarted() override {}
-  bool HasRoom(int64_t /*tokens*/) override { return true; }
+  Room RoomFor(int64_t /*tokens*/) override { return {}; }
   void OnToken(TokenEvent /*event*/) override {}
   void OnFinished(FinishEvent event) override;
 

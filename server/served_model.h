@@ -61,12 +61,16 @@ int64_t MaxPositions(const ExecutorLimits& executor);
 // What a tokenizer knows and the model has no rows for, a line each vocabulary.
 std::vector<std::string> TokenizerWarnings(const Tokenizer& tokenizer, const ModelLimits& limits);
 
+// LoadEngine, or what stands in for it in a benchmark.
+using EngineLoader = std::function<absl::StatusOr<std::unique_ptr<Engine>>(
+    const std::string& directory, const EngineOptions& options)>;
+
 // Loads engine and tokenizer from options.model and starts a scheduler that reports to `metrics`
 // (which must outlive the result), calls on_failure from its thread when the device has failed, and
 // on_fault when a request ends by another fault.
-// Errors are those of LoadEngine and LoadTokenizer, one line.
+// Errors are those of load_engine and LoadTokenizer, one line.
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(
-    const ServerOptions& options, Metrics& metrics,
+    const ServerOptions& options, const EngineLoader& load_engine, Metrics& metrics,
     std::function<void(const absl::Status&)> on_failure,
     std::function<void(const absl::Status&)> on_fault);
 

@@ -179,6 +179,7 @@ std::string ToJson(const LoadResult& result, const LoadOptions& options) {
                {"completed", result.completed},
                {"cut", result.cut},
                {"tokens", result.tokens},
+               {"messages", result.messages},
                {"seconds", result.seconds},
                {"tokens_per_second", result.TokensPerSecond()},
                {"time_to_first_token_ms", Percentiles(result.time_to_first_token)},

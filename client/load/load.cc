@@ -76,6 +76,7 @@ class Load {
     session.timing.OnTokens(session.last, delta->token_ids.size(), &session.result.inter_token);
     if (first) session.result.time_to_first_token.Add(*session.timing.TimeToFirstToken());
     session.result.tokens += delta->token_ids.size();
+    ++session.result.messages;
     tokens_ += delta->token_ids.size();
   }
 
@@ -97,6 +98,7 @@ class Load {
       all.completed += session.result.completed;
       all.cut += session.result.cut;
       all.tokens += session.result.tokens;
+      all.messages += session.result.messages;
       all.time_to_first_token.Merge(session.result.time_to_first_token);
       all.inter_token.Merge(session.result.inter_token);
       for (const auto& [error, count] : session.result.errors) all.errors[error] += count;

@@ -29,6 +29,7 @@ struct LoadResult {
   uint32_t completed = 0;                  // requests that ran to their end
   uint32_t cut = 0;                        // requests cancelled at max_time or on stop
   uint64_t tokens = 0;                     // received, those of cut and failed requests included
+  uint64_t messages = 0;                   // that they came in
   double seconds = 0;                      // from the start to the last token received
   WeightedSamples time_to_first_token;     // seconds, from the request's start, retries included
   WeightedSamples inter_token;             // seconds, see StreamTiming

@@ -89,11 +89,13 @@ void CommandQueue::Take(absl::Duration timeout, Commands* commands) {
   commands->submitted.clear();
   commands->cancelled.clear();
   MutexLock lock(mu_);
-  // Returning early is harmless, and a bounded wait cannot overflow the clock.
-  const CondVar::Clock::time_point end =
-      CondVar::Clock::now() + absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(1)));
-  bool in_time = timeout > absl::ZeroDuration();
-  while (in_time && !changed_ && !woken_.load()) in_time = engine_.WaitUntil(lock, end);
+  if (timeout > absl::ZeroDuration()) {
+    // Returning early is harmless, and a bounded wait cannot overflow the clock.
+    const CondVar::Clock::time_point end =
+        CondVar::Clock::now() + absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(1)));
+    bool in_time = true;
+    while (in_time && !changed_ && !woken_.load()) in_time = engine_.WaitUntil(lock, end);
+  }
   // Whatever a Wake announced happened before this exchange, or sets the flag again.
   woken_.exchange(false);
   changed_ = false;

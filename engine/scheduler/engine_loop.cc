@@ -242,14 +242,30 @@ void EngineLoop::CopyBeams(Session* session) {
   }
 }
 
+void EngineLoop::ReportTokens() {
+  if (observer_ == nullptr) return;
+  token_ages_.clear();
+  for (const Event& event : events_) {
+    if (event.kind != Event::kToken) continue;
+    const absl::Duration age = event.session->undelivered_age();
+    if (event.session->generated() == 1) {
+      observer_->OnFirstToken(age);
+    } else {
+      token_ages_.push_back(age);
+    }
+  }
+  if (!token_ages_.empty()) observer_->OnTokens(token_ages_);
+}
+
 void EngineLoop::Deliver() {
+  ReportTokens();
   for (Event& event : events_) {
     switch (event.kind) {
       case Event::kStarted:
         event.session->sink().OnStarted();
         break;
       case Event::kToken:
-        event.session->Deliver(observer_);
+        event.session->Deliver();
         break;
       case Event::kCheckpoint:
         event.session->sink().OnCheckpoint(std::move(event.state));

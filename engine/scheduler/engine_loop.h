@@ -58,6 +58,8 @@ class EngineLoop {
   void WaitForStep();
   // Makes the copies that a session's beams want before their next round.
   void CopyBeams(Session* session);
+  // Tells the observer of the tokens that are to be handed out.
+  void ReportTokens();
   // Hands out the events, in order.
   void Deliver();
 
@@ -109,7 +111,8 @@ class EngineLoop {
   std::vector<Session*> active_;                       // with a slot, by id
   std::set<std::pair<absl::Time, RequestId>> timers_;  // finite deadlines of sessions_
   std::vector<std::unique_ptr<Session>> ended_;
-  std::vector<Event> events_;  // to be handed out
+  std::vector<Event> events_;               // to be handed out
+  std::vector<absl::Duration> token_ages_;  // of those that ReportTokens found last
   int open_sessions_ = 0;
   int open_slots_ = 0;  // of theirs
   Step step_;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "absl/time/time.h"
 #include "engine/prefix/prefix_cache.h"
@@ -21,7 +22,8 @@ class SchedulerObserver {
   virtual void OnPrefixes(const PrefixStats& /*stats*/) {}
   virtual void OnNotFinite() {}  // a request met logits that are not finite
   virtual void OnFirstToken(absl::Duration /*since_submit*/) {}
-  virtual void OnToken(absl::Duration /*since_previous*/) {}
+  // Later tokens, of sessions that a step ran together.
+  virtual void OnTokens(std::span<const absl::Duration> /*since_previous*/) {}
   virtual void OnFinished(const FinishEvent& /*event*/, absl::Duration /*since_submit*/) {}
 };
 

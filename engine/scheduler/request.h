@@ -158,13 +158,15 @@ class EventSink {
   // The session has its slot and starts. Not called for what ends while queued, nor for a Score of
   // one id, which needs no slot.
   virtual void OnStarted() = 0;
-  // False while the client lags and its bounded outbox is full: the session then sits out steps.
-  // Asked before every step that would yield a token; true means that `tokens` OnTokens fit: that
+  struct Room {
+    bool fits = true;
+    int64_t taken_bytes = 0;  // by the client so far; looked at where a least rate is set
+  };
+  // Does not fit while the client lags and its bounded outbox is full: the session then sits out
+  // steps. Asked before every step that would yield a token; what fits is `tokens` OnTokens: that
   // one, and the one before it if it has not been handed out yet. When room appears the owner calls
   // Scheduler::Wake.
-  virtual bool HasRoom(int64_t tokens) = 0;
-  // Bytes that the client has taken so far; looked at where a least rate is set.
-  virtual int64_t TakenBytes() { return 0; }
+  virtual Room RoomFor(int64_t tokens) = 0;
   virtual void OnToken(TokenEvent event) = 0;
   // As Request::checkpoint_tokens says. NOLINTNEXTLINE(performance-unnecessary-value-param)
   virtual void OnCheckpoint(std::shared_ptr<const SessionState> /*state*/) {}

@@ -55,9 +55,9 @@ SessionSize Session::size() const {
 
 bool Session::HasRoom(absl::Time now) {
   if (beams_ != nullptr) return true;
-  const bool room = sink_->HasRoom(undelivered_ ? 2 : 1);
-  stall_.Update(room, sink_->TakenBytes(), now);
-  return room;
+  const EventSink::Room room = sink_->RoomFor(undelivered_ ? 2 : 1);
+  stall_.Update(room.fits, room.taken_bytes, now);
+  return room.fits;
 }
 
 int64_t Session::prompt_rows_to_stop() const {
@@ -170,14 +170,7 @@ std::optional<FinishReason> Session::CheckStops(int32_t token) {
   return FinishReason::kStop;
 }
 
-void Session::Deliver(SchedulerObserver* observer) {
-  if (observer != nullptr) {
-    if (generated_ == 1) {
-      observer->OnFirstToken(event_age_);
-    } else {
-      observer->OnToken(event_age_);
-    }
-  }
+void Session::Deliver() {
   MakeText();
   undelivered_ = false;
   sink_->OnToken(std::move(event_));

@@ -11,7 +11,6 @@
 #include "engine/executor/executor.h"
 #include "engine/prefix/prefix_cache.h"
 #include "engine/scheduler/beam_group.h"
-#include "engine/scheduler/observer.h"
 #include "engine/scheduler/request.h"
 #include "engine/scheduler/stall_meter.h"
 #include "engine/tokenizer/incremental_decoder.h"
@@ -85,8 +84,10 @@ class Session {
   const absl::Status& fault() const { return fault_; }
   // Whether a token waits for Deliver.
   bool undelivered() const { return undelivered_; }
-  // Hands the token to the sink. observer may be null.
-  void Deliver(SchedulerObserver* observer);
+  // Its time since the one before it, or, of the first, since submission.
+  absl::Duration undelivered_age() const { return event_age_; }
+  // Hands the token to the sink.
+  void Deliver();
 
   // Whether the tokens so far are to be checkpointed.
   bool CheckpointDue() const {

@@ -20,6 +20,10 @@ class StallMeter {
 
   // What is seen now: whether there is room, and all the bytes that the client has ever taken.
   void Update(bool room, int64_t taken, absl::Time now) {
+    if (room && blocked_at_ == absl::InfiniteFuture() && credit_ == limit_) {
+      taken_ = taken;  // no credit can be lost or gained
+      return;
+    }
     if (blocked_at_ != absl::InfiniteFuture()) credit_ -= now - blocked_at_;
     const int64_t gained = taken - taken_;
     taken_ = taken;

@@ -32,8 +32,7 @@ void Use(Metrics& metrics) {
   metrics.OnPrefixes({.queried = 120, .hit = 40, .states = 5, .bytes = 500, .evictions = 2});
   metrics.OnStep(3, 17, absl::Milliseconds(2));
   metrics.OnFirstToken(absl::Milliseconds(30));
-  metrics.OnToken(absl::Milliseconds(3));
-  metrics.OnToken(absl::Milliseconds(3));
+  metrics.OnTokens(std::vector(2, absl::Milliseconds(3)));
   FinishEvent event;
   event.reason = FinishReason::kEos;
   event.prompt_tokens = 17;

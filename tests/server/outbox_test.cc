@@ -16,6 +16,16 @@ TokenEvent Token(int32_t id, std::string text) {
   return event;
 }
 
+// The next message as it goes out; *message stays as it is where there is none.
+Outbox::Next Pop(Outbox& outbox, v1::GenerateResponse* message) {
+  OutboxMessage taken;
+  const Outbox::Next next = outbox.Pop(&taken);
+  if (next != Outbox::Next::kMessage && next != Outbox::Next::kLastMessage) return next;
+  message->Clear();
+  taken.Fill(message);
+  return next;
+}
+
 FinishEvent Finish(FinishReason reason, absl::Status status = absl::OkStatus()) {
   FinishEvent event;
   event.reason = reason;
@@ -30,22 +40,22 @@ FinishEvent Finish(FinishReason reason, absl::Status status = absl::OkStatus()) 
 TEST(OutboxTest, MergesTokensThatWaitTogether) {
   Outbox outbox({});
   v1::GenerateResponse message;
-  EXPECT_EQ(outbox.Pop(&message), Outbox::Next::kNothing);
+  EXPECT_EQ(Pop(outbox, &message), Outbox::Next::kNothing);
   v1::Started started;
   started.set_seed(7);
   outbox.PushStarted(started);
   outbox.PushToken(Token(4, "a"));
   outbox.PushToken(Token(5, "b"));
-  ASSERT_EQ(outbox.Pop(&message), Outbox::Next::kMessage);
+  ASSERT_EQ(Pop(outbox, &message), Outbox::Next::kMessage);
   EXPECT_EQ(message.started().seed(), 7u);
-  ASSERT_EQ(outbox.Pop(&message), Outbox::Next::kMessage);
+  ASSERT_EQ(Pop(outbox, &message), Outbox::Next::kMessage);
   EXPECT_EQ(message.delta().text(), "ab");
   EXPECT_THAT(message.delta().token_ids(), ElementsAre(4, 5));
   EXPECT_EQ(message.delta().logprobs_size(), 2);
-  EXPECT_EQ(outbox.Pop(&message), Outbox::Next::kNothing);
+  EXPECT_EQ(Pop(outbox, &message), Outbox::Next::kNothing);
   EXPECT_TRUE(outbox.empty());
   outbox.PushToken(Token(6, "c"));
-  ASSERT_EQ(outbox.Pop(&message), Outbox::Next::kMessage);
+  ASSERT_EQ(Pop(outbox, &message), Outbox::Next::kMessage);
   EXPECT_THAT(message.delta().token_ids(), ElementsAre(6));
 }
 
@@ -57,13 +67,13 @@ TEST(OutboxTest, IsBoundedInTokensAndBytes) {
   few.PushToken(Token(1, ""));
   EXPECT_FALSE(few.HasRoom(1));
   v1::GenerateResponse message;
-  few.Pop(&message);
+  Pop(few, &message);
   EXPECT_TRUE(few.HasRoom(1));
 
   Outbox small({.tokens = 1000, .bytes = 100});
   small.PushToken(Token(1, std::string(200, 'x')));
   EXPECT_FALSE(small.HasRoom(1));
-  small.Pop(&message);
+  Pop(small, &message);
   EXPECT_TRUE(small.HasRoom(1));
 
   // The byte bound is not below what tokens with alternatives take on the wire.
@@ -72,8 +82,51 @@ TEST(OutboxTest, IsBoundedInTokensAndBytes) {
   token.top.resize(20, {1 << 20, -1.0F});
   int64_t tokens = 0;
   for (; heavy.HasRoom(1); ++tokens) heavy.PushToken(token);
-  heavy.Pop(&message);
+  Pop(heavy, &message);
   EXPECT_LE(message.ByteSizeLong(), 1000u + message.ByteSizeLong() / static_cast<size_t>(tokens));
+}
+
+TEST(OutboxTest, LargeDeltasAreCutBetweenTokens) {
+  constexpr int kTokens = 50;
+  Outbox outbox({.tokens = kTokens, .bytes = 1 << 20});
+  outbox.CountFrom(100, 7);
+  std::string all;
+  for (int i = 0; i < kTokens; ++i) {
+    TokenEvent token =
+        Token(i, std::string(i % 3 == 0 ? 1500 : 10, static_cast<char>('a' + i % 26)));
+    for (int j = 0; j < i % 4; ++j) token.top.push_back({100 * i + j, -1.0F});
+    all += token.text;
+    outbox.PushToken(token);
+  }
+  FinishEvent finish = Finish(FinishReason::kLength);
+  finish.text = "tail";
+  outbox.PushFinished(finish);
+  std::string text;
+  int tokens = 0;
+  int messages = 0;
+  v1::GenerateResponse message;
+  while (Pop(outbox, &message) == Outbox::Next::kMessage) {
+    ++messages;
+    const v1::Delta& delta = message.delta();
+    // Full at 16 KiB, which the last token may go over by itself.
+    EXPECT_LT(message.ByteSizeLong(), (16U << 10) + 1600);
+    ASSERT_EQ(delta.logprobs_size(), delta.token_ids_size());
+    for (int i = 0; i < delta.token_ids_size(); ++i, ++tokens) {
+      EXPECT_EQ(delta.token_ids(i), static_cast<uint32_t>(tokens));
+      EXPECT_EQ(delta.logprobs(i).chosen().token_id(), static_cast<uint32_t>(tokens));
+      ASSERT_EQ(delta.logprobs(i).top_size(), tokens % 4);
+      for (int j = 0; j < tokens % 4; ++j) {
+        EXPECT_EQ(delta.logprobs(i).top(j).token_id(), static_cast<uint32_t>(100 * tokens + j));
+      }
+    }
+    EXPECT_EQ(delta.position(), 107U + static_cast<uint64_t>(tokens));
+    text += delta.text();
+  }
+  EXPECT_EQ(messages, 2);  // of 27,900 bytes: more than fill one, fewer than fill two
+  EXPECT_EQ(tokens, kTokens);
+  EXPECT_EQ(text, all + "tail");
+  EXPECT_EQ(message.finished().session_position(), 107U + kTokens);
+  EXPECT_EQ(outbox.bytes(), 0);
 }
 
 TEST(OutboxTest, EndsWithHeldTextUsageAndStatus) {
@@ -83,10 +136,10 @@ TEST(OutboxTest, EndsWithHeldTextUsageAndStatus) {
   event.matched_stop = "END";
   outbox.PushFinished(event);
   v1::GenerateResponse message;
-  ASSERT_EQ(outbox.Pop(&message), Outbox::Next::kMessage);
+  ASSERT_EQ(Pop(outbox, &message), Outbox::Next::kMessage);
   EXPECT_EQ(message.delta().text(), "tail");
   EXPECT_EQ(message.delta().token_ids_size(), 0);
-  ASSERT_EQ(outbox.Pop(&message), Outbox::Next::kLastMessage);
+  ASSERT_EQ(Pop(outbox, &message), Outbox::Next::kLastMessage);
   EXPECT_EQ(message.finished().reason(), v1::FINISH_REASON_STOP);
   EXPECT_EQ(message.finished().stop(), "END");
   EXPECT_EQ(message.finished().usage().generated_tokens(), 2u);
@@ -104,12 +157,12 @@ TEST(OutboxTest, HypothesesThatDoNotFitAreAStatus) {
   v1::GenerateResponse message;
   Outbox fits({.message_bytes = 131});
   fits.PushFinished(event);
-  ASSERT_EQ(fits.Pop(&message), Outbox::Next::kLastMessage);
+  ASSERT_EQ(Pop(fits, &message), Outbox::Next::kLastMessage);
   EXPECT_EQ(message.ByteSizeLong(), 131U);
   event.hypotheses[0].text += "y";
   Outbox large({.message_bytes = 131});
   large.PushFinished(event);
-  ASSERT_EQ(large.Pop(&message), Outbox::Next::kEnd);
+  ASSERT_EQ(Pop(large, &message), Outbox::Next::kEnd);
   EXPECT_TRUE(absl::IsInvalidArgument(large.status())) << large.status();
   EXPECT_THAT(std::string(large.status().message()),
               ::testing::HasSubstr("limit of 131 (--max-response-bytes)"));
@@ -119,9 +172,9 @@ TEST(OutboxTest, DrainedIsAFinishedAndAStatus) {
   Outbox outbox({});
   outbox.PushFinished(Finish(FinishReason::kDrained, absl::UnavailableError("bye")));
   v1::GenerateResponse message;
-  ASSERT_EQ(outbox.Pop(&message), Outbox::Next::kMessage);
+  ASSERT_EQ(Pop(outbox, &message), Outbox::Next::kMessage);
   EXPECT_EQ(message.finished().reason(), v1::FINISH_REASON_DRAINED);
-  ASSERT_EQ(outbox.Pop(&message), Outbox::Next::kEnd);
+  ASSERT_EQ(Pop(outbox, &message), Outbox::Next::kEnd);
   EXPECT_EQ(outbox.status().code(), absl::StatusCode::kUnavailable);
 }
 
@@ -131,7 +184,7 @@ TEST(OutboxTest, OtherEndsAreAStatusAlone) {
     Outbox outbox({});
     outbox.PushFinished(Finish(reason, absl::AbortedError("why")));
     v1::GenerateResponse message;
-    ASSERT_EQ(outbox.Pop(&message), Outbox::Next::kEnd);
+    ASSERT_EQ(Pop(outbox, &message), Outbox::Next::kEnd);
     EXPECT_EQ(outbox.status(), absl::AbortedError("why"));
   }
 }

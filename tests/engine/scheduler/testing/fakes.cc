@@ -21,11 +21,6 @@ void FakeSink::TakeBytes(int64_t bytes) {
   taken_bytes_ += bytes;
 }
 
-int64_t FakeSink::TakenBytes() {
-  const std::lock_guard lock(mu_);
-  return taken_bytes_;
-}
-
 void FakeSink::AddRoom(int64_t n) {
   const std::lock_guard lock(mu_);
   capacity_ += n;
@@ -82,9 +77,9 @@ void FakeSink::OnStarted() {
   changed_.notify_all();
 }
 
-bool FakeSink::HasRoom(int64_t tokens) {
+EventSink::Room FakeSink::RoomFor(int64_t tokens) {
   const std::lock_guard lock(mu_);
-  return static_cast<int64_t>(events_.size()) + tokens <= capacity_;
+  return {static_cast<int64_t>(events_.size()) + tokens <= capacity_, taken_bytes_};
 }
 
 void FakeSink::OnToken(TokenEvent event) {
@@ -159,10 +154,10 @@ void FakeObserver::OnFirstToken(absl::Duration since_submit) {
   ++counts_.first_tokens;
 }
 
-void FakeObserver::OnToken(absl::Duration since_previous) {
+void FakeObserver::OnTokens(std::span<const absl::Duration> since_previous) {
   const std::lock_guard lock(mu_);
-  EXPECT_GE(since_previous, absl::ZeroDuration());
-  ++counts_.later_tokens;
+  for (const absl::Duration age : since_previous) EXPECT_GE(age, absl::ZeroDuration());
+  counts_.later_tokens += static_cast<int64_t>(since_previous.size());
 }
 
 void FakeObserver::OnFinished(const FinishEvent& event, absl::Duration /*since_submit*/) {

@@ -37,8 +37,7 @@ class FakeSink : public EventSink {
   std::string text() const;
 
   void OnStarted() override;
-  bool HasRoom(int64_t tokens) override;
-  int64_t TakenBytes() override;
+  Room RoomFor(int64_t tokens) override;
   void OnToken(TokenEvent event) override;
   void OnFinished(FinishEvent event) override;
 
@@ -88,7 +87,7 @@ class FakeObserver : public SchedulerObserver {
   void OnStep(int64_t decode_rows, int64_t prompt_rows, absl::Duration time) override;
   void OnNotFinite() override;
   void OnFirstToken(absl::Duration since_submit) override;
-  void OnToken(absl::Duration since_previous) override;
+  void OnTokens(std::span<const absl::Duration> since_previous) override;
   void OnFinished(const FinishEvent& event, absl::Duration since_submit) override;
 
  private:
