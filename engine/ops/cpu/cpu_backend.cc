@@ -52,7 +52,8 @@ std::string CpuBackend::Describe() const {
 }
 
 std::string CpuBackend::Numerics() const {
-  return std::string("cpu ") + gemm_.target + (bf16_gemm_ == nullptr ? "" : ", bfloat16 products") +
+  return std::string("cpu ") + gemm_.target +
+         (bf16_gemm_ == nullptr ? "" : std::string(", ") + bf16_gemm_->order) +
          (int_planes_ == 1 ? ", int8 rows" : "");
 }
 
@@ -87,10 +88,10 @@ std::unique_ptr<Matrix> CpuBackend::LoadMatrix(std::span<const HostMatrix> parts
   if (IsQuantized(dtype)) return std::make_unique<QuantizedMatrix>(parts, rows, dtype, pool_);
   if (dtype == DType::kBFloat16 && bf16_gemm_ != nullptr) {
     return std::make_unique<PackedMatrix>(parts, rows, dtype, PanelLayout::kPairs, kPairPanel,
-                                          pool_);
+                                          bf16_gemm_->input_multiple, pool_);
   }
   return std::make_unique<PackedMatrix>(parts, rows, dtype, PanelLayout::kFeatures,
-                                        gemm_.panel_cols, pool_);
+                                        gemm_.panel_cols, 1, pool_);
 }
 
 Buffer CpuBackend::LoadVector(std::span<const float> values) {

@@ -21,6 +21,14 @@ constexpr double kBytesPerNanosecond = 30;
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Rows of a task of a product of rows ≥ 1: about as many in each, and whole tiles but for the last.
+int64_t BlockRows(int64_t rows) {
+  constexpr int64_t kTileRows = 16;
+  static_assert(kGemmMaxRows % kTileRows == 0);
+  if (rows <= kGemmMaxRows) return rows;
+  return DivideUp(DivideUp(rows, DivideUp(rows, kGemmMaxRows)), kTileRows) * kTileRows;
+}
+
 // Nanoseconds of one thread for a product, roughly: its arithmetic and the weights' way from
 // memory.
 double ProductCost(int64_t rows, const Matrix& w, double flops_per_nanosecond) {
@@ -52,15 +60,16 @@ void CpuBackend::MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMode
 template <typename Task, typename Run>
 void CpuBackend::RunProduct(const Task& all, int64_t rows, int64_t panel_count, int64_t panels,
                             double cost, const Run& run) {
-  const int64_t row_blocks = DivideUp(rows, kGemmMaxRows);
+  const int64_t block_rows = BlockRows(rows);
+  const int64_t row_blocks = DivideUp(rows, block_rows);
   // Row blocks of the same panels follow each other: the panels come from memory once.
   ForTasks(DivideUp(panel_count, panels) * row_blocks, cost, [&](int64_t index, int worker) {
     const int64_t block = index % row_blocks;
     Task task = all;
     task.first_panel = index / row_blocks * panels;
     task.end_panel = std::min(task.first_panel + panels, panel_count);
-    task.first_row = rows * block / row_blocks;
-    task.end_row = rows * (block + 1) / row_blocks;
+    task.first_row = block * block_rows;
+    task.end_row = std::min(task.first_row + block_rows, rows);
     run(task, worker);
   });
 }
@@ -86,8 +95,7 @@ void CpuBackend::FloatMatMul(Tensor x, const PackedMatrix& w, const float* bias,
   all.bfloat16 = w.dtype() == DType::kBFloat16;
   all.cols = w.cols();
   SetOutput(w, bias, mode, out, &all);
-  const int64_t rows = DivideUp(x.rows, DivideUp(x.rows, kGemmMaxRows));  // of a task, at most
-  const int64_t fitting = kGemmScratchFloats / (rows * gemm_.panel_cols);
+  const int64_t fitting = kGemmScratchFloats / (BlockRows(x.rows) * gemm_.panel_cols);
   const int64_t panels = std::min(TaskPanels(w.panel_count(), gemm_.panels_at_once), fitting);
   RunProduct(all, x.rows, w.panel_count(), panels, ProductCost(x.rows, w, kFlopsPerNanosecond),
              [&](GemmTask task, int worker) {
@@ -99,7 +107,7 @@ void CpuBackend::FloatMatMul(Tensor x, const PackedMatrix& w, const float* bias,
 void CpuBackend::PairMatMul(Tensor x, const PackedMatrix& w, const float* bias, MatMulMode mode,
                             Tensor out) {
   Bf16GemmTask all;
-  all.pairs = PairsOf(w.cols());
+  all.pairs = DivideUp(w.cols(), bf16_gemm_->input_multiple) * bf16_gemm_->input_multiple / 2;
   // Rows a multiple of 4096 bytes apart would compete for the same cache lines.
   all.x_stride = DivideUp(all.pairs, 16) * 16 + 16;
   auto* rows = static_cast<uint32_t*>(RowRoom(x.rows, all.x_stride * 4));

@@ -12,11 +12,11 @@
 namespace t2r {
 
 PackedMatrix::PackedMatrix(std::span<const HostMatrix> parts, int64_t rows, DType dtype,
-                           PanelLayout layout, int panel_cols, ThreadPool& pool)
+                           PanelLayout layout, int panel_cols, int input_multiple, ThreadPool& pool)
     : LookupTable(rows, parts[0].cols, dtype), layout_(layout), panel_cols_(panel_cols) {
   assert(dtype == DType::kBFloat16 || (dtype == DType::kFloat32 && layout != PanelLayout::kPairs));
-  // An odd number of input features leaves half of the last pair zero.
-  const int64_t inputs = layout == PanelLayout::kPairs ? (cols() + 1) / 2 * 2 : cols();
+  assert(layout != PanelLayout::kPairs || input_multiple % 2 == 0);
+  const int64_t inputs = (cols() + input_multiple - 1) / input_multiple * input_multiple;
   panel_bytes_ = static_cast<size_t>(inputs * panel_cols) * SizeOf(dtype);
   buffer_ = AllocateHost(panel_bytes_ * static_cast<size_t>(panel_count()));
   pool.Run(panel_count(), [&](int64_t panel, int) {

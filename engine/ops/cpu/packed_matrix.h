@@ -29,8 +29,10 @@ enum class PanelLayout : uint8_t {
 class PackedMatrix : public LookupTable {
  public:
   // Packs the stacked rows of `parts`, rounded to `dtype` (float32 or bfloat16; to nearest even).
+  // Panels are filled up with zeros to a multiple of input_multiple input features; even with
+  // pairs.
   PackedMatrix(std::span<const HostMatrix> parts, int64_t rows, DType dtype, PanelLayout layout,
-               int panel_cols, ThreadPool& pool);
+               int panel_cols, int input_multiple, ThreadPool& pool);
 
   size_t bytes() const override { return buffer_.bytes(); }
   PanelLayout layout() const { return layout_; }

@@ -1,5 +1,5 @@
-// Products of bfloat16 weights with rows rounded to bfloat16: by the instruction where this machine
-// has it, and by its twin.
+// Products of bfloat16 weights with rows rounded to bfloat16: by the instructions that this machine
+// has, and by their twins.
 #include <bit>
 #include <cmath>
 #include <iostream>
@@ -13,13 +13,24 @@ namespace {
 
 constexpr DType kBf16 = DType::kBFloat16;
 
+bool InTiles(const Bf16GemmKernels& set) { return set.input_multiple > 2; }
+
+// The plain twin that sums in the same order.
+const Bf16GemmKernels& TwinOf(const Bf16GemmKernels& set) {
+  for (const Bf16GemmKernels& twin : Bf16GemmSets()) {
+    if (twin.twin && std::string(twin.order) == set.order) return twin;
+  }
+  throw std::logic_error(std::string(set.name) + " has no twin");
+}
+
 std::vector<BackendCase> Cases() {
   std::vector<BackendCase> cases;
   for (const Bf16GemmKernels& set : Bf16GemmSets()) {
     if (!set.supported()) continue;
     for (const int threads : {1, 2}) {
       BackendCase made;
-      made.name = (set.twin ? "Twin" : "Avx512Bf16") + std::to_string(threads);
+      made.name = std::string(set.twin ? "TwinOf" : "") + (InTiles(set) ? "Amx" : "Avx512Bf16") +
+                  std::to_string(threads);
       made.options.name = "cpu";
       made.options.threads = threads;
       made.options.rows = RowRounding::kBFloat16;
@@ -48,8 +59,8 @@ TEST(Bf16GemmSetsTest, SaysWhichRunHere) {
 }
 
 // Runs one row by one output feature, from words of two bfloat16s each.
-float DotOf(const Bf16GemmKernels& set, const std::vector<uint32_t>& x,
-            const std::vector<uint32_t>& w) {
+float DotOf(const Bf16GemmKernels& set, std::vector<uint32_t> x, const std::vector<uint32_t>& w) {
+  while (x.size() * 2 % static_cast<size_t>(set.input_multiple) != 0) x.push_back(0);
   std::vector<uint32_t> panel(x.size() * kPairPanel);
   for (size_t i = 0; i < w.size(); ++i) panel[i * kPairPanel] = w[i];
   float out = 0;
@@ -67,15 +78,37 @@ uint32_t Pair(float first, float second) {
   return static_cast<uint32_t>(FloatToBFloat16(second)) << 16 | FloatToBFloat16(first);
 }
 
-// What the manual says: the upper product first, each rounded by itself, no subnormals.
-TEST(Bf16GemmSetsTest, DotsAreRoundedInTheDocumentedOrder) {
+// What the manual says of vdpbf16ps: the upper product first, and of tdpbf16ps: even and odd
+// features apart over 16 pairs, then both together onto the sum; each rounded by itself.
+TEST(Bf16GemmSetsTest, DotsAreSummedInTheDocumentedOrder) {
   for (const Bf16GemmKernels& set : Bf16GemmSets()) {
     if (!set.supported()) continue;
     SCOPED_TRACE(set.name);
-    // 1, then 1 + 2⁻²⁴, which is a tie and rounds to 1, then 1 + 2⁻²³. The other way round 1 + 2⁻²³
-    // + 2⁻²⁴ is a tie that rounds up.
+    const bool tiles = InTiles(set);
+    // In pairs: 1, then 1 + 2⁻²⁴, which is a tie and rounds to 1, then 1 + 2⁻²³. The other way
+    // round 1 + 2⁻²³ + 2⁻²⁴ is a tie that rounds up; so it does where the odd one is added to the
+    // evens' sum.
     EXPECT_EQ(DotOf(set, {Pair(1, 0), Pair(1, 1)}, {Pair(1, 0), Pair(0x1p-23F, 0x1p-24F)}),
-              1 + 0x1p-23F);
+              tiles ? 1 + 0x1p-22F : 1 + 0x1p-23F);
+    // Odd ones by themselves are 2⁻²³; one by one onto 1 each is lost.
+    const std::vector<uint32_t> odd = {Pair(1, 0x1p-24F), Pair(0, 0x1p-24F)};
+    EXPECT_EQ(DotOf(set, {Pair(1, 1), Pair(1, 1)}, odd), tiles ? 1 + 0x1p-23F : 1);
+    // The 17th pair begins a run: its even feature does not join the evens of the 16 before, whose
+    // 2⁻²⁴ would with it be 2⁻²³, but comes to 1 alone.
+    std::vector<uint32_t> run(17, Pair(0, 0));
+    run[0] = Pair(0x1p-24F, 1);
+    const std::vector<uint32_t> ones(17, Pair(1, 1));
+    run[15] = Pair(0x1p-24F, 0);
+    EXPECT_EQ(DotOf(set, run, ones), tiles ? 1 + 0x1p-23F : 1);
+    std::swap(run[15], run[16]);
+    EXPECT_EQ(DotOf(set, run, ones), 1);
+  }
+}
+
+TEST(Bf16GemmSetsTest, DotsAreFusedAndKnowNoSubnormals) {
+  for (const Bf16GemmKernels& set : Bf16GemmSets()) {
+    if (!set.supported()) continue;
+    SCOPED_TRACE(set.name);
     // A product is not rounded before it is added: 1 + (1 + 2⁻⁷)² · 2⁻²⁴ lies beyond the tie.
     EXPECT_EQ(DotOf(set, {Pair(1, 0), Pair(1 + 0x1p-7F, 0)},
                     {Pair(1, 0), Pair((1 + 0x1p-7F) * 0x1p-24F, 0)}),
@@ -88,10 +121,7 @@ TEST(Bf16GemmSetsTest, DotsAreRoundedInTheDocumentedOrder) {
 }
 
 // Numbers whose sums cancel, meet at far exponents and leave the normal range.
-TEST(Bf16GemmSetsTest, TheTwinHasTheInstructionsBits) {
-  const Bf16GemmKernels* const real = ChooseBf16Gemm();
-  if (real == nullptr) GTEST_SKIP() << "this processor has no AVX512-BF16";
-  const Bf16GemmKernels& twin = Bf16GemmSets().back();
+void ExpectSameDots(const Bf16GemmKernels& set, const Bf16GemmKernels& twin) {
   std::mt19937_64 rng(3);
   for (const int spread : {2, 20, 63}) {
     const auto word = [&] {
@@ -104,14 +134,25 @@ TEST(Bf16GemmSetsTest, TheTwinHasTheInstructionsBits) {
       return both;
     };
     for (int n = 0; n < 3000; ++n) {
-      std::vector<uint32_t> x(5);
-      std::vector<uint32_t> w(5);
+      std::vector<uint32_t> x(20);
+      std::vector<uint32_t> w(20);
       for (uint32_t& v : x) v = word();
       for (uint32_t& v : w) v = word();
-      ASSERT_EQ(std::bit_cast<uint32_t>(DotOf(*real, x, w)),
+      ASSERT_EQ(std::bit_cast<uint32_t>(DotOf(set, x, w)),
                 std::bit_cast<uint32_t>(DotOf(twin, x, w)));
     }
   }
+}
+
+TEST(Bf16GemmSetsTest, TheTwinHasTheInstructionsBits) {
+  bool any = false;
+  for (const Bf16GemmKernels& set : Bf16GemmSets()) {
+    if (set.twin || !set.supported()) continue;
+    any = true;
+    SCOPED_TRACE(set.name);
+    ExpectSameDots(set, TwinOf(set));
+  }
+  if (!any) GTEST_SKIP() << "this processor has neither AVX512-BF16 nor AMX-BF16";
 }
 
 TEST(Bf16GemmSetsTest, RowsAreRoundedToNearestEven) {
@@ -129,7 +170,9 @@ TEST(Bf16GemmSetsTest, RowsAreRoundedToNearestEven) {
   for (const Bf16GemmKernels& set : Bf16GemmSets()) {
     if (!set.supported()) continue;
     for (const size_t count : {size_t{1}, size_t{32}, size_t{33}, x.size()}) {
-      std::vector<uint32_t> pairs(static_cast<size_t>(PairsOf(static_cast<int64_t>(count))) + 1, 7);
+      const auto multiple = static_cast<size_t>(set.input_multiple);
+      const size_t filled = (count + multiple - 1) / multiple * multiple / 2;
+      std::vector<uint32_t> pairs(filled + 1, 7);
       set.round_row(x.data(), static_cast<int64_t>(count), pairs.data());
       EXPECT_EQ(pairs.back(), 7U) << "written beyond the row";
       for (size_t i = 0; i < count; ++i) {
@@ -137,13 +180,13 @@ TEST(Bf16GemmSetsTest, RowsAreRoundedToNearestEven) {
         EXPECT_EQ(std::bit_cast<uint32_t>(BFloat16ToFloat(got)), std::bit_cast<uint32_t>(want[i]))
             << set.name << ", element " << i << " of " << count;
       }
-      const bool odd = count % 2 != 0;
-      EXPECT_EQ(odd ? pairs[count / 2] >> 16 : 0, 0U);
+      EXPECT_EQ(count % 2 != 0 ? pairs[count / 2] >> 16 : 0, 0U);
+      for (size_t i = (count + 1) / 2; i < filled; ++i) EXPECT_EQ(pairs[i], 0U) << i;
     }
     const float nan = std::nanf("1");
-    uint32_t pair = 0;
-    set.round_row(&nan, 1, &pair);
-    EXPECT_TRUE(std::isnan(BFloat16ToFloat(static_cast<uint16_t>(pair))));
+    std::vector<uint32_t> pairs(static_cast<size_t>(set.input_multiple) / 2);
+    set.round_row(&nan, 1, pairs.data());
+    EXPECT_TRUE(std::isnan(BFloat16ToFloat(static_cast<uint16_t>(pairs[0]))));
   }
 }
 
@@ -199,7 +242,7 @@ TEST_P(Bf16MatMulTest, AgreesWithFloat64OfRoundedRowsOnOddShapes) {
 TEST_P(Bf16MatMulTest, ARowsBitsDoNotDependOnTheOtherRowsNorOnTheSet) {
   constexpr int64_t kRows = 27;
   BackendCase other = GetParam();
-  other.bf16_gemm = &Bf16GemmSets().back();
+  other.bf16_gemm = &TwinOf(*GetParam().bf16_gemm);
   const auto twin = MakeBackend(other);
   for (const auto& [n, k] :
        std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {130, 33}, {88, 192}}) {
@@ -218,6 +261,15 @@ TEST_P(Bf16MatMulTest, ARowsBitsDoNotDependOnTheOtherRowsNorOnTheSet) {
           want.Rows(first, count), std::to_string(count) + " rows from " + std::to_string(first));
     }
   }
+}
+
+// Tiles sum in another order, so they are a class of their own.
+TEST_P(Bf16MatMulTest, TheOrderIsPartOfWhatDecidesTheBits) {
+  const std::string order =
+      InTiles(*GetParam().bf16_gemm) ? ", bfloat16 products in tiles" : ", bfloat16 products";
+  const std::string numerics = backend_->Numerics();
+  ASSERT_GE(numerics.size(), order.size());
+  EXPECT_EQ(numerics.substr(numerics.size() - order.size()), order);
 }
 
 TEST_P(Bf16MatMulTest, RowsAreLookedUpAsTheyAreKept) {

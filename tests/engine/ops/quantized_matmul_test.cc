@@ -202,9 +202,9 @@ class QuantizedMatMulTest : public OpTest {
 };
 
 const std::vector<std::tuple<int, int, int>> kShapes = {
-    {1, 1, 1},     {1, 5, 3},     {1, 130, 576}, {2, 7, 64},  {3, 16, 17},
-    {4, 70, 96},   {5, 33, 100},  {6, 64, 576},  {7, 97, 65}, {13, 49, 192},
-    {31, 40, 129}, {97, 48, 160}, {200, 17, 33}};
+    {1, 1, 1},    {1, 5, 3},     {1, 130, 576}, {2, 7, 64},    {3, 16, 17},
+    {4, 70, 96},  {5, 33, 100},  {6, 64, 576},  {7, 97, 65},   {13, 49, 192},
+    {16, 16, 32}, {31, 40, 129}, {33, 49, 65},  {97, 48, 160}, {200, 17, 33}};
 
 TEST_P(QuantizedMatMulTest, AgreesWithFloat64OnOddShapes) {
   for (const DType dtype : Quantized()) {
@@ -233,6 +233,7 @@ TEST_P(QuantizedMatMulTest, AgreesWithFloat64OnOddShapes) {
 // Sums of codes at their ends: neither 16-bit saturation nor an offset that does not cancel.
 TEST_P(QuantizedMatMulTest, ExtremeCodesAreSummedExactly) {
   constexpr int64_t kCols = 96;
+  constexpr int64_t kRows = 18;  // more than a tile
   for (const DType dtype : Quantized()) {
     for (const double sign : {1.0, -1.0}) {
       Mat w(3, kCols);
@@ -243,20 +244,21 @@ TEST_P(QuantizedMatMulTest, ExtremeCodesAreSummedExactly) {
       }
       const Weight weight = Make(w, dtype);
       const auto matrix = backend_->LoadMatrix({&weight.host, 1}, dtype);
-      Mat x(2, kCols);
-      for (int64_t i = 0; i < kCols; ++i) {
-        x.at(0, i) = sign * 127;  // exact: a scale of 1
-        x.at(1, i) = sign * (i % 2 == 0 ? 127 : -127);
+      Mat x(kRows, kCols);
+      for (int64_t t = 0; t < kRows; ++t) {
+        for (int64_t i = 0; i < kCols; ++i) {  // exact: a scale of 1
+          x.at(t, i) = sign * (i % 2 == 0 || t % 2 == 0 ? 127 : -127);
+        }
       }
       Result want = Reference(x, weight, nullptr, nullptr);
-      for (int64_t t = 0; t < 2; ++t) {
+      for (int64_t t = 0; t < kRows; ++t) {
         for (int64_t n = 0; n < 3; ++n) {
           double terms = 0;
           for (int64_t i = 0; i < kCols; ++i) terms += 127 * weight.terms.at(n, i);
           want.bound.at(t, n) = 12 * kU * terms;  // no quantisation error is left
         }
       }
-      ExpectWithin(Product(x, *matrix, nullptr, MatMulMode::kStore, Mat(2, 3)), want.out,
+      ExpectWithin(Product(x, *matrix, nullptr, MatMulMode::kStore, Mat(kRows, 3)), want.out,
                    want.bound);
     }
   }
@@ -265,7 +267,7 @@ TEST_P(QuantizedMatMulTest, ExtremeCodesAreSummedExactly) {
 // The promise the whole engine rests on: a row's bits do not depend on the rows beside it. Nor,
 // with quantised weights, on the instruction set.
 TEST_P(QuantizedMatMulTest, ARowsBitsDoNotDependOnTheOtherRowsNorOnTheInstructionSet) {
-  constexpr int64_t kRows = 27;
+  constexpr int64_t kRows = 37;
   const auto best = OnDevice()
                         ? nullptr
                         : MakeBackend(CaseOf("best", ChooseIntGemm(), 1, GetParam().options.rows));

@@ -13,8 +13,10 @@ const Bf16GemmKernels* chosen_for_test = nullptr;
 std::span<const Bf16GemmKernels> Bf16GemmSets() {
   static const std::array kSets = {
 #if defined(__x86_64__)
+    bf16_gemm::kAmxBf16,
     bf16_gemm::kAvx512Bf16,
 #endif
+    bf16_gemm::kAmxBf16Twin,
     bf16_gemm::kAvx512Bf16Twin
   };
   return kSets;

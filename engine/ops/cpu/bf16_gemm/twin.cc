@@ -1,9 +1,10 @@
-// A plain twin of AVX512-BF16's instructions, over which the kernels' source is tested on machines
+// Plain twins of the sets' instructions, over which the kernels' source is tested on machines
 // without them. Built without contraction (-ffp-contract=off): what is fused is written so.
 #include <hwy/base.h>
 
 #include <cmath>
 
+#include "engine/ops/cpu/amx/tiles_twin.h"
 #include "engine/ops/cpu/bf16_gemm/sets.h"
 #include "engine/ops/cpu/plain_lanes.h"
 
@@ -11,9 +12,6 @@
 
 namespace t2r::bf16_gemm {
 namespace {
-
-// A zero of the same sign in place of what is subnormal.
-float WithoutSubnormal(float v) { return std::abs(v) < 0x1p-126F ? std::copysign(0.0F, v) : v; }
 
 struct Isa : PlainFloats<16> {
   using Pairs = Lanes<uint32_t, 16>;
@@ -53,12 +51,22 @@ struct Isa : PlainFloats<16> {
 };
 
 #include "engine/ops/cpu/bf16_gemm/tile-inl.h"
+// After what it builds on.
+#include "engine/ops/cpu/bf16_gemm/amx-inl.h"
 
 bool Always() { return true; }
 
 }  // namespace
 
-const Bf16GemmKernels kAvx512Bf16Twin = {"twin of AVX512-BF16", Always,       PanelsFor(1),
-                                         RoundRow<Isa>,         RunBf16<Isa>, true};
+const Bf16GemmKernels kAvx512Bf16Twin = {
+    "twin of AVX512-BF16", kPairOrder, Always, PanelsFor(1), 2, RoundRow<Isa>, RunBf16<Isa>, true};
+const Bf16GemmKernels kAmxBf16Twin = {"twin of AMX-BF16",
+                                      kTileOrder,
+                                      Always,
+                                      1,
+                                      2 * kTilePairs,
+                                      RoundTileRow<kAvx512Bf16Twin>,
+                                      RunTiles<Isa, AmxTilesTwin>,
+                                      true};
 
 }  // namespace t2r::bf16_gemm

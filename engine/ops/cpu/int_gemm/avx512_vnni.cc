@@ -17,15 +17,13 @@ namespace {
 
 #include "engine/ops/cpu/zmm-inl.h"
 
-struct Isa : ZmmFloats {
-  using Ints = __m512i;
+struct Isa : ZmmInts {
   using Input = __m512i;
   using Codes8 = __m512i;
   using Codes4 = __m512i;
   static constexpr int kAccumulators = 12;  // and as many float32 sums: 24 of 32 registers
   static constexpr bool kSigned8 = false;
 
-  static HWY_INLINE Ints SetInts(int32_t v) { return _mm512_set1_epi32(v); }
   static HWY_INLINE Input Broadcast(const int8_t* x) {
     int32_t four;
     __builtin_memcpy(&four, x, sizeof(four));
@@ -44,10 +42,6 @@ struct Isa : ZmmFloats {
   static HWY_INLINE Ints Dot4(Ints sums, Codes4 codes, Input x) {
     return _mm512_dpbusd_epi32(sums, codes, x);
   }
-  static HWY_INLINE Ints NextByte(Ints sums, int32_t more) {
-    return _mm512_add_epi32(_mm512_slli_epi32(sums, 8), _mm512_set1_epi32(more));
-  }
-  static HWY_INLINE Floats ToFloats(Ints v) { return _mm512_cvtepi32_ps(v); }
 };
 
 #include "engine/ops/cpu/int_gemm/tile-inl.h"

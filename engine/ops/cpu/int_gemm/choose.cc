@@ -13,11 +13,13 @@ const IntGemmKernels* chosen_for_test = nullptr;
 std::span<const IntGemmKernels> IntGemmSets() {
   static const std::array kSets = {
 #if T2R_INT_X86
+    int_gemm::kAmxInt8,
     int_gemm::kAvx512Vnni,
     int_gemm::kAvxVnni,
     int_gemm::kAvx2,
 #endif
     int_gemm::kPlain,
+    int_gemm::kAmxInt8Twin,
     int_gemm::kAvx2Twin,
     int_gemm::kAvxVnniTwin
   };

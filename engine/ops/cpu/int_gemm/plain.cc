@@ -3,6 +3,7 @@
 #define T2R_UNROLL _Pragma("GCC unroll 1")
 #include <hwy/base.h>
 
+#include "engine/ops/cpu/amx/tiles_twin.h"
 #include "engine/ops/cpu/int_gemm/sets.h"
 #include "engine/ops/cpu/plain_lanes.h"
 
@@ -11,6 +12,8 @@ namespace {
 
 #include "engine/ops/cpu/int_gemm/pair-inl.h"
 #include "engine/ops/cpu/int_gemm/tile-inl.h"
+// After what it builds on.
+#include "engine/ops/cpu/int_gemm/amx-inl.h"
 
 // vpdpbusd: in each lane, sum + Σ of 4 unsigned codes times 4 signed activations.
 template <int kLanes>
@@ -24,20 +27,14 @@ Lanes<int32_t, kLanes> DotBytes(Lanes<int32_t, kLanes> sums,
   return sums;
 }
 
-struct PlainIsa : PlainFloats<kIntPanel> {
+struct PlainIsa : PlainInts<kIntPanel> {
   static constexpr int kLanes = static_cast<int>(kIntPanel);
-  using Ints = Lanes<int32_t, kLanes>;
   using Input = const int8_t*;
   using Codes8 = Lanes<uint8_t, 4 * kLanes>;
   using Codes4 = Codes8;
   static constexpr int kAccumulators = 4;
   static constexpr bool kSigned8 = false;
 
-  static Ints SetInts(int32_t v) {
-    Ints all;
-    for (int32_t& lane : all.v) lane = v;
-    return all;
-  }
   static Input Broadcast(const int8_t* x) { return x; }
   static Codes8 Load8(const uint8_t* p) {
     Codes8 codes;
@@ -55,15 +52,6 @@ struct PlainIsa : PlainFloats<kIntPanel> {
     return DotBytes<kLanes>(sums, codes, four);
   }
   static Ints Dot4(const Ints& sums, const Codes4& codes, Input x) { return Dot8(sums, codes, x); }
-  static Ints NextByte(Ints sums, int32_t more) {
-    for (int32_t& v : sums.v) v = v * 256 + more;
-    return sums;
-  }
-  static Floats ToFloats(const Ints& v) {
-    Floats all;
-    for (int i = 0; i < kLanes; ++i) all.v[i] = static_cast<float>(v.v[i]);
-    return all;
-  }
 };
 
 // Of AVX2's registers: 32 bytes.
@@ -192,5 +180,7 @@ const IntGemmKernels kAvx2Twin = {"twin of AVX2", Always, TileShape<Avx2TwinIsa>
 const IntGemmKernels kAvxVnniTwin = {"twin of AVX-VNNI", Always,
                                      TileShape<AvxVnniTwinIsa>::FewPanels(1),
                                      RunInt<AvxVnniTwinIsa>, true};
+const IntGemmKernels kAmxInt8Twin = {"twin of AMX-INT8", Always, TileShape<PlainIsa>::FewPanels(1),
+                                     RunAmx<PlainIsa, AmxTilesTwin, kPlain>, true};
 
 }  // namespace t2r::int_gemm

@@ -17,11 +17,13 @@
 namespace t2r::int_gemm {
 
 #if T2R_INT_X86
+extern const IntGemmKernels kAmxInt8;
 extern const IntGemmKernels kAvx512Vnni;
 extern const IntGemmKernels kAvxVnni;
 extern const IntGemmKernels kAvx2;
 #endif
 extern const IntGemmKernels kPlain;  // any machine; of AVX512-VNNI the twin
+extern const IntGemmKernels kAmxInt8Twin;
 extern const IntGemmKernels kAvx2Twin;
 extern const IntGemmKernels kAvxVnniTwin;
 

@@ -13,6 +13,19 @@
 
 #include "engine/ops/cpu/finish-inl.h"
 
+// A group's sums of one row and panel, scaled, onto what the groups before left: the sequence that
+// int_gemm/kernels.h says, in which all sets agree. minimum: int4's.
+template <class Isa, bool kInt4>
+HWY_INLINE void AddGroup(typename Isa::Floats scale, typename Isa::Floats minimum,
+                         const ActivationGroup& group, typename Isa::Ints sums,
+                         typename Isa::Floats* out) {
+  const auto both = Isa::Mul(scale, Isa::SetFloats(group.scale));
+  *out = Isa::Add(*out, Isa::Mul(both, Isa::ToFloats(sums)));
+  if constexpr (kInt4) {
+    *out = Isa::Add(*out, Isa::Mul(minimum, Isa::SetFloats(group.scaled_sum)));
+  }
+}
+
 // R rows × P panels, finished.
 template <class Isa, bool kInt4, int kPlanes, int R, int P>
 HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
@@ -101,19 +114,10 @@ HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
       const auto* scales =
           reinterpret_cast<const uint16_t*>(base + p * task.panel_bytes) + g * kGroupScales;
       const auto scale = Isa::Widen(scales);
+      const auto minimum = kInt4 ? Isa::Widen(scales + kIntPanel) : scale;
       T2R_UNROLL
       for (int r = 0; r < R; ++r) {
-        const ActivationGroup& group = x_groups[r * task.groups + g];
-        const auto both = Isa::Mul(scale, Isa::SetFloats(group.scale));
-        out[p][r] = Isa::Add(out[p][r], Isa::Mul(both, Isa::ToFloats(sums[p][r])));
-      }
-      if constexpr (kInt4) {
-        const auto minimum = Isa::Widen(scales + kIntPanel);
-        T2R_UNROLL
-        for (int r = 0; r < R; ++r) {
-          const float sum = x_groups[r * task.groups + g].scaled_sum;
-          out[p][r] = Isa::Add(out[p][r], Isa::Mul(minimum, Isa::SetFloats(sum)));
-        }
+        AddGroup<Isa, kInt4>(scale, minimum, x_groups[r * task.groups + g], sums[p][r], &out[p][r]);
       }
     }
   }
