@@ -134,7 +134,7 @@ int Run(const std::string& address, int64_t tokens_a_message) {
 int main(int argc, char** argv) {
   std::string address = "127.0.0.1:0";
   int64_t tokens = 1;
-  CLI::App app("Streams messages that were made beforehand: gRPC's own limit.",
+  CLI::App app("Streams messages that were made beforehand: the limit of gRPC's generated code.",
                "t2r-bench-raw-stream");
   t2r::flags::Describe(&app);
   app.add_option("--listen", address, "gRPC address; port 0 takes a free one, which is printed")

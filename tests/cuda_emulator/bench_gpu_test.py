@@ -42,8 +42,8 @@ def test_tables(binary):
 
     decode = table(text, "1. Decode")
     assert [row[1:3] for row in decode] == [["128", "1"], ["128", "3"]]
-    assert len(re.findall(r"\| +128 \|", text)) == 4  # batch-invariant and not
-    assert len(re.findall(r"\| +65,536 \|", text)) == 2
+    assert len(re.findall(r"^\|[^|]*\| +128 \|", text, re.M)) == 4  # batch-invariant and not
+    assert len(re.findall(r"^\|[^|]*\| +65,536 \|", text, re.M)) == 2
     for row in decode:
         step, tokens, floor, of_floor, bytes_only, kernels, launch = map(value, row[3:])
         assert step > 0 and tokens > 0 and floor > 0 and launch > 0

@@ -33,6 +33,9 @@ void Use(Metrics& metrics) {
   metrics.OnStep(3, 17, absl::Milliseconds(2));
   metrics.OnFirstToken(absl::Milliseconds(30));
   metrics.OnTokens(std::vector(2, absl::Milliseconds(3)));
+  // More than a few go in together: here one on a bound and one beyond the last.
+  metrics.OnTokens(std::vector{absl::Milliseconds(5), absl::Milliseconds(6), absl::Milliseconds(6),
+                               absl::Milliseconds(6), absl::Minutes(10)});
   FinishEvent event;
   event.reason = FinishReason::kEos;
   event.prompt_tokens = 17;
@@ -67,9 +70,11 @@ TEST(MetricsTest, CountsWhatItIsTold) {
                            "t2r_request_success_total{finished_reason=\"cancelled\"} 0\n",
                            "t2r_requests_refused_total{code=\"RESOURCE_EXHAUSTED\"} 1\n",
                            "t2r_prompt_tokens_total 17\n",
-                           "t2r_generation_tokens_total 3\n",
+                           "t2r_generation_tokens_total 8\n",
                            "t2r_time_to_first_token_seconds_count 1\n",
-                           "t2r_inter_token_latency_seconds_count 2\n",
+                           "t2r_inter_token_latency_seconds_bucket{le=\"0.005\"} 3\n",
+                           "t2r_inter_token_latency_seconds_bucket{le=\"0.01\"} 6\n",
+                           "t2r_inter_token_latency_seconds_count 7\n",
                            "t2r_e2e_request_latency_seconds_count 1\n",
                            "t2r_build_info{version=\"0."}) {
     EXPECT_THAT(text, HasSubstr(line));

@@ -33,6 +33,7 @@ struct AmxTilesTwin {
   static void Release() { Configure({}); }
   template <int kTile>
   static void Zero() {
+    CheckConfigured<kTile>();
     std::memset(Mine().tiles[kTile], 0, sizeof(Mine().tiles[kTile]));
   }
   // What lies outside the register's shape becomes zero.
@@ -47,13 +48,20 @@ struct AmxTilesTwin {
   }
   template <int kTile>
   static void Store(void* to, int64_t stride) {
+    CheckConfigured<kTile>();
     const State& state = Mine();
     for (int row = 0; row < state.config.rows[kTile]; ++row) {
       std::memcpy(static_cast<uint8_t*>(to) + row * stride, state.tiles[kTile][row],
                   state.config.row_bytes[kTile]);
     }
   }
-  // Ends the program where the processor would: shapes that do not fit are an invalid opcode.
+  // These end the program where the processor would: a register without a shape, or shapes that do
+  // not fit, are an invalid opcode.
+  template <int kTile>
+  static void CheckConfigured() {
+    const TileConfig& shape = Mine().config;
+    if (shape.palette != 1 || shape.rows[kTile] == 0 || shape.row_bytes[kTile] == 0) std::abort();
+  }
   template <int kSums, int kA, int kB>
   static void CheckShapes() {
     const TileConfig& shape = Mine().config;
