@@ -2,6 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <functional>
+
+#include "engine/sessions/watched_tier.h"
 #include "testing/temporary_directory.h"
 #include "tests/server/testing/drain.h"
 #include "tests/server/testing/test_server.h"
@@ -41,13 +45,16 @@ std::vector<int32_t> Expected(const std::vector<int32_t>& prompt, int64_t n, int
   return tokens;
 }
 
-// A turn that is cancelled on its way.
-std::unique_ptr<Stream> Break(TestServer& server, const v1::GenerateRequest& request) {
+// A turn that is cancelled on its way, once `when` holds.
+std::unique_ptr<Stream> Break(
+    TestServer& server, const v1::GenerateRequest& request,
+    const std::function<bool()>& when = [] { return true; }) {
   server.executor.Hold();
   auto stream = server.Generate(request);
   server.executor.Allow(20);
   while (stream->ids.size() < 10 && stream->WaitForDelta()) {
   }
+  EXPECT_TRUE(WaitUntil(when));
   stream->Cancel();
   static_cast<void>(stream->Finish());
   EXPECT_TRUE(WaitUntil([&] {
@@ -129,15 +136,24 @@ TEST(ResumptionTest, WhatCannotBeGoneOnWithIsRefused) {
   refused("a", UINT64_MAX, Code::ABORTED, "resume_at");
 }
 
+// Counts states that reached the disk.
+struct Moves : SessionObserver {
+  std::atomic<int> stored = 0;
+  void OnSessionMove(const char*, bool to_tier, absl::Duration) override { stored += to_tier; }
+  void OnSessionStoreError(const char*) override {}
+};
+
 TEST(ResumptionTest, CheckpointsInADirectorySpareWork) {
   const testing::TemporaryDirectory directory;
+  Moves moves;  // checkpoints are stored beside the stream
   TestServerOptions options = WithSessions();
   options.sessions.directory = directory.path() + "/sessions";
+  options.sessions.observer = &moves;
   options.grpc.checkpoint_tokens = 4;
   std::unique_ptr<Stream> broken;
   {
     TestServer server(options);
-    broken = Break(server, Turn("a", {5, 6, 7}, 60));
+    broken = Break(server, Turn("a", {5, 6, 7}, 60), [&] { return moves.stored > 0; });
   }
   TestServer server(options);
   const auto rest = server.Generate(ResumeAt("a", broken->positions.back()));
