@@ -12,17 +12,24 @@ namespace t2r {
 template <typename T, int kCount>
 struct Lanes {
   T v[kCount];
+
+  static Lanes Filled(T value) {
+    Lanes all;
+    for (T& lane : all.v) lane = value;
+    return all;
+  }
+  static Lanes Load(const T* p) {
+    Lanes all;
+    __builtin_memcpy(all.v, p, sizeof(all.v));
+    return all;
+  }
 };
 
 template <int kCount>
 struct PlainFloats {
   using Floats = Lanes<float, kCount>;
 
-  static Floats SetFloats(float v) {
-    Floats all;
-    for (float& lane : all.v) lane = v;
-    return all;
-  }
+  static Floats SetFloats(float v) { return Floats::Filled(v); }
   // bfloat16.
   static Floats Widen(const uint16_t* p) {
     Floats all;
@@ -37,11 +44,7 @@ struct PlainFloats {
     for (int i = 0; i < kCount; ++i) a.v[i] += b.v[i];
     return a;
   }
-  static Floats LoadFloats(const float* p) {
-    Floats all;
-    __builtin_memcpy(all.v, p, sizeof(all.v));
-    return all;
-  }
+  static Floats LoadFloats(const float* p) { return Floats::Load(p); }
   static void StoreFloats(const Floats& v, float* p) { __builtin_memcpy(p, v.v, sizeof(v.v)); }
 };
 
@@ -49,16 +52,8 @@ template <int kCount>
 struct PlainInts : PlainFloats<kCount> {
   using Ints = Lanes<int32_t, kCount>;
 
-  static Ints SetInts(int32_t v) {
-    Ints all;
-    for (int32_t& lane : all.v) lane = v;
-    return all;
-  }
-  static Ints LoadInts(const int32_t* p) {
-    Ints all;
-    __builtin_memcpy(all.v, p, sizeof(all.v));
-    return all;
-  }
+  static Ints SetInts(int32_t v) { return Ints::Filled(v); }
+  static Ints LoadInts(const int32_t* p) { return Ints::Load(p); }
   static Ints AddInts(Ints a, const Ints& b) {
     for (int i = 0; i < kCount; ++i) a.v[i] += b.v[i];
     return a;

@@ -53,16 +53,22 @@ TEST(Divergence, IsTheMeanOverPredictionsOfTheSumOverTheVocabulary) {
   }
 }
 
-TEST(CostsAlone, AreOfOneLayerEachAndNoneWhereTheWindowIsTheText) {
-  TrainingModel parent(Unwrap(ParseModelConfig(SmallLlamaJson(), "")), torch::kCPU);
-  Randomize(&parent, 4);
+// The parent with windows alone in every layer, of two keys or as `sizes` says.
+TrainingModel WithWindows(const TrainingModel& parent, const std::vector<LinearSizes>& sizes = {}) {
   SwapOptions options{FeatureMapKind::kNone, 0, {}, {}};
   options.window = 2;
   ModelConfig config = SwappedConfig(parent.config(), options);
-  config.linear_attention->layers = {{0, 2, 0, 1}, {0, 7, 0, 1}, {0, 1, 0, 1}};
+  config.linear_attention->layers = sizes;
   TrainingModel model(config, torch::kCPU);
   const torch::NoGradGuard no_grad;
   model.parameters().flat().copy_(parent.parameters().flat());
+  return model;
+}
+
+TEST(CostsAlone, AreOfOneLayerEachAndNoneWhereTheWindowIsTheText) {
+  TrainingModel parent(Unwrap(ParseModelConfig(SmallLlamaJson(), "")), torch::kCPU);
+  Randomize(&parent, 4);
+  TrainingModel model = WithWindows(parent, {{0, 2, 0, 1}, {0, 7, 0, 1}, {0, 1, 0, 1}});
   Progress progress(stderr, 1000);
   const Corpus corpus = ShortTexts();
   const Divergence divergence(parent, corpus, 1);
@@ -80,12 +86,8 @@ TEST(CostsAlone, AreThoseOfWholePassesWhereTheLayersBelowAreTheParents) {
     SCOPED_TRACE(json);
     TrainingModel parent(Unwrap(ParseModelConfig(json, "")), torch::kCPU);
     Randomize(&parent, 4);
-    SwapOptions options{FeatureMapKind::kNone, 0, {}, {}};
-    options.window = 2;
-    const ModelConfig config = SwappedConfig(parent.config(), options);
-    TrainingModel model(config, torch::kCPU);
-    const torch::NoGradGuard no_grad;
-    model.parameters().flat().copy_(parent.parameters().flat());
+    TrainingModel model = WithWindows(parent);
+    const ModelConfig config = model.config();
     Progress progress(stderr, 1000);
     const Corpus corpus = ShortTexts();
     const Divergence divergence(parent, corpus, 2);
