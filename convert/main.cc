@@ -170,7 +170,7 @@ CLI::App* AddSwap(CLI::App* app, SwapFlags* flags) {
   on->add_option("--window", flags->window,
                  "Nearest keys that are kept as they are; auto:BYTES: sizes by layer, within so "
                  "many bytes of state, where they save the most; auto:BYTES,BYTES,...: several "
-                 "such models, OUT-BYTES each")
+                 "such models, OUT-BYTES each; like:DIR: the sizes by layer of a swapped model")
       ->type_name("KEYS");
   on->add_option("--sinks", flags->sinks, "First keys of a sequence that are kept too")
       ->check(AtLeast(0));
@@ -375,7 +375,7 @@ int Run(int argc, char** argv) {
   const CLI::App* on_import_gguf = AddImportGguf(&app, &import_gguf);
   const CLI::App* on_quantize = AddQuantize(&app, &quantize);
   if (const auto code = t2r::flags::Parse(&app, argc, argv)) return *code;
-  const std::string warning = PrepareRuntime(/*operator_threads=*/1);
+  const std::string warning = PrepareRuntime();
   if (!warning.empty()) std::fprintf(stderr, "t2r-convert: %s\n", warning.c_str());
   if (on_pretrain->parsed()) Pretrain(pretrain);
   if (on_finetune->parsed()) Finetune(finetune);

@@ -7,21 +7,42 @@
 #include <limits>
 
 namespace t2r::convert {
+namespace {
 
-std::string PrepareRuntime(int operator_threads) {
+// Whether the BLAS behind libblas.so.3, which is the machine's choice, is OpenBLAS, and has taken
+// it.
+bool SetOpenBlasThreads(int threads) {
+  using SetThreads = void (*)(int);
+  // No header names it portably.
+  static const auto set =
+      reinterpret_cast<SetThreads>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"));
+  if (set == nullptr) return false;
+  set(threads);
+  return true;
+}
+
+}  // namespace
+
+std::string PrepareRuntime() {
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   mallopt(M_TOP_PAD, 64 << 20);
-  torch::set_num_threads(operator_threads);
-  using SetThreads = void (*)(int);
-  // No header names it portably, and the BLAS behind libblas.so.3 is the machine's choice.
-  if (auto set = reinterpret_cast<SetThreads>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"))) {
-    set(1);
-    return {};
-  }
-  if (torch::hasMKL()) return {};
+  torch::set_num_threads(1);
+  if (SetOpenBlasThreads(1) || torch::hasMKL()) return {};
   return "LibTorch runs on a BLAS other than OpenBLAS, perhaps the slow reference one: install "
          "libopenblas0";
+}
+
+OperatorThreads::OperatorThreads(int threads) : before_(torch::get_num_threads()) {
+  if (threads == before_) return;
+  torch::set_num_threads(threads);
+  SetOpenBlasThreads(threads);
+}
+
+OperatorThreads::~OperatorThreads() {
+  if (torch::get_num_threads() == before_) return;
+  torch::set_num_threads(before_);
+  SetOpenBlasThreads(before_);
 }
 
 bool HasBfloat16Products() {

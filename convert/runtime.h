@@ -9,10 +9,22 @@
 namespace t2r::convert {
 
 // Call first thing in main. Keeps freed memory in the process (glibc otherwise returns every large
-// tensor to the kernel and pages it in again), holds BLAS to one thread (its own threads and
-// OpenMP's would fight), and LibTorch's operators to `operator_threads`. Returns a warning, or
-// nothing: the reference BLAS is many times slower than OpenBLAS.
-std::string PrepareRuntime(int operator_threads);
+// tensor to the kernel and pages it in again), and holds LibTorch's operators and BLAS to one
+// thread. Returns a warning, or nothing: the reference BLAS is many times slower than OpenBLAS.
+std::string PrepareRuntime();
+
+// While it lives, LibTorch's operators on this thread use `threads` threads, and so does BLAS, of
+// which the process has one setting: only one thread makes these.
+class OperatorThreads {
+ public:
+  explicit OperatorThreads(int threads);
+  ~OperatorThreads();
+  OperatorThreads(const OperatorThreads&) = delete;
+  OperatorThreads& operator=(const OperatorThreads&) = delete;
+
+ private:
+  const int before_;
+};
 
 // Whether the processor multiplies bfloat16 itself, and LibTorch uses it.
 bool HasBfloat16Products();

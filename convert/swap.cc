@@ -71,7 +71,7 @@ std::vector<double> SetNew(const SwapFlags& flags, const TrainingModel& parent,
   if (model->config().linear_attention->feature_map == FeatureMapKind::kCodebook) {
     calibration.SetCodebooks(model, flags.threads, progress);
   }
-  return ChooseFarBiases(parent, biases, model, progress);
+  return ChooseFarBiases(parent, biases, flags.threads, model, progress);
 }
 
 // The parent's config with every layer as `swap` says, except those kept full.
@@ -140,6 +140,26 @@ ModelConfig WithSizes(ModelConfig config, const std::vector<LinearSizes>& rungs,
   return config;
 }
 
+// `config` with the sizes of every layer of the swapped model in a directory.
+ModelConfig WithSizesLike(ModelConfig config, const std::string& directory) {
+  const ModelConfig other = Unwrap(LoadModelConfig(directory));
+  const auto& theirs = other.linear_attention;
+  LinearAttentionConfig& linear = *config.linear_attention;
+  if (other.layers != config.layers || !theirs.has_value() ||
+      theirs->feature_map != linear.feature_map) {
+    throw ConvertError("--window like:" + directory +
+                       ": must be a swapped model of as many layers, with the same feature map");
+  }
+  for (int layer = 0; layer < config.layers; ++layer) {
+    linear.layers.push_back(theirs->sizes(layer));
+  }
+  linear.feature_size = theirs->feature_size;
+  linear.window = theirs->window;
+  linear.sinks = theirs->sinks;
+  linear.fold = theirs->fold;
+  return config;
+}
+
 std::vector<int> Costliest(const std::vector<double>& costs, int count) {
   std::vector<SwapCost> swaps;
   for (size_t i = 0; i < costs.size(); ++i) swaps.push_back({{static_cast<int>(i)}, costs[i]});
@@ -183,16 +203,17 @@ void Swap(const SwapFlags& flags) {
   if (kept_cross.automatic > 0) {
     throw ConvertError("--keep-full-cross auto: name the layers, or use finetune --feature-map");
   }
-  if (!window.budgets.empty() && (pairs || kept.automatic > 0)) {
+  const bool by_layer = !window.budgets.empty() || !window.like.empty();
+  if (by_layer && (pairs || kept.automatic > 0)) {
     throw ConvertError(
-        "--window auto:BYTES chooses sizes of a language model's layers, and has "
-        "none to keep full by itself");
+        "--window auto:BYTES and like:DIR are sizes of a language model's layers, and have "
+        "none to keep full by themselves");
   }
-  const LinearSizes sizes{flags.feature_size,
-                          window.budgets.empty() ? window.window : kRungs[0].window, flags.sinks,
-                          flags.fold};
+  const LinearSizes sizes{flags.feature_size, by_layer ? kRungs[0].window : window.window,
+                          flags.sinks, flags.fold};
   // Refuses what cannot be before anything is measured.
   ModelConfig config = Config(flags, parent_config, sizes, kept.layers, kept_cross.layers);
+  if (!window.like.empty()) config = WithSizesLike(std::move(config), window.like);
   const std::vector<LinearSizes> rungs = Rungs(flags, config);
   for (const int64_t budget : window.budgets) {
     const std::vector<double> none(static_cast<size_t>(layers), 0.0);

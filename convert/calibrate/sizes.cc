@@ -73,7 +73,10 @@ std::vector<size_t> SpendBytes(const ModelConfig& config, const std::vector<Line
 }
 
 WindowFlag ParseWindow(const std::string& text) {
-  constexpr std::string_view kAuto = "auto:";
+  constexpr std::string_view kAuto = "auto:", kLike = "like:";
+  if (text.starts_with(kLike) && text.size() > kLike.size()) {
+    return {0, {}, text.substr(kLike.size())};
+  }
   const bool automatic = text.starts_with(kAuto);
   const int64_t most = automatic ? int64_t{1} << 40 : 1 << 20;
   std::vector<int64_t> values;
@@ -85,7 +88,8 @@ WindowFlag ParseWindow(const std::string& text) {
     if (error != std::errc() || end != digits.data() + digits.size() || value < 1 || value > most ||
         (!automatic && digits.size() < rest.size())) {
       throw ConvertError("--window '" + text + "': give a number of keys such as 64 (at most " +
-                         std::to_string(1 << 20) + "), auto:BYTES or auto:BYTES,BYTES,...");
+                         std::to_string(1 << 20) +
+                         "), auto:BYTES, auto:BYTES,BYTES,... or like:DIR");
     }
     values.push_back(value);
     if (digits.size() == rest.size()) break;

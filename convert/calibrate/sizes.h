@@ -22,10 +22,11 @@ int64_t CacheBytes(const ModelConfig& config, int64_t tokens);
 std::vector<size_t> SpendBytes(const ModelConfig& config, const std::vector<LinearSizes>& rungs,
                                const std::vector<std::vector<double>>& nats, int64_t budget);
 
-// What --window says: a number of keys, or auto: and budgets.
+// What --window says: a number of keys, or auto: and budgets, or like: and a directory.
 struct WindowFlag {
   int window = 0;
   std::vector<int64_t> budgets;  // sizes by layer within so many bytes, a model each
+  std::string like;              // a swapped model with the same sizes by layer
 };
 WindowFlag ParseWindow(const std::string& text);
 

@@ -2,13 +2,20 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <exception>
 #include <thread>
 #include <vector>
 
+#include "convert/runtime.h"
+
 namespace t2r::convert {
 
-void ForEachShard(size_t shards, const std::function<void(size_t shard, size_t shards)>& work) {
+void ForEachShard(size_t shards, const std::function<void(size_t shard, size_t shards)>& work,
+                  int threads) {
+  if (shards == 0) return;
+  const int operator_threads = std::max(1, threads / static_cast<int>(shards));
+  const OperatorThreads of_caller(operator_threads);
   std::vector<std::exception_ptr> errors(shards);
   const auto run = [&](size_t shard) {
     try {
@@ -17,22 +24,22 @@ void ForEachShard(size_t shards, const std::function<void(size_t shard, size_t s
       errors[shard] = std::current_exception();
     }
   };
-  std::vector<std::thread> threads;
+  std::vector<std::thread> others;
   // A thread that cannot start leaves its shard and those after it to the caller.
   size_t started = 1;
   try {
-    threads.reserve(shards);
+    others.reserve(shards);
     for (; started < shards; ++started) {
-      threads.emplace_back([&run, shard = started] {
-        torch::set_num_threads(1);
+      others.emplace_back([&run, operator_threads, shard = started] {
+        torch::set_num_threads(operator_threads);
         run(shard);
       });
     }
   } catch (const std::exception&) {
   }
-  if (shards > 0) run(0);
+  run(0);
   for (size_t shard = started; shard < shards; ++shard) run(shard);
-  for (auto& thread : threads) thread.join();
+  for (auto& thread : others) thread.join();
   for (const auto& error : errors) {
     if (error) std::rethrow_exception(error);
   }

@@ -47,7 +47,7 @@ class CommandsTest : public ::testing::Test {
   CommandsTest()
       : train_(directory_.Write("train", CountingIds(40, 30))),
         valid_(directory_.Write("valid", CountingIds(7, 25))) {
-    PrepareRuntime(/*operator_threads=*/1);
+    PrepareRuntime();
   }
 
   DataFlags Data() const {

@@ -38,7 +38,7 @@ std::string EchoPairs(int first, int pairs) {
 class PairCommandsTest : public ::testing::Test {
  protected:
   PairCommandsTest() {
-    PrepareRuntime(/*operator_threads=*/1);
+    PrepareRuntime();
     data_.train = directory_.Write("train", EchoPairs(0, 300));
     data_.valid = directory_.Write("valid", EchoPairs(300, 40));
     data_.corpus.ids = true;

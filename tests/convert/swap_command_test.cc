@@ -26,7 +26,7 @@ using ::testing::ThrowsMessage;
 class SwapCommandTest : public ::testing::Test {
  protected:
   SwapCommandTest() {
-    PrepareRuntime(/*operator_threads=*/1);
+    PrepareRuntime();
     WriteSmallModel(directory_ / "parent", SmallLlamaJson(), 3);
     std::string text;
     for (int i = 0; i < 16; ++i) {
@@ -121,6 +121,18 @@ TEST_F(SwapCommandTest, EveryMapAndSizesByLayer) {
   const ModelConfig small = Unwrap(LoadModelConfig(directory_ / "swapped-8000"));
   EXPECT_LE(StateBytes(small), 8000);
   EXPECT_LT(StateBytes(small), StateBytes(config));
+  // The sizes of another swap, but for a layer that is kept full.
+  SwapFlags like = Flags("like:" + (directory_ / "swapped-12000"), 8);
+  like.output.directory = directory_ / "like";
+  like.keep_full = "1";
+  Swap(like);
+  const ModelConfig same = Unwrap(LoadModelConfig(directory_ / "like"));
+  EXPECT_EQ(same.full_layers(), 1);
+  for (const int layer : {0, 2}) {
+    EXPECT_EQ(same.linear_attention->sizes(layer), config.linear_attention->sizes(layer));
+  }
+  like.feature_map = "t2r";
+  EXPECT_THAT([&] { Swap(like); }, ThrowsMessage<ConvertError>(HasSubstr("same feature map")));
   EXPECT_THAT([&] { Swap(Flags("auto:12000,100", 8)); },
               ThrowsMessage<ConvertError>(HasSubstr("less than the smallest")));
   SwapFlags kept = Flags("4", 4);

@@ -69,7 +69,7 @@ TEST(Calibration, ComesNearerToTheParentThanRandomCentroids) {
     const ModelConfig config = CodebookConfig(json, 24, 8);
     TrainingModel model = Calibrated(parent, config, corpus, 2);
     const double calibrated = TransferLossOf(model, corpus);
-    const std::vector<double> errors = ChooseFarBiases(parent, corpus, &model, nullptr);
+    const std::vector<double> errors = ChooseFarBiases(parent, corpus, 2, &model, nullptr);
     const double chosen = TransferLossOf(model, corpus);
     EXPECT_NEAR(std::accumulate(errors.begin(), errors.end(), 0.0), chosen, 1e-4 * chosen)
         << "what is left is the transfer's loss";

@@ -21,7 +21,7 @@ TEST(KnownModel, Stories260KHasItsKnownLossOnTheFirst150Stories) {
   if (directory.empty() || text.empty()) {
     GTEST_SKIP() << "needs T2R_DATA: stories260K, tinystories";
   }
-  PrepareRuntime(1);
+  PrepareRuntime();
   const ModelConfig config = Unwrap(LoadModelConfig(directory));
   const auto tokenizer = Unwrap(LoadTokenizer(directory));
   TrainingModel model(config, torch::kCPU);

@@ -4,11 +4,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <pthread.h>
+#include <torch/torch.h>
 
 #include <atomic>
 #include <cerrno>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "convert/error.h"
@@ -29,6 +31,18 @@ TEST(ForEachShard, RunsEveryShardAndThrowsWhatTheFirstOfThemThrew) {
   EXPECT_THAT([&] { ForEachShard(5, work); }, ::testing::ThrowsMessage<ConvertError>("shard 2"));
   EXPECT_EQ(ran, std::vector<int>(5, 1));
   EXPECT_NO_THROW(ForEachShard(0, work));
+}
+
+TEST(ForEachShard, SharesItsThreadsAmongFewShards) {
+  torch::set_num_threads(1);
+  for (const auto& [shards, threads, each] : {std::tuple{1, 3, 3}, {2, 5, 2}, {3, 2, 1}}) {
+    std::vector<int> seen(static_cast<size_t>(shards));
+    ForEachShard(
+        seen.size(), [&](size_t shard, size_t) { seen[shard] = torch::get_num_threads(); },
+        threads);
+    EXPECT_THAT(seen, ::testing::Each(each)) << shards << " of " << threads;
+    EXPECT_EQ(torch::get_num_threads(), 1);
+  }
 }
 
 TEST(ForEachShard, RunsEveryShardWhereThreadsCannotStart) {
