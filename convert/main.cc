@@ -375,6 +375,7 @@ int Run(int argc, char** argv) {
   const CLI::App* on_import_gguf = AddImportGguf(&app, &import_gguf);
   const CLI::App* on_quantize = AddQuantize(&app, &quantize);
   if (const auto code = t2r::flags::Parse(&app, argc, argv)) return *code;
+  RestartWithSleepingWaits(argv);
   const std::string warning = PrepareRuntime();
   if (!warning.empty()) std::fprintf(stderr, "t2r-convert: %s\n", warning.c_str());
   if (on_pretrain->parsed()) Pretrain(pretrain);

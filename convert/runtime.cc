@@ -3,7 +3,9 @@
 #include <dlfcn.h>
 #include <malloc.h>
 #include <torch/torch.h>
+#include <unistd.h>
 
+#include <cstdlib>
 #include <limits>
 
 namespace t2r::convert {
@@ -22,6 +24,14 @@ bool SetOpenBlasThreads(int threads) {
 }
 
 }  // namespace
+
+void RestartWithSleepingWaits(char** argv) {
+  // One thread so far: nothing else reads or writes the environment.
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr) return;
+  setenv("OMP_WAIT_POLICY", "passive", 1);
+  setenv("OPENBLAS_THREAD_TIMEOUT", "4", /*overwrite=*/0);
+  execv("/proc/self/exe", argv);
+}
 
 std::string PrepareRuntime() {
   mallopt(M_MMAP_MAX, 0);

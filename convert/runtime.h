@@ -8,7 +8,13 @@
 
 namespace t2r::convert {
 
-// Call first thing in main. Keeps freed memory in the process (glibc otherwise returns every large
+// Starts the program anew, unless OMP_WAIT_POLICY is set, so that threads that wait for work sleep:
+// OpenMP's and OpenBLAS's spin otherwise, on the cores that the others compute on, and both read
+// from the environment, as they are loaded, whether to. Of a window of 2,048 tokens on two cores
+// this makes a transfer twice as fast. Does nothing where the system refuses. `argv`: main's.
+void RestartWithSleepingWaits(char** argv);
+
+// Call before any work. Keeps freed memory in the process (glibc otherwise returns every large
 // tensor to the kernel and pages it in again), and holds LibTorch's operators and BLAS to one
 // thread. Returns a warning, or nothing: the reference BLAS is many times slower than OpenBLAS.
 std::string PrepareRuntime();
