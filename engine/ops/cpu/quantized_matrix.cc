@@ -6,6 +6,7 @@
 #include "engine/ops/cpu/elements.h"
 #include "engine/ops/cpu/int_gemm/kernels.h"
 #include "engine/ops/cpu/memory.h"
+#include "engine/ops/cpu/quantize_group.h"
 
 namespace t2r {
 namespace {
