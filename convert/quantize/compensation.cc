@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "convert/error.h"
+#include "engine/ops/cpu/quantize_group.h"
 
 namespace t2r::convert {
 namespace {

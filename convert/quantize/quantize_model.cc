@@ -19,7 +19,7 @@
 #include "engine/engine.h"
 #include "engine/model/tensors.h"
 #include "engine/model/weight_loader.h"
-#include "engine/ops/quantize.h"
+#include "engine/ops/cpu/quantize_group.h"
 
 namespace t2r::convert {
 namespace {

@@ -18,7 +18,7 @@ FeatureMap MapOf(const LinearAttentionConfig& linear, const LinearSizes& sizes) 
 }
 
 // On the device; empty for no values.
-Buffer Load(WeightLoader& loader, std::span<const float> values) {
+Buffer LoadValues(WeightLoader& loader, std::span<const float> values) {
   return values.empty() ? Buffer() : loader.LoadVector(values);
 }
 
@@ -39,8 +39,9 @@ std::vector<float> InHeadOrder(const ModelConfig& config, std::vector<float> val
 
 FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const ModelConfig& config, int layer,
                                  bool cross) {
-  const LinearAttentionConfig& linear = *config.linear_attention;
   FeatureMapWeights map;
+  if (!config.is_linear(layer, cross)) return map;
+  const LinearAttentionConfig& linear = *config.linear_attention;
   map.rows = MapOf(linear, linear.sizes(layer, cross)).projected_features();
   const std::string name = AttentionPrefix(config, layer, cross) + "feature_map.";
   const auto read = [&](const char* tensor) { return loader.Floats(name + tensor); };
@@ -80,6 +81,7 @@ FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const ModelConfig& 
 }
 
 bool ShouldFold(const ModelConfig& config, int layer, bool cross) {
+  if (!config.is_linear(layer, cross)) return false;
   const LinearAttentionConfig& linear = *config.linear_attention;
   const LinearSizes sizes = linear.sizes(layer, cross);
   if (sizes.window > 0 || (linear.feature_map != FeatureMapKind::kT2r &&
@@ -91,19 +93,23 @@ bool ShouldFold(const ModelConfig& config, int layer, bool cross) {
   return rows * hidden < config.head_dim * (hidden + rows);
 }
 
-Attention::Attention(const ModelConfig& config, int index)
-    : index_(index),
-      heads_(config.heads),
+Attention::Attention(const ModelConfig& config, int layer, bool cross)
+    : heads_(config.heads),
       groups_(config.kv_heads),
       head_dim_(config.head_dim),
-      query_width_(config.head_dim) {}
+      query_width_(config.head_dim) {
+  const bool linear = config.is_linear(layer, cross);
+  if (linear && cross) index_ = config.linear_layers();
+  for (int i = 0; i < layer; ++i) {
+    if (config.is_linear(i, cross) == linear) ++index_;
+  }
+}
 
-Attention Attention::Full(const ModelConfig& config, int index) { return {config, index}; }
-
-Attention Attention::Linear(const ModelConfig& config, int layer, bool cross, int index,
-                            const FeatureMapWeights& map, bool folded, WeightLoader& loader) {
+Attention Attention::Load(WeightLoader& loader, const ModelConfig& config, int layer, bool cross,
+                          const FeatureMapWeights& map, bool folded) {
+  Attention attention(config, layer, cross);
+  if (!config.is_linear(layer, cross)) return attention;
   const LinearAttentionConfig& linear = *config.linear_attention;
-  Attention attention(config, index);
   attention.sizes_ = linear.sizes(layer, cross);
   const bool windowed =
       attention.sizes_.window > 0 || linear.feature_map == FeatureMapKind::kCodebook;
@@ -113,16 +119,16 @@ Attention Attention::Linear(const ModelConfig& config, int layer, bool cross, in
   attention.rope_features_ = linear.rope_features;
   attention.normalizer_ = linear.normalizer;
   attention.eps_ = linear.eps;
-  attention.log_decay_ = Load(loader, map.log_decay);
+  attention.log_decay_ = LoadValues(loader, map.log_decay);
   if (folded) {
     attention.query_width_ = map.rows;
     return attention;
   }
-  attention.weight_ = Load(loader, map.weight);
-  attention.bias_ = Load(loader, map.bias);
-  attention.query_weight_ = Load(loader, map.query_weight);
-  attention.query_bias_ = Load(loader, map.query_bias);
-  attention.far_bias_ = Load(loader, map.far_bias);
+  attention.weight_ = LoadValues(loader, map.weight);
+  attention.bias_ = LoadValues(loader, map.bias);
+  attention.query_weight_ = LoadValues(loader, map.query_weight);
+  attention.query_bias_ = LoadValues(loader, map.query_bias);
+  attention.far_bias_ = LoadValues(loader, map.far_bias);
   attention.map_.weight = attention.weight_.f32();
   attention.map_.bias = attention.bias_.f32();
   attention.map_.query_weight = attention.query_weight_.f32();

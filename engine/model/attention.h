@@ -23,14 +23,15 @@ struct FeatureMapWeights {
   std::vector<float> log_decay;     // [G]
 };
 
-// Reads the feature map of a linear layer's causal attention, or of its cross attention; columns as
-// HeadOrder has them (engine/model/rope.h). Throws ModelError, also for a decay that grows.
+// Reads the feature map of a layer's causal attention, or of its cross attention; columns as
+// HeadOrder has them (engine/model/rope.h). Nothing where that is full. Throws ModelError, also for
+// a decay that grows.
 FeatureMapWeights ReadFeatureMap(const WeightLoader& loader, const ModelConfig& config, int layer,
                                  bool cross);
 
 // Whether the map's projection should be folded into the query and key projections of a model that
 // has nothing between them: only t2r and hedgehog without a window can, and only where a folded
-// head's rows cost less than the projection and the map apart.
+// head's rows cost less than the projection and the map apart. false where the attention is full.
 bool ShouldFold(const ModelConfig& config, int layer, bool cross);
 
 // Holds the layer's feature map on the device and knows its place in states and pages.
@@ -42,12 +43,11 @@ class Attention {
   int64_t value_columns() const { return int64_t{head_dim_} * groups_; }
   int64_t columns() const { return query_columns() + key_columns() + value_columns(); }
 
-  // A full layer, the `index`-th of the caches' (Caches::kv, for cross attention source_kv).
-  static Attention Full(const ModelConfig& config, int index);
-  // A linear layer, the `index`-th of StateShapeOf. folded: q and k hold pre-activations; `map`
-  // then is not needed on the device.
-  static Attention Linear(const ModelConfig& config, int layer, bool cross, int index,
-                          const FeatureMapWeights& map, bool folded, WeightLoader& loader);
+  // A layer's causal attention, or its cross attention, linear or full as the configuration says.
+  // map: ReadFeatureMap's. folded: q and k hold pre-activations; `map` then is not needed on the
+  // device.
+  static Attention Load(WeightLoader& loader, const ModelConfig& config, int layer, bool cross,
+                        const FeatureMapWeights& map, bool folded);
 
   // Causal self-attention. cos_sin [T, head_dim]: of Backend::RopeTable by HeadFrequencies and
   // RopeFactor, no data where the model has no rotary positions. qkv [T, columns()], before them,
@@ -67,14 +67,14 @@ class Attention {
  private:
   enum class Kind : uint8_t { kFull, kLinear, kWindowed };
 
-  Attention(const ModelConfig& config, int index);
+  Attention(const ModelConfig& config, int layer, bool cross);
   LinearAttentionArgs LinearArgs(LinearAttentionMode mode, const Caches& caches) const;
   WindowedAttentionArgs WindowedArgs(LinearAttentionMode mode, const Caches& caches) const;
   FullAttentionArgs FullArgs(FullAttentionMode mode, const KvCache& kv) const;
   // The angles' cosines and sines that windowed attention needs beside the rows' own.
   void LoadAngles(const ModelConfig& config, WeightLoader& loader);
 
-  int index_ = 0;
+  int index_ = 0;  // among the layers of Caches::kv or source_kv, or those of StateShapeOf
   int heads_ = 0;
   int groups_ = 0;
   int head_dim_ = 0;

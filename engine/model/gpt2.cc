@@ -7,8 +7,6 @@
 #include "engine/model/attention.h"
 #include "engine/model/backend_model.h"
 #include "engine/model/fold.h"
-#include "engine/model/projection.h"
-#include "engine/model/weight_loader.h"
 
 namespace t2r {
 namespace {
@@ -52,20 +50,14 @@ class Gpt2 : public BackendModel {
  public:
   Gpt2(const ModelConfig& config, const WeightSource& weights, Backend& backend,
        const ModelOptions& options)
-      : BackendModel(config, backend) {
+      : BackendModel(config, backend, options) {
     WeightLoader loader(config, weights, backend, options.weight_dtype);
-    int linear = 0;
-    int full = 0;
-    for (int i = 0; i < config.layers; ++i) {
-      const bool is_linear = config.layer_types[i] == LayerType::kLinearAttention;
-      layers_.push_back(LoadLayer(loader, i, is_linear, is_linear ? linear++ : full++));
-    }
-    final_norm_ = LoadNorm(loader, "transformer.ln_f");
-    head_ = loader.LoadHead();
+    for (int i = 0; i < config.layers; ++i) layers_.push_back(LoadLayer(loader, i));
+    LoadHead(loader, "transformer.ln_f");
     embedding_ = loader.LoadEmbedding("transformer.wte.weight");
     positions_ = loader.LoadTable(loader.HostRows("transformer.wpe.weight"));
     weight_bytes_ = loader.bytes();
-    Declare(backend.activation_dtype(options.weight_dtype));
+    Declare();
   }
 
  private:
@@ -78,28 +70,17 @@ class Gpt2 : public BackendModel {
     backend_.Embed(batch, *embedding_, positions_.get(), 1.0F, x);
     for (const Gpt2Layer& layer : layers_) {
       const Tensor qkv = qkv_.Packed(rows, layer.attention.columns());
-      Normalize(x, layer.attention_norm, normed);
-      backend_.MatMul(normed, *layer.qkv.weight, layer.qkv.bias.f32(), MatMulMode::kStore, qkv);
+      Normalize(backend_, x, layer.attention_norm, config_.norm_eps, normed);
+      Project(backend_, normed, layer.qkv, qkv);
       layer.attention.Run(backend_, batch, caches, {}, qkv, attn_out);
-      backend_.MatMul(attn_out, *layer.out.weight, layer.out.bias.f32(), MatMulMode::kAccumulate,
-                      x);
+      AddProjected(backend_, attn_out, layer.out, x);
 
-      Normalize(x, layer.mlp_norm, normed);
-      backend_.MatMul(normed, *layer.up.weight, layer.up.bias.f32(), MatMulMode::kStore, inner);
+      Normalize(backend_, x, layer.mlp_norm, config_.norm_eps, normed);
+      Project(backend_, normed, layer.up, inner);
       backend_.Activate(ActivationKind::kGeluTanh, inner);
-      backend_.MatMul(inner, *layer.down.weight, layer.down.bias.f32(), MatMulMode::kAccumulate, x);
+      AddProjected(backend_, inner, layer.down, x);
     }
-    const int64_t logit_rows = shape.logit_rows;
-    if (logit_rows == 0) return;
-    const Tensor last = last_.Rows(logit_rows);
-    const Tensor last_normed = last_normed_.Rows(logit_rows);
-    backend_.GatherLogitRows(batch, x, last);
-    Normalize(last, final_norm_, last_normed);
-    backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits_.Rows(logit_rows));
-  }
-
-  void Normalize(Tensor x, const Norm& norm, Tensor out) {
-    backend_.LayerNorm(x, norm.weight.f32(), norm.bias.f32(), config_.norm_eps, out);
+    Logits(batch, shape, x);
   }
 
   Projection LoadFolded(WeightLoader& loader, const std::string& name,
@@ -125,17 +106,14 @@ class Gpt2 : public BackendModel {
     return stack.Load(loader);
   }
 
-  // index: the layer's place among the linear or full ones.
-  Gpt2Layer LoadLayer(WeightLoader& loader, int layer, bool linear, int index) {
+  Gpt2Layer LoadLayer(WeightLoader& loader, int layer) {
     const std::string attention = AttentionPrefix(layer, false);
     const std::string name = "transformer.h." + std::to_string(layer) + ".";
-    FeatureMapWeights map;
-    if (linear) map = ReadFeatureMap(loader, config_, layer, false);
-    const bool folded = linear && ShouldFold(config_, layer, false);
+    const FeatureMapWeights map = ReadFeatureMap(loader, config_, layer, false);
+    const bool folded = ShouldFold(config_, layer, false);
     const std::string qkv = attention + "c_attn";
     return {
-        .attention = linear ? Attention::Linear(config_, layer, false, index, map, folded, loader)
-                            : Attention::Full(config_, index),
+        .attention = Attention::Load(loader, config_, layer, false, map, folded),
         .attention_norm = LoadNorm(loader, name + "ln_1"),
         .qkv = folded ? LoadFolded(loader, qkv, map) : LoadProjection(loader, {qkv}),
         .out = LoadProjection(loader, {attention + "c_proj"}),
@@ -145,35 +123,26 @@ class Gpt2 : public BackendModel {
     };
   }
 
-  void Declare(DType dtype) {
+  void Declare() {
     const int64_t hidden = config_.hidden_size;
     int64_t columns = 0;
     for (const Gpt2Layer& layer : layers_) columns = std::max(columns, layer.attention.columns());
     workspace_.AddRows(&x_, hidden, DType::kFloat32);
-    workspace_.AddRows(&normed_, hidden, dtype);
-    workspace_.AddRows(&qkv_, columns, dtype);
-    workspace_.AddRows(&attn_out_, hidden, dtype);
-    workspace_.AddRows(&inner_, config_.intermediate_size, dtype);
-    workspace_.AddLogitRows(&last_, hidden, DType::kFloat32);
-    workspace_.AddLogitRows(&last_normed_, hidden, dtype);
+    workspace_.AddRows(&normed_, hidden, dtype_);
+    workspace_.AddRows(&qkv_, columns, dtype_);
+    workspace_.AddRows(&attn_out_, hidden, dtype_);
+    workspace_.AddRows(&inner_, config_.intermediate_size, dtype_);
   }
 
   std::shared_ptr<const Matrix> embedding_;
   std::unique_ptr<Matrix> positions_;
   std::vector<Gpt2Layer> layers_;
-  Norm final_norm_;
-  std::shared_ptr<const Matrix> head_;
 
-  Activation x_, normed_, qkv_, attn_out_, inner_, last_, last_normed_;
+  Activation x_, normed_, qkv_, attn_out_, inner_;
 };
-
-std::unique_ptr<Model> Make(const ModelConfig& config, const WeightSource& weights,
-                            Backend& backend, const ModelOptions& options) {
-  return std::make_unique<Gpt2>(config, weights, backend, options);
-}
 
 }  // namespace
 
-const Architecture kGpt2Architecture = {"gpt2", Tensors, AttentionPrefix, Make};
+const Architecture kGpt2Architecture = {"gpt2", Tensors, AttentionPrefix, MakeFamily<Gpt2>};
 
 }  // namespace t2r

@@ -8,9 +8,7 @@
 #include "engine/model/architectures.h"
 #include "engine/model/attention.h"
 #include "engine/model/backend_model.h"
-#include "engine/model/projection.h"
 #include "engine/model/rope.h"
-#include "engine/model/weight_loader.h"
 
 namespace t2r {
 namespace {
@@ -73,19 +71,13 @@ class GptNeox : public BackendModel {
  public:
   GptNeox(const ModelConfig& config, const WeightSource& weights, Backend& backend,
           const ModelOptions& options)
-      : BackendModel(config, backend), frequencies_(HeadFrequencies(config)) {
+      : BackendModel(config, backend, options), frequencies_(HeadFrequencies(config)) {
     WeightLoader loader(config, weights, backend, options.weight_dtype);
-    int linear = 0;
-    int full = 0;
-    for (int i = 0; i < config.layers; ++i) {
-      const bool is_linear = config.is_linear(i, false);
-      layers_.push_back(LoadLayer(loader, i, is_linear, is_linear ? linear++ : full++));
-    }
-    final_norm_ = LoadNorm(loader, "gpt_neox.final_layer_norm");
-    head_ = loader.LoadHead();
+    for (int i = 0; i < config.layers; ++i) layers_.push_back(LoadLayer(loader, i));
+    LoadHead(loader, "gpt_neox.final_layer_norm");
     embedding_ = loader.LoadEmbedding("gpt_neox.embed_in.weight");
     weight_bytes_ = loader.bytes();
-    Declare(backend.activation_dtype(options.weight_dtype));
+    Declare();
   }
 
  private:
@@ -101,40 +93,30 @@ class GptNeox : public BackendModel {
     backend_.Embed(batch, *embedding_, nullptr, 1.0F, x);
     backend_.RopeTable(batch, frequencies_, RopeFactor(config_), cos_sin);
     for (const GptNeoxLayer& layer : layers_) {
-      Normalize(x, layer.attention_norm, normed);
-      if (config_.parallel_residual) Normalize(x, layer.mlp_norm, mlp_normed);
-      backend_.MatMul(normed, *layer.qkv.weight, layer.qkv.bias.f32(), MatMulMode::kStore, qkv);
+      Normalize(backend_, x, layer.attention_norm, config_.norm_eps, normed);
+      if (config_.parallel_residual) {
+        Normalize(backend_, x, layer.mlp_norm, config_.norm_eps, mlp_normed);
+      }
+      Project(backend_, normed, layer.qkv, qkv);
       layer.attention.Run(backend_, batch, caches, cos_sin, qkv, attn_out);
-      backend_.MatMul(attn_out, *layer.out.weight, layer.out.bias.f32(), MatMulMode::kAccumulate,
-                      x);
+      AddProjected(backend_, attn_out, layer.out, x);
 
-      if (!config_.parallel_residual) Normalize(x, layer.mlp_norm, mlp_normed);
-      backend_.MatMul(mlp_normed, *layer.up.weight, layer.up.bias.f32(), MatMulMode::kStore, inner);
+      if (!config_.parallel_residual) {
+        Normalize(backend_, x, layer.mlp_norm, config_.norm_eps, mlp_normed);
+      }
+      Project(backend_, mlp_normed, layer.up, inner);
       backend_.Activate(config_.activation, inner);
-      backend_.MatMul(inner, *layer.down.weight, layer.down.bias.f32(), MatMulMode::kAccumulate, x);
+      AddProjected(backend_, inner, layer.down, x);
     }
-    const int64_t logit_rows = shape.logit_rows;
-    if (logit_rows == 0) return;
-    const Tensor last = last_.Rows(logit_rows);
-    const Tensor last_normed = last_normed_.Rows(logit_rows);
-    backend_.GatherLogitRows(batch, x, last);
-    Normalize(last, final_norm_, last_normed);
-    backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits_.Rows(logit_rows));
+    Logits(batch, shape, x);
   }
 
-  void Normalize(Tensor x, const Norm& norm, Tensor out) {
-    backend_.LayerNorm(x, norm.weight.f32(), norm.bias.f32(), config_.norm_eps, out);
-  }
-
-  // index: the layer's place among the linear or full ones.
-  GptNeoxLayer LoadLayer(WeightLoader& loader, int layer, bool linear, int index) {
+  GptNeoxLayer LoadLayer(WeightLoader& loader, int layer) {
     const std::string name = LayerPrefix(layer);
     const std::string attention = AttentionPrefix(layer, false);
     return {
-        .attention =
-            linear ? Attention::Linear(config_, layer, false, index,
-                                       ReadFeatureMap(loader, config_, layer, false), false, loader)
-                   : Attention::Full(config_, index),
+        .attention = Attention::Load(loader, config_, layer, false,
+                                     ReadFeatureMap(loader, config_, layer, false), false),
         .attention_norm = LoadNorm(loader, name + "input_layernorm"),
         .qkv = LoadReordered(loader, attention + "query_key_value", QkvRows(config_)),
         .out = LoadProjection(loader, {attention + "dense"}),
@@ -144,35 +126,27 @@ class GptNeox : public BackendModel {
     };
   }
 
-  void Declare(DType dtype) {
+  void Declare() {
     const int64_t hidden = config_.hidden_size;
     workspace_.AddRows(&x_, hidden, DType::kFloat32);
-    workspace_.AddRows(&normed_, hidden, dtype);
-    workspace_.AddRows(&mlp_normed_, hidden, dtype);
-    workspace_.AddRows(&qkv_, 3 * hidden, dtype);
-    workspace_.AddRows(&attn_out_, hidden, dtype);
-    workspace_.AddRows(&inner_, config_.intermediate_size, dtype);
+    workspace_.AddRows(&normed_, hidden, dtype_);
+    workspace_.AddRows(&mlp_normed_, hidden, dtype_);
+    workspace_.AddRows(&qkv_, 3 * hidden, dtype_);
+    workspace_.AddRows(&attn_out_, hidden, dtype_);
+    workspace_.AddRows(&inner_, config_.intermediate_size, dtype_);
     workspace_.AddRows(&cos_sin_, config_.head_dim, DType::kFloat32);
-    workspace_.AddLogitRows(&last_, hidden, DType::kFloat32);
-    workspace_.AddLogitRows(&last_normed_, hidden, dtype);
   }
 
   std::vector<double> frequencies_;
   std::shared_ptr<const Matrix> embedding_;
   std::vector<GptNeoxLayer> layers_;
-  Norm final_norm_;
-  std::shared_ptr<const Matrix> head_;
 
-  Activation x_, normed_, mlp_normed_, qkv_, attn_out_, inner_, cos_sin_, last_, last_normed_;
+  Activation x_, normed_, mlp_normed_, qkv_, attn_out_, inner_, cos_sin_;
 };
-
-std::unique_ptr<Model> Make(const ModelConfig& config, const WeightSource& weights,
-                            Backend& backend, const ModelOptions& options) {
-  return std::make_unique<GptNeox>(config, weights, backend, options);
-}
 
 }  // namespace
 
-const Architecture kGptNeoxArchitecture = {"gpt_neox", Tensors, AttentionPrefix, Make};
+const Architecture kGptNeoxArchitecture = {"gpt_neox", Tensors, AttentionPrefix,
+                                           MakeFamily<GptNeox>};
 
 }  // namespace t2r

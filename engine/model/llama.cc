@@ -7,9 +7,7 @@
 #include "engine/model/architectures.h"
 #include "engine/model/attention.h"
 #include "engine/model/backend_model.h"
-#include "engine/model/projection.h"
 #include "engine/model/rope.h"
-#include "engine/model/weight_loader.h"
 
 namespace t2r {
 namespace {
@@ -85,19 +83,13 @@ class Llama : public BackendModel {
  public:
   Llama(const ModelConfig& config, const WeightSource& weights, Backend& backend,
         const ModelOptions& options)
-      : BackendModel(config, backend), frequencies_(HeadFrequencies(config)) {
+      : BackendModel(config, backend, options), frequencies_(HeadFrequencies(config)) {
     WeightLoader loader(config, weights, backend, options.weight_dtype);
-    int linear = 0;
-    int full = 0;
-    for (int i = 0; i < config.layers; ++i) {
-      const bool is_linear = config.layer_types[i] == LayerType::kLinearAttention;
-      layers_.push_back(LoadLayer(loader, i, is_linear, is_linear ? linear++ : full++));
-    }
-    final_norm_ = LoadNorm(loader, "model.norm");
-    head_ = loader.LoadHead();
+    for (int i = 0; i < config.layers; ++i) layers_.push_back(LoadLayer(loader, i));
+    LoadHead(loader, "model.norm");
     embedding_ = loader.LoadEmbedding("model.embed_tokens.weight");
     weight_bytes_ = loader.bytes();
-    Declare(backend.activation_dtype(options.weight_dtype));
+    Declare();
   }
 
  private:
@@ -115,8 +107,8 @@ class Llama : public BackendModel {
     backend_.Embed(batch, *embedding_, nullptr, 1.0F, x);
     backend_.RopeTable(batch, frequencies_, RopeFactor(config_), cos_sin);
     for (const LlamaLayer& layer : layers_) {
-      backend_.RmsNorm(x, layer.attention_norm.weight.f32(), config_.norm_eps, normed);
-      backend_.MatMul(normed, *layer.qkv.weight, layer.qkv.bias.f32(), MatMulMode::kStore, qkv);
+      Normalize(backend_, x, layer.attention_norm, config_.norm_eps, normed);
+      Project(backend_, normed, layer.qkv, qkv);
       if (config_.qk_norm) {
         backend_.RmsNormHeads(qkv.Columns(0, queries), config_.heads, layer.q_norm.weight.f32(),
                               config_.norm_eps);
@@ -124,22 +116,14 @@ class Llama : public BackendModel {
                               layer.k_norm.weight.f32(), config_.norm_eps);
       }
       layer.attention.Run(backend_, batch, caches, cos_sin, qkv, attn_out);
-      backend_.MatMul(attn_out, *layer.out.weight, layer.out.bias.f32(), MatMulMode::kAccumulate,
-                      x);
+      AddProjected(backend_, attn_out, layer.out, x);
 
-      backend_.RmsNorm(x, layer.mlp_norm.weight.f32(), config_.norm_eps, normed);
-      backend_.MatMul(normed, *layer.gate_up.weight, layer.gate_up.bias.f32(), MatMulMode::kStore,
-                      gate_up);
+      Normalize(backend_, x, layer.mlp_norm, config_.norm_eps, normed);
+      Project(backend_, normed, layer.gate_up, gate_up);
       backend_.SwiGlu(gate_up, gated);
-      backend_.MatMul(gated, *layer.down.weight, layer.down.bias.f32(), MatMulMode::kAccumulate, x);
+      AddProjected(backend_, gated, layer.down, x);
     }
-    const int64_t logit_rows = shape.logit_rows;
-    if (logit_rows == 0) return;
-    const Tensor last = last_.Rows(logit_rows);
-    const Tensor last_normed = last_normed_.Rows(logit_rows);
-    backend_.GatherLogitRows(batch, x, last);
-    backend_.RmsNorm(last, final_norm_.weight.f32(), config_.norm_eps, last_normed);
-    backend_.MatMul(last_normed, *head_, nullptr, MatMulMode::kStore, logits_.Rows(logit_rows));
+    Logits(batch, shape, x);
   }
 
   Projection LoadQkv(WeightLoader& loader, const std::string& self) const {
@@ -149,16 +133,13 @@ class Llama : public BackendModel {
     return LoadProjection(loader, {self + "q_proj", self + "k_proj", self + "v_proj"});
   }
 
-  // index: the layer's place among the linear or full ones.
-  LlamaLayer LoadLayer(WeightLoader& loader, int layer, bool linear, int index) {
+  LlamaLayer LoadLayer(WeightLoader& loader, int layer) {
     const std::string self = AttentionPrefix(layer, false);
     const std::string name = "model.layers." + std::to_string(layer) + ".";
     const std::string mlp = name + "mlp.";
     LlamaLayer loaded{
-        .attention =
-            linear ? Attention::Linear(config_, layer, false, index,
-                                       ReadFeatureMap(loader, config_, layer, false), false, loader)
-                   : Attention::Full(config_, index),
+        .attention = Attention::Load(loader, config_, layer, false,
+                                     ReadFeatureMap(loader, config_, layer, false), false),
         .attention_norm = LoadNorm(loader, name + "input_layernorm"),
         .qkv = LoadQkv(loader, self),
         .q_norm = {},
@@ -177,36 +158,27 @@ class Llama : public BackendModel {
     return loaded;
   }
 
-  void Declare(DType dtype) {
+  void Declare() {
     const int64_t hidden = config_.hidden_size;
     const int64_t inner = config_.intermediate_size;
     workspace_.AddRows(&x_, hidden, DType::kFloat32);
-    workspace_.AddRows(&normed_, hidden, dtype);
-    workspace_.AddRows(&qkv_, layers_.front().attention.columns(), dtype);
-    workspace_.AddRows(&attn_out_, int64_t{config_.heads} * config_.head_dim, dtype);
-    workspace_.AddRows(&gate_up_, 2 * inner, dtype);
-    workspace_.AddRows(&gated_, inner, dtype);
+    workspace_.AddRows(&normed_, hidden, dtype_);
+    workspace_.AddRows(&qkv_, layers_.front().attention.columns(), dtype_);
+    workspace_.AddRows(&attn_out_, int64_t{config_.heads} * config_.head_dim, dtype_);
+    workspace_.AddRows(&gate_up_, 2 * inner, dtype_);
+    workspace_.AddRows(&gated_, inner, dtype_);
     workspace_.AddRows(&cos_sin_, config_.head_dim, DType::kFloat32);
-    workspace_.AddLogitRows(&last_, hidden, DType::kFloat32);
-    workspace_.AddLogitRows(&last_normed_, hidden, dtype);
   }
 
   std::vector<double> frequencies_;
   std::shared_ptr<const Matrix> embedding_;
   std::vector<LlamaLayer> layers_;
-  Norm final_norm_;
-  std::shared_ptr<const Matrix> head_;
 
-  Activation x_, normed_, qkv_, attn_out_, gate_up_, gated_, cos_sin_, last_, last_normed_;
+  Activation x_, normed_, qkv_, attn_out_, gate_up_, gated_, cos_sin_;
 };
-
-std::unique_ptr<Model> Make(const ModelConfig& config, const WeightSource& weights,
-                            Backend& backend, const ModelOptions& options) {
-  return std::make_unique<Llama>(config, weights, backend, options);
-}
 
 }  // namespace
 
-const Architecture kLlamaArchitecture = {"llama", Tensors, AttentionPrefix, Make};
+const Architecture kLlamaArchitecture = {"llama", Tensors, AttentionPrefix, MakeFamily<Llama>};
 
 }  // namespace t2r

@@ -87,10 +87,9 @@ class Marian : public BackendModel {
  public:
   Marian(const ModelConfig& config, const WeightSource& weights, Backend& backend,
          const ModelOptions& options)
-      : BackendModel(config, backend) {
+      : BackendModel(config, backend, options) {
     const EncoderDecoderConfig& both = *config_.encoder_decoder;
-    const DType dtype = backend.activation_dtype(options.weight_dtype);
-    if (both.normalize_before && !both.final_norm && dtype != DType::kFloat32) {
+    if (both.normalize_before && !both.final_norm && dtype_ != DType::kFloat32) {
       throw ModelError(
           "normalize_before without add_final_layer_norm needs float32 activations: choose the "
           "dtype float32");
@@ -104,12 +103,11 @@ class Marian : public BackendModel {
     }
     encoder_ = std::make_unique<MarianEncoder>(config_, loader, std::move(source_tokens));
     embedding_ = LoadMarianEmbedding(loader, "decoder", tokens, config_);
-    LoadLayers(loader);
-    if (both.final_norm) final_norm_ = LoadNorm(loader, "model.decoder.layer_norm");
-    head_ = loader.LoadHead();
+    for (int i = 0; i < config_.layers; ++i) layers_.push_back(LoadLayer(loader, i));
+    LoadHead(loader, both.final_norm ? "model.decoder.layer_norm" : "");
     if (loader.Has("final_logits_bias")) head_bias_ = loader.LoadVector("final_logits_bias");
     weight_bytes_ = loader.bytes();
-    Declare(dtype);
+    Declare();
   }
 
   void Encode(const Batch& sources, const Caches& caches) override {
@@ -118,7 +116,7 @@ class Marian : public BackendModel {
       const Tensor encoded = encoder_->Run(backend_, sources, stream);
       for (const MarianLayer& layer : layers_) {
         const Tensor kv = stream.Projected(layer.cross.key_columns() + layer.cross.value_columns());
-        Project(encoded, layer.cross_memory, kv);
+        Project(backend_, encoded, layer.cross_memory, kv);
         layer.cross.WriteCrossKv(backend_, sources, caches, kv);
       }
     });
@@ -130,64 +128,33 @@ class Marian : public BackendModel {
     stream.Embed(batch, embedding_);
     for (const MarianLayer& layer : layers_) {
       const Tensor qkv = stream.Projected(layer.self.columns());
-      Project(stream.Enter(layer.self_norm), layer.self_qkv, qkv);
+      Project(backend_, stream.Enter(layer.self_norm), layer.self_qkv, qkv);
       layer.self.Run(backend_, batch, caches, {}, qkv, stream.attn_out());
-      Add(stream, layer.self_out, layer.self_norm);
+      stream.AddAttention(layer.self_out, layer.self_norm);
 
       const Tensor q = stream.Projected(layer.cross.query_columns());
-      Project(stream.Enter(layer.cross_norm), layer.cross_query, q);
+      Project(backend_, stream.Enter(layer.cross_norm), layer.cross_query, q);
       layer.cross.CrossAttend(backend_, batch, caches, q, stream.attn_out());
-      Add(stream, layer.cross_out, layer.cross_norm);
+      stream.AddAttention(layer.cross_out, layer.cross_norm);
 
       stream.FeedForward(layer.feed_forward);
     }
-    if (shape.logit_rows == 0) return;
-    const Tensor last = last_normed_.Rows(shape.logit_rows);
-    if (config_.encoder_decoder->final_norm) {
-      const Tensor gathered = last_.Rows(shape.logit_rows);
-      backend_.GatherLogitRows(batch, stream.x(), gathered);
-      stream.Normalize(gathered, final_norm_, last);
-    } else {
-      backend_.GatherLogitRows(batch, stream.output(), last);
-    }
-    backend_.MatMul(last, *head_, head_bias_.f32(), MatMulMode::kStore,
-                    logits_.Rows(shape.logit_rows));
+    Logits(batch, shape, config_.encoder_decoder->final_norm ? stream.x() : stream.output());
   }
 
-  void Project(Tensor in, const Projection& projection, Tensor out) {
-    backend_.MatMul(in, *projection.weight, projection.bias.f32(), MatMulMode::kStore, out);
-  }
-  // Ends a half: what attention gave, projected, goes onto the stream.
-  void Add(MarianStream& stream, const Projection& projection, const Norm& norm) {
-    backend_.MatMul(stream.attn_out(), *projection.weight, projection.bias.f32(),
-                    MatMulMode::kAccumulate, stream.x());
-    stream.Leave(norm);
-  }
-
-  void LoadLayers(WeightLoader& loader) {
-    int linear = 0;
-    int full = 0;
-    int linear_cross = config_.linear_layers();
-    int full_cross = 0;
-    for (int i = 0; i < config_.layers; ++i) {
-      const int self = config_.is_linear(i, false) ? linear++ : full++;
-      const int cross = config_.is_linear(i, true) ? linear_cross++ : full_cross++;
-      layers_.push_back(LoadLayer(loader, i, self, cross));
-    }
-  }
-
-  // self_index, cross_index: the places among the linear or full ones.
-  MarianLayer LoadLayer(WeightLoader& loader, int layer, int self_index, int cross_index) {
+  MarianLayer LoadLayer(WeightLoader& loader, int layer) {
     const std::string name = "model.decoder.layers." + std::to_string(layer) + ".";
     const std::string self = AttentionPrefix(layer, false);
     const std::string cross = AttentionPrefix(layer, true);
-    const FeatureMapWeights self_map = MapOf(loader, layer, false);
-    const FeatureMapWeights cross_map = MapOf(loader, layer, true);
+    const FeatureMapWeights self_map = ReadFeatureMap(loader, config_, layer, false);
+    const FeatureMapWeights cross_map = ReadFeatureMap(loader, config_, layer, true);
+    const bool self_folded = ShouldFold(config_, layer, false);
+    const bool cross_folded = ShouldFold(config_, layer, true);
     const float scale = config_.linear_attention ? config_.linear_attention->query_scale : 1.0F;
     // The projections to queries and keys, the map's own folded in where that saves work.
     const auto add = [&](const std::string& projection, bool of_cross, float factor,
                          ProjectionStack* stack) {
-      if (!Folded(layer, of_cross)) return stack->Add(loader, projection);
+      if (!(of_cross ? cross_folded : self_folded)) return stack->Add(loader, projection);
       stack->Add(
           FoldFeatureMap(loader.Floats(projection + ".weight"), loader.Floats(projection + ".bias"),
                          of_cross ? cross_map : self_map, factor, config_),
@@ -204,11 +171,11 @@ class Marian : public BackendModel {
     memory.Add(loader, cross + "v_proj");
     return {
         .self_norm = LoadNorm(loader, name + "self_attn_layer_norm"),
-        .self = MakeAttention(layer, false, self_index, self_map, loader),
+        .self = Attention::Load(loader, config_, layer, false, self_map, self_folded),
         .self_qkv = self_qkv.Load(loader),
         .self_out = LoadProjection(loader, {self + "out_proj"}),
         .cross_norm = LoadNorm(loader, name + "encoder_attn_layer_norm"),
-        .cross = MakeAttention(layer, true, cross_index, cross_map, loader),
+        .cross = Attention::Load(loader, config_, layer, true, cross_map, cross_folded),
         .cross_query = query.Load(loader),
         .cross_memory = memory.Load(loader),
         .cross_out = LoadProjection(loader, {cross + "out_proj"}),
@@ -216,20 +183,7 @@ class Marian : public BackendModel {
     };
   }
 
-  bool Folded(int layer, bool cross) const {
-    return config_.is_linear(layer, cross) && ShouldFold(config_, layer, cross);
-  }
-  FeatureMapWeights MapOf(const WeightLoader& loader, int layer, bool cross) const {
-    if (!config_.is_linear(layer, cross)) return {};
-    return ReadFeatureMap(loader, config_, layer, cross);
-  }
-  Attention MakeAttention(int layer, bool cross, int index, const FeatureMapWeights& map,
-                          WeightLoader& loader) const {
-    if (!config_.is_linear(layer, cross)) return Attention::Full(config_, index);
-    return Attention::Linear(config_, layer, cross, index, map, Folded(layer, cross), loader);
-  }
-
-  void Declare(DType dtype) {
+  void Declare() {
     const int64_t hidden = config_.hidden_size;
     int64_t columns = encoder_->columns();
     for (const MarianLayer& layer : layers_) {
@@ -239,34 +193,21 @@ class Marian : public BackendModel {
     const int64_t inner =
         std::max(config_.intermediate_size, config_.encoder_decoder->encoder_intermediate_size);
     workspace_.AddRows(&workspace_parts_.x, hidden, DType::kFloat32);
-    workspace_.AddRows(&workspace_parts_.normed, hidden, dtype);
-    workspace_.AddRows(&workspace_parts_.projected, columns, dtype);
-    workspace_.AddRows(&workspace_parts_.attn_out, hidden, dtype);
-    workspace_.AddRows(&workspace_parts_.inner, inner, dtype);
-    if (config_.encoder_decoder->final_norm) {
-      workspace_.AddLogitRows(&last_, hidden, DType::kFloat32);
-    }
-    workspace_.AddLogitRows(&last_normed_, hidden, dtype);
+    workspace_.AddRows(&workspace_parts_.normed, hidden, dtype_);
+    workspace_.AddRows(&workspace_parts_.projected, columns, dtype_);
+    workspace_.AddRows(&workspace_parts_.attn_out, hidden, dtype_);
+    workspace_.AddRows(&workspace_parts_.inner, inner, dtype_);
   }
 
   std::unique_ptr<MarianEncoder> encoder_;
   MarianEmbedding embedding_;
   std::vector<MarianLayer> layers_;
-  Norm final_norm_;  // where config has one
-  std::shared_ptr<const Matrix> head_;
-  Buffer head_bias_;  // final_logits_bias, where there is one
 
   MarianWorkspace workspace_parts_;
-  Activation last_, last_normed_;
 };
-
-std::unique_ptr<Model> Make(const ModelConfig& config, const WeightSource& weights,
-                            Backend& backend, const ModelOptions& options) {
-  return std::make_unique<Marian>(config, weights, backend, options);
-}
 
 }  // namespace
 
-const Architecture kMarianArchitecture = {"marian", Tensors, AttentionPrefix, Make};
+const Architecture kMarianArchitecture = {"marian", Tensors, AttentionPrefix, MakeFamily<Marian>};
 
 }  // namespace t2r

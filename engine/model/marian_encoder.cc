@@ -40,16 +40,13 @@ Tensor MarianEncoder::Run(Backend& backend, const Batch& sources, MarianStream& 
 
   stream.Embed(sources, embedding_);
   for (const Layer& layer : layers_) {
-    const Tensor in = stream.Enter(layer.attention_norm);
-    backend.MatMul(in, *layer.qkv.weight, layer.qkv.bias.f32(), MatMulMode::kStore, qkv);
+    Project(backend, stream.Enter(layer.attention_norm), layer.qkv, qkv);
     backend.EncoderAttention(sources, attention);
-    backend.MatMul(stream.attn_out(), *layer.out.weight, layer.out.bias.f32(),
-                   MatMulMode::kAccumulate, stream.x());
-    stream.Leave(layer.attention_norm);
+    stream.AddAttention(layer.out, layer.attention_norm);
     stream.FeedForward(layer.feed_forward);
   }
   if (!config_.encoder_decoder->final_norm) return stream.output();
-  stream.Normalize(stream.x(), final_norm_, stream.normed());
+  Normalize(backend, stream.x(), final_norm_, config_.norm_eps, stream.normed());
   return stream.normed();
 }
 

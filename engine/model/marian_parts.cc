@@ -65,28 +65,28 @@ void MarianStream::Embed(const Batch& batch, const MarianEmbedding& embedding) {
   backend_.Embed(batch, *embedding.tokens, embedding.positions.get(), embedding.scale, output_);
 }
 
-void MarianStream::Normalize(Tensor x, const Norm& norm, Tensor out) {
-  backend_.LayerNorm(x, norm.weight.f32(), norm.bias.f32(), config_.norm_eps, out);
-}
-
 Tensor MarianStream::Enter(const Norm& norm) {
   if (!config_.encoder_decoder->normalize_before) return output_;
-  Normalize(x_, norm, normed_);
+  Normalize(backend_, x_, norm, config_.norm_eps, normed_);
   return normed_;
 }
 
 void MarianStream::Leave(const Norm& norm) {
   if (config_.encoder_decoder->normalize_before) return;
-  if (output_.data != x_.data) Normalize(x_, norm, output_);
-  Normalize(x_, norm, x_);
+  if (output_.data != x_.data) Normalize(backend_, x_, norm, config_.norm_eps, output_);
+  Normalize(backend_, x_, norm, config_.norm_eps, x_);
+}
+
+void MarianStream::AddAttention(const Projection& out, const Norm& norm) {
+  AddProjected(backend_, attn_out_, out, x_);
+  Leave(norm);
 }
 
 void MarianStream::FeedForward(const MarianFeedForward& half) {
   const Tensor inner = workspace_.inner.Packed(x_.rows, half.up.weight->rows());
-  const Tensor in = Enter(half.norm);
-  backend_.MatMul(in, *half.up.weight, half.up.bias.f32(), MatMulMode::kStore, inner);
+  Project(backend_, Enter(half.norm), half.up, inner);
   backend_.Activate(config_.encoder_decoder->activation, inner);
-  backend_.MatMul(inner, *half.down.weight, half.down.bias.f32(), MatMulMode::kAccumulate, x_);
+  AddProjected(backend_, inner, half.down, x_);
   Leave(half.norm);
 }
 

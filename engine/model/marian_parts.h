@@ -53,10 +53,11 @@ class MarianStream {
                int64_t rows);
 
   void Embed(const Batch& batch, const MarianEmbedding& embedding);
-  // What the projections of a half read, in the backend's activation type. Valid until Leave.
+  // What the projections of an attention half read, in the backend's activation type. Valid until
+  // AddAttention.
   Tensor Enter(const Norm& norm);
-  // Once the half's output is added to x().
-  void Leave(const Norm& norm);
+  // Ends the half: attn_out(), projected, goes onto the stream.
+  void AddAttention(const Projection& out, const Norm& norm);
   void FeedForward(const MarianFeedForward& half);
 
   Tensor x() const { return x_; }
@@ -65,9 +66,11 @@ class MarianStream {
   Tensor normed() const { return normed_; }
   Tensor attn_out() const { return attn_out_; }
   Tensor Projected(int64_t cols) const { return workspace_.projected.Packed(x_.rows, cols); }
-  void Normalize(Tensor x, const Norm& norm, Tensor out);
 
  private:
+  // Once a half's output is added to x().
+  void Leave(const Norm& norm);
+
   Backend& backend_;
   const ModelConfig& config_;
   const MarianWorkspace& workspace_;

@@ -7,6 +7,19 @@
 
 namespace t2r {
 
+void Normalize(Backend& backend, Tensor x, const Norm& norm, float eps, Tensor out) {
+  if (norm.bias.f32() == nullptr) return backend.RmsNorm(x, norm.weight.f32(), eps, out);
+  backend.LayerNorm(x, norm.weight.f32(), norm.bias.f32(), eps, out);
+}
+
+void Project(Backend& backend, Tensor in, const Projection& projection, Tensor out) {
+  backend.MatMul(in, *projection.weight, projection.bias.f32(), MatMulMode::kStore, out);
+}
+
+void AddProjected(Backend& backend, Tensor in, const Projection& projection, Tensor out) {
+  backend.MatMul(in, *projection.weight, projection.bias.f32(), MatMulMode::kAccumulate, out);
+}
+
 Norm LoadNorm(WeightLoader& loader, const std::string& name) {
   Norm norm;
   norm.weight = loader.LoadVector(name + ".weight");

@@ -23,6 +23,13 @@ struct Projection {
   Buffer bias;  // empty without one
 };
 
+// RMSNorm, or LayerNorm where the norm has a bias.
+void Normalize(Backend& backend, Tensor x, const Norm& norm, float eps, Tensor out);
+// out = in · weightᵀ + bias.
+void Project(Backend& backend, Tensor in, const Projection& projection, Tensor out);
+// The same, onto what out holds.
+void AddProjected(Backend& backend, Tensor in, const Projection& projection, Tensor out);
+
 // `name`.weight and `name`.bias.
 Norm LoadNorm(WeightLoader& loader, const std::string& name);
 // `name`.weight and `name`.bias of each name, stacked into one matrix.

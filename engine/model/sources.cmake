@@ -1,6 +1,7 @@
 # The forward pass, relative to this file: what a GPU benchmark needs too.
 set(T2R_MODEL_SOURCES
   attention.cc
+  backend_model.cc
   config.cc
   fold.cc
   gpt2.cc

@@ -20,21 +20,24 @@ std::string Shown(const std::vector<int64_t>& shape) {
 }
 
 // The first element whose exponent is all ones, which an infinity or a NaN has; -1: none.
-template <typename Bits>
-int64_t FirstWithExponent(const void* data, int64_t count, Bits exponent) {
+// One more in the exponent's lowest bit then carries into the sign's place.
+template <typename Bits, Bits kExponent>
+int64_t FirstWithExponent(const void* data, int64_t count) {
+  constexpr auto kLowest = static_cast<Bits>(kExponent & -kExponent);
+  constexpr auto kCarry = static_cast<Bits>(kExponent + kLowest);
   const auto* bytes = static_cast<const std::byte*>(data);
   constexpr int64_t kBlock = 4096;
   for (int64_t first = 0; first < count; first += kBlock) {
     const int64_t end = std::min(first + kBlock, count);
-    const auto at = [bytes, exponent](int64_t i) {
+    const auto carry = [bytes](int64_t i) {
       Bits bits;
       std::memcpy(&bits, bytes + i * static_cast<int64_t>(sizeof(Bits)), sizeof(Bits));
-      return (bits & exponent) == exponent;
+      return static_cast<Bits>((bits & kExponent) + kLowest);
     };
-    bool any = false;  // a block without a branch is vectorised
-    for (int64_t i = first; i < end; ++i) any |= at(i);
-    for (int64_t i = first; any && i < end; ++i) {
-      if (at(i)) return i;
+    Bits any = 0;  // a block without a branch is vectorised
+    for (int64_t i = first; i < end; ++i) any |= carry(i);
+    for (int64_t i = first; (any & kCarry) != 0 && i < end; ++i) {
+      if ((carry(i) & kCarry) != 0) return i;
     }
   }
   return -1;
@@ -44,11 +47,11 @@ int64_t FirstNotFinite(const HostTensor& tensor) {
   const int64_t count = tensor.elements();
   switch (tensor.dtype) {
     case DType::kFloat32:
-      return FirstWithExponent<uint32_t>(tensor.data, count, 0x7f800000U);
+      return FirstWithExponent<uint32_t, 0x7f800000U>(tensor.data, count);
     case DType::kBFloat16:
-      return FirstWithExponent<uint16_t>(tensor.data, count, 0x7f80U);
+      return FirstWithExponent<uint16_t, 0x7f80U>(tensor.data, count);
     case DType::kFloat16:
-      return FirstWithExponent<uint16_t>(tensor.data, count, 0x7c00U);
+      return FirstWithExponent<uint16_t, 0x7c00U>(tensor.data, count);
     case DType::kInt8:
     case DType::kInt4:
       break;

@@ -11,6 +11,7 @@
 
 #include "convert/error.h"
 #include "convert/quantize/quantize_model.h"
+#include "engine/ops/cpu/quantize_group.h"
 #include "tests/engine/model/engine_fixture.h"
 
 namespace t2r::convert {

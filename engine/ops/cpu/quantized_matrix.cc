@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstring>
 
 #include "engine/ops/cpu/elements.h"
 #include "engine/ops/cpu/int_gemm/kernels.h"
 #include "engine/ops/cpu/memory.h"
+#include "engine/ops/cpu/quantize_group.h"
 
 namespace t2r {
 namespace {
@@ -13,19 +15,9 @@ namespace {
 constexpr int64_t kBlockInputs = 4;
 constexpr int64_t kBlockBytes = kIntPanel * kBlockInputs;
 
-// Where a panel keeps an input feature's code: its byte in the group, and the bits within.
-struct CodePlace {
-  size_t byte;
-  int shift;
-};
-CodePlace PlaceOf(DType dtype, int64_t lane, int64_t input) {
-  const int64_t blocks = kQuantGroup / kBlockInputs;
-  const int64_t block = input / kBlockInputs;
-  const bool upper = dtype == DType::kInt4 && block >= blocks / 2;
-  const int64_t byte = (upper ? block - blocks / 2 : block) * kBlockBytes + lane * kBlockInputs +
-                       input % kBlockInputs;
-  return {static_cast<size_t>(byte), upper ? 4 : 0};
-}
+// int4 shares bytes between block b and block b + kHalfBlocks.
+constexpr int64_t kBlocks = kQuantGroup / kBlockInputs;
+constexpr int64_t kHalfBlocks = kBlocks / 2;
 
 int64_t GroupCodes(DType dtype) {
   return kIntPanel * kQuantGroup / (dtype == DType::kInt4 ? 2 : 1);
@@ -82,10 +74,14 @@ void QuantizedMatrix::PutGroup(const QuantizedGroup& group, int64_t row, int64_t
   auto* scales = reinterpret_cast<uint16_t*>(panel) + index * GroupScales(dtype());
   scales[lane] = group.scale;
   if (dtype() == DType::kInt4) scales[kIntPanel + lane] = group.minimum;
-  uint8_t* codes = panel + codes_offset_ + index * GroupCodes(dtype());
-  for (int64_t i = 0; i < kQuantGroup; ++i) {
-    const CodePlace place = PlaceOf(dtype(), lane, i);
-    codes[place.byte] |= static_cast<uint8_t>(group.codes[static_cast<size_t>(i)] << place.shift);
+  uint8_t* codes = panel + codes_offset_ + index * GroupCodes(dtype()) + lane * kBlockInputs;
+  uint32_t blocks[kBlocks];
+  std::memcpy(blocks, group.codes.data(), sizeof(blocks));
+  const int64_t stored = dtype() == DType::kInt4 ? kHalfBlocks : kBlocks;
+  for (int64_t b = 0; b < stored; ++b) {
+    uint32_t block = blocks[b];
+    if (dtype() == DType::kInt4) block |= blocks[b + kHalfBlocks] << 4;
+    std::memcpy(codes + b * kBlockBytes, &block, sizeof(block));
   }
 }
 
@@ -96,13 +92,16 @@ QuantizedGroup QuantizedMatrix::GetGroup(int64_t row, int64_t index) const {
   QuantizedGroup group;
   group.scale = scales[lane];
   if (dtype() == DType::kInt4) group.minimum = scales[kIntPanel + lane];
-  const uint8_t* codes = panel + codes_offset_ + index * GroupCodes(dtype());
-  const uint8_t mask = dtype() == DType::kInt4 ? 15 : 255;
-  for (int64_t i = 0; i < kQuantGroup; ++i) {
-    const CodePlace place = PlaceOf(dtype(), lane, i);
-    group.codes[static_cast<size_t>(i)] =
-        static_cast<uint8_t>(codes[place.byte] >> place.shift) & mask;
+  const uint8_t* codes = panel + codes_offset_ + index * GroupCodes(dtype()) + lane * kBlockInputs;
+  uint32_t blocks[kBlocks];
+  const int64_t stored = dtype() == DType::kInt4 ? kHalfBlocks : kBlocks;
+  for (int64_t b = 0; b < stored; ++b) {
+    std::memcpy(&blocks[b], codes + b * kBlockBytes, sizeof(blocks[b]));
+    if (dtype() == DType::kInt8) continue;
+    blocks[b + kHalfBlocks] = blocks[b] >> 4 & 0x0f0f0f0fU;
+    blocks[b] &= 0x0f0f0f0fU;
   }
+  std::memcpy(group.codes.data(), blocks, sizeof(blocks));
   return group;
 }
 

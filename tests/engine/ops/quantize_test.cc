@@ -1,14 +1,20 @@
-// Quantising a group of weights: how far the values are from what they stood for.
+// Quantising a group of weights: how far the values are from what they stood for, and the same bits
+// on every instruction set.
 #include "engine/ops/quantize.h"
 
 #include <gtest/gtest.h>
+#include <hwy/highway.h>
 
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <string>
 #include <vector>
 
-namespace t2r {
+#include "engine/ops/cpu/quantize_group.h"
+#include "testing/quantize_reference.h"
+
+namespace t2r::testing {
 namespace {
 
 // The value that a group's code stands for, exactly.
@@ -125,10 +131,13 @@ TEST(QuantizeTest, Int4GainsFromFittingItsRange) {
   EXPECT_LT(fitted, 0.87 * ends);
 }
 
+std::vector<std::vector<float>> Extremes() {
+  return {{0, 0, 0},      {1e-38F, -1e-38F}, {3e38F, -3e38F},
+          {3e38F, 3e38F}, {-1e-45F},         {1e30F, 1e-30F}};
+}
+
 TEST(QuantizeTest, ExtremesStayFinite) {
-  const std::vector<std::vector<float>> extremes = {
-      {0, 0, 0}, {1e-38F, -1e-38F}, {3e38F, -3e38F}, {3e38F, 3e38F}, {-1e-45F}, {1e30F, 1e-30F}};
-  for (const std::vector<float>& values : extremes) {
+  for (const std::vector<float>& values : Extremes()) {
     for (const DType dtype : {DType::kInt8, DType::kInt4}) {
       const auto group = QuantizeGroup(values.data(), static_cast<int64_t>(values.size()), dtype);
       for (size_t i = 0; i < values.size(); ++i) {
@@ -140,6 +149,56 @@ TEST(QuantizeTest, ExtremesStayFinite) {
   }
 }
 
+// So many groups that in some of them candidates are as good as each other but for the order in
+// which sums are added up.
+TEST(QuantizeTest, EveryInstructionSetGivesTheReferencesBits) {
+  std::vector<std::vector<float>> groups = Extremes();
+  for (const std::vector<float>& values : Groups()) groups.push_back(values);
+  // Of zeros of both signs the first is the minimum.
+  for (const float zero : {0.0F, -0.0F}) {
+    std::vector<float> values(32, -zero);
+    values[31] = 15;
+    std::fill_n(values.begin(), 3, zero);
+    groups.push_back(values);
+    std::fill_n(values.begin(), 2, 3.0F);
+    groups.push_back(values);
+  }
+  std::mt19937_64 rng(10);
+  std::normal_distribution<float> normal(0, 1);
+  std::uniform_int_distribution<size_t> counts(1, 32);
+  std::uniform_real_distribution<float> exponents(-100, 126);
+  for (int n = 0; n < 100000; ++n) {
+    std::vector<float> values(n % 2 == 0 ? 32 : counts(rng));
+    const float scale = n % 3 == 0 ? std::exp2(exponents(rng)) : 1;
+    for (float& v : values) {
+      v = normal(rng) * scale;
+      if (n % 5 == 0) v = BFloat16ToFloat(FloatToBFloat16(v));
+      if (n % 7 == 0) v = std::abs(v);
+      v = std::clamp(v, -3e38F, 3e38F);
+    }
+    groups.push_back(values);
+  }
+  for (const DType dtype : {DType::kInt8, DType::kInt4}) {
+    std::vector<QuantizedGroup> references;
+    for (const std::vector<float>& values : groups) {
+      references.push_back(
+          ReferenceQuantizeGroup(values.data(), static_cast<int64_t>(values.size()), dtype));
+    }
+    for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+      SCOPED_TRACE(std::string(hwy::TargetName(target)) + ", " + NameOf(dtype));
+      hwy::SetSupportedTargetsForTest(target);
+      for (size_t g = 0; g < groups.size(); ++g) {
+        const auto count = static_cast<int64_t>(groups[g].size());
+        const auto group = QuantizeGroup(groups[g].data(), count, dtype);
+        ASSERT_EQ(group.scale, references[g].scale) << "group " << g;
+        ASSERT_EQ(group.minimum, references[g].minimum) << "group " << g;
+        ASSERT_EQ(group.codes, references[g].codes) << "group " << g;
+      }
+    }
+  }
+  hwy::SetSupportedTargetsForTest(0);
+}
+
 TEST(QuantizeTest, BytesCountCodesScalesAndMinimums) {
   EXPECT_EQ(MatrixBytes(3, 64, DType::kInt8), 3 * (64 + 2 * 2));
   EXPECT_EQ(MatrixBytes(3, 64, DType::kInt4), 3 * (32 + 2 * 4));
@@ -148,4 +207,4 @@ TEST(QuantizeTest, BytesCountCodesScalesAndMinimums) {
 }
 
 }  // namespace
-}  // namespace t2r
+}  // namespace t2r::testing

@@ -5,6 +5,7 @@
 #include <iostream>
 #include <tuple>
 
+#include "engine/ops/cpu/quantize_group.h"
 #include "engine/ops/quantize.h"
 #include "tests/engine/ops/testing/op_test.h"
 
