@@ -8,7 +8,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/model/architectures.h"
-#include "engine/state/kv_cache.h"
 
 namespace t2r::server {
 namespace {
@@ -65,20 +64,11 @@ std::vector<std::string> TokenizerWarnings(const Tokenizer& tokenizer, const Mod
   return warnings;
 }
 
-int64_t MaxPositions(const ExecutorLimits& executor) {
-  int64_t positions = executor.position_limit;
-  if (executor.kv_pages > 0) {
-    const int64_t cache = executor.kv_pages * kKvPageSize;
-    positions = positions == 0 ? cache : std::min(positions, cache);
-  }
-  return positions;
-}
-
 ModelLimits LimitsOf(const ModelConfig& config, const ExecutorLimits& executor,
                      const ServerOptions& options) {
   ModelLimits limits;
   limits.vocab_size = executor.vocab_size;
-  limits.max_positions = MaxPositions(executor);
+  limits.max_positions = executor.max_positions();
   limits.max_tokens = options.max_tokens;
   limits.max_prompt_tokens = options.scheduler.max_prompt_tokens;
   limits.max_text_bytes = options.max_text_bytes;
@@ -128,7 +118,7 @@ v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimi
 
   v1::Limits& limits = *info.mutable_limits();
   limits.set_max_sessions(executor.slots);
-  limits.set_max_positions(MaxPositions(executor));
+  limits.set_max_positions(executor.max_positions());
   limits.set_max_tokens(options.max_tokens);
   limits.set_max_queue_requests(options.scheduler.max_queue_requests);
   limits.set_max_queue_tokens(options.scheduler.max_queue_tokens);

@@ -55,8 +55,6 @@ v1::GetModelResponse DescribeModel(const ModelConfig& config, const ExecutorLimi
                                    const ServerOptions& options);
 // How the engine's memory is shared out, into the answer to GetModel.
 void DescribeMemory(const MemoryPlan& plan, v1::GetModelResponse* info);
-// The positions a request may need: the model's limit and what the key/value cache holds; 0: none.
-int64_t MaxPositions(const ExecutorLimits& executor);
 
 // What a tokenizer knows and the model has no rows for, a line each vocabulary.
 std::vector<std::string> TokenizerWarnings(const Tokenizer& tokenizer, const ModelLimits& limits);

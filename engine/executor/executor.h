@@ -4,11 +4,13 @@
 // by fakes in tests. Nothing here knows requests, queues or text.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "engine/ops/batch.h"
 #include "engine/sampling/params.h"
 #include "engine/sampling/sample.h"
 
@@ -38,6 +40,13 @@ struct ExecutorLimits {
   double pair_flops = 0;
   // Never sampled, whatever a session's own logit biases; a search must leave them out too.
   std::vector<int32_t> suppressed_token_ids;
+
+  // Positions that one session can come to have, by the model and by the cache; 0: no limit.
+  int64_t max_positions() const {
+    const int64_t cached = kv_pages * kKvPageSize;
+    if (position_limit == 0 || cached == 0) return std::max(position_limit, cached);
+    return std::min(position_limit, cached);
+  }
 };
 
 // What a session may come to need, reserved when it opens.

@@ -1,7 +1,6 @@
 #include "engine/scheduler/validate.h"
 
 #include <cmath>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "engine/ops/batch.h"
@@ -196,18 +195,11 @@ absl::Status CheckSource(const Request& request, const ExecutorLimits& limits) {
 
 absl::Status CheckLength(const Request& request, const ExecutorLimits& limits) {
   const int64_t positions = request.positions();
-  int64_t limit = std::numeric_limits<int64_t>::max();
-  const char* what = "";
-  if (limits.position_limit > 0) {
-    limit = limits.position_limit;
-    what = " positions of the model";
-  }
-  const int64_t cached = limits.kv_pages * kKvPageSize;
-  if (limits.kv_pages > 0 && cached < limit) {
-    limit = cached;
-    what = " positions that the key/value cache holds";
-  }
-  if (positions <= limit) return absl::OkStatus();
+  const int64_t limit = limits.max_positions();
+  if (limit == 0 || positions <= limit) return absl::OkStatus();
+  const char* const what = limit == limits.position_limit
+                               ? " positions of the model"
+                               : " positions that the key/value cache holds";
   if (request.from != nullptr) {
     return Invalid("session of ", request.from->position(), " tokens, prompt of ",
                    request.prompt_tokens(), " and max_tokens of ", request.max_tokens, " need ",

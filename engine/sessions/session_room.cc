@@ -122,13 +122,7 @@ absl::Status SessionStore::ReserveFor(Live& live, int64_t positions) {
 }
 
 int64_t SessionStore::max_snapshot_bytes() const {
-  const ExecutorLimits& limits = codec_.limits;
-  int64_t positions = limits.position_limit;
-  if (limits.kv_pages > 0) {
-    const int64_t cached = limits.kv_pages * kKvPageSize;
-    positions = positions > 0 ? std::min(positions, cached) : cached;
-  }
-  return MaxSnapshotBytes(limits, positions);
+  return MaxSnapshotBytes(codec_.limits, codec_.limits.max_positions());
 }
 
 }  // namespace t2r

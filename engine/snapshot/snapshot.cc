@@ -1,6 +1,5 @@
 #include "engine/snapshot/snapshot.h"
 
-#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <utility>
@@ -95,8 +94,7 @@ int64_t PageBytes(int64_t positions, int64_t bytes_per_position) {
 }
 
 void CheckSize(ByteReader& in, const SlotState& slot, const ExecutorLimits& limits) {
-  int64_t most = limits.position_limit > 0 ? limits.position_limit : kMaxPosition;
-  if (limits.kv_pages > 0) most = std::min(most, limits.kv_pages * kKvPageSize);
+  const int64_t most = limits.max_positions() > 0 ? limits.max_positions() : kMaxPosition;
   if (slot.positions < 1 || slot.positions > most) {
     in.Refuse("position", absl::StrCat("is ", slot.positions, ", outside [1, ", most, "]"));
   }
