@@ -5,16 +5,17 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <deque>
+#include <atomic>
 #include <nlohmann/json.hpp>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/io/files.h"
-#include "engine/io/mutex.h"
+#include "server/batch_queue.h"
 
 namespace t2r::server {
 namespace {
@@ -86,37 +87,21 @@ struct AccessLog::State {
   }
 
   void Run() {
-    std::deque<CallFacts> batch;
-    MutexLock lock(mutex);
-    while (true) {
-      while (!stopping && waiting.empty()) changed.Wait(lock);
-      if (waiting.empty()) return;
-      batch.swap(waiting);
-      writing = true;
-      lock.Unlock();
+    std::vector<CallFacts> batch;
+    while (waiting.Take(&batch)) {
       Reopen();
       // Each line in a write of its own: on a pipe it then stays whole beside what others write.
-      int64_t lost = 0;
       for (const CallFacts& facts : batch) {
         if (!WriteAll(fd, absl::StrCat(AccessLine(facts), "\n")).ok()) ++lost;
       }
-      batch.clear();
-      lock.Lock();
-      dropped += lost;
-      writing = false;
-      changed.NotifyAll();
     }
   }
 
   const std::string path;
   int fd = -1;                               // Run's, once it runs
   absl::Time looked = absl::InfinitePast();  // likewise
-  Mutex mutex;
-  CondVar changed;
-  std::deque<CallFacts> waiting ABSL_GUARDED_BY(mutex);
-  int64_t dropped ABSL_GUARDED_BY(mutex) = 0;
-  bool writing ABSL_GUARDED_BY(mutex) = false;
-  bool stopping ABSL_GUARDED_BY(mutex) = false;
+  BatchQueue<CallFacts> waiting{kMaxWaiting};
+  std::atomic<int64_t> lost{0};  // lines that could not be written
 };
 
 absl::StatusOr<std::unique_ptr<AccessLog>> AccessLog::Open(const std::string& path) {
@@ -135,40 +120,13 @@ AccessLog::AccessLog(std::shared_ptr<State> state) : state_(std::move(state)) {
 
 AccessLog::~AccessLog() {
   Flush(absl::Milliseconds(500));
-  {
-    const MutexLock lock(state_->mutex);
-    state_->stopping = true;
-  }
-  state_->changed.NotifyAll();
+  state_->waiting.Close();
 }
 
-void AccessLog::Write(CallFacts facts) {
-  bool first = false;
-  {
-    const MutexLock lock(state_->mutex);
-    if (state_->waiting.size() >= kMaxWaiting) {
-      ++state_->dropped;
-      return;
-    }
-    first = state_->waiting.empty();
-    state_->waiting.push_back(std::move(facts));
-  }
-  if (first) state_->changed.NotifyAll();
-}
+void AccessLog::Write(CallFacts facts) { state_->waiting.Push(std::move(facts)); }
 
-void AccessLog::Flush(absl::Duration limit) {
-  const CondVar::Clock::time_point end = CondVar::Clock::now() + absl::ToChronoNanoseconds(limit);
-  State& state = *state_;
-  MutexLock lock(state.mutex);
-  bool in_time = true;
-  while (in_time && (!state.waiting.empty() || state.writing)) {
-    in_time = state.changed.WaitUntil(lock, end);
-  }
-}
+void AccessLog::Flush(absl::Duration limit) { state_->waiting.Flush(limit); }
 
-int64_t AccessLog::dropped() const {
-  const MutexLock lock(state_->mutex);
-  return state_->dropped;
-}
+int64_t AccessLog::dropped() const { return state_->waiting.dropped() + state_->lost.load(); }
 
 }  // namespace t2r::server

@@ -91,7 +91,7 @@ absl::Status GenerateCall::Attach(PreparedRequest& prepared) {
   });
   resumed_ = turn_->resumed();
   if (!resumed_) return Join(turn_->state(), *model_, &prepared);
-  generated_before_ = std::max<int64_t>(turn_->position() - resumed_->begin(), 0);
+  generated_before_ = resumed_->generated(turn_->position());
   return Resume(*resumed_, turn_->state(), &prepared);
 }
 
@@ -105,8 +105,7 @@ absl::Status GenerateCall::StartTurn(const Request& request) {
   int64_t known = position + prompt;
   if (resumed_) {
     known = std::max(turn_->resume_at(), resumed_->begin());
-    started_.set_prompt_tokens(
-        static_cast<uint32_t>(resumed_->prompt.size() + resumed_->source.size()));
+    started_.set_prompt_tokens(static_cast<uint32_t>(resumed_->prompt_tokens()));
     started_.set_max_tokens(static_cast<uint32_t>(resumed_->max_tokens));
   }
   started_.set_session_id(turn_->id());
@@ -190,7 +189,7 @@ void GenerateCall::OnFinished(FinishEvent event) {
   record_.OnFinished(event);
   if (resumed_) {
     event.generated_tokens += generated_before_;
-    event.prompt_tokens = static_cast<int64_t>(resumed_->prompt.size() + resumed_->source.size());
+    event.prompt_tokens = resumed_->prompt_tokens();
   }
   if (!turn_) return End(event);
   // The store may wait for a disk or a network, which the engine thread must not. A turn that has

@@ -5,15 +5,16 @@
 
 #include <algorithm>
 #include <atomic>
-#include <deque>
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/io/files.h"
 #include "engine/io/mutex.h"
+#include "server/batch_queue.h"
 #include "server/crash_lines.h"
 
 namespace t2r::server {
@@ -61,45 +62,23 @@ std::string EscapeForLog(std::string_view text, bool ascii) {
 struct LogSink::State {
   explicit State(int descriptor) : fd(descriptor) {}
 
-  void Push(std::string line) {
-    {
-      const MutexLock lock(mutex);
-      if (lines.size() >= kMaxLines) {
-        ++dropped;
-        return;
-      }
-      lines.push_back(std::move(line));
-    }
-    changed.NotifyAll();
-  }
-
   void Run() {
-    MutexLock lock(mutex);
-    while (true) {
-      while (!stopping && lines.empty() && dropped == 0) changed.Wait(lock);
+    std::vector<std::string> batch;
+    int64_t told = 0;
+    while (lines.Take(&batch)) {
       std::string text;
-      for (const std::string& line : lines) absl::StrAppend(&text, line, "\n");
+      for (const std::string& line : batch) absl::StrAppend(&text, line, "\n");
+      const int64_t dropped = lines.dropped() - told;
       if (dropped > 0) absl::StrAppend(&text, "t2r-server: ", dropped, " lines were dropped\n");
-      lines.clear();
-      dropped = 0;
-      if (text.empty()) return;
-      writing = true;
-      lock.Unlock();
+      told += dropped;
       WriteAll(fd, text).IgnoreError();  // there is nowhere to say it
-      lock.Lock();
-      writing = false;
-      changed.NotifyAll();
     }
   }
 
   const int fd;
-  Mutex mutex;
-  CondVar changed;
-  std::deque<std::string> lines ABSL_GUARDED_BY(mutex);
-  int64_t dropped ABSL_GUARDED_BY(mutex) = 0;
-  bool writing ABSL_GUARDED_BY(mutex) = false;
-  bool stopping ABSL_GUARDED_BY(mutex) = false;
+  BatchQueue<std::string> lines{kMaxLines};
   // Of WriteForeign.
+  Mutex mutex;
   double tokens ABSL_GUARDED_BY(mutex) = kForeignBurst;
   absl::Time refilled ABSL_GUARDED_BY(mutex) = absl::Now();
   int64_t left_out ABSL_GUARDED_BY(mutex) = 0;
@@ -114,14 +93,10 @@ LogSink::~LogSink() {
   Flush(absl::Milliseconds(500));
   LogSink* self = this;
   library_sink.compare_exchange_strong(self, nullptr);
-  {
-    const MutexLock lock(state_->mutex);
-    state_->stopping = true;
-  }
-  state_->changed.NotifyAll();
+  state_->lines.Close();
 }
 
-void LogSink::Write(const std::string& line) { state_->Push(EscapeForLog(line, false)); }
+void LogSink::Write(const std::string& line) { state_->lines.Push(EscapeForLog(line, false)); }
 
 void LogSink::WriteForeign(const std::string& library, const std::string& line) {
   std::string text = absl::StrCat("t2r-server: ", library, ": ",
@@ -142,18 +117,10 @@ void LogSink::WriteForeign(const std::string& library, const std::string& line) 
     if (state_->left_out > 0) absl::StrAppend(&text, " (", state_->left_out, " left out before)");
     state_->left_out = 0;
   }
-  state_->Push(std::move(text));
+  state_->lines.Push(std::move(text));
 }
 
-void LogSink::Flush(absl::Duration limit) {
-  const CondVar::Clock::time_point end = CondVar::Clock::now() + absl::ToChronoNanoseconds(limit);
-  State& state = *state_;
-  MutexLock lock(state.mutex);
-  bool in_time = true;
-  while (in_time && (!state.lines.empty() || state.dropped > 0 || state.writing)) {
-    in_time = state.changed.WaitUntil(lock, end);
-  }
-}
+void LogSink::Flush(absl::Duration limit) { state_->lines.Flush(limit); }
 
 void RouteLibraryLogs(LogSink* sink) {
   library_sink.store(sink);

@@ -426,17 +426,16 @@ absl::Status Resume(const TurnParameters& turn, std::shared_ptr<const SessionSta
   prepared->turn.reset();
   Request& request = prepared->request;
   const int64_t position = state == nullptr ? 0 : state->position();
-  const int64_t generated = position - turn.begin();
-  const bool within = position > turn.start && generated > 0;
-  if (!within && position != turn.start) {
+  const int64_t generated = turn.generated(position);
+  if (generated == 0 && position != turn.start) {
     return absl::InvalidArgumentError(absl::StrCat("resume_at: the turn began at position ",
                                                    turn.start, ", and its state is at ", position));
   }
-  request.max_tokens = turn.max_tokens - (within ? generated : 0);
+  request.max_tokens = turn.max_tokens - generated;
   if (request.max_tokens < 1) {
     return absl::InvalidArgumentError("resume_at: the turn has no tokens left");
   }
-  if (!within) {
+  if (generated == 0) {
     request.prompt = turn.prompt;
     request.source = turn.source;
   }

@@ -46,6 +46,14 @@ std::vector<Certificate> Certificates(const std::string& pem) {
   return found;
 }
 
+// Null where there is none without a passphrase.
+Key PrivateKey(const std::string& pem) {
+  const Bio bio = Over(pem);
+  Key key(PEM_read_bio_PrivateKey(bio.get(), nullptr, NoPassphrase, nullptr));
+  ERR_clear_error();
+  return key;
+}
+
 absl::Time EndOf(const X509& certificate) {
   std::tm end = {};
   if (ASN1_TIME_to_tm(X509_get0_notAfter(&certificate), &end) != 1) return absl::InfinitePast();
@@ -73,9 +81,7 @@ absl::StatusOr<TlsMaterial> ReadTls(const TlsFiles& files) {
   if (absl::Status s = Read("--tls-key", files.key, &made.key); !s.ok()) return s;
   const std::vector<Certificate> chain = Certificates(made.certificate);
   if (chain.empty()) return Wrong("--tls-cert", files.certificate, "holds no certificate in PEM");
-  const Bio bio = Over(made.key);
-  const Key key(PEM_read_bio_PrivateKey(bio.get(), nullptr, NoPassphrase, nullptr));
-  ERR_clear_error();
+  const Key key = PrivateKey(made.key);
   if (key == nullptr) {
     return Wrong("--tls-key", files.key, "holds no private key in PEM without a passphrase");
   }
@@ -99,6 +105,19 @@ absl::StatusOr<TlsMaterial> ReadTls(const TlsFiles& files) {
     }
   }
   return made;
+}
+
+bool UseTls(const TlsMaterial& material, SSL_CTX* context) {
+  const std::vector<Certificate> chain = Certificates(material.certificate);
+  const Key key = PrivateKey(material.key);
+  bool good = !chain.empty() && key != nullptr &&
+              SSL_CTX_use_certificate(context, chain.front().get()) == 1 &&
+              SSL_CTX_use_PrivateKey(context, key.get()) == 1;
+  for (size_t i = 1; i < chain.size(); ++i) {
+    good = good && SSL_CTX_add1_chain_cert(context, chain[i].get()) == 1;
+  }
+  ERR_clear_error();
+  return good;
 }
 
 std::string TlsClientHello() {

@@ -1,6 +1,8 @@
 // Certificates and keys in PEM, read and checked before anything uses them.
 #pragma once
 
+#include <openssl/types.h>
+
 #include <cstdint>
 #include <string>
 
@@ -34,6 +36,10 @@ struct TlsVersion {
 // INVALID_ARGUMENT in one line that names the file where one cannot be read or is no PEM, the key
 // is not the certificate's, or the certificate has ended.
 absl::StatusOr<TlsMaterial> ReadTls(const TlsFiles& files);
+
+// Gives a TLS context the server's certificate, with what leads to its authority, and the key.
+// False where OpenSSL refuses them.
+bool UseTls(const TlsMaterial& material, SSL_CTX* context);
 
 // The first message of a TLS client, which any TLS server answers: what a probe sends.
 std::string TlsClientHello();

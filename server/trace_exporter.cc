@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "engine/io/mutex.h"
 #include "opentelemetry/trace_service.grpc.pb.h"
+#include "server/batch_queue.h"
 
 namespace t2r::server {
 namespace {
@@ -112,7 +113,7 @@ struct TraceExporter::State {
                                  : grpc::InsecureChannelCredentials()));
   }
 
-  void Send(const std::vector<CallFacts>& batch, absl::Duration timeout) {
+  void Send(const std::vector<CallFacts>& batch) {
     otlp::ExportTraceServiceRequest request;
     otlp::ResourceSpans* spans = request.add_resource_spans();
     otlp::KeyValue* service = spans->mutable_resource()->add_attributes();
@@ -123,42 +124,29 @@ struct TraceExporter::State {
     scope->mutable_scope()->set_version(T2R_VERSION);
     for (const CallFacts& facts : batch) AddSpans(facts, scope);
     grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
     otlp::ExportTraceServiceResponse response;
     {
       const MutexLock lock(mutex);
+      const absl::Duration timeout = stopping ? kLastTimeout : kTimeout;
+      context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
       if (!stopping) sending = &context;
     }
     const bool taken = stub->Export(&context, request, &response).ok();
     const MutexLock lock(mutex);
     sending = nullptr;
-    (taken ? sent : dropped) += static_cast<int64_t>(batch.size());
+    (taken ? sent : lost) += static_cast<int64_t>(batch.size());
   }
 
   void Run() {
     std::vector<CallFacts> batch;
-    MutexLock lock(mutex);
-    while (!stopping || !waiting.empty()) {
-      const CondVar::Clock::time_point next =
-          CondVar::Clock::now() + absl::ToChronoNanoseconds(kInterval);
-      while (!stopping && waiting.size() < kBatch && changed.WaitUntil(lock, next)) {
-      }
-      if (waiting.empty()) continue;
-      batch.swap(waiting);
-      const absl::Duration timeout = stopping ? kLastTimeout : kTimeout;
-      lock.Unlock();
-      Send(batch, timeout);
-      batch.clear();
-      lock.Lock();
-    }
+    while (waiting.Take(&batch)) Send(batch);
   }
 
   std::unique_ptr<otlp::TraceService::Stub> stub;
+  BatchQueue<CallFacts> waiting{kMaxWaiting, kBatch, kInterval};
   Mutex mutex;
-  CondVar changed;
-  std::vector<CallFacts> waiting ABSL_GUARDED_BY(mutex);
   int64_t sent ABSL_GUARDED_BY(mutex) = 0;
-  int64_t dropped ABSL_GUARDED_BY(mutex) = 0;
+  int64_t lost ABSL_GUARDED_BY(mutex) = 0;  // that the collector did not take
   bool stopping ABSL_GUARDED_BY(mutex) = false;
   grpc::ClientContext* sending ABSL_GUARDED_BY(mutex) = nullptr;  // to be cancelled at the end
   std::thread thread;
@@ -175,23 +163,13 @@ TraceExporter::~TraceExporter() {
     state_->stopping = true;
     if (state_->sending != nullptr) state_->sending->TryCancel();
   }
-  state_->changed.NotifyAll();
+  state_->waiting.Close();
   state_->thread.join();
 }
 
 void TraceExporter::Write(CallFacts facts) {
   facts.prompt.clear();
-  bool full = false;
-  {
-    const MutexLock lock(state_->mutex);
-    if (state_->waiting.size() >= kMaxWaiting) {
-      ++state_->dropped;
-      return;
-    }
-    state_->waiting.push_back(std::move(facts));
-    full = state_->waiting.size() == kBatch;
-  }
-  if (full) state_->changed.NotifyAll();
+  state_->waiting.Push(std::move(facts));
 }
 
 int64_t TraceExporter::sent() const {
@@ -201,7 +179,7 @@ int64_t TraceExporter::sent() const {
 
 int64_t TraceExporter::dropped() const {
   const MutexLock lock(state_->mutex);
-  return state_->dropped;
+  return state_->waiting.dropped() + state_->lost;
 }
 
 }  // namespace t2r::server

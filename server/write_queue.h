@@ -1,11 +1,11 @@
 // The thread that starts gRPC writes, so that the engine thread never does.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <thread>
-#include <vector>
 
-#include "engine/io/mutex.h"
+#include "server/batch_queue.h"
 
 namespace t2r::server {
 
@@ -33,10 +33,7 @@ class WriteQueue {
  private:
   void Run();
 
-  Mutex mutex_;
-  CondVar ready_;
-  std::vector<std::shared_ptr<Writable>> streams_ ABSL_GUARDED_BY(mutex_);
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  BatchQueue<std::shared_ptr<Writable>> streams_{SIZE_MAX};
   std::thread thread_;
 };
 

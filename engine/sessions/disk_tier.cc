@@ -69,12 +69,6 @@ struct DiskTier::Impl : DiskRecords {
   const StateCodec codec;
 };
 
-// While it is there the database stays open.
-class DiskTier::Use : public DiskDatabase::Use {
- public:
-  explicit Use(Impl& impl) : DiskDatabase::Use(impl.database()) {}
-};
-
 DiskTier::DiskTier(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 DiskTier::~DiskTier() = default;
 
@@ -83,7 +77,7 @@ absl::StatusOr<std::unique_ptr<DiskTier>> DiskTier::Open(const std::string& dire
                                                          std::function<absl::Time()> clock) {
   auto impl = std::make_unique<Impl>(directory, std::move(codec), std::move(clock));
   if (absl::Status opened = impl->database().Open(); !opened.ok()) return opened;
-  const Use use(*impl);
+  const DiskDatabase::Use use(impl->database());
   if (!use.status().ok()) return use.status();
   // The kinds of records that versions before this one wrote.
   for (const char kind : {'i', 's'}) {
@@ -101,7 +95,7 @@ absl::StatusOr<std::unique_ptr<DiskTier>> DiskTier::Open(const std::string& dire
 
 absl::Status DiskTier::Create(const std::vector<SessionRecord>& records,
                               const std::shared_ptr<const SessionState>& state) {
-  const Use use(*impl_);
+  const DiskDatabase::Use use(impl_->database());
   if (!use.status().ok()) return use.status();
   impl_->Purge();
   std::vector<SessionKey> taken;
@@ -120,7 +114,7 @@ absl::Status DiskTier::Create(const std::vector<SessionRecord>& records,
 }
 
 absl::StatusOr<SessionRecord> DiskTier::Get(const SessionKey& key) {
-  const Use use(*impl_);
+  const DiskDatabase::Use use(impl_->database());
   if (!use.status().ok()) return use.status();
   impl_->Purge();
   return impl_->Find(key);
@@ -128,14 +122,14 @@ absl::StatusOr<SessionRecord> DiskTier::Get(const SessionKey& key) {
 
 absl::StatusOr<std::vector<SessionInfo>> DiskTier::List(const std::string& owner,
                                                         const std::string& after, int64_t count) {
-  const Use use(*impl_);
+  const DiskDatabase::Use use(impl_->database());
   if (!use.status().ok()) return use.status();
   impl_->Purge();
   return impl_->List(owner, after, count);
 }
 
 absl::StatusOr<SessionTier::Claimed> DiskTier::Claim(const SessionKey& key, bool /*take_over*/) {
-  const Use use(*impl_);
+  const DiskDatabase::Use use(impl_->database());
   if (!use.status().ok()) return use.status();
   impl_->Purge();
   const uint64_t fence = impl_->Take(key);
@@ -148,7 +142,7 @@ absl::StatusOr<SessionTier::Claimed> DiskTier::Claim(const SessionKey& key, bool
 }
 
 absl::Status DiskTier::Change(const SessionClaim& claim, const SessionChange& change) {
-  const Use use(*impl_);
+  const DiskDatabase::Use use(impl_->database());
   if (!use.status().ok()) return use.status();
   if (absl::Status held = impl_->Held(claim); !held.ok()) return held;
   const absl::StatusOr<SessionRecord> before = impl_->Read(claim.key);
@@ -174,7 +168,7 @@ absl::Status DiskTier::Release(const SessionClaim& claim) {
 }
 
 absl::Status DiskTier::Delete(const SessionKey& key) {
-  const Use use(*impl_);
+  const DiskDatabase::Use use(impl_->database());
   if (!use.status().ok()) return use.status();
   if (impl_->Take(key) == 0) return SessionBusy(key);
   const absl::StatusOr<SessionRecord> record = impl_->Read(key);
@@ -192,7 +186,7 @@ absl::Status DiskTier::Delete(const SessionKey& key) {
 absl::StatusOr<std::shared_ptr<const SessionState>> DiskTier::State(const SessionKey& key,
                                                                     StateName name,
                                                                     bool allow_inexact) {
-  const Use use(*impl_);
+  const DiskDatabase::Use use(impl_->database());
   if (!use.status().ok()) return use.status();
   const absl::StatusOr<std::optional<std::string>> snapshot =
       impl_->database().Get(disk::StateKey(key, name));
@@ -202,7 +196,7 @@ absl::StatusOr<std::shared_ptr<const SessionState>> DiskTier::State(const Sessio
 }
 
 absl::StatusOr<SessionUsage> DiskTier::Usage(const std::string& owner) {
-  const Use use(*impl_);
+  const DiskDatabase::Use use(impl_->database());
   if (!use.status().ok()) return use.status();
   impl_->Purge();
   return impl_->Usage(owner);
@@ -212,7 +206,7 @@ absl::StatusOr<SessionUsage> DiskTier::Total() { return impl_->Total(); }
 
 void DiskTier::Mirror(const SessionRecord& record,
                       const std::shared_ptr<const SessionState>& state) {
-  const Use use(*impl_);
+  const DiskDatabase::Use use(impl_->database());
   if (!use.status().ok()) return;
   const SessionKey key = record.info.key();
   impl_->Purge();

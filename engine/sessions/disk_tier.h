@@ -44,11 +44,9 @@ class DiskTier final : public SessionTier {
   // Of a copy beside a shared store, which holds what is true: the session as it is there, its
   // state alone. What cannot be written is not there.
   void Mirror(const SessionRecord& record, const std::shared_ptr<const SessionState>& state);
-  void Forget(const SessionKey& key) { static_cast<void>(Delete(key)); }
 
  private:
   struct Impl;
-  class Use;
   explicit DiskTier(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

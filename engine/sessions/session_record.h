@@ -1,6 +1,7 @@
 // What a tier keeps of a session beside its states.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -27,11 +28,12 @@ struct TurnParameters {
   bool ignore_eos = false;
   int32_t top_logprobs = 0;
 
+  int64_t prompt_tokens() const { return static_cast<int64_t>(prompt.size() + source.size()); }
+  int64_t bytes() const { return prompt_tokens() * static_cast<int64_t>(sizeof(int32_t)); }
   // Position behind the prompt: where what is generated begins.
   int64_t begin() const { return start + static_cast<int64_t>(prompt.size()); }
-  int64_t bytes() const {
-    return static_cast<int64_t>((prompt.size() + source.size()) * sizeof(int32_t));
-  }
+  // Tokens of the turn that a state at `position` has generated.
+  int64_t generated(int64_t position) const { return std::max<int64_t>(position - begin(), 0); }
 };
 
 // States lie beside the record, under names that are never used twice; 0: there is none.

@@ -137,7 +137,7 @@ absl::Status SessionStore::Delete(const std::string& id, const SessionOwner& own
   absl::Status status = absl::IsDataLoss(record.status()) ? absl::OkStatus() : record.status();
   if (status.ok()) status = tier_->Delete(key);
   if (status.ok()) {
-    if (mirror_ != nullptr) mirror_->Forget(key);
+    if (mirror_ != nullptr) static_cast<void>(mirror_->Delete(key));
     const MutexLock lock(mutex_);
     if (record.ok()) cache_.Erase(record->state);
   }

@@ -1,12 +1,14 @@
-// WorkerPool and WriteQueue.
+// WorkerPool, BatchQueue and WriteQueue.
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <future>
 #include <memory>
 #include <thread>
 #include <vector>
 
+#include "server/batch_queue.h"
 #include "server/worker_pool.h"
 #include "server/write_queue.h"
 
@@ -111,6 +113,71 @@ TEST(WorkerPoolTest, StopDropsWhatWaits) {
   stop.join();
   held.pool.Post(1, [&](bool was_dropped) { dropped += was_dropped ? 1 : 0; });
   EXPECT_EQ(dropped, 4);
+}
+
+TEST(BatchQueueTest, HoldsSoManyAndCountsTheRest) {
+  BatchQueue<int> queue(3);
+  for (int i = 0; i < 5; ++i) queue.Push(i);
+  EXPECT_EQ(queue.dropped(), 2);
+  std::vector<int> batch = {7};
+  ASSERT_TRUE(queue.Take(&batch));
+  EXPECT_EQ(batch, (std::vector<int>{0, 1, 2}));
+  queue.Push(5);  // there is room again
+  EXPECT_EQ(queue.dropped(), 2);
+}
+
+TEST(BatchQueueTest, WhatWaitsIsTakenAlthoughItIsClosed) {
+  BatchQueue<int> queue(10, /*enough=*/5, absl::Hours(24));
+  queue.Push(1);
+  queue.Close();
+  std::vector<int> batch;
+  ASSERT_TRUE(queue.Take(&batch));
+  EXPECT_EQ(batch, (std::vector<int>{1}));
+  EXPECT_FALSE(queue.Take(&batch));
+  EXPECT_TRUE(batch.empty());
+}
+
+TEST(BatchQueueTest, WaitsForMoreUntilThereIsEnough) {
+  BatchQueue<int> queue(10, /*enough=*/3, absl::Hours(24));
+  std::vector<int> batch;
+  std::thread consumer([&] { queue.Take(&batch); });
+  for (int i = 0; i < 3; ++i) queue.Push(i);
+  consumer.join();
+  EXPECT_EQ(batch, (std::vector<int>{0, 1, 2}));
+}
+
+TEST(BatchQueueTest, WaitsForMoreAsLongAsItLingers) {
+  constexpr std::chrono::milliseconds kLinger(5);
+  BatchQueue<int> queue(10, /*enough=*/3, absl::FromChrono(kLinger));
+  queue.Push(1);
+  std::vector<int> batch;
+  const auto begin = std::chrono::steady_clock::now();
+  ASSERT_TRUE(queue.Take(&batch));
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, kLinger);
+  EXPECT_EQ(batch, (std::vector<int>{1}));
+}
+
+TEST(BatchQueueTest, FlushWaitsForTheWorkOnWhatWasTaken) {
+  BatchQueue<int> queue(10);
+  std::promise<void> taken, gate;
+  std::atomic<int> sum{0};
+  std::thread consumer([&] {
+    std::vector<int> batch;
+    queue.Take(&batch);
+    taken.set_value();
+    gate.get_future().wait();
+    do {
+      for (const int item : batch) sum += item;
+    } while (queue.Take(&batch));
+  });
+  queue.Push(1);
+  taken.get_future().wait();
+  queue.Flush(absl::Milliseconds(1));  // in vain
+  gate.set_value();
+  queue.Flush(absl::Minutes(5));
+  EXPECT_EQ(sum, 1);
+  queue.Close();
+  consumer.join();
 }
 
 class Counted : public Writable {
