@@ -36,7 +36,7 @@ struct SwapFlags {
   CorpusOptions corpus;
   std::string feature_map = "codebook";
   int feature_size = 64;
-  std::string window = "64";  // or auto:BYTES
+  std::string window = "64";  // or auto:BYTES, like:DIR (ParseWindow)
   int sinks = 4, fold = 1;
   bool rope_features = false;
   int64_t sink_position = -1;  // negative: none

@@ -107,7 +107,9 @@ void AddTrainingFlags(CLI::App* app, DataFlags* data, OutputFlags* output, Train
       ->check(Range(0.0, 1.0));
   app->add_option("--seed", t->seed, "Of initial values and data order")
       ->check(AtLeast(uint64_t{0}));
-  app->add_option("--threads", t->threads, "Data-parallel replicas")->check(Range(1, 1024));
+  app->add_option("--threads", t->threads,
+                  "Replicas, each with a share of a batch; of fewer windows, of operators")
+      ->check(Range(1, 1024));
   app->add_option("--log-every", t->log_every, "Steps between lines where there is no terminal")
       ->check(AtLeast(1));
   app->add_option("--evaluate-every", t->evaluate_every, "Steps (0: ten times a run)")
@@ -170,7 +172,8 @@ CLI::App* AddSwap(CLI::App* app, SwapFlags* flags) {
   on->add_option("--window", flags->window,
                  "Nearest keys that are kept as they are; auto:BYTES: sizes by layer, within so "
                  "many bytes of state, where they save the most; auto:BYTES,BYTES,...: several "
-                 "such models, OUT-BYTES each; like:DIR: the sizes by layer of a swapped model")
+                 "such models, OUT-BYTES each; like:DIR: the sizes by layer of a swapped model, "
+                 "its sinks, folds and features with them")
       ->type_name("KEYS");
   on->add_option("--sinks", flags->sinks, "First keys of a sequence that are kept too")
       ->check(AtLeast(0));
@@ -375,7 +378,9 @@ int Run(int argc, char** argv) {
   const CLI::App* on_import_gguf = AddImportGguf(&app, &import_gguf);
   const CLI::App* on_quantize = AddQuantize(&app, &quantize);
   if (const auto code = t2r::flags::Parse(&app, argc, argv)) return *code;
-  RestartWithSleepingWaits(argv);
+  if (on_pretrain->parsed() || on_finetune->parsed() || on_swap->parsed() || on_eval->parsed()) {
+    RestartWithSleepingWaits(argv);
+  }
   const std::string warning = PrepareRuntime();
   if (!warning.empty()) std::fprintf(stderr, "t2r-convert: %s\n", warning.c_str());
   if (on_pretrain->parsed()) Pretrain(pretrain);

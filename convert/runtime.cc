@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <limits>
+#include <system_error>
 
 namespace t2r::convert {
 namespace {
@@ -26,11 +28,14 @@ bool SetOpenBlasThreads(int threads) {
 }  // namespace
 
 void RestartWithSleepingWaits(char** argv) {
-  // One thread so far: nothing else reads or writes the environment.
+  // No other thread reads or writes the environment so far.
   if (std::getenv("OMP_WAIT_POLICY") != nullptr) return;
-  setenv("OMP_WAIT_POLICY", "passive", 1);
+  // By its own path, since the process is named after it.
+  std::error_code error;
+  const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error || setenv("OMP_WAIT_POLICY", "passive", 1) != 0) return;
   setenv("OPENBLAS_THREAD_TIMEOUT", "4", /*overwrite=*/0);
-  execv("/proc/self/exe", argv);
+  execv(program.c_str(), argv);
 }
 
 std::string PrepareRuntime() {

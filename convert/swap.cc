@@ -145,13 +145,20 @@ ModelConfig WithSizesLike(ModelConfig config, const std::string& directory) {
   const ModelConfig other = Unwrap(LoadModelConfig(directory));
   const auto& theirs = other.linear_attention;
   LinearAttentionConfig& linear = *config.linear_attention;
-  if (other.layers != config.layers || !theirs.has_value() ||
+  const std::string flag = "--window like:" + directory;
+  if (other.layers != config.layers || other.kv_heads != config.kv_heads ||
+      other.head_dim != config.head_dim || !theirs.has_value() ||
       theirs->feature_map != linear.feature_map) {
-    throw ConvertError("--window like:" + directory +
-                       ": must be a swapped model of as many layers, with the same feature map");
+    throw ConvertError(flag + ": must be this model, swapped for the same feature map");
   }
   for (int layer = 0; layer < config.layers; ++layer) {
-    linear.layers.push_back(theirs->sizes(layer));
+    const LinearSizes sizes = theirs->sizes(layer);
+    if (IsLinear(config, {layer, false}) &&
+        (!IsLinear(other, {layer, false}) || sizes.window == 0)) {
+      throw ConvertError(flag + ": its layer " + std::to_string(layer) +
+                         " has no window whose size this one's could have");
+    }
+    linear.layers.push_back(sizes);
   }
   linear.feature_size = theirs->feature_size;
   linear.window = theirs->window;

@@ -47,10 +47,11 @@ class BatchQueue {
     taken_ = false;
     done_.NotifyAll();
     while (!closed_ && items_.empty()) ready_.Wait(lock);
-    const CondVar::Clock::time_point end =
-        CondVar::Clock::now() + absl::ToChronoNanoseconds(linger_);
-    bool in_time = true;
-    while (in_time && !closed_ && items_.size() < enough_) in_time = ready_.WaitUntil(lock, end);
+    if (!closed_ && items_.size() < enough_) {
+      const auto end = CondVar::Clock::now() + absl::ToChronoNanoseconds(linger_);
+      bool in_time = true;
+      while (in_time && !closed_ && items_.size() < enough_) in_time = ready_.WaitUntil(lock, end);
+    }
     batch->swap(items_);
     taken_ = !batch->empty();
     return taken_;

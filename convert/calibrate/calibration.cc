@@ -186,41 +186,37 @@ Calibration::Calibration(const TrainingModel& parent, const Corpus& text,
   // What batches gave, by batch and site: the sample's order does not depend on the threads.
   std::vector<std::vector<Sample>> parts(plans.size(), std::vector<Sample>(sites_.size()));
   Meter meter(progress, "calibrating: the parent reads", plans.size());
-  const auto shards = std::min(plans.size(), static_cast<size_t>(std::max(1, threads)));
-  ForEachShard(
-      shards,
-      [&](size_t shard, size_t) {
-        for (size_t p = shard; p < plans.size(); p += shards) {
-          const TokenBatch batch = MakeBatch(text, plans[p], parent.parameters().device());
-          parent.VisitAttention(batch.input, [&](const AttentionSite& site,
-                                                 const AttentionInput& in, const Tensor& /*out*/) {
-            const auto of = std::find_if(sites_.begin(), sites_.end(), [&](const auto& s) {
-              return s.layer == site.layer && s.cross == site.cross;
-            });
-            if (of == sites_.end()) return;
-            const auto at = static_cast<size_t>(of - sites_.begin());
-            const LinearSizes sizes = linear.sizes(site.layer, site.cross);
-            Tensor counted = batch.counted;
-            if (!site.cross && sizes.sinks > 0) {  // sinks are never far
-              counted = counted.clone();
-              counted.narrow(1, 0, std::min<int64_t>(sizes.sinks, counted.size(1))).zero_();
-            }
-            const Tensor& q = linear.rope_features ? in.q : in.plain_q;
-            const Tensor& k = linear.rope_features ? in.k : in.plain_k;
-            const int64_t tokens = site.cross ? source_tokens : text.tokens;
-            const Tensor keys =
-                Chosen(site.cross ? batch.input.source_counted : counted, stride(tokens, kKeys));
-            const Tensor queries = Chosen(counted, stride(text.tokens, kQueries));
-            Sample& part = parts[p][at];
-            part.keys = k.flatten(0, 1).index_select(0, keys).transpose(0, 1).contiguous();
-            part.queries =
-                (q.flatten(0, 1).index_select(0, queries).transpose(0, 1) * linear.query_scale)
-                    .reshape({q.size(2), -1, q.size(4)});
-          });
-          meter.Done();
+  ForEachShard(plans.size(), threads, [&](size_t shard, size_t shards) {
+    for (size_t p = shard; p < plans.size(); p += shards) {
+      const TokenBatch batch = MakeBatch(text, plans[p], parent.parameters().device());
+      parent.VisitAttention(batch.input, [&](const AttentionSite& site, const AttentionInput& in,
+                                             const Tensor& /*out*/) {
+        const auto of = std::find_if(sites_.begin(), sites_.end(), [&](const auto& s) {
+          return s.layer == site.layer && s.cross == site.cross;
+        });
+        if (of == sites_.end()) return;
+        const auto at = static_cast<size_t>(of - sites_.begin());
+        const LinearSizes sizes = linear.sizes(site.layer, site.cross);
+        Tensor counted = batch.counted;
+        if (!site.cross && sizes.sinks > 0) {  // sinks are never far
+          counted = counted.clone();
+          counted.narrow(1, 0, std::min<int64_t>(sizes.sinks, counted.size(1))).zero_();
         }
-      },
-      threads);
+        const Tensor& q = linear.rope_features ? in.q : in.plain_q;
+        const Tensor& k = linear.rope_features ? in.k : in.plain_k;
+        const int64_t tokens = site.cross ? source_tokens : text.tokens;
+        const Tensor keys =
+            Chosen(site.cross ? batch.input.source_counted : counted, stride(tokens, kKeys));
+        const Tensor queries = Chosen(counted, stride(text.tokens, kQueries));
+        Sample& part = parts[p][at];
+        part.keys = k.flatten(0, 1).index_select(0, keys).transpose(0, 1).contiguous();
+        part.queries =
+            (q.flatten(0, 1).index_select(0, queries).transpose(0, 1) * linear.query_scale)
+                .reshape({q.size(2), -1, q.size(4)});
+      });
+      meter.Done();
+    }
+  });
   for (size_t site = 0; site < sites_.size(); ++site) {
     std::vector<Tensor> keys, queries;
     for (auto& part : parts) {
@@ -276,8 +272,7 @@ void Calibration::SetCodebooks(TrainingModel* model, int threads, Progress* prog
   }
   const size_t units = sites_.size() * static_cast<size_t>(groups);
   Meter meter(progress, "calibrating: codebooks", units);
-  const auto shards = std::min(units, static_cast<size_t>(std::max(1, threads)));
-  ForEachShard(shards, [&](size_t shard, size_t) {
+  ForEachShard(units, threads, [&](size_t shard, size_t shards) {
     const torch::NoGradGuard no_grad;
     for (size_t unit = shard; unit < units; unit += shards) {
       const size_t i = unit / static_cast<size_t>(groups);

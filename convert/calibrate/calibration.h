@@ -63,7 +63,7 @@ class Calibration {
 // constants with which the attention's output is nearest to the parent's on `text`, each layer
 // reading what the parent gives it. Maps without a bias stay as they are. Returns the squared error
 // that is left of every causal linear attention's output over the square of the parent's, by
-// layer; 0 for full ones. `threads`: of the operators.
+// layer; 0 for full ones. `threads`: of the operators, on which the last bits depend.
 std::vector<double> ChooseFarBiases(const TrainingModel& parent, const Corpus& text, int threads,
                                     TrainingModel* model, Progress* progress);
 

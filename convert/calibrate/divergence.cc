@@ -20,16 +20,12 @@ Divergence::Divergence(const TrainingModel& parent, const Corpus& text, int thre
 }
 
 void Divergence::ForEachPlan(const std::function<void(size_t p, TokenBatch batch)>& fn) const {
-  const auto shards = std::min(plans_.size(), static_cast<size_t>(std::max(1, threads_)));
-  ForEachShard(
-      shards,
-      [&](size_t shard, size_t) {
-        const torch::NoGradGuard no_grad;
-        for (size_t p = shard; p < plans_.size(); p += shards) {
-          fn(p, MakeBatch(text_, plans_[p], parent_.parameters().device()));
-        }
-      },
-      threads_);
+  ForEachShard(plans_.size(), threads_, [&](size_t shard, size_t shards) {
+    const torch::NoGradGuard no_grad;
+    for (size_t p = shard; p < plans_.size(); p += shards) {
+      fn(p, MakeBatch(text_, plans_[p], parent_.parameters().device()));
+    }
+  });
 }
 
 void Divergence::Advance(LayerStart* start) const {

@@ -28,7 +28,8 @@ class Divergence {
   // parent's products must stay as they are.
   Divergence(const TrainingModel& parent, const Corpus& text, int threads);
 
-  // The same for any number of threads. `model` has the parent's vocabulary; it is the parent up to
+  // The same for any number of threads, but for rounding where these are more than the documents
+  // and operators share them. `model` has the parent's vocabulary; it is the parent up to
   // `from`, and is computed from there on. Starts behind the first layer are for decoder-only
   // models.
   double Of(const TrainingModel& model, const LayerStart& from = {}) const;

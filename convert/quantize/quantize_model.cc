@@ -20,6 +20,7 @@
 #include "engine/model/tensors.h"
 #include "engine/model/weight_loader.h"
 #include "engine/ops/cpu/quantize_group.h"
+#include "engine/ops/quantize.h"
 
 namespace t2r::convert {
 namespace {

@@ -44,20 +44,19 @@ double BatchGradient(const std::vector<std::unique_ptr<TrainingModel>>& replicas
   const size_t rows = plan.windows.size();
   const size_t shards = std::min(rows, replicas.size());
   std::vector<double> losses(shards, 0.0);
-  const auto backward = [&](size_t shard, size_t) {
+  // Of fewer rows than replicas, as with one long window, operators share the threads.
+  ForEachShard(rows, static_cast<int>(replicas.size()), [&](size_t shard, size_t) {
     // Rows are sorted by length: deal them out, so that shards cost the same.
     BatchPlan mine{{}, plan.length, plan.source_length};
     for (size_t row = shard; row < rows; row += shards) mine.windows.push_back(plan.windows[row]);
     losses[shard] =
         Backward(*replicas[shard], objective, corpus, mine, 1.0 / static_cast<double>(predictions));
-  };
-  // Of fewer rows than replicas, as with one long window, operators share the threads.
-  ForEachShard(shards, backward, static_cast<int>(replicas.size()));
+  });
   double loss = losses[0];
   for (size_t shard = 1; shard < shards; ++shard) loss += losses[shard];
   if (shards == 1) return loss;
   const std::vector<Range> ranges = LearningRanges(replicas[0]->parameters());
-  ForEachShard(shards, [&](size_t part, size_t parts) {
+  ForEachShard(shards, static_cast<int>(shards), [&](size_t part, size_t parts) {
     const torch::NoGradGuard no_grad;
     for (const Range& range : ranges) {
       const Range mine = range.Part(part, parts);

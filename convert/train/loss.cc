@@ -98,7 +98,7 @@ Evaluation Evaluate(const TrainingModel& model, const Corpus& corpus, int thread
       PlanEvaluation(CutEvaluation(corpus, WithDefaults(windows, model.config())), batch_tokens);
   std::vector<double> nats(plans.size());
   const auto start = std::chrono::steady_clock::now();
-  const auto evaluate = [&](size_t shard, size_t shards) {
+  ForEachShard(plans.size(), threads, [&](size_t shard, size_t shards) {
     for (size_t i = shard; i < plans.size(); i += shards) {
       nats[i] = BatchNats(model, corpus, plans[i]);
       if (shard > 0 || progress == nullptr) continue;  // one thread's share stands for all
@@ -108,9 +108,7 @@ Evaluation Evaluate(const TrainingModel& model, const Corpus& corpus, int thread
                            static_cast<double>(plans.size());
       progress->Show(share, "evaluating", seconds.count() * (1 - share) / share);
     }
-  };
-  ForEachShard(std::min(plans.size(), static_cast<size_t>(std::max(1, threads))), evaluate,
-               threads);
+  });
   Evaluation result;
   for (size_t i = 0; i < plans.size(); ++i) {
     result.nats += nats[i];

@@ -27,8 +27,9 @@ TokenBatch MakeBatch(const Corpus& corpus, const BatchPlan& plan, torch::Device 
 // The corpus in `windows` (CutEvaluation), each from position 0 (of pairs, each target after its
 // source), on `threads` threads. Batches windows of similar length, up to `batch_tokens` positions
 // at once: memory does not grow with a document. The figures do not depend on the number of
-// threads. Shows how far it is where `progress` is given and it takes more than a moment. Throws
-// ConvertError as WithDefaults does.
+// threads, but for rounding where these are more than the batches and operators share them. Shows
+// how far it is where `progress` is given and it takes more than a moment. Throws ConvertError as
+// WithDefaults does.
 Evaluation Evaluate(const TrainingModel& model, const Corpus& corpus, int threads = 1,
                     const WindowOptions& windows = {}, Progress* progress = nullptr,
                     int64_t batch_tokens = 4096);

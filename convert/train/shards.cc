@@ -11,9 +11,10 @@
 
 namespace t2r::convert {
 
-void ForEachShard(size_t shards, const std::function<void(size_t shard, size_t shards)>& work,
-                  int threads) {
-  if (shards == 0) return;
+void ForEachShard(size_t items, int threads,
+                  const std::function<void(size_t shard, size_t shards)>& work) {
+  if (items == 0) return;
+  const size_t shards = std::min(items, static_cast<size_t>(std::max(1, threads)));
   const int operator_threads = std::max(1, threads / static_cast<int>(shards));
   const OperatorThreads of_caller(operator_threads);
   std::vector<std::exception_ptr> errors(shards);

@@ -172,7 +172,7 @@ void Trainer::Update() {
   const auto learns = [this](const Segment& s) { return s.feature_map || !transferring(); };
   const size_t parts = replicas_.size();
   std::vector<double> squares(parts, 0.0);
-  ForEachShard(parts, [&](size_t part, size_t) {
+  ForEachShard(parts, static_cast<int>(parts), [&](size_t part, size_t) {
     const torch::NoGradGuard inner_no_grad;
     for (const Segment& s : segments_) {
       if (!learns(s)) continue;
@@ -199,7 +199,7 @@ void Trainer::Update() {
   step.scale = options_.clip_norm > 0 && norm > options_.clip_norm
                    ? static_cast<float>(options_.clip_norm / norm)
                    : 1.0F;
-  ForEachShard(parts, [&](size_t part, size_t) {
+  ForEachShard(parts, static_cast<int>(parts), [&](size_t part, size_t) {
     const torch::NoGradGuard inner_no_grad;
     for (const Segment& s : segments_) {
       if (!learns(s)) continue;

@@ -2,12 +2,14 @@
 
 namespace t2r {
 
-void BackendModel::LoadHead(WeightLoader& loader, const std::string& final_norm) {
+void BackendModel::LoadHead(WeightLoader& loader, const std::string& final_norm,
+                            const std::string& bias) {
   if (!final_norm.empty()) {
     final_norm_ = LoadNorm(loader, final_norm);
     workspace_.AddLogitRows(&last_, config_.hidden_size, DType::kFloat32);
   }
   head_ = loader.LoadHead();
+  if (!bias.empty()) head_bias_ = loader.LoadVector(bias);
   workspace_.AddLogitRows(&last_normed_, config_.hidden_size, dtype_);
 }
 

@@ -34,8 +34,8 @@ class BackendModel : public Model {
     workspace_.AddLogitRows(&logits_, config.vocab_size, DType::kFloat32);
   }
 
-  // What Logits needs. final_norm: the norm's name; empty: there is none.
-  void LoadHead(WeightLoader& loader, const std::string& final_norm);
+  // What Logits needs. final_norm, bias: the tensors' names; empty: there is none.
+  void LoadHead(WeightLoader& loader, const std::string& final_norm, const std::string& bias = "");
   // The end of Run: to logits_, of the rows that want them, what the head makes of x [T, hidden],
   // normalised before. Without a final norm x has the type dtype_.
   void Logits(const Batch& batch, const StepShape& shape, Tensor x);
@@ -48,11 +48,11 @@ class BackendModel : public Model {
   const DType dtype_;        // of activations
   size_t weight_bytes_ = 0;  // set when the weights are loaded
   Workspace workspace_;      // the families declare their activations when they are made
-  Buffer head_bias_;         // empty without one
 
  private:
   Norm final_norm_;
   std::shared_ptr<const Matrix> head_;
+  Buffer head_bias_;
   Activation last_, last_normed_;  // of the rows whose logits are wanted
   Activation logits_;              // [logit_rows, vocabulary], float32
 };

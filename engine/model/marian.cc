@@ -104,8 +104,8 @@ class Marian : public BackendModel {
     encoder_ = std::make_unique<MarianEncoder>(config_, loader, std::move(source_tokens));
     embedding_ = LoadMarianEmbedding(loader, "decoder", tokens, config_);
     for (int i = 0; i < config_.layers; ++i) layers_.push_back(LoadLayer(loader, i));
-    LoadHead(loader, both.final_norm ? "model.decoder.layer_norm" : "");
-    if (loader.Has("final_logits_bias")) head_bias_ = loader.LoadVector("final_logits_bias");
+    LoadHead(loader, both.final_norm ? "model.decoder.layer_norm" : "",
+             loader.Has("final_logits_bias") ? "final_logits_bias" : "");
     weight_bytes_ = loader.bytes();
     Declare();
   }

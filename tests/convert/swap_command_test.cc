@@ -131,6 +131,9 @@ TEST_F(SwapCommandTest, EveryMapAndSizesByLayer) {
   for (const int layer : {0, 2}) {
     EXPECT_EQ(same.linear_attention->sizes(layer), config.linear_attention->sizes(layer));
   }
+  SwapFlags full = Flags("like:" + (directory_ / "like"), 8);
+  EXPECT_THAT([&] { Swap(full); },
+              ThrowsMessage<ConvertError>(HasSubstr("its layer 1 has no window")));
   like.feature_map = "t2r";
   EXPECT_THAT([&] { Swap(like); }, ThrowsMessage<ConvertError>(HasSubstr("same feature map")));
   EXPECT_THAT([&] { Swap(Flags("auto:12000,100", 8)); },

@@ -3,6 +3,7 @@
 #include "engine/ops/cpu/quantize_group.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 
@@ -59,6 +60,7 @@ constexpr int kFiner = 1;
 constexpr int kCoarser = 10;
 constexpr int64_t kScales = kFiner + 1 + kCoarser;
 constexpr int64_t kScaleLanes = 16;  // whole vectors of them
+static_assert(kScales <= kScaleLanes && kScaleLanes % kLanes == 0);
 
 // The nearest integer in −127 … 127 to w / scale, ties to even.
 HWY_INLINE VF Int8Code(VF w, VF inverse) {
@@ -136,6 +138,7 @@ using DL = hn::CappedTag<float, 8>;  // of scales with their minimums
 using VL = hn::Vec<DL>;
 constexpr auto kLineLanes = static_cast<int64_t>(hn::MaxLanes(DL()));
 constexpr int64_t kLines = 8;
+static_assert(kLines % kLineLanes == 0);
 
 // The nearest of 0 … 15 to (w − minimum) / scale.
 template <class D>
@@ -167,6 +170,7 @@ struct Int4Lines {
   HWY_ALIGN float minimums[kLines] = {};
 };
 
+// The squared errors of a group in 4 bits, of every line; what stands behind the last is no number.
 HWY_INLINE void Int4Errors(const Int4Group& group, const Int4Lines& lines, float* errors) {
   const DL d;
   for (int64_t first = 0; first < lines.count; first += kLineLanes) {

@@ -80,7 +80,10 @@ void QuantizedMatrix::PutGroup(const QuantizedGroup& group, int64_t row, int64_t
   const int64_t stored = dtype() == DType::kInt4 ? kHalfBlocks : kBlocks;
   for (int64_t b = 0; b < stored; ++b) {
     uint32_t block = blocks[b];
-    if (dtype() == DType::kInt4) block |= blocks[b + kHalfBlocks] << 4;
+    if (dtype() == DType::kInt4) {
+      assert(((block | blocks[b + kHalfBlocks]) & 0xf0f0f0f0U) == 0);
+      block |= blocks[b + kHalfBlocks] << 4;
+    }
     std::memcpy(codes + b * kBlockBytes, &block, sizeof(block));
   }
 }

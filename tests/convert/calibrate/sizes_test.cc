@@ -64,7 +64,7 @@ TEST(ParseWindow, TakesANumberOrBudgets) {
   EXPECT_THAT(ParseWindow("auto:9,7,8").budgets, ::testing::ElementsAre(9, 7, 8));
   EXPECT_EQ(ParseWindow("like:some/where").like, "some/where");
   for (const char* bad : {"", "0", "-1", "64x", "auto", "auto:", "auto:-5", "99999999", "64,32",
-                          "64,", "auto:5,", "auto:,5", "auto:5,0"}) {
+                          "64,", "like:", "auto:5,", "auto:,5", "auto:5,0"}) {
     EXPECT_THROW(ParseWindow(bad), ConvertError) << bad;
   }
 }

@@ -7,6 +7,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -30,8 +31,9 @@ std::string Bytes(const std::string& path) {
 }
 
 struct Outcome {
-  std::string log;  // stderr
-  int status = 0;   // as waitpid gives it
+  std::string log;                // stderr
+  int status = 0;                 // as waitpid gives it
+  std::string environment, name;  // of the process, when it was killed
 };
 
 // Runs t2r-convert; kills it, hard, once its log holds `kill_at` (empty: lets it finish).
@@ -58,6 +60,9 @@ Outcome RunConvert(const std::vector<std::string>& arguments, const std::string&
   while (std::fgets(line, sizeof(line), log) != nullptr) {
     outcome.log += line;
     if (!kill_at.empty() && outcome.log.find(kill_at) != std::string::npos) {
+      const std::string process = "/proc/" + std::to_string(child);
+      outcome.environment = Bytes(process + "/environ");
+      outcome.name = Bytes(process + "/comm");
       kill(child, SIGKILL);
     }
   }
@@ -201,6 +206,14 @@ TEST_F(ResumeTest, ACheckpointOfAnotherRunIsRefused) {
   const Outcome damaged = RunConvert(Pretrain(out, "5"), "");
   EXPECT_EQ(WEXITSTATUS(damaged.status), 1);
   EXPECT_THAT(damaged.log, ::testing::HasSubstr("not a checkpoint"));
+}
+
+TEST_F(ResumeTest, ThreadsThatWaitSleep) {
+  unsetenv("OMP_WAIT_POLICY");
+  const Outcome run = RunConvert(Pretrain(directory_ / "out", "5"), "step 3 ");
+  EXPECT_THAT(run.environment, ::testing::HasSubstr("OMP_WAIT_POLICY=passive"));
+  EXPECT_THAT(run.environment, ::testing::HasSubstr("OPENBLAS_THREAD_TIMEOUT=4"));
+  EXPECT_EQ(run.name, "t2r-convert\n");
 }
 
 TEST_F(ResumeTest, AWrongFlagIsToldAtOnce) {

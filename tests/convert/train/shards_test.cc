@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <string>
@@ -28,28 +29,30 @@ TEST(ForEachShard, RunsEveryShardAndThrowsWhatTheFirstOfThemThrew) {
     ++ran[shard];
     if (shard == 2 || shard == 4) throw ConvertError("shard " + std::to_string(shard));
   };
-  EXPECT_THAT([&] { ForEachShard(5, work); }, ::testing::ThrowsMessage<ConvertError>("shard 2"));
+  EXPECT_THAT([&] { ForEachShard(5, 5, work); }, ::testing::ThrowsMessage<ConvertError>("shard 2"));
   EXPECT_EQ(ran, std::vector<int>(5, 1));
-  EXPECT_NO_THROW(ForEachShard(0, work));
+  EXPECT_NO_THROW(ForEachShard(0, 5, work));
 }
 
 TEST(ForEachShard, SharesItsThreadsAmongFewShards) {
   torch::set_num_threads(1);
-  for (const auto& [shards, threads, each] : {std::tuple{1, 3, 3}, {2, 5, 2}, {3, 2, 1}}) {
-    std::vector<int> seen(static_cast<size_t>(shards));
-    ForEachShard(
-        seen.size(), [&](size_t shard, size_t) { seen[shard] = torch::get_num_threads(); },
-        threads);
-    EXPECT_THAT(seen, ::testing::Each(each)) << shards << " of " << threads;
+  for (const auto& [items, threads, each] : {std::tuple{1, 3, 3}, {2, 5, 2}, {3, 2, 1}}) {
+    std::vector<int> seen(static_cast<size_t>(std::min(items, threads)));
+    ForEachShard(static_cast<size_t>(items), threads, [&](size_t shard, size_t shards) {
+      EXPECT_EQ(shards, seen.size());
+      seen[shard] = torch::get_num_threads();
+    });
+    EXPECT_THAT(seen, ::testing::Each(each)) << items << " items, threads " << threads;
     EXPECT_EQ(torch::get_num_threads(), 1);
   }
 }
 
 TEST(ForEachShard, RunsEveryShardWhereThreadsCannotStart) {
+  torch::set_num_threads(1);
   for (const int threads : {0, 1, 3}) {
     std::vector<std::thread::id> ran(5);
     threads_left = threads;
-    ForEachShard(5, [&](size_t shard, size_t) { ran[shard] = std::this_thread::get_id(); });
+    ForEachShard(5, 5, [&](size_t shard, size_t) { ran[shard] = std::this_thread::get_id(); });
     threads_left = -1;
     for (size_t shard = 0; shard < ran.size(); ++shard) {
       EXPECT_NE(ran[shard], std::thread::id());

@@ -185,6 +185,9 @@ TEST(QuantizeTest, EveryInstructionSetGivesTheReferencesBits) {
           ReferenceQuantizeGroup(values.data(), static_cast<int64_t>(values.size()), dtype));
     }
     for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+      const struct AllTargetsAgain {
+        ~AllTargetsAgain() { hwy::SetSupportedTargetsForTest(0); }
+      } at_the_end;
       SCOPED_TRACE(std::string(hwy::TargetName(target)) + ", " + NameOf(dtype));
       hwy::SetSupportedTargetsForTest(target);
       for (size_t g = 0; g < groups.size(); ++g) {
@@ -196,7 +199,6 @@ TEST(QuantizeTest, EveryInstructionSetGivesTheReferencesBits) {
       }
     }
   }
-  hwy::SetSupportedTargetsForTest(0);
 }
 
 TEST(QuantizeTest, BytesCountCodesScalesAndMinimums) {
