@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <utility>
@@ -11,21 +10,6 @@ namespace t2r::testing {
 namespace {
 
 constexpr auto kGroup = static_cast<size_t>(kQuantGroup);
-// Groups whose values or ranges are smaller than this count as constant.
-constexpr float kTiny = 1e-30F;
-
-// The nearest bfloat16 that is not less, of a finite value ≥ 0.
-uint16_t BFloat16NotLess(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  return static_cast<uint16_t>((bits >> 16) + ((bits & 0xffffU) != 0 ? 1 : 0));
-}
-
-// The nearest bfloat16 that is not greater, of any finite value.
-uint16_t BFloat16NotGreater(float value) {
-  if (value >= 0) return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16);
-  return static_cast<uint16_t>(BFloat16NotLess(-value) | 0x8000U);
-}
-
 // Sums over a group are kept in as many parts as a vector has lanes, so that compilers may use one:
 // the order of additions is part of the result.
 constexpr size_t kParts = 8;
@@ -66,7 +50,7 @@ QuantizedGroup QuantizeInt8(const float* values, int64_t count) {
   std::copy_n(values, count, padded.begin());
   float most = 0;
   for (const float value : padded) most = std::max(most, std::abs(value));
-  if (most < kTiny) return group;
+  if (most < kConstantGroup) return group;
   // Neighbouring scales round a group in ways that have nothing to do with each other: the best of
   // these leaves about a quarter less error than the first.
   constexpr int kFiner = 1;
@@ -105,9 +89,9 @@ class Int4Search {
     // Rounded outwards, so that 15 steps reach both ends.
     const uint16_t minimum = BFloat16NotGreater(low_);
     const float range = high_ - BFloat16ToFloat(minimum);
-    if (!(range >= kTiny) || !std::isfinite(range)) return Halves();
+    if (!(range >= kConstantGroup) || !std::isfinite(range)) return Halves();
     Try(BFloat16NotLess(range / 15.0F), minimum);
-    if (high_ - low_ < kTiny) return best_;
+    if (high_ - low_ < kConstantGroup) return best_;
     for (const float steps : {13.0F, 13.75F, 14.5F, 15.0F, 15.75F, 16.5F}) {
       const float scale = (high_ - low_) / steps;
       Fit(scale, (low_ + high_) / 2 - 7.5F * scale);
@@ -119,7 +103,7 @@ class Int4Search {
   // Of values that are all about zero, or so far apart that their range is no float32.
   QuantizedGroup Halves() {
     const float most = std::max(std::abs(low_), std::abs(high_));
-    if (most < kTiny) return best_;
+    if (most < kConstantGroup) return best_;
     Try(BFloat16NotLess(most / 7.5F), FloatToBFloat16(-most));
     return best_;
   }
@@ -136,7 +120,7 @@ class Int4Search {
   void Try(uint16_t scale_bits, uint16_t minimum_bits) {
     const float scale = BFloat16ToFloat(scale_bits);
     const float minimum = BFloat16ToFloat(minimum_bits);
-    if (!(scale >= kTiny) || !std::isfinite(scale) || !std::isfinite(minimum)) return;
+    if (!(scale >= kConstantGroup) || !std::isfinite(scale) || !std::isfinite(minimum)) return;
     Encode(scale, minimum);
     std::array<float, kParts> parts = {};
     for (size_t first = 0; first < kGroup; first += kParts) {
@@ -158,7 +142,7 @@ class Int4Search {
 
   // The least squares line through the codes of that scale and minimum.
   void Fit(float scale, float minimum) {
-    if (!(scale >= kTiny)) return;
+    if (!(scale >= kConstantGroup)) return;
     Encode(scale, minimum);
     std::array<float, kParts> c = {}, w = {}, cc = {}, cw = {};
     for (size_t first = 0; first < kGroup; first += kParts) {

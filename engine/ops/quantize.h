@@ -14,6 +14,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstdint>
 
 #include "engine/ops/dtype.h"
@@ -41,6 +42,21 @@ struct QuantizedGroup {
     return s * static_cast<float>(code) + BFloat16ToFloat(minimum);
   }
 };
+
+// Groups whose values or ranges are smaller than this count as constant.
+inline constexpr float kConstantGroup = 1e-30F;
+
+// The nearest bfloat16 that is not less, of a finite value ≥ 0.
+inline uint16_t BFloat16NotLess(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  return static_cast<uint16_t>((bits >> 16) + ((bits & 0xffffU) != 0 ? 1 : 0));
+}
+
+// The nearest bfloat16 that is not greater, of any finite value.
+inline uint16_t BFloat16NotGreater(float value) {
+  if (value >= 0) return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16);
+  return static_cast<uint16_t>(BFloat16NotLess(-value) | 0x8000U);
+}
 
 // A group of a matrix that a file holds quantised (HostMatrix::scales, docs/model-format.md).
 QuantizedGroup StoredGroup(const HostMatrix& matrix, int64_t row, int64_t index);

@@ -18,21 +18,6 @@ namespace t2r {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Groups whose values or ranges are smaller than this count as constant.
-constexpr float kTiny = 1e-30F;
-
-// The nearest bfloat16 that is not less, of a finite value ≥ 0.
-uint16_t BFloat16NotLess(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  return static_cast<uint16_t>((bits >> 16) + ((bits & 0xffffU) != 0 ? 1 : 0));
-}
-
-// The nearest bfloat16 that is not greater, of any finite value.
-uint16_t BFloat16NotGreater(float value) {
-  if (value >= 0) return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16);
-  return static_cast<uint16_t>(BFloat16NotLess(-value) | 0x8000U);
-}
-
 // A sum over a group is kept in parts, value i in part i % kParts: the order of additions is part
 // of the result.
 constexpr int64_t kParts = 8;
@@ -100,7 +85,7 @@ QuantizedGroup QuantizeInt8(const float* w) {
     magnitude = hn::Max(magnitude, hn::Abs(hn::Load(d, w + i)));
   }
   const float most = hn::GetLane(hn::MaxOfLanes(d, magnitude));
-  if (most < kTiny) {
+  if (most < kConstantGroup) {
     group.codes.fill(kInt8Offset);
     return group;
   }
@@ -159,7 +144,7 @@ struct Int4Lines {
   void Add(uint16_t scale, uint16_t minimum) {
     const float s = BFloat16ToFloat(scale);
     const float m = BFloat16ToFloat(minimum);
-    if (!(s >= kTiny) || !std::isfinite(s) || !std::isfinite(m)) return;
+    if (!(s >= kConstantGroup) || !std::isfinite(s) || !std::isfinite(m)) return;
     scales[count] = s;
     minimums[count] = m;
     ++count;
@@ -234,7 +219,7 @@ HWY_INLINE void Fit(const Int4Group& group, float low, float high, Int4Lines* li
     hn::Store(hn::Div(hn::Sub(values, hn::Mul(slope, codes)), n), d, starts + first);
   }
   for (int i = 0; i < kFits; ++i) {
-    if (!(scales[i] >= kTiny) || !(spreads[i] > 0) || !(slopes[i] > 0)) continue;
+    if (!(scales[i] >= kConstantGroup) || !(spreads[i] > 0) || !(slopes[i] > 0)) continue;
     lines->Add(FloatToBFloat16(slopes[i]), FloatToBFloat16(starts[i]));
   }
 }
@@ -260,13 +245,13 @@ QuantizedGroup QuantizeInt4(const float* values, int64_t count) {
   // Rounded outwards, so that 15 steps reach both ends.
   const uint16_t minimum = BFloat16NotGreater(low);
   const float range = high - BFloat16ToFloat(minimum);
-  if (range >= kTiny && std::isfinite(range)) {
+  if (range >= kConstantGroup && std::isfinite(range)) {
     lines.Add(BFloat16NotLess(range / 15.0F), minimum);
-    if (high - low >= kTiny) Fit(group, low, high, &lines);
+    if (high - low >= kConstantGroup) Fit(group, low, high, &lines);
   } else {
     // Values that are all about zero, or so far apart that their range is no float32.
     const float magnitude = std::max(std::abs(low), std::abs(high));
-    if (magnitude >= kTiny) {
+    if (magnitude >= kConstantGroup) {
       lines.Add(BFloat16NotLess(magnitude / 7.5F), FloatToBFloat16(-magnitude));
     }
   }
