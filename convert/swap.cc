@@ -26,9 +26,10 @@ namespace t2r::convert {
 namespace {
 
 // Sizes that --window auto tries for every layer, smallest first; sinks and fold are the flags'.
-constexpr LinearSizes kRungs[] = {
-    {16, 16, 0, 1},  {32, 32, 0, 1},  {32, 64, 0, 1},   {64, 64, 0, 1},  {64, 96, 0, 1},
-    {64, 128, 0, 1}, {64, 192, 0, 1}, {128, 256, 0, 1}, {64, 384, 0, 1}, {64, 512, 0, 1}};
+constexpr LinearSizes kRungs[] = {{16, 16, 0, 1},  {32, 32, 0, 1},   {32, 64, 0, 1},
+                                  {64, 64, 0, 1},  {64, 96, 0, 1},   {64, 128, 0, 1},
+                                  {64, 192, 0, 1}, {128, 256, 0, 1}, {64, 384, 0, 1},
+                                  {64, 512, 0, 1}, {64, 768, 0, 1},  {64, 1024, 0, 1}};
 // Those of them at which every layer's cost is measured; the others follow (CostsByError).
 constexpr size_t kMeasuredRungs[] = {1, 6};
 
@@ -112,10 +113,16 @@ std::vector<LinearSizes> Rungs(const SwapFlags& flags, const ModelConfig& config
   return rungs;
 }
 
+// As --window-dtype says, which the command's parser has checked.
+DType WindowDType(const SwapFlags& flags) {
+  return flags.window_dtype == NameOf(DType::kBFloat16) ? DType::kBFloat16 : DType::kFloat32;
+}
+
 // `config` with sizes for every layer within `budget` bytes; prints what they cost.
 ModelConfig WithSizes(ModelConfig config, const std::vector<LinearSizes>& rungs,
-                      const std::vector<std::vector<double>>& costs, int64_t budget) {
-  const std::vector<size_t> chosen = SpendBytes(config, rungs, costs, budget);
+                      const std::vector<std::vector<double>>& costs, int64_t budget,
+                      DType window_dtype) {
+  const std::vector<size_t> chosen = SpendBytes(config, rungs, costs, budget, window_dtype);
   LinearAttentionConfig& linear = *config.linear_attention;
   std::printf("sizes within %lld bytes\n", static_cast<long long>(budget));
   double sum = 0;
@@ -125,13 +132,14 @@ ModelConfig WithSizes(ModelConfig config, const std::vector<LinearSizes>& rungs,
     linear.window = std::max(linear.window, rungs[rung].window);
     linear.feature_size = std::max(linear.feature_size, rungs[rung].features);
     if (!IsLinear(config, {static_cast<int>(layer), false})) continue;
-    const int64_t bytes = StateBytes(config, rungs[rung]);
+    const int64_t bytes = StateBytes(config, rungs[rung], window_dtype);
     sum += costs[rung][layer];
     std::printf("layer %zu: window %d, %d features, %lld bytes, %.5f nats/token alone", layer,
                 rungs[rung].window, rungs[rung].features, static_cast<long long>(bytes),
                 costs[rung][layer]);
     if (rung > 0) {
-      const auto more = static_cast<double>(bytes - StateBytes(config, rungs[0])) / 1e6;
+      const auto more =
+          static_cast<double>(bytes - StateBytes(config, rungs[0], window_dtype)) / 1e6;
       std::printf(", %.5f saved a megabyte", (costs[0][layer] - costs[rung][layer]) / more);
     }
     std::printf("\n");
@@ -173,13 +181,13 @@ std::vector<int> Costliest(const std::vector<double>& costs, int count) {
   return CostliestLayers(std::move(swaps), count);
 }
 
-void PrintState(const ModelConfig& config, int64_t tokens) {
+void PrintState(const ModelConfig& config, int64_t tokens, DType window_dtype) {
   const int64_t cache = CacheBytes(config, 1);
   std::printf(
-      "state: %lld bytes a session, whatever its length, in %d linear layers; the cache "
-      "that they replace: %lld bytes at %lld tokens, %lld more with every token\n",
-      static_cast<long long>(StateBytes(config)), config.linear_layers(),
-      static_cast<long long>(cache * tokens * config.linear_layers()),
+      "state: %lld bytes a session, windows in %s, whatever its length, in %d linear layers; the "
+      "float32 cache that they replace: %lld bytes at %lld tokens, %lld more with every token\n",
+      static_cast<long long>(StateBytes(config, window_dtype)), NameOf(window_dtype),
+      config.linear_layers(), static_cast<long long>(cache * tokens * config.linear_layers()),
       static_cast<long long>(tokens), static_cast<long long>(cache * config.linear_layers()));
 }
 
@@ -224,7 +232,8 @@ void Swap(const SwapFlags& flags) {
   const std::vector<LinearSizes> rungs = Rungs(flags, config);
   for (const int64_t budget : window.budgets) {
     const std::vector<double> none(static_cast<size_t>(layers), 0.0);
-    SpendBytes(config, rungs, std::vector<std::vector<double>>(rungs.size(), none), budget);
+    SpendBytes(config, rungs, std::vector<std::vector<double>>(rungs.size(), none), budget,
+               WindowDType(flags));
   }
 
   const auto tokenizer = Unwrap(LoadTokenizer(flags.model));
@@ -256,7 +265,7 @@ void Swap(const SwapFlags& flags) {
         &progress);
     configs.clear();
     for (const int64_t budget : window.budgets) {
-      configs.push_back(WithSizes(config, rungs, costs, budget));
+      configs.push_back(WithSizes(config, rungs, costs, budget, WindowDType(flags)));
     }
   }
   for (size_t i = 0; i < results; ++i) {
@@ -271,7 +280,7 @@ void Swap(const SwapFlags& flags) {
     std::printf("%s\nparent: %s\nswapped: %s\ndivergence from the parent: %.5f nats/token\n",
                 directory.c_str(), Describe(before).c_str(), Describe(after).c_str(),
                 divergence.Of(swap.model));
-    PrintState(configs[i], flags.tokens);
+    PrintState(configs[i], flags.tokens, WindowDType(flags));
     std::fflush(stdout);
     progress.Line("wrote " + directory);
   }

@@ -8,23 +8,24 @@
 
 namespace t2r::convert {
 
-int64_t StateBytes(const ModelConfig& config, const LinearSizes& sizes) {
+int64_t StateBytes(const ModelConfig& config, const LinearSizes& sizes, DType window_dtype) {
   const int64_t d = config.head_dim;
   const int64_t kept = sizes.window == 0 ? 0 : int64_t{sizes.window} + sizes.fold - 1 + sizes.sinks;
-  return 4 * config.kv_heads * (2 * d * kept + sizes.features * (d + 1));
+  const auto kept_size = static_cast<int64_t>(SizeOf(window_dtype));
+  return config.kv_heads * (kept_size * 2 * d * kept + 4 * sizes.features * (d + 1));
 }
 
-int64_t StateBytes(const ModelConfig& config) {
+int64_t StateBytes(const ModelConfig& config, DType window_dtype) {
   if (!config.linear_attention.has_value()) return 0;
   int64_t bytes = 0;
   for (int i = 0; i < config.layers; ++i) {
     if (config.layer_types[static_cast<size_t>(i)] == LayerType::kLinearAttention) {
-      bytes += StateBytes(config, config.linear_attention->sizes(i));
+      bytes += StateBytes(config, config.linear_attention->sizes(i), window_dtype);
     }
     if (config.encoder_decoder.has_value() &&
         config.encoder_decoder->cross_layer_types[static_cast<size_t>(i)] ==
             LayerType::kLinearAttention) {
-      bytes += StateBytes(config, config.linear_attention->sizes(i, /*cross=*/true));
+      bytes += StateBytes(config, config.linear_attention->sizes(i, /*cross=*/true), window_dtype);
     }
   }
   return bytes;
@@ -35,15 +36,20 @@ int64_t CacheBytes(const ModelConfig& config, int64_t tokens) {
 }
 
 std::vector<size_t> SpendBytes(const ModelConfig& config, const std::vector<LinearSizes>& rungs,
-                               const std::vector<std::vector<double>>& nats, int64_t budget) {
+                               const std::vector<std::vector<double>>& nats, int64_t budget,
+                               DType window_dtype) {
   const size_t layers = nats.at(0).size();
   std::vector<size_t> at(layers, 0);
   const auto linear = [&](size_t layer) {
     return config.layer_types[layer] == LayerType::kLinearAttention;
   };
+  std::vector<int64_t> bytes_of;
+  for (const LinearSizes& rung : rungs) {
+    bytes_of.push_back(StateBytes(config, rung, window_dtype));
+  }
   int64_t spent = 0;
   for (size_t layer = 0; layer < layers; ++layer) {
-    if (linear(layer)) spent += StateBytes(config, rungs[0]);
+    if (linear(layer)) spent += bytes_of[0];
   }
   if (spent > budget) {
     throw ConvertError("--window auto:" + std::to_string(budget) + " is less than the smallest " +
@@ -54,9 +60,8 @@ std::vector<size_t> SpendBytes(const ModelConfig& config, const std::vector<Line
     size_t best_layer = 0, best_rung = 0;
     for (size_t layer = 0; layer < layers; ++layer) {
       if (!linear(layer)) continue;
-      const int64_t bytes = StateBytes(config, rungs[at[layer]]);
       for (size_t rung = at[layer] + 1; rung < rungs.size(); ++rung) {
-        const int64_t more = StateBytes(config, rungs[rung]) - bytes;
+        const int64_t more = bytes_of[rung] - bytes_of[at[layer]];
         const double rate =
             (nats[at[layer]][layer] - nats[rung][layer]) / static_cast<double>(more);
         if (spent + more > budget || rate <= best) continue;
@@ -66,7 +71,7 @@ std::vector<size_t> SpendBytes(const ModelConfig& config, const std::vector<Line
       }
     }
     if (best == 0) break;
-    spent += StateBytes(config, rungs[best_rung]) - StateBytes(config, rungs[at[best_layer]]);
+    spent += bytes_of[best_rung] - bytes_of[at[best_layer]];
     at[best_layer] = best_rung;
   }
   return at;

@@ -6,12 +6,14 @@
 #include <vector>
 
 #include "engine/model/config.h"
+#include "engine/ops/dtype.h"
 
 namespace t2r::convert {
 
-// float32 bytes of a session's state: one causal linear attention, and all of a model's.
-int64_t StateBytes(const ModelConfig& config, const LinearSizes& sizes);
-int64_t StateBytes(const ModelConfig& config);
+// Bytes of a session's state, whose keys and values in windows are kept as `window_dtype`: one
+// causal linear attention, and all of a model's.
+int64_t StateBytes(const ModelConfig& config, const LinearSizes& sizes, DType window_dtype);
+int64_t StateBytes(const ModelConfig& config, DType window_dtype);
 // float32 bytes of the key/value cache of one full attention over so many tokens.
 int64_t CacheBytes(const ModelConfig& config, int64_t tokens);
 
@@ -20,7 +22,8 @@ int64_t CacheBytes(const ModelConfig& config, int64_t tokens);
 // step up that saves the most nats a byte is taken while one fits. Layers that are full stay on
 // the first rung and count nothing. Throws ConvertError naming the least budget.
 std::vector<size_t> SpendBytes(const ModelConfig& config, const std::vector<LinearSizes>& rungs,
-                               const std::vector<std::vector<double>>& nats, int64_t budget);
+                               const std::vector<std::vector<double>>& nats, int64_t budget,
+                               DType window_dtype);
 
 // What --window says: a number of keys, or auto: and budgets, or like: and a directory.
 struct WindowFlag {

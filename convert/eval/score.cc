@@ -151,6 +151,7 @@ std::unique_ptr<Engine> LoadScoringEngine(const std::string& directory, const Sc
   engine.threads = options.threads;
   engine.dtype = options.dtype;
   engine.activations = options.activations;
+  engine.window_dtype = options.window_dtype;
   engine.max_step_tokens = std::max(kStepRows, room.source);
   engine.max_sessions = static_cast<int>(std::clamp<int64_t>(
       kStepRows / std::max<int64_t>(room.shortest, 1), kLeastSessions, kMostSessions));

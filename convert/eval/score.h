@@ -16,10 +16,11 @@
 namespace t2r::convert {
 
 struct ScoreOptions {
-  std::string backend = "auto";      // or cpu or cuda
-  int threads = 0;                   // of the engine; 0: one a core
-  std::string dtype = "auto";        // the engine's weights: as in EngineOptions
-  std::string activations = "auto";  // likewise
+  std::string backend = "auto";       // or cpu or cuda
+  int threads = 0;                    // of the engine; 0: one a core
+  std::string dtype = "auto";         // the engine's weights: as in EngineOptions
+  std::string activations = "auto";   // likewise
+  std::string window_dtype = "auto";  // likewise
 };
 
 // What an engine is to have room for.

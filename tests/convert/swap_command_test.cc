@@ -119,8 +119,16 @@ TEST_F(SwapCommandTest, EveryMapAndSizesByLayer) {
             ReadFile(directory_ / "swapped" + "/config.json"));
   EXPECT_EQ(Nats("swapped-12000"), uneven);
   const ModelConfig small = Unwrap(LoadModelConfig(directory_ / "swapped-8000"));
-  EXPECT_LE(StateBytes(small), 8000);
-  EXPECT_LT(StateBytes(small), StateBytes(config));
+  EXPECT_LE(StateBytes(small, DType::kFloat32), 8000);
+  EXPECT_LT(StateBytes(small, DType::kFloat32), StateBytes(config, DType::kFloat32));
+  // Windows of 16-bit keys and values are longer within the same bytes.
+  SwapFlags halved = Flags("auto:8000", 8);
+  halved.window_dtype = "bfloat16";
+  halved.output.directory = directory_ / "halved";
+  Swap(halved);
+  const ModelConfig longer = Unwrap(LoadModelConfig(directory_ / "halved"));
+  EXPECT_LE(StateBytes(longer, DType::kBFloat16), 8000);
+  EXPECT_GT(StateBytes(longer, DType::kFloat32), 8000);
   // The sizes of another swap, but for a layer that is kept full.
   SwapFlags like = Flags("like:" + (directory_ / "swapped-12000"), 8);
   like.output.directory = directory_ / "like";

@@ -20,27 +20,30 @@ ModelConfig TwoGroups() {
 
 TEST(StateBytes, FollowTheFormula) {
   // G · (2 d (w + C − 1 + n) + M (d + 1)) floats.
-  EXPECT_EQ(StateBytes(TwoGroups(), LinearSizes{64, 32, 1, 4}), 4 * 2 * (16 * 36 + 64 * 9));
-  EXPECT_EQ(StateBytes(TwoGroups(), LinearSizes{64, 0, 0, 1}), 4 * 2 * 64 * 9);
+  EXPECT_EQ(StateBytes(TwoGroups(), LinearSizes{64, 32, 1, 4}, DType::kFloat32),
+            4 * 2 * (16 * 36 + 64 * 9));
+  EXPECT_EQ(StateBytes(TwoGroups(), LinearSizes{64, 32, 1, 4}, DType::kBFloat16),
+            2 * (2 * 16 * 36 + 4 * 64 * 9));
+  EXPECT_EQ(StateBytes(TwoGroups(), LinearSizes{64, 0, 0, 1}, DType::kFloat32), 4 * 2 * 64 * 9);
   ModelConfig config = TwoGroups();
   config.layers = 2;
   config.layer_types = {LayerType::kLinearAttention, LayerType::kFullAttention};
   config.linear_attention = LinearAttentionConfig{};
   config.linear_attention->feature_size = 5;
-  EXPECT_EQ(StateBytes(config), 4 * 2 * 5 * 9);
+  EXPECT_EQ(StateBytes(config, DType::kBFloat16), 4 * 2 * 5 * 9);
   EXPECT_EQ(CacheBytes(config, 100), 4 * 2 * 2 * 8 * 100);
 }
 
 TEST(SpendBytes, TakesTheStepsThatSaveTheMostABit) {
   const std::vector<LinearSizes> rungs{{16, 16, 0, 1}, {32, 32, 0, 1}, {64, 64, 0, 1}};
-  const int64_t least = StateBytes(TwoGroups(), rungs[0]);  // a rung doubles it
+  const int64_t least = StateBytes(TwoGroups(), rungs[0], DType::kFloat32);  // a rung doubles it
   const std::vector<std::vector<double>> nats{
       {0.10, 0.50, 0.01}, {0.06, 0.40, 0.01}, {0.05, 0.01, 0.00}};
   ModelConfig config = TwoGroups();
   config.layer_types.assign(3, LayerType::kLinearAttention);
   const auto windows = [&](int64_t budget) {
     std::vector<int> w;
-    for (const size_t rung : SpendBytes(config, rungs, nats, budget))
+    for (const size_t rung : SpendBytes(config, rungs, nats, budget, DType::kFloat32))
       w.push_back(rungs[rung].window);
     return w;
   };
