@@ -37,7 +37,7 @@ struct SwapFlags {
   std::string feature_map = "codebook";
   int feature_size = 64;
   std::string window = "64";             // or auto:BYTES, like:DIR (ParseWindow)
-  std::string window_dtype = "float32";  // or bfloat16: as the server is to keep windows
+  std::string window_dtype = "float32";  // or bfloat16 or int8: as the server is to keep windows
   int sinks = 4, fold = 1;
   bool rope_features = false;
   int64_t sink_position = -1;  // negative: none

@@ -178,7 +178,7 @@ CLI::App* AddSwap(CLI::App* app, SwapFlags* flags) {
   OneOf(on->add_option("--window-dtype", flags->window_dtype,
                        "As the server is to keep keys and values in windows (its flag of this "
                        "name): what bytes of state are counted by"),
-        {"float32", "bfloat16"});
+        {"float32", "bfloat16", "int8"});
   on->add_option("--sinks", flags->sinks, "First keys of a sequence that are kept too")
       ->check(AtLeast(0));
   on->add_option("--fold", flags->fold, "Keys that leave the window at once")->check(AtLeast(1));
@@ -312,7 +312,7 @@ CLI::App* AddEval(CLI::App* app, EvalFlags* flags) {
         {"auto", "float32", "bfloat16", "int8", "int4"});
   OneOf(on->add_option("--window-dtype", flags->engine.window_dtype,
                        "The engine's keys and values in windows"),
-        {"auto", "float32", "bfloat16"});
+        {"auto", "float32", "bfloat16", "int8"});
   on->add_option("--max-tokens", flags->translation.max_tokens,
                  "Longest translation (0: twice its source and 10 more)")
       ->check(AtLeast(0));

@@ -115,7 +115,10 @@ std::vector<LinearSizes> Rungs(const SwapFlags& flags, const ModelConfig& config
 
 // As --window-dtype says, which the command's parser has checked.
 DType WindowDType(const SwapFlags& flags) {
-  return flags.window_dtype == NameOf(DType::kBFloat16) ? DType::kBFloat16 : DType::kFloat32;
+  for (const DType dtype : {DType::kBFloat16, DType::kInt8}) {
+    if (flags.window_dtype == NameOf(dtype)) return dtype;
+  }
+  return DType::kFloat32;
 }
 
 // `config` with sizes for every layer within `budget` bytes; prints what they cost.

@@ -58,11 +58,14 @@ absl::Status CheckOptions(const EngineOptions& options) {
         absl::StrCat("activations is \"", options.activations,
                      "\"; it must be auto, float32, bfloat16 or int8"));
   }
-  for (const auto& [name, value] :
-       {std::pair{"kv_dtype", options.kv_dtype}, std::pair{"window_dtype", options.window_dtype}}) {
-    if (either(value)) continue;
+  if (!either(options.kv_dtype)) {
+    return absl::InvalidArgumentError(absl::StrCat("kv_dtype is \"", options.kv_dtype,
+                                                   "\"; it must be auto, float32 or bfloat16"));
+  }
+  if (!either(options.window_dtype) && options.window_dtype != "int8") {
     return absl::InvalidArgumentError(
-        absl::StrCat(name, " is \"", value, "\"; it must be auto, float32 or bfloat16"));
+        absl::StrCat("window_dtype is \"", options.window_dtype,
+                     "\"; it must be auto, float32, bfloat16 or int8"));
   }
   return absl::OkStatus();
 }
@@ -77,6 +80,7 @@ RowRounding RowRoundingOf(const std::string& activations) {
 DType ChooseDType(const std::string& name, DType otherwise) {
   if (name == "float32") return DType::kFloat32;
   if (name == "bfloat16") return DType::kBFloat16;
+  if (name == "int8") return DType::kInt8;
   return otherwise;
 }
 
@@ -192,6 +196,10 @@ std::unique_ptr<Engine> Build(ModelConfig config, const std::string& fingerprint
     throw ModelError(absl::StrCat(
         "kv_dtype is ", NameOf(plan.kv_dtype),
         "; this backend keeps keys and values as its activations: ", NameOf(activations)));
+  }
+  if (!backend->keeps_windows_as(plan.window_dtype)) {
+    throw ModelError(absl::StrCat("window_dtype is ", NameOf(plan.window_dtype),
+                                  "; this backend keeps windows as float32 or bfloat16"));
   }
 
   std::unique_ptr<Model> model = MakeModel(config, files, *backend, {weight_dtype});

@@ -34,7 +34,8 @@ struct EngineOptions {
   std::string activations = "auto";
   // Keys and values of full layers: auto (as the backend's activations), float32, bfloat16.
   std::string kv_dtype = "auto";
-  // Windows' keys and values: auto (as the backend's activations), float32, bfloat16.
+  // Windows' keys and values: auto (as the backend's activations), float32, bfloat16, or on the CPU
+  // int8.
   std::string window_dtype = "auto";
   int max_sessions = 0;                        // slots; 0: as many as PlanMemory finds room for
   int64_t max_step_tokens = 0;                 // rows of one step; 0 as in PlanOptions

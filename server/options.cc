@@ -70,8 +70,8 @@ void AddEngineFlags(CLI::App& app, EngineOptions* engine) {
                {"auto", "float32", "bfloat16"});
   flags::OneOf(app.add_option("--window-dtype", engine->window_dtype,
                               "Keys and values in windows; auto: as a device's activations, "
-                              "float32 on the CPU"),
-               {"auto", "float32", "bfloat16"});
+                              "float32 on the CPU; int8, on the CPU: 8 bits and a scale"),
+               {"auto", "float32", "bfloat16", "int8"});
   flags::OneOf(app.add_option("--backend", engine->backend,
                               "What runs the model; auto: cuda where a device can start, else cpu"),
                {"auto", "cpu", "cuda"});

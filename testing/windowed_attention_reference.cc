@@ -68,25 +68,41 @@ WindowedReference::Query WindowedReference::Rotate(const double* x, const double
   return r;
 }
 
+std::vector<double> WindowedReference::StoredError(const double* x) const {
+  const int64_t d = layer_.linear.head_dim;
+  std::vector<double> error(static_cast<size_t>(d));
+  if (layer_.window == 0) return error;
+  double largest = 0;
+  for (int64_t j = 0; j < d; ++j) largest = std::max(largest, std::abs(x[j]));
+  for (int64_t j = 0; j < d; ++j) {
+    if (layer_.window_dtype == DType::kBFloat16) error[j] = kStoredU * std::abs(x[j]);
+    if (layer_.window_dtype != DType::kInt8) continue;
+    // Half a code of largest / 127 each. x / scale, at most 127, is off by 3 u of it before it is
+    // rounded; the scale and the product with it round once each.
+    error[j] = largest / 127 * (0.5 + 127 * 3 * kU) + 2 * kU * std::abs(x[j]);
+  }
+  return error;
+}
+
 WindowedReference::Key WindowedReference::MakeKey(const double* k, const double* v,
                                                   int64_t position) const {
   const LinearLayer& linear = layer_.linear;
   const int64_t d = linear.head_dim;
   const int64_t m = linear.map.features;
-  const double stored =
-      layer_.window > 0 && layer_.window_dtype == DType::kBFloat16 ? kStoredU : 0.0;
   const std::vector<double> exact(static_cast<size_t>(d));
   Key key;
   for (int g = 0; g < linear.groups; ++g) {
     const Query rotated = Rotate(k + g * d, exact.data(), position);
     std::vector<double> x = rotated.value;
     std::vector<double> error(static_cast<size_t>(d));
+    const std::vector<double> key_stored = StoredError(rotated.value.data());
+    const std::vector<double> value_stored = StoredError(v + g * d);
     for (int64_t j = 0; j < d; ++j) {
-      error[j] = rotated.error[j] + stored * std::abs(rotated.value[j]);
+      error[j] = rotated.error[j] + key_stored[j];
       key.rotated.push_back(rotated.value[j]);
       key.rotated_error.push_back(error[j]);
       key.value.push_back(v[g * d + j]);
-      key.value_error.push_back(stored * std::abs(v[g * d + j]));
+      key.value_error.push_back(value_stored[j]);
     }
     if (!layer_.rope_features && !layer_.inverse_frequencies.empty()) {
       // Turned back from k̂: cosines and sines are off by up to 4 u, as sums of two products of

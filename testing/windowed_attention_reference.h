@@ -28,8 +28,7 @@ struct WindowedLayer {
   int64_t ring() const { return window == 0 ? 0 : int64_t{window} + fold - 1; }
   // Bytes of a slot's part for the layer: of the keys and values, and of S and z.
   int64_t window_bytes() const {
-    return 2 * linear.groups * (ring() + sinks) * linear.head_dim *
-           static_cast<int64_t>(SizeOf(window_dtype));
+    return WindowBytes(ring() + sinks, linear.groups, linear.head_dim, window_dtype);
   }
   int64_t state_floats() const { return linear.state_floats(); }
 };
@@ -63,6 +62,8 @@ class WindowedReference {
   int64_t position() const { return start_ + static_cast<int64_t>(keys_.size()); }  // the next
   // Of positions before `start`: zeros.
   const Key& KeyAt(int64_t j) const;
+  // How far the window's form of a key or value [d] of a group may be away.
+  std::vector<double> StoredError(const double* x) const;
   Key MakeKey(const double* k, const double* v, int64_t position) const;
   // x rotated by a position's angles.
   Query Rotate(const double* x, const double* error, int64_t position) const;

@@ -5,14 +5,15 @@
 #include <utility>
 
 #include "convert/error.h"
+#include "engine/ops/windowed_attention.h"
 
 namespace t2r::convert {
 
 int64_t StateBytes(const ModelConfig& config, const LinearSizes& sizes, DType window_dtype) {
   const int64_t d = config.head_dim;
   const int64_t kept = sizes.window == 0 ? 0 : int64_t{sizes.window} + sizes.fold - 1 + sizes.sinks;
-  const auto kept_size = static_cast<int64_t>(SizeOf(window_dtype));
-  return config.kv_heads * (kept_size * 2 * d * kept + 4 * sizes.features * (d + 1));
+  return WindowBytes(kept, config.kv_heads, d, window_dtype) +
+         4 * config.kv_heads * sizes.features * (d + 1);
 }
 
 int64_t StateBytes(const ModelConfig& config, DType window_dtype) {

@@ -73,6 +73,10 @@ class Backend {
   virtual DType activation_dtype(DType weights) const = 0;
   // Whether pages may hold keys and values of dtype `kv` beside activations of dtype `activations`.
   virtual bool keeps_kv_as(DType kv, DType activations) const { return kv == activations; }
+  // Whether windows may hold keys and values of this dtype.
+  virtual bool keeps_windows_as(DType dtype) const {
+    return dtype == DType::kFloat32 || dtype == DType::kBFloat16;
+  }
   // Whether ops return before they are done, so that the caller may do something else meanwhile.
   virtual bool asynchronous() const = 0;
   // Prompts split elsewhere than at multiples of this give results that differ by rounding.

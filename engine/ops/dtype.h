@@ -50,6 +50,7 @@ constexpr uint16_t FloatToBFloat16(float value) {
 // The same for code that is written once for both: a bfloat16 is a uint16_t there.
 constexpr float FromElement(float x) { return x; }
 constexpr float FromElement(uint16_t x) { return BFloat16ToFloat(x); }
+constexpr float FromElement(int8_t x) { return x; }  // an 8-bit code, without its scale
 template <typename Element>
 constexpr Element ToElement(float x) {
   if constexpr (sizeof(Element) == sizeof(float)) {

@@ -37,6 +37,17 @@ namespace t2r {
 // φ_m stays below e^kFarClamp times the largest weight of the keys near by.
 inline constexpr float kFarClamp = 40;
 
+// Bytes in which one layer keeps the keys and values of `positions` positions: 2 · G · positions ·
+// d elements. In int8 each key and each value of a group is d codes times a float32 scale, its
+// largest magnitude over 127; their sum is rounded up to whole floats.
+constexpr int64_t WindowBytes(int64_t positions, int64_t groups, int64_t head_dim,
+                              DType window_dtype) {
+  if (window_dtype != DType::kInt8) {
+    return 2 * positions * groups * head_dim * static_cast<int64_t>(SizeOf(window_dtype));
+  }
+  return (2 * positions * groups * (head_dim + 4) + 3) / 4 * 4;
+}
+
 struct WindowedAttentionArgs {
   LinearAttentionMode mode = LinearAttentionMode::kCausal;  // others: without a window
   int heads = 0;                                            // query heads H, a multiple of groups
@@ -64,10 +75,10 @@ struct WindowedAttentionArgs {
   const float* log_decay = nullptr;  // [G], ≤ 0
   // This layer's part of every slot, at + slot · slot_stride floats:
   float* state = nullptr;  // S [G, M, d], then z [G, M], float32
-  // Keys k̂ and values of the sinks and of the last R = w + C − 1 positions: 2 · G · (R + n) · d
-  // elements of window_dtype in an order of the backend's own. All zero when a session begins.
+  // Keys k̂ and values of the sinks and of the last R = w + C − 1 positions as window_dtype, in an
+  // order of the backend's own: WindowBytes(R + n, …). All zero when a session begins.
   void* window_state = nullptr;
-  DType window_dtype = DType::kFloat32;  // or bfloat16
+  DType window_dtype = DType::kFloat32;  // or one that Backend::keeps_windows_as
   int64_t slot_stride = 0;               // in floats
 
   // R: positions whose keys are kept one by one, beside the sinks.

@@ -26,9 +26,9 @@ struct StateShape {
   DType window_dtype = DType::kFloat32;  // of the windows' keys and values
   std::vector<LayerState> layers;        // the linear ones
 
-  // Of one layer's window: 2 · G · d · positions elements.
+  // Of one layer's window.
   int64_t window_bytes(const LayerState& layer) const {
-    return 2 * layer.positions * groups * head_dim * static_cast<int64_t>(SizeOf(window_dtype));
+    return WindowBytes(layer.positions, groups, head_dim, window_dtype);
   }
   // Of one layer: the window's, and G · k · (d + 1) · 4.
   int64_t layer_bytes(const LayerState& layer) const {

@@ -61,6 +61,11 @@ TEST_F(LoadTest, TheExactnessClassNamesHowKeysAndValuesAreKept) {
   options_.kv_dtype = "bfloat16";
   ASSERT_TRUE(LoadAll().ok());
   EXPECT_THAT(engine_->exactness_class, HasSubstr("keys and values bfloat16, windows float32"));
+  options_.window_dtype = "int8";
+  ASSERT_TRUE(LoadAll().ok());
+  EXPECT_THAT(engine_->exactness_class, HasSubstr("windows int8"));
+  options_.window_dtype = "int3";
+  EXPECT_THAT(OneLine(LoadDirectory()), HasSubstr("window_dtype is \"int3\""));
   options_.kv_dtype = "int3";
   EXPECT_THAT(OneLine(LoadDirectory()), HasSubstr("kv_dtype is \"int3\""));
 }

@@ -29,6 +29,9 @@ class CpuBackend : public Backend {
   bool keeps_kv_as(DType kv, DType /*activations*/) const override {
     return kv == DType::kFloat32 || kv == DType::kBFloat16;
   }
+  bool keeps_windows_as(DType dtype) const override {
+    return dtype == DType::kInt8 || Backend::keeps_windows_as(dtype);
+  }
   bool asynchronous() const override { return false; }
   int64_t prompt_alignment() const override { return 1; }
 

@@ -24,7 +24,7 @@ using DF = hn::CappedTag<float, 16>;
 using VF = hn::Vec<DF>;
 inline constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(DF()));
 
-// Elements are float, or bfloat16 as uint16_t.
+// Elements are float, bfloat16 as uint16_t, or 8-bit codes.
 template <class D>
 HWY_INLINE hn::Vec<D> LoadElements(D d, const float* p) {
   return hn::LoadU(d, p);
@@ -34,6 +34,12 @@ HWY_INLINE hn::Vec<D> LoadElements(D d, const uint16_t* p) {
   const hn::Rebind<uint16_t, D> narrow;
   const hn::Rebind<uint32_t, D> wide;
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(wide, hn::LoadU(narrow, p))));
+}
+template <class D>
+HWY_INLINE hn::Vec<D> LoadElements(D d, const int8_t* p) {
+  const hn::Rebind<int8_t, D> narrow;
+  const hn::Rebind<int32_t, D> wide;
+  return hn::ConvertTo(d, hn::PromoteTo(wide, hn::LoadU(narrow, p)));
 }
 constexpr int64_t RoundUpToLanes(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 

@@ -1,5 +1,5 @@
 // Scores and weighted sums over the rows of a window or of S, for one to four heads at once. Rows
-// are float32 or bfloat16. Included once an instruction set.
+// are float32, bfloat16 or 8-bit codes. Included once an instruction set.
 #if defined(T2R_ENGINE_OPS_CPU_WINDOW_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef T2R_ENGINE_OPS_CPU_WINDOW_ROWS_INL_H_
 #undef T2R_ENGINE_OPS_CPU_WINDOW_ROWS_INL_H_

@@ -1,5 +1,9 @@
 // Windowed attention of one segment and group, row by row.
 //
+// A window in int8 begins with its scales: K's of the columns, then V's, group after group. A key's
+// scale goes onto its scores, a value's onto its weights, so the passes over K and V are the same
+// for every type of element.
+//
 // A group's window is K, then V: K in blocks of kKeyBlock columns, each [d, its width], so that the
 // scores of its columns are chains over d that run side by side in vectors; V [columns, d]. Column
 // j < n is sink j; position j ≥ n lies in column n + j mod R. A row's order of operations follows
@@ -12,6 +16,7 @@
 // and value; S and z are written once in C rows.
 #include <cfloat>
 #include <cmath>
+#include <type_traits>
 
 #include "engine/ops/cpu/kernels.h"
 
@@ -143,9 +148,13 @@ class Task {
     s_ = slot + group * features_ * dim_;
     z_ = slot + args.groups * features_ * dim_ + group * features_;
     if (columns_ > 0) {
-      auto* window = reinterpret_cast<Element*>(static_cast<float*>(args.window_state) +
-                                                segment.slot * args.slot_stride);
-      keys_ = window + group * 2 * columns_ * dim_;
+      float* window = static_cast<float*>(args.window_state) + segment.slot * args.slot_stride;
+      if constexpr (kScaled) {
+        key_scales_ = window + group * 2 * columns_;
+        value_scales_ = key_scales_ + columns_;
+        window += int64_t{args.groups} * 2 * columns_;
+      }
+      keys_ = reinterpret_cast<Element*>(window) + group * 2 * columns_ * dim_;
       values_ = keys_ + columns_ * dim_;
     }
   }
@@ -165,6 +174,8 @@ class Task {
   }
 
  private:
+  static constexpr bool kScaled = std::is_same_v<Element, int8_t>;
+
   bool rotary() const { return args_.cos_sin.data != nullptr; }
 
   void Row(int64_t t, int64_t position) {
@@ -207,9 +218,42 @@ class Task {
     }
     const int64_t width = BlockWidth(column);
     Element* to = KeyColumn(column);
-    for (int64_t i = 0; i < dim_; ++i) to[i * width] = ToElement<Element>(key[i]);
     Element* value = values_ + column * dim_;
-    for (int64_t i = 0; i < dim_; ++i) value[i] = ToElement<Element>(v[i]);
+    if constexpr (kScaled) {
+      key_scales_[column] = StoreCodes(key, to, width);
+      value_scales_[column] = StoreCodes(v, value, 1);
+    } else {
+      for (int64_t i = 0; i < dim_; ++i) to[i * width] = ToElement<Element>(key[i]);
+      for (int64_t i = 0; i < dim_; ++i) value[i] = ToElement<Element>(v[i]);
+    }
+  }
+
+  // x's codes, `stride` apart; returns their scale. What is not finite makes the scale NaN, so that
+  // it is not lost; what is near float32's end is 0.
+  float StoreCodes(const float* x, int8_t* to, int64_t stride) const {
+    const DF d;
+    VF high = hn::Zero(d);
+    VF not_finite = hn::Zero(d);
+    ForVectors(dim_, [&](int64_t i, auto io) HWY_ATTR {
+      const VF v = io.Load(x + i);
+      high = hn::Max(high, hn::Abs(v));
+      not_finite = hn::MulAdd(v, hn::Zero(d), not_finite);
+    });
+    const float scale = hn::GetLane(hn::MaxOfLanes(d, high)) / 127 + Sum(not_finite);
+    const bool usable = scale > 256 * FLT_MIN;  // not NaN
+    const VF inverse = hn::Set(d, usable ? 1 / scale : 0.0F);
+    for (int64_t i = 0; i < dim_; i += kLanes) {
+      const int64_t n = std::min(kLanes, dim_ - i);
+      HWY_ALIGN int32_t codes[kLanes] = {};
+      if (usable) {
+        const VF v = n == kLanes ? hn::LoadU(d, x + i) : LoadTail(x + i, n);
+        hn::Store(hn::NearestInt(hn::Mul(v, inverse)), hn::RebindToSigned<DF>(), codes);
+      }
+      for (int64_t lane = 0; lane < n; ++lane) {
+        to[(i + lane) * stride] = static_cast<int8_t>(codes[lane]);
+      }
+    }
+    return usable || std::isnan(scale) ? scale : 0.0F;
   }
 
   int64_t BlockWidth(int64_t column) const {
@@ -254,6 +298,7 @@ class Task {
         const int64_t width = BlockWidth(column);
         const Element* key = KeyColumn(column);
         for (int64_t i = 0; i < dim_; ++i) key_[i] = FromElement(key[i * width]);
+        if constexpr (kScaled) Scale(key_, dim_, key_scales_[column]);
         if (rotary() && !args_.rope_features) {
           TurnBack(row_cos_sin_, args_.fold_cos_sin + (end - 1 - j) * dim_, dim_ / 2, key_);
         }
@@ -266,6 +311,9 @@ class Task {
         const Element* value = values_ + column * dim_;
         for (int64_t i = 0; i < dim_; ++i) {
           folded_values_[count * dim_stride_ + i] = FromElement(value[i]);
+        }
+        if constexpr (kScaled) {
+          Scale(folded_values_ + count * dim_stride_, dim_, value_scales_[column]);
         }
         ++count;
       }
@@ -285,6 +333,12 @@ class Task {
     KeyFeatures(key_, folded_);
     std::copy_n(v, dim_, folded_values_);
     Add(1, args_.log_decay == nullptr ? 1.0F : std::exp(args_.log_decay[group_]));
+  }
+
+  // x[i] ← x[i] · factors[i].
+  static void Multiply(float* x, const float* factors, int64_t n) {
+    ForVectors(n, [&](int64_t i, auto io)
+                      HWY_ATTR { io.Store(hn::Mul(io.Load(x + i), io.Load(factors + i)), x + i); });
   }
 
   static void Scale(float* x, int64_t n, float factor) {
@@ -390,6 +444,9 @@ class Task {
       const int64_t at = h * dim_stride_;
       float* scores = scores_ + h * score_stride_;
       Score(heads, near_query_ + at, limit, scores);
+      if constexpr (kScaled) {
+        for (int i = 0; i < heads; ++i) Multiply(scores + i * score_stride_, key_scales_, limit);
+      }
       if (sinks_apart_ && n > 0) {
         // The sinks' columns again, for queries of their own; what is behind them is kept.
         for (int i = 0; i < heads; ++i) {
@@ -408,6 +465,7 @@ class Task {
         high_[i] = Largest(head, limit, -FLT_MAX);
         den_[h + i] = Exponentials(head, limit, high_[i], FLT_MAX);
         Far(h + i, high_[i]);
+        if constexpr (kScaled) Multiply(head, value_scales_, limit);
       }
       float* y = y_ + at;
       std::fill(y, y + heads * dim_stride_, 0.0F);
@@ -518,6 +576,7 @@ class Task {
     const Element* key = KeyColumn(column);
     float sum = 0;
     for (int64_t i = 0; i < dim_; ++i) sum += q[i] * FromElement(key[i * width]);
+    if constexpr (kScaled) sum *= key_scales_[column];
     return sum;
   }
 
@@ -535,6 +594,8 @@ class Task {
   float* z_ = nullptr;
   Element* keys_ = nullptr;
   Element* values_ = nullptr;
+  float* key_scales_ = nullptr;    // of int8
+  float* value_scales_ = nullptr;  // likewise
 
   // Scratch, rows of dim_stride_, feature_stride_ or score_stride_ a head or folded key.
   float* near_query_;
@@ -563,7 +624,9 @@ int64_t ScratchFloats(const WindowedAttentionArgs& args) {
 }
 
 void Run(const WindowedAttentionArgs& args, const Segment& segment, int group, float* scratch) {
-  if (args.window_dtype == DType::kBFloat16) {
+  if (args.window_dtype == DType::kInt8) {
+    Task<int8_t>(args, segment, group, scratch).Run();
+  } else if (args.window_dtype == DType::kBFloat16) {
     Task<uint16_t>(args, segment, group, scratch).Run();
   } else {
     Task<float>(args, segment, group, scratch).Run();

@@ -102,14 +102,70 @@ TEST_P(WindowedAttentionTest, FarPositions) {
   }
 }
 
-TEST_P(WindowedAttentionTest, KeysAndValuesAsBFloat16) {
-  for (const FeatureMapKind kind : {FeatureMapKind::kCodebook, FeatureMapKind::kNone}) {
-    for (const int d : {8, 20, 64}) {
-      WindowedCase c{.kind = kind, .d = d, .heads = 3, .sinks = 3, .fold = 2, .decay = true};
-      c.window_dtype = DType::kBFloat16;
-      CheckAgainstFloat64(c);
-      c.window = 150;
-      CheckAgainstFloat64(c, 0, {140, 1, 90});
+TEST_P(WindowedAttentionTest, NarrowKeysAndValues) {
+  for (const DType dtype : {DType::kBFloat16, DType::kInt8}) {
+    if (!backend_->keeps_windows_as(dtype)) continue;
+    for (const FeatureMapKind kind : {FeatureMapKind::kCodebook, FeatureMapKind::kNone}) {
+      for (const int d : {2, 8, 20, 64}) {
+        WindowedCase c{.kind = kind, .d = d, .heads = 3, .sinks = 3, .fold = 2, .decay = true};
+        c.window_dtype = dtype;
+        CheckAgainstFloat64(c);
+        c.window = 150;
+        CheckAgainstFloat64(c, 0, {140, 1, 90});
+        c.window = 3;
+        c.sink_position = 4;
+        CheckAgainstFloat64(c);
+      }
+    }
+  }
+}
+
+// Where each key and value is what 8 bits and a scale can say, they lose nothing by it: the bound
+// is that of float32 windows.
+TEST_P(WindowedAttentionTest, EightBitsKeepWhatFitsThem) {
+  if (!backend_->keeps_windows_as(DType::kInt8)) {
+    GTEST_SKIP() << "this backend keeps no windows in 8 bits";
+  }
+  WindowedCase c{.d = 20, .heads = 4, .groups = 2, .window = 140, .sinks = 3, .rotary = false};
+  const WindowedLayer exact = MakeLayer(c);
+  WindowedLayer layer = exact;
+  layer.window_dtype = DType::kInt8;
+  WindowedSessions sessions(*backend_, layer, 2);
+  WindowedReference reference(exact);
+  for (int64_t at = 0; at < 240; at += 80) {
+    WindowedSessions::Part part = MakePart(layer, 1, 80, at);
+    for (Mat* m : {&part.k, &part.v}) {
+      for (int64_t row = 0; row < m->rows; ++row) {
+        for (int64_t i = 0; i < m->cols; ++i) {
+          const double scale = std::exp2(-6 - (row + i / c.d) % 3);
+          m->at(row, i) = i % c.d == row % c.d
+                              ? -127 * scale
+                              : std::clamp(std::round(32 * m->at(row, i)), -127.0, 127.0) * scale;
+        }
+      }
+    }
+    const Result want = reference.Run(part.q, part.k, part.v);
+    ExpectWithin(sessions.Run({part})[0], want.out, want.bound);
+  }
+}
+
+// What is not finite stays so: the server ends such a session.
+TEST_P(WindowedAttentionTest, EightBitsHideNothingThatIsNotFinite) {
+  if (!backend_->keeps_windows_as(DType::kInt8)) {
+    GTEST_SKIP() << "this backend keeps no windows in 8 bits";
+  }
+  WindowedCase c{.d = 20};
+  c.window_dtype = DType::kInt8;
+  const WindowedLayer layer = MakeLayer(c);
+  for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+    for (Mat WindowedSessions::Part::*of :
+         {&WindowedSessions::Part::k, &WindowedSessions::Part::v}) {
+      WindowedSessions sessions(*backend_, layer, 1);
+      WindowedSessions::Part part = MakePart(layer, 0, 3);
+      (part.*of).at(1, 17) = bad;
+      const Mat out = sessions.Run({part})[0];
+      EXPECT_TRUE(std::isfinite(out.at(0, 0)));
+      EXPECT_FALSE(std::isfinite(out.at(1, 0)));
     }
   }
 }
@@ -262,7 +318,10 @@ TEST_P(WindowedAttentionTest, BitsDoNotDependOnTheSplitOrTheNeighbours) {
     cases.push_back({.kind = kind, .window = 12, .fold = 5, .rope_features = true});
   }
   cases.push_back({.features = 64, .d = 64, .heads = 9, .groups = 3, .window = 32, .sinks = 4});
-  cases.push_back({.window = 9, .sinks = 1, .window_dtype = DType::kBFloat16});
+  for (const DType dtype : {DType::kBFloat16, DType::kInt8}) {
+    if (!backend_->keeps_windows_as(dtype)) continue;
+    cases.push_back({.window = 9, .sinks = 1, .window_dtype = dtype});
+  }
   cases.push_back({.window = 0});
   for (const WindowedCase& c : cases) {
     SCOPED_TRACE(::testing::Message() << c);

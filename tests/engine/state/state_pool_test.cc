@@ -41,10 +41,15 @@ TEST_F(StatePoolTest, BytesFollowTheFormula) {
   EXPECT_EQ(windows.bytes(), 4 * 2 * ((16 * 11 + 16 * 9) + 16 * 5 + 24 * 9));
   windows.window_dtype = DType::kBFloat16;
   EXPECT_EQ(windows.bytes(), 4 * 2 * ((8 * 11 + 16 * 9) + 8 * 5 + 24 * 9));
+  // d codes and a scale for each key and value.
+  windows.window_dtype = DType::kInt8;
+  EXPECT_EQ(windows.bytes(), 2 * (2 * 12 * 11 + 4 * 16 * 9 + 2 * 12 * 5 + 4 * 24 * 9));
+  const StateShape odd{1, 3, DType::kInt8, {{0, 5}}};
+  EXPECT_EQ(odd.bytes(), 72);  // 70, in whole floats
 }
 
 TEST_F(StatePoolTest, LayersOfDifferentSizesFollowEachOther) {
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8}) {
     const StateShape shape{2, 8, dtype, {{16, 11}, {0, 5}, {24, 0}}};
     StatePool pool(*backend_, shape, 2);
     const auto* start = static_cast<const std::byte*>(pool.window(0));
