@@ -29,17 +29,19 @@ def number(server, pattern):
     return int(server.line(pattern).group(1).replace(",", ""))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_it_plans_as_the_server_does(name, tmp_path):
+@pytest.mark.parametrize(("name", "windows"), [(name, "float32") for name in MODELS] +
+                         [("llama-window-codebook", "bfloat16"), ("llama-window-codebook", "int8")])
+def test_it_plans_as_the_server_does(name, windows, tmp_path):
     demo = name == "demo"
     directory = ROOT / "models" / "demo"
     if not demo:
         directory = make_models.make(make_models.catalogue()[name], tmp_path / name)
     config = json.loads((directory / "config.json").read_text())
-    options = argparse.Namespace(shared=True, weight_size=2 if demo else 4, activation_size=4, window_size=4,
-                                 kv_size=4, context=2048, prompt_chunk=128, linear=None)
+    options = argparse.Namespace(shared=True, weight_size=2 if demo else 4, activation_size=4, kv_size=4,
+                                 window_size={"float32": 4, "bfloat16": 2, "int8": 1}[windows],
+                                 context=2048, prompt_chunk=128, linear=None)
     model = script().Model(config, options)
-    with Process(tmp_path, directory, "--max-sessions", "7") as server:
+    with Process(tmp_path, directory, "--max-sessions", "7", "--window-dtype", windows) as server:
         server.ready()
         assert model.state_bytes() == number(server, r"^memory: states .* 7 sessions of ([\d,]+)$")
         assert model.workspace_bytes(7) == pytest.approx(number(server, r"^memory: workspace +([\d,]+) bytes"),
@@ -62,6 +64,7 @@ def test_what_it_prints():
     for arguments in ("--linear 32 --on l4,h100,h200 1b 8b 32b", "--linear 64,64,4 --on h100,h200 1b 8b 32b"):
         table = subprocess.run([SCRIPT, *arguments.split()], capture_output=True, text=True, check=True).stdout
         assert table in document, arguments
-    for arguments, said in ((["nope"], "nope"), (["8b", "--on", "x"], "--on")):
+    for arguments, said in ((["nope"], "nope"), (["8b", "--on", "x"], "--on"),
+                            (["8b", "--window-dtype", "int8"], "h100 keeps no windows")):
         wrong = subprocess.run([SCRIPT, *arguments], capture_output=True, text=True, check=False)
         assert wrong.returncode != 0 and said in wrong.stderr
