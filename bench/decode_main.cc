@@ -230,7 +230,7 @@ int main(int argc, char** argv) {
       {"auto", "float32", "bfloat16"});
   t2r::flags::OneOf(
       app.add_option("--window-dtype", options.engine.window_dtype, "Keys and values in windows"),
-      {"auto", "float32", "bfloat16"});
+      {"auto", "float32", "bfloat16", "int8"});
   t2r::flags::OneOf(
       app.add_option("--backend", options.engine.backend, "auto: cuda where a device can start"),
       {"auto", "cpu", "cuda"});
