@@ -204,6 +204,11 @@ absl::StatusOr<SessionUsage> DiskTier::Usage(const std::string& owner) {
 
 absl::StatusOr<SessionUsage> DiskTier::Total() { return impl_->Total(); }
 
+void DiskTier::Purge() {
+  const DiskDatabase::Use use(impl_->database());
+  if (use.status().ok()) impl_->Purge();
+}
+
 void DiskTier::Mirror(const SessionRecord& record,
                       const std::shared_ptr<const SessionState>& state) {
   const DiskDatabase::Use use(impl_->database());
