@@ -35,7 +35,7 @@ absl::StatusOr<SessionRecord> DiskRecords::Find(const SessionKey& key) {
   absl::StatusOr<SessionRecord> record = Read(key);
   if (!record.ok() || !Expired(record->info)) return record;
   const MutexLock lock(mutex_);
-  if (claims_.count(key) == 0) return NoSession(key);
+  if (!Taken(key)) return NoSession(key);
   return record;
 }
 
@@ -66,7 +66,7 @@ absl::StatusOr<std::vector<SessionInfo>> DiskRecords::List(const std::string& ow
         bool there = record.ok();
         if (there && Expired(record->info)) {
           const MutexLock lock(mutex_);
-          there = claims_.count(record->info.key()) > 0;
+          there = Taken(record->info.key());
         }
         if (there) page.push_back(std::move(record->info));
         return static_cast<int64_t>(page.size()) < count;
@@ -154,7 +154,12 @@ void DiskRecords::Purge() {
       first = std::min(first, expiry.time);
       break;
     }
-    if (!expiry.known || Take(expiry.key) == 0) {
+    bool free = false;
+    if (expiry.known) {
+      const MutexLock lock(mutex_);
+      free = claims_.emplace(expiry.key, 0).second;
+    }
+    if (!free) {
       next = std::min(next, now + kBusyPause);
       first = std::min(first, expiry.time);
       continue;
@@ -173,16 +178,23 @@ void DiskRecords::Purge() {
     next = std::min(next, now + kBusyPause);
     first = from;
   }
-  for (const SessionKey& key : taken) Free(key);
   const MutexLock lock(mutex_);
+  for (const SessionKey& key : taken) claims_.erase(key);
+  purged_.NotifyAll();
   next_purge_ = std::min(next_purge_, next);
   first_expiry_ = std::min(first_expiry_, first);
 }
 
 uint64_t DiskRecords::Take(const SessionKey& key) {
-  const MutexLock lock(mutex_);
+  MutexLock lock(mutex_);
+  while (claims_.count(key) > 0 && !Taken(key)) purged_.Wait(lock);
   const auto [claim, free] = claims_.emplace(key, last_fence_ + 1);
   return free ? ++last_fence_ : 0;
+}
+
+bool DiskRecords::Taken(const SessionKey& key) const {
+  const auto claim = claims_.find(key);
+  return claim != claims_.end() && claim->second != 0;
 }
 
 void DiskRecords::Free(const SessionKey& key) {

@@ -52,7 +52,7 @@ class DiskRecords {
   // next. Every call begins with it, so that none pays for many.
   void Purge();
 
-  // Takes the session where nobody has it; 0: somebody has.
+  // Takes the session where nobody has it; 0: somebody has. Waits where Purge removes it.
   uint64_t Take(const SessionKey& key);
   void Free(const SessionKey& key);
   // ABORTED unless the claim is the session's last.
@@ -63,12 +63,15 @@ class DiskRecords {
 
  private:
   absl::Status Recount() ABSL_LOCKS_EXCLUDED(mutex_);
+  // Whether somebody has it; Purge is nobody.
+  bool Taken(const SessionKey& key) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Add(const SessionInfo& info, int sign) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::function<absl::Time()> clock_;
   DiskDatabase database_;
   Mutex mutex_;  // never held over what waits for the disk, but when it is opened
-  std::map<SessionKey, uint64_t> claims_ ABSL_GUARDED_BY(mutex_);
+  std::map<SessionKey, uint64_t> claims_ ABSL_GUARDED_BY(mutex_);  // 0: Purge has it
+  CondVar purged_;
   uint64_t last_fence_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, SessionUsage> usages_ ABSL_GUARDED_BY(mutex_);
   SessionUsage total_ ABSL_GUARDED_BY(mutex_);

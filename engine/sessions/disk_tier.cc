@@ -152,8 +152,8 @@ absl::Status DiskTier::Change(const SessionClaim& claim, const SessionChange& ch
   if (change.name != 0) {
     batch.Put(disk::StateKey(claim.key, change.name), impl_->codec.Write(*change.state));
   }
-  for (const StateName name : change.drop) {
-    if (name != 0) batch.Delete(disk::StateKey(claim.key, name));
+  for (const StateName name : DroppedStates(*before, change.record)) {
+    batch.Delete(disk::StateKey(claim.key, name));
   }
   if (absl::Status s = impl_->database().Write(&batch, change.durable); !s.ok()) return s;
   impl_->Count(&*before, &change.record);
@@ -203,6 +203,11 @@ absl::StatusOr<SessionUsage> DiskTier::Usage(const std::string& owner) {
 }
 
 absl::StatusOr<SessionUsage> DiskTier::Total() { return impl_->Total(); }
+
+void DiskTier::Purge() {
+  const DiskDatabase::Use use(impl_->database());
+  if (use.status().ok()) impl_->Purge();
+}
 
 void DiskTier::Mirror(const SessionRecord& record,
                       const std::shared_ptr<const SessionState>& state) {

@@ -41,6 +41,8 @@ class DiskTier final : public SessionTier {
   absl::StatusOr<SessionUsage> Usage(const std::string& owner) override;
   absl::StatusOr<SessionUsage> Total() override;
 
+  // Removes some of what has expired; calls do too.
+  void Purge();
   // Of a copy beside a shared store, which holds what is true: the session as it is there, its
   // state alone. What cannot be written is not there.
   void Mirror(const SessionRecord& record, const std::shared_ptr<const SessionState>& state);

@@ -135,7 +135,7 @@ absl::Status MemoryTier::Change(const SessionClaim& claim, const SessionChange& 
   if (!held.ok()) return held.status();
   Entry& entry = (*held)->second;
   Forget(entry);
-  for (const StateName name : change.drop) DropState(entry, name);
+  for (const StateName name : DroppedStates(entry.record, change.record)) DropState(entry, name);
   AddState(entry, change.name, change.state);
   Set(entry, change.record);
   if (change.release) entry.fence = 0;

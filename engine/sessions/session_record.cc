@@ -1,5 +1,6 @@
 #include "engine/sessions/session_record.h"
 
+#include <algorithm>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -9,7 +10,7 @@
 namespace t2r {
 namespace {
 
-constexpr uint32_t kRecordVersion = 2;
+constexpr uint32_t kRecordVersion = 3;
 // Above any server's own bounds.
 constexpr uint64_t kMaxIds = uint64_t{1} << 30;
 constexpr uint64_t kMaxStops = 256;
@@ -84,6 +85,30 @@ StateName NewStateName() {
   return name;
 }
 
+void SessionRecord::AddCheckpoint(Checkpoint checkpoint) {
+  std::erase_if(checkpoints, [&checkpoint](const Checkpoint& other) {
+    return other.position >= checkpoint.position;
+  });
+  checkpoints.push_back(checkpoint);
+  if (checkpoints.size() > kMaxCheckpoints) checkpoints.erase(checkpoints.begin());
+}
+
+std::vector<StateName> SessionRecord::states() const {
+  std::vector<StateName> names = {state, before};
+  for (const Checkpoint& checkpoint : checkpoints) names.push_back(checkpoint.name);
+  std::erase(names, StateName{0});
+  return names;
+}
+
+std::vector<StateName> DroppedStates(const SessionRecord& before, const SessionRecord& after) {
+  const std::vector<StateName> stay = after.states();
+  std::vector<StateName> names = before.states();
+  std::erase_if(names, [&stay](StateName name) {
+    return std::find(stay.begin(), stay.end(), name) != stay.end();
+  });
+  return names;
+}
+
 std::string EncodeRecord(const SessionRecord& record) {
   ByteWriter out;
   out.Number(kRecordVersion);
@@ -98,8 +123,11 @@ std::string EncodeRecord(const SessionRecord& record) {
   if (record.turn) WriteTurn(*record.turn, &out);
   out.Number<uint8_t>(record.turn_over ? 1 : 0);
   out.Number(record.before);
-  out.Number(record.checkpoint);
-  out.Number(record.checkpoint_position);
+  out.Number<uint64_t>(record.checkpoints.size());
+  for (const SessionRecord::Checkpoint& checkpoint : record.checkpoints) {
+    out.Number(checkpoint.name);
+    out.Number(checkpoint.position);
+  }
   out.Number(Crc32c(out.out()));
   return std::move(out.out());
 }
@@ -134,8 +162,12 @@ absl::StatusOr<SessionRecord> DecodeRecord(const SessionKey& key, std::string_vi
   if (in.Flag("turn")) record.turn = ReadTurn(in);
   record.turn_over = in.Flag("turn's end");
   record.before = in.Number<StateName>("state's name");
-  record.checkpoint = in.Number<StateName>("state's name");
-  record.checkpoint_position = ReadPosition(in, "checkpoint's position");
+  record.checkpoints.resize(
+      in.Count("checkpoints", kMaxCheckpoints, sizeof(StateName) + sizeof(int64_t)));
+  for (SessionRecord::Checkpoint& checkpoint : record.checkpoints) {
+    checkpoint.name = in.Number<StateName>("checkpoint's name");
+    checkpoint.position = ReadPosition(in, "checkpoint's position");
+  }
   if (in.left() > 0) in.Refuse("end", absl::StrCat("is followed by ", in.left(), " bytes"));
   if (!in.ok()) return damaged(absl::StrCat("cannot be read: ", in.fault().message()));
   return record;

@@ -43,13 +43,29 @@ struct SessionRecord {
   SessionInfo info;
   StateName state = 0;  // where the session stands; none: it has no tokens
   // The turn that began last, if there was one. While it is not over `state` is what it began from,
-  // and `checkpoint` how far it is known to have come; then `before` is what it began from.
+  // and `checkpoints` how far it is known to have come; then `before` is what it began from.
   std::optional<TurnParameters> turn;
   bool turn_over = false;
   StateName before = 0;
-  StateName checkpoint = 0;
-  int64_t checkpoint_position = 0;
+  // The last ones, oldest first: a client may not have read up to the newest when its stream
+  // breaks.
+  struct Checkpoint {
+    StateName name = 0;
+    int64_t position = 0;
+  };
+  std::vector<Checkpoint> checkpoints;
+
+  // Replaces those that a turn that is gone on with had left from its position on, and the oldest
+  // of too many.
+  void AddCheckpoint(Checkpoint checkpoint);
+  // Of all its states.
+  std::vector<StateName> states() const;
 };
+
+inline constexpr size_t kMaxCheckpoints = 2;  // of a turn
+
+// States that `before` names and `after` does not.
+std::vector<StateName> DroppedStates(const SessionRecord& before, const SessionRecord& after);
 
 // A name that no state has had, from the system's randomness.
 StateName NewStateName();

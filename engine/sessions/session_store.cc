@@ -64,14 +64,14 @@ absl::StatusOr<std::unique_ptr<SessionStore>> SessionStore::Open(const ExecutorL
     store->mirror_ = std::move(disk);
     store->tier_ = watched(
         std::make_unique<RedisTier>(std::move(redis), store->codec_, given.lease), "shared");
-    store->keeper_ = std::thread([at = store.get()] { at->KeepClaims(); });
   } else if (disk != nullptr) {
     store->tier_ = watched(std::move(disk), "disk");
   }
+  if (!store->memory_only()) store->keeper_ = std::thread([at = store.get()] { at->Maintain(); });
   return store;
 }
 
-void SessionStore::KeepClaims() {
+void SessionStore::Maintain() {
   const absl::Duration pause =
       std::clamp(options_.lease / 3, absl::Milliseconds(1), absl::Seconds(5));
   const absl::Duration count_pause = absl::Seconds(5);
@@ -90,6 +90,7 @@ void SessionStore::KeepClaims() {
       usage = tier_->Total();
       next_count = absl::Now() + count_pause;
     }
+    if (disk_ != nullptr) disk_->Purge();
     lock.Lock();
     if (usage.ok()) shared_usage_ = *usage;
     if (!stopping_) {

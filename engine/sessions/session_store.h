@@ -185,8 +185,9 @@ class SessionStore {
   // The turn is over, however it ended. state: what may be wanted next, under its name.
   void End(Live& live, bool release, StateName name, std::shared_ptr<const SessionState> state);
 
-  // Puts the ends of this process's claims off, until the store goes.
-  void KeepClaims();
+  // Puts the ends of this process's claims off, and removes from the directory what has expired,
+  // until the store goes.
+  void Maintain();
 
   const StateCodec codec_;
   const SessionStoreOptions options_;

@@ -22,14 +22,13 @@ struct SessionClaim {
   uint64_t fence = 0;
 };
 
-// What a holder of a claim changes, all of it or nothing.
+// What a holder of a claim changes, all of it or nothing. States that the record names no more go.
 struct SessionChange {
   SessionRecord record;  // as it is to be
   // With a name: a state that is added. Null with a name of 0.
   StateName name = 0;
   std::shared_ptr<const SessionState> state;
-  std::vector<StateName> drop;  // states that nothing names any more; 0 is skipped
-  bool release = false;         // the claim ends with it
+  bool release = false;  // the claim ends with it
   // Kept whatever happens to the machine, when it returns; else whatever happens to the process.
   bool durable = true;
 };

@@ -66,8 +66,11 @@ absl::StatusOr<StateName> SessionStore::Origin(const TurnRequest& request,
                                            turn.start, " to ", end, ", and resume_at is ", at));
   }
   if (!record.turn_over) {
-    return record.checkpoint != 0 && record.checkpoint_position <= at ? record.checkpoint
-                                                                      : record.state;
+    StateName origin = record.state;
+    for (const SessionRecord::Checkpoint& checkpoint : record.checkpoints) {
+      if (checkpoint.position <= at) origin = checkpoint.name;
+    }
+    return origin;
   }
   if (record.before != 0 || turn.start == 0) return record.before;
   return absl::FailedPreconditionError(absl::StrCat(
@@ -137,9 +140,8 @@ absl::Status SessionStore::Start(Live& live, TurnParameters turn, int64_t positi
   change.record = live.record;
   change.record.turn = std::move(turn);
   change.record.turn_over = false;
-  change.drop = {std::exchange(change.record.before, 0),
-                 std::exchange(change.record.checkpoint, 0)};
-  change.record.checkpoint_position = 0;
+  change.record.before = 0;
+  change.record.checkpoints.clear();
   UseSession(&change.record.info, absl::ZeroDuration(), Now());
   change.durable = false;
   absl::Status status = tier_->Change(live.claim, change);
@@ -161,8 +163,7 @@ absl::Status SessionStore::Checkpoint(Live& live, const std::shared_ptr<const Se
       change.record = live.record;
       change.name = NewStateName();
       change.state = state;
-      change.drop = {std::exchange(change.record.checkpoint, change.name)};
-      change.record.checkpoint_position = state->position();
+      change.record.AddCheckpoint({change.name, state->position()});
       UseSession(&change.record.info, absl::ZeroDuration(), Now());
       change.release = park;
       change.durable = park;
@@ -188,13 +189,9 @@ absl::Status SessionStore::Commit(Live& live, const std::shared_ptr<const Sessio
       SessionRecord& record = change.record = live.record;
       change.name = NewStateName();
       change.state = state;
-      change.drop = {std::exchange(record.checkpoint, 0), record.before};
-      record.checkpoint_position = 0;
+      record.checkpoints.clear();
       record.before = live.started ? record.state : 0;
-      if (!live.started) {
-        change.drop.push_back(record.state);
-        record.turn.reset();
-      }
+      if (!live.started) record.turn.reset();
       record.turn_over = live.started;
       record.state = change.name;
       record.info.position = state->position();

@@ -37,8 +37,7 @@ std::vector<std::string> FuzzSeeds() {
   turn.sampling.logit_bias = {{7, 1.0F}};
   record.turn_over = true;
   record.before = 8;
-  record.checkpoint = 9;
-  record.checkpoint_position = 64;
+  record.checkpoints = {{9, 64}, {10, 128}};
   seeds.push_back(t2r::EncodeRecord(record));
   return seeds;
 }

@@ -167,6 +167,44 @@ TEST(ResumptionTest, CheckpointsInADirectorySpareWork) {
   EXPECT_LT(server.Metric("t2r_generation_tokens_total"), kTokens);
 }
 
+// A store that takes the second checkpoint and then hangs, so that it stays the last one.
+struct TwoMoves : SessionObserver {
+  std::atomic<int> stored = 0;
+  std::atomic<bool> hangs = true;
+  void OnSessionMove(const char*, bool to_tier, absl::Duration) override {
+    if (to_tier && ++stored == 2) hangs.wait(true);
+  }
+  void OnSessionStoreError(const char*) override {}
+  void Release() {
+    hangs = false;
+    hangs.notify_all();
+  }
+};
+
+TEST(ResumptionTest, AClientBehindTheLastCheckpointGoesOnFromTheOneBefore) {
+  const testing::TemporaryDirectory directory;
+  TwoMoves moves;
+  TestServerOptions options = WithSessions();
+  options.sessions.directory = directory.path() + "/sessions";
+  options.sessions.observer = &moves;
+  options.grpc.checkpoint_tokens = 4;
+  constexpr int kTokens = 2000;  // far more than are made until the break is seen
+  {
+    TestServer server(options);
+    Break(server, Turn("a", {5, 6, 7}, kTokens), [&] {
+      server.executor.Allow(1);
+      return moves.stored == 2;
+    });
+    moves.Release();
+  }
+  TestServer server(options);
+  const auto rest = server.Generate(ResumeAt("a", 3 + 5));
+  const grpc::Status status = rest->Finish();
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(rest->ids, Expected({5, 6, 7}, kTokens, 5));
+  EXPECT_EQ(server.Metric("t2r_generation_tokens_total"), kTokens - 4);
+}
+
 TEST(ResumptionTest, DrainedTurnsGoOnInTheNextProcess) {
   const testing::TemporaryDirectory directory;
   TestServerOptions options = WithSessions();

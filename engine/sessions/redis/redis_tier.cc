@@ -198,9 +198,7 @@ absl::Status RedisTier::Change(const SessionClaim& claim, const SessionChange& c
                                         std::to_string(info.bytes),
                                         std::to_string(change.name),
                                         change.name == 0 ? "" : codec_.Write(*change.state)};
-  for (const StateName name : {record.state, record.before, record.checkpoint}) {
-    arguments.push_back(std::to_string(name));
-  }
+  for (const StateName name : record.states()) arguments.push_back(std::to_string(name));
   return RunHeld(redis_scripts::kChange, claim, arguments);
 }
 

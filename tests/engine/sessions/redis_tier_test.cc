@@ -2,20 +2,13 @@
 // What whole servers do with one is in tests/suites/sessions_shared.py.
 #include "engine/sessions/redis/redis_tier.h"
 
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <spawn.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <csignal>
 #include <string>
 #include <vector>
 
-#include "testing/temporary_directory.h"
+#include "tests/engine/sessions/redis_process.h"
 
 namespace t2r {
 namespace {
@@ -24,58 +17,18 @@ using ::testing::IsEmpty;
 using ::testing::SizeIs;
 using Code = absl::StatusCode;
 
-int FreePort() {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  auto* const at = reinterpret_cast<sockaddr*>(&address);
-  const bool ok = fd >= 0 && bind(fd, at, size) == 0 && getsockname(fd, at, &size) == 0;
-  close(fd);
-  return ok ? ntohs(address.sin_port) : 0;
-}
-
 class RedisTierTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    options_.address.host = "127.0.0.1";
-    options_.address.port = std::to_string(FreePort());
-    std::vector<std::string> words = {"redis-server",
-                                      "--port",
-                                      options_.address.port,
-                                      "--bind",
-                                      "127.0.0.1",
-                                      "--save",
-                                      "",
-                                      "--dir",
-                                      directory_.path(),
-                                      "--logfile",
-                                      "redis.log"};
-    std::vector<char*> arguments;
-    for (std::string& word : words) arguments.push_back(word.data());
-    arguments.push_back(nullptr);
-    if (posix_spawnp(&process_, "redis-server", nullptr, nullptr, arguments.data(), environ) != 0) {
-      GTEST_SKIP() << "redis-server is not installed";
-    }
-    const absl::Time deadline = absl::Now() + absl::Seconds(60);
-    RedisPool pool(options_);
-    while (!pool.Call({"PING"}).ok()) {
-      ASSERT_LT(absl::Now(), deadline) << "redis-server does not answer";
-    }
-  }
-
-  void TearDown() override {
-    if (process_ <= 0) return;
-    kill(process_, SIGKILL);
-    waitpid(process_, nullptr, 0);
+    if (!redis_.installed()) GTEST_SKIP() << "redis-server is not installed";
+    ASSERT_TRUE(redis_.Answers());
   }
 
   RedisTier Tier(absl::Duration lease = absl::Hours(1)) {
     ExecutorLimits limits;
     limits.vocab_size = 100;
     limits.state_bytes = 1000;
-    return RedisTier(options_, {limits, "class"}, lease);
+    return RedisTier(redis_.options(), {limits, "class"}, lease);
   }
 
   static std::shared_ptr<const SessionState> State() {
@@ -97,14 +50,12 @@ class RedisTierTest : public ::testing::Test {
 
   // Any command.
   absl::StatusOr<RedisReply> Ask(const std::vector<std::string_view>& command) {
-    return RedisPool(options_).Call(command);
+    return RedisPool(redis_.options()).Call(command);
   }
 
   static inline const SessionKey kKey = {"tenant", "story"};
   static constexpr char kHash[] = "t2r:{tenant}:s:story";
-  const testing::TemporaryDirectory directory_;
-  RedisOptions options_;
-  pid_t process_ = 0;
+  const RedisProcess redis_;
 };
 
 TEST_F(RedisTierTest, AClaimThatWasReleasedIsNotRenewed) {
