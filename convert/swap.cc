@@ -205,6 +205,7 @@ std::string DirectoryOf(const SwapFlags& flags, const WindowFlag& window, size_t
 void Swap(const SwapFlags& flags) {
   CheckDtype(flags.output.dtype);
   const WindowFlag window = ParseWindow(flags.window);
+  const DType window_dtype = WindowDType(flags);
   const size_t results = std::max<size_t>(1, window.budgets.size());
   for (size_t i = 0; i < results; ++i) CheckOutputDirectory(DirectoryOf(flags, window, i));
   if (flags.documents < 1 || flags.held_out < 1 || flags.tokens < 2) {
@@ -236,7 +237,7 @@ void Swap(const SwapFlags& flags) {
   for (const int64_t budget : window.budgets) {
     const std::vector<double> none(static_cast<size_t>(layers), 0.0);
     SpendBytes(config, rungs, std::vector<std::vector<double>>(rungs.size(), none), budget,
-               WindowDType(flags));
+               window_dtype);
   }
 
   const auto tokenizer = Unwrap(LoadTokenizer(flags.model));
@@ -268,7 +269,7 @@ void Swap(const SwapFlags& flags) {
         &progress);
     configs.clear();
     for (const int64_t budget : window.budgets) {
-      configs.push_back(WithSizes(config, rungs, costs, budget, WindowDType(flags)));
+      configs.push_back(WithSizes(config, rungs, costs, budget, window_dtype));
     }
   }
   for (size_t i = 0; i < results; ++i) {
@@ -283,7 +284,7 @@ void Swap(const SwapFlags& flags) {
     std::printf("%s\nparent: %s\nswapped: %s\ndivergence from the parent: %.5f nats/token\n",
                 directory.c_str(), Describe(before).c_str(), Describe(after).c_str(),
                 divergence.Of(swap.model));
-    PrintState(configs[i], flags.tokens, WindowDType(flags));
+    PrintState(configs[i], flags.tokens, window_dtype);
     std::fflush(stdout);
     progress.Line("wrote " + directory);
   }

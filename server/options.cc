@@ -66,7 +66,8 @@ void AddEngineFlags(CLI::App& app, EngineOptions* engine) {
                               "int4: 8 bits in place of 16"),
                {"auto", "float32", "bfloat16", "int8"});
   flags::OneOf(app.add_option("--kv-dtype", engine->kv_dtype,
-                              "Keys and values of full layers; auto: as --window-dtype's"),
+                              "Keys and values of full layers; auto: as a device's activations, "
+                              "float32 on the CPU"),
                {"auto", "float32", "bfloat16"});
   flags::OneOf(app.add_option("--window-dtype", engine->window_dtype,
                               "Keys and values in windows; auto: as a device's activations, "

@@ -75,11 +75,13 @@ std::vector<double> WindowedReference::StoredError(const double* x) const {
   double largest = 0;
   for (int64_t j = 0; j < d; ++j) largest = std::max(largest, std::abs(x[j]));
   for (int64_t j = 0; j < d; ++j) {
-    if (layer_.window_dtype == DType::kBFloat16) error[j] = kStoredU * std::abs(x[j]);
-    if (layer_.window_dtype != DType::kInt8) continue;
-    // Half a code of largest / 127 each. x / scale, at most 127, is off by 3 u of it before it is
-    // rounded; the scale and the product with it round once each.
-    error[j] = largest / 127 * (0.5 + 127 * 3 * kU) + 2 * kU * std::abs(x[j]);
+    if (layer_.window_dtype == DType::kBFloat16) {
+      error[j] = kStoredU * std::abs(x[j]);
+    } else if (layer_.window_dtype == DType::kInt8) {
+      // Half a code of largest / 127 each. x / scale, at most 127, is off by 3 u of it before it is
+      // rounded; the scale and the product with it round once each.
+      error[j] = largest / 127 * (0.5 + 127 * 3 * kU) + 2 * kU * std::abs(x[j]);
+    }
   }
   return error;
 }

@@ -8,7 +8,7 @@
 namespace t2r {
 
 // kInt8 and kInt4 are of matrices, quantised in groups (engine/ops/quantize.h); kInt8 is also that
-// of the bytes which a file stores of either.
+// of the bytes which a file stores of either, and of windows (WindowBytes).
 enum class DType : uint8_t { kFloat32, kBFloat16, kFloat16, kInt8, kInt4 };
 
 constexpr bool IsQuantized(DType dtype) { return dtype == DType::kInt8 || dtype == DType::kInt4; }
@@ -47,7 +47,7 @@ constexpr uint16_t FloatToBFloat16(float value) {
   return static_cast<uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
 
-// The same for code that is written once for both: a bfloat16 is a uint16_t there.
+// The same for code that is written once for all: a bfloat16 is a uint16_t there.
 constexpr float FromElement(float x) { return x; }
 constexpr float FromElement(uint16_t x) { return BFloat16ToFloat(x); }
 constexpr float FromElement(int8_t x) { return x; }  // an 8-bit code, without its scale

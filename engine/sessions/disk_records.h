@@ -49,7 +49,7 @@ class DiskRecords {
   // An entry of the index is about to be written.
   void Expect(absl::Time expiry);
   // Removes some of what has expired, but for what somebody has. Errors show at what is asked for
-  // next. Every call begins with it, so that none pays for many.
+  // next. Most calls begin with it, so that none pays for many.
   void Purge();
 
   // Takes the session where nobody has it; 0: somebody has. Waits where Purge removes it.

@@ -41,7 +41,7 @@ class DiskTier final : public SessionTier {
   absl::StatusOr<SessionUsage> Usage(const std::string& owner) override;
   absl::StatusOr<SessionUsage> Total() override;
 
-  // Removes some of what has expired; calls do too.
+  // Removes some of what has expired, as most calls do.
   void Purge();
   // Of a copy beside a shared store, which holds what is true: the session as it is there, its
   // state alone. What cannot be written is not there.

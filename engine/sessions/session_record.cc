@@ -11,6 +11,7 @@ namespace t2r {
 namespace {
 
 constexpr uint32_t kRecordVersion = 3;
+constexpr uint32_t kOneCheckpointVersion = 2;  // read too: a name, 0 for none, and a position
 // Above any server's own bounds.
 constexpr uint64_t kMaxIds = uint64_t{1} << 30;
 constexpr uint64_t kMaxStops = 256;
@@ -141,9 +142,9 @@ absl::StatusOr<SessionRecord> DecodeRecord(const SessionKey& key, std::string_vi
   const auto crc = ByteReader(bytes.substr(covered.size())).Number<uint32_t>("CRC");
   ByteReader in(covered, "the session's record");
   const auto version = in.Number<uint32_t>("version");
-  if (version != kRecordVersion) {
-    return damaged(
-        absl::StrCat("has the version ", version, "; this server reads version ", kRecordVersion));
+  if (version != kRecordVersion && version != kOneCheckpointVersion) {
+    return damaged(absl::StrCat("has the version ", version, "; this server reads versions ",
+                                kOneCheckpointVersion, " and ", kRecordVersion));
   }
   if (crc != Crc32c(covered)) return damaged("is damaged: its CRC-32C is not that of its bytes");
   SessionRecord record;
@@ -163,10 +164,15 @@ absl::StatusOr<SessionRecord> DecodeRecord(const SessionKey& key, std::string_vi
   record.turn_over = in.Flag("turn's end");
   record.before = in.Number<StateName>("state's name");
   record.checkpoints.resize(
-      in.Count("checkpoints", kMaxCheckpoints, sizeof(StateName) + sizeof(int64_t)));
+      version == kOneCheckpointVersion
+          ? 1
+          : in.Count("checkpoints", kMaxCheckpoints, sizeof(StateName) + sizeof(int64_t)));
   for (SessionRecord::Checkpoint& checkpoint : record.checkpoints) {
     checkpoint.name = in.Number<StateName>("checkpoint's name");
     checkpoint.position = ReadPosition(in, "checkpoint's position");
+  }
+  if (version == kOneCheckpointVersion && record.checkpoints[0].name == 0) {
+    record.checkpoints.clear();
   }
   if (in.left() > 0) in.Refuse("end", absl::StrCat("is followed by ", in.left(), " bytes"));
   if (!in.ok()) return damaged(absl::StrCat("cannot be read: ", in.fault().message()));

@@ -40,6 +40,11 @@ struct TurnParameters {
 using StateName = uint64_t;
 
 struct SessionRecord {
+  struct Checkpoint {
+    StateName name = 0;
+    int64_t position = 0;
+  };
+
   SessionInfo info;
   StateName state = 0;  // where the session stands; none: it has no tokens
   // The turn that began last, if there was one. While it is not over `state` is what it began from,
@@ -47,12 +52,8 @@ struct SessionRecord {
   std::optional<TurnParameters> turn;
   bool turn_over = false;
   StateName before = 0;
-  // The last ones, oldest first: a client may not have read up to the newest when its stream
-  // breaks.
-  struct Checkpoint {
-    StateName name = 0;
-    int64_t position = 0;
-  };
+  // The last kMaxCheckpoints, oldest first: a client may not have read up to the newest when its
+  // stream breaks.
   std::vector<Checkpoint> checkpoints;
 
   // Replaces those that a turn that is gone on with had left from its position on, and the oldest

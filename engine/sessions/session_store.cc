@@ -67,11 +67,26 @@ absl::StatusOr<std::unique_ptr<SessionStore>> SessionStore::Open(const ExecutorL
   } else if (disk != nullptr) {
     store->tier_ = watched(std::move(disk), "disk");
   }
-  if (!store->memory_only()) store->keeper_ = std::thread([at = store.get()] { at->Maintain(); });
+  if (given.shared) {
+    store->keeper_ = std::thread([at = store.get()] { at->KeepClaims(); });
+  } else if (store->disk_ != nullptr) {
+    store->keeper_ = std::thread([at = store.get()] { at->PurgeDirectory(); });
+  }
   return store;
 }
 
-void SessionStore::Maintain() {
+void SessionStore::PurgeDirectory() {
+  MutexLock lock(mutex_);
+  while (!stopping_) {
+    stop_.WaitUntil(lock, CondVar::Clock::now() + absl::ToChronoMilliseconds(options_.purge_pause));
+    if (stopping_) return;
+    lock.Unlock();
+    disk_->Purge();
+    lock.Lock();
+  }
+}
+
+void SessionStore::KeepClaims() {
   const absl::Duration pause =
       std::clamp(options_.lease / 3, absl::Milliseconds(1), absl::Seconds(5));
   const absl::Duration count_pause = absl::Seconds(5);
@@ -90,7 +105,6 @@ void SessionStore::Maintain() {
       usage = tier_->Total();
       next_count = absl::Now() + count_pause;
     }
-    if (disk_ != nullptr) disk_->Purge();
     lock.Lock();
     if (usage.ok()) shared_usage_ = *usage;
     if (!stopping_) {

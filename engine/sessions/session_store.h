@@ -39,10 +39,12 @@ inline constexpr int64_t kMaxForks = 1024;  // of one call
 inline constexpr int64_t kMaxSessionPage = 1000;
 
 struct SessionStoreOptions {
-  std::string directory;                      // on the disk; empty: there is none
-  std::optional<RedisAddress> shared;         // unset: there is none
-  std::string shared_ca;                      // see RedisOptions::ca_file
-  absl::Duration lease = absl::Seconds(10);   // how long a claim in the shared store lasts
+  std::string directory;                     // on the disk; empty: there is none
+  std::optional<RedisAddress> shared;        // unset: there is none
+  std::string shared_ca;                     // see RedisOptions::ca_file
+  absl::Duration lease = absl::Seconds(10);  // how long a claim in the shared store lasts
+  // How often the directory is purged of what has expired beside the purges of its calls.
+  absl::Duration purge_pause = absl::Seconds(5);
   int64_t memory_bytes = int64_t{256} << 20;  // of all sessions
   absl::Duration ttl = absl::Hours(24);       // of sessions that name none
   std::function<absl::Time()> clock;          // null: absl::Now
@@ -185,9 +187,10 @@ class SessionStore {
   // The turn is over, however it ended. state: what may be wanted next, under its name.
   void End(Live& live, bool release, StateName name, std::shared_ptr<const SessionState> state);
 
-  // Puts the ends of this process's claims off, and removes from the directory what has expired,
-  // until the store goes.
-  void Maintain();
+  // Puts the ends of this process's claims in the shared store off, until this store goes.
+  void KeepClaims();
+  // Removes from the directory, where it is the lowest tier, what has expired, likewise.
+  void PurgeDirectory();
 
   const StateCodec codec_;
   const SessionStoreOptions options_;

@@ -192,9 +192,12 @@ TEST(ResumptionTest, AClientBehindTheLastCheckpointGoesOnFromTheOneBefore) {
   {
     TestServer server(options);
     Break(server, Turn("a", {5, 6, 7}, kTokens), [&] {
-      server.executor.Allow(1);
+      // The turn goes on until it has a second one to store.
+      if (moves.stored == 1) server.executor.Allow(1);
       return moves.stored == 2;
     });
+    // No further one comes behind its end.
+    ASSERT_TRUE(WaitUntil([&] { return server.Finishes() == 1; }));
     moves.Release();
   }
   TestServer server(options);

@@ -24,6 +24,8 @@ TEST(StateBytes, FollowTheFormula) {
             4 * 2 * (16 * 36 + 64 * 9));
   EXPECT_EQ(StateBytes(TwoGroups(), LinearSizes{64, 32, 1, 4}, DType::kBFloat16),
             2 * (2 * 16 * 36 + 4 * 64 * 9));
+  EXPECT_EQ(StateBytes(TwoGroups(), LinearSizes{64, 32, 1, 4}, DType::kInt8),
+            2 * (2 * (8 + 4) * 36 + 4 * 64 * 9));
   EXPECT_EQ(StateBytes(TwoGroups(), LinearSizes{64, 0, 0, 1}, DType::kFloat32), 4 * 2 * 64 * 9);
   ModelConfig config = TwoGroups();
   config.layers = 2;

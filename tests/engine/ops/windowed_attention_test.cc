@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "tests/engine/ops/testing/windowed_sessions.h"

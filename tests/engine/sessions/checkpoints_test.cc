@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "engine/sessions/redis/redis_tier.h"
 #include "engine/sessions/session_store.h"
+#include "engine/snapshot/crc32c.h"
 #include "testing/temporary_directory.h"
 #include "tests/engine/sessions/redis_process.h"
 
@@ -55,6 +57,28 @@ SessionTurn Turn(SessionStore& store, const std::vector<int64_t>& positions,
 // Where the turn is gone on from for a client that has it up to `position`.
 int64_t Origin(SessionStore& store, int64_t position) {
   return store.Begin({.id = kKey.id, .resume_at = position}).value().position();
+}
+
+// Version 2 of the record had one checkpoint, in place of the list: its name, 0 for none, and its
+// position.
+TEST(CheckpointRecordTest, OneOfTheVersionBeforeIsRead) {
+  for (const StateName name : {StateName{0}, StateName{9}}) {
+    SessionRecord record;
+    record.state = 7;
+    record.checkpoints = {{name, 64}};
+    std::string bytes = EncodeRecord(record);
+    bytes[0] = 2;
+    bytes.erase(bytes.size() - sizeof(uint32_t) - 3 * sizeof(uint64_t), sizeof(uint64_t));
+    const uint32_t crc = Crc32c(std::string_view(bytes).substr(0, bytes.size() - sizeof crc));
+    std::memcpy(bytes.data() + bytes.size() - sizeof crc, &crc, sizeof crc);
+    const auto read = DecodeRecord(kKey, bytes);
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(read->state, 7U);
+    ASSERT_THAT(read->checkpoints, SizeIs(name == 0 ? 0 : 1));
+    if (name == 0) continue;
+    EXPECT_EQ(read->checkpoints[0].name, name);
+    EXPECT_EQ(read->checkpoints[0].position, 64);
+  }
 }
 
 void MakeSession(SessionStore& store) {
