@@ -251,6 +251,17 @@ def test_cuda_without_a_device_ends_with_one_line(model):
     assert code == 1 and errors.count("\n") == 1 and "no CUDA device" in errors
 
 
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--window-dtype", "int8"], "window_dtype is int8; this backend keeps windows as float32 or bfloat16"),
+    (["--kv-dtype", "bfloat16"],
+     "kv_dtype is bfloat16; this backend keeps keys and values as its activations: float32"),
+])
+def test_keys_and_values_that_a_device_cannot_keep_are_refused(model, flags, said):
+    code, _, errors = run("--model", str(model), "--backend", "cuda", "--dtype", "float32", *flags,
+                          "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", T2R_CUDA_MODULE=EMULATED)
+    assert code == 1 and errors.count("\n") == 1 and said in errors
+
+
 @pytest.mark.parametrize("environment", [{"T2R_CUDA_MODULE": "/nonexistent/module.so"},
                                          {"T2R_CUDA_MODULE": EMULATED, "T2R_EMULATOR_DEVICES": "0"}])
 def test_auto_says_why_it_takes_the_cpu(tmp_path, model, environment):
