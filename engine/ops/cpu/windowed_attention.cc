@@ -11,9 +11,9 @@
 // so its bits depend neither on its neighbours nor on how a prompt was split.
 //
 // A row costs, a head, 4 d operations for each of the w to w + C − 1 + n keys near by, 4 M d for
-// the far part (E q and φS), and, a group, 4 M d for its folded key (A k and S), in batches of C
-// keys. It reads the group's K and V once for four heads together, S and z once, and writes one key
-// and value; S and z are written once in C rows.
+// the far part (E q and φS) once a key is folded, and, a group, 4 M d for its folded key (A k and
+// S), in batches of C keys. It reads the group's K and V once for four heads together, S and z
+// once, and writes one key and value; S and z are written once in C rows.
 #include <cfloat>
 #include <cmath>
 #include <type_traits>
@@ -439,6 +439,8 @@ class Task {
     int64_t limit = 0;
     const int count = ActiveRanges(position, ranges, &limit);
     const int64_t n = std::min<int64_t>(args_.sinks, position + 1);
+    // Until a key has been folded S and z are 0, and all that is far with them.
+    const bool far = features_ > 0 && args_.folded_before(position) > args_.sinks;
     for (int h = 0; h < num_queries_per_kv_; h += kHeads) {
       const int heads = std::min(kHeads, num_queries_per_kv_ - h);
       const int64_t at = h * dim_stride_;
@@ -464,7 +466,7 @@ class Task {
         }
         high_[i] = Largest(head, limit, -FLT_MAX);
         den_[h + i] = Exponentials(head, limit, high_[i], FLT_MAX);
-        Far(h + i, high_[i]);
+        if (far) Far(h + i, high_[i]);
         if constexpr (kScaled) Multiply(head, value_scales_, limit);
       }
       float* y = y_ + at;
@@ -474,7 +476,7 @@ class Task {
                      values_ + ranges[r].first * dim_, ranges[r].end - ranges[r].first, dim_, y,
                      dim_stride_);
       }
-      if (features_ == 0) continue;
+      if (!far) continue;
       const float* phi = phi_ + h * feature_stride_;
       if (args_.map.kind == FeatureMapKind::kCodebook) {
         for (int i = 0; i < heads; ++i) {
@@ -483,9 +485,9 @@ class Task {
         WeightedRows(heads, phi, feature_stride_, s_, features_, dim_, y, dim_stride_);
         continue;
       }
-      float* far = far_y_ + at;
-      std::fill(far, far + heads * dim_stride_, 0.0F);
-      WeightedRows(heads, phi, feature_stride_, s_, features_, dim_, far, dim_stride_);
+      float* far_y = far_y_ + at;
+      std::fill(far_y, far_y + heads * dim_stride_, 0.0F);
+      WeightedRows(heads, phi, feature_stride_, s_, features_, dim_, far_y, dim_stride_);
       for (int i = 0; i < heads; ++i) Join(h + i, high_[i], phi + i * feature_stride_);
     }
   }
@@ -511,7 +513,6 @@ class Task {
 
   // φ of a head's query: a codebook's in units of e^high, at most e^kFarClamp of them.
   void Far(int h, float high) {
-    if (features_ == 0) return;
     float* phi = phi_ + h * feature_stride_;
     const float* q = far_queries_ + h * dim_stride_;
     if (args_.map.kind == FeatureMapKind::kCodebook) {
