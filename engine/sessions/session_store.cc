@@ -64,12 +64,9 @@ absl::StatusOr<std::unique_ptr<SessionStore>> SessionStore::Open(const ExecutorL
     store->mirror_ = std::move(disk);
     store->tier_ = watched(
         std::make_unique<RedisTier>(std::move(redis), store->codec_, given.lease), "shared");
+    store->keeper_ = std::thread([at = store.get()] { at->KeepClaims(); });
   } else if (disk != nullptr) {
     store->tier_ = watched(std::move(disk), "disk");
-  }
-  if (given.shared) {
-    store->keeper_ = std::thread([at = store.get()] { at->KeepClaims(); });
-  } else if (store->disk_ != nullptr) {
     store->keeper_ = std::thread([at = store.get()] { at->PurgeDirectory(); });
   }
   return store;

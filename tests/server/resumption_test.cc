@@ -136,6 +136,16 @@ TEST(ResumptionTest, WhatCannotBeGoneOnWithIsRefused) {
   refused("a", UINT64_MAX, Code::ABORTED, "resume_at");
 }
 
+// In a directory, after every fourth token.
+TestServerOptions WithCheckpoints(const testing::TemporaryDirectory& directory,
+                                  SessionObserver* observer) {
+  TestServerOptions options = WithSessions();
+  options.sessions.directory = directory.path() + "/sessions";
+  options.sessions.observer = observer;
+  options.grpc.checkpoint_tokens = 4;
+  return options;
+}
+
 // Counts states that reached the disk.
 struct Moves : SessionObserver {
   std::atomic<int> stored = 0;
@@ -146,10 +156,7 @@ struct Moves : SessionObserver {
 TEST(ResumptionTest, CheckpointsInADirectorySpareWork) {
   const testing::TemporaryDirectory directory;
   Moves moves;  // checkpoints are stored beside the stream
-  TestServerOptions options = WithSessions();
-  options.sessions.directory = directory.path() + "/sessions";
-  options.sessions.observer = &moves;
-  options.grpc.checkpoint_tokens = 4;
+  const TestServerOptions options = WithCheckpoints(directory, &moves);
   constexpr int kTokens = 2000;  // far more than are made until the break is seen
   {
     TestServer server(options);
@@ -184,10 +191,7 @@ struct TwoMoves : SessionObserver {
 TEST(ResumptionTest, AClientBehindTheLastCheckpointGoesOnFromTheOneBefore) {
   const testing::TemporaryDirectory directory;
   TwoMoves moves;
-  TestServerOptions options = WithSessions();
-  options.sessions.directory = directory.path() + "/sessions";
-  options.sessions.observer = &moves;
-  options.grpc.checkpoint_tokens = 4;
+  const TestServerOptions options = WithCheckpoints(directory, &moves);
   constexpr int kTokens = 2000;  // far more than are made until the break is seen
   {
     TestServer server(options);
