@@ -7,7 +7,8 @@
 
 namespace t2r::convert {
 
-// "cpu" or "cuda". Throws ConvertError where this LibTorch or machine has no such device.
-torch::Device ParseDevice(const std::string& name);
+// "cpu", or "cuda": of `devices` GPUs, those from 0 on, the one of `rank`. Throws ConvertError
+// where this LibTorch or machine does not have them.
+torch::Device ParseDevice(const std::string& name, int devices = 1, int rank = 0);
 
 }  // namespace t2r::convert

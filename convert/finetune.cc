@@ -7,7 +7,7 @@
 #include "convert/data/files.h"
 #include "convert/data/self_text.h"
 #include "convert/data/staged_directory.h"
-#include "convert/device.h"
+#include "convert/devices/device_group.h"
 #include "convert/error.h"
 #include "convert/eval/keep_full.h"
 #include "convert/model/init.h"
@@ -51,18 +51,25 @@ double TransferShare(const FinetuneFlags& flags, const ModelConfig& config) {
 // Layers named by hand, or chosen by what their swap costs.
 std::vector<int> KeptLayers(const std::string& text, bool cross, const TrainingModel& parent,
                             const SwapOptions& swap, const Corpus& valid, uint64_t seed,
-                            Progress* progress) {
-  const KeepFull kept =
-      ParseKeepFull(text, parent.config().layers, cross ? "--keep-full-cross" : "--keep-full");
+                            DeviceGroup* group, Progress* progress) {
+  const char* flag = cross ? "--keep-full-cross" : "--keep-full";
+  const KeepFull kept = ParseKeepFull(text, parent.config().layers, flag);
   if (kept.automatic == 0) return kept.layers;
-  const auto costs = MeasureSwapCosts(parent, swap, cross, valid, seed);
-  for (const SwapCost& cost : costs) {
-    char line[120];
-    std::snprintf(line, sizeof(line), "swapping only %s: %+.5f nats/token",
-                  Describe(cost.site).c_str(), cost.nats);
-    progress->Line(line);
-  }
-  return CostliestLayers(costs, kept.automatic);
+  const std::string chosen = group->OfFirst([&] {
+    const auto costs = MeasureSwapCosts(parent, swap, cross, valid, seed);
+    for (const SwapCost& cost : costs) {
+      char line[120];
+      std::snprintf(line, sizeof(line), "swapping only %s: %+.5f nats/token",
+                    Describe(cost.site).c_str(), cost.nats);
+      progress->Line(line);
+    }
+    std::string layers;
+    for (const int layer : CostliestLayers(costs, kept.automatic)) {
+      layers += (layers.empty() ? "" : ",") + std::to_string(layer);
+    }
+    return layers;
+  });
+  return ParseKeepFull(chosen, parent.config().layers, flag).layers;
 }
 
 std::string LayersKept(const ModelConfig& config, bool cross) {
@@ -76,7 +83,7 @@ std::string LayersKept(const ModelConfig& config, bool cross) {
 }
 
 ModelConfig Swapped(const FinetuneFlags& flags, const TrainingModel& parent, const Corpus& valid,
-                    Progress* progress) {
+                    DeviceGroup* group, Progress* progress) {
   const ModelConfig& config = parent.config();
   SwapOptions swap{ParseFeatureMap(flags.feature_map), flags.feature_size, {}, {}};
   if (swap.feature_map == FeatureMapKind::kCodebook || swap.feature_map == FeatureMapKind::kNone) {
@@ -90,9 +97,9 @@ ModelConfig Swapped(const FinetuneFlags& flags, const TrainingModel& parent, con
   }
   const uint64_t seed = flags.training.seed;
   const SwapOptions plain = swap;
-  swap.keep_full = KeptLayers(flags.keep_full, false, parent, plain, valid, seed, progress);
+  swap.keep_full = KeptLayers(flags.keep_full, false, parent, plain, valid, seed, group, progress);
   swap.keep_full_cross =
-      KeptLayers(flags.keep_full_cross, true, parent, plain, valid, seed, progress);
+      KeptLayers(flags.keep_full_cross, true, parent, plain, valid, seed, group, progress);
   ModelConfig swapped = SwappedConfig(config, swap);
   std::string line = "layers that keep softmax: " + LayersKept(swapped, false);
   if (config.encoder_decoder.has_value()) {
@@ -160,26 +167,37 @@ void Initialize(const FinetuneFlags& flags, TrainingModel* model) {
   }
 }
 
-// Where --train is self:N, the text that `parent` writes, in the run's working files; else as it
-// is.
-DataFlags TrainingData(const FinetuneFlags& flags, const std::string& parent, Progress* progress) {
-  DataFlags data = flags.data;
+// Lets `parent` write `tokens` tokens into `file`, unless it is there from a run that was stopped.
+void WriteTrainingText(const FinetuneFlags& flags, const std::string& parent, int64_t tokens,
+                       const std::string& file, Progress* progress) {
+  if (std::filesystem::exists(file)) return;
   SelfTextOptions options;
-  options.tokens = ParseSelfText(data.train);
-  if (options.tokens == 0) return data;
+  options.tokens = tokens;
   options.length = flags.training.window + 1;
   options.seed = flags.training.seed;
   options.threads = flags.training.threads;
-  data.train = WorkDirectory(flags.output.directory) + "/self.ids";
-  data.train_written = true;
-  if (std::filesystem::exists(data.train)) return data;  // of a run that was stopped
   std::string text;
   for (const auto& ids : WriteSelfText(parent, options, progress)) {
     for (const int32_t id : ids) text += std::to_string(id) + " ";
     text += "\n--\n";
   }
   std::filesystem::create_directories(WorkDirectory(flags.output.directory));
-  WriteFileAtomically(data.train, text);
+  WriteFileAtomically(file, text);
+}
+
+// Where --train is self:N, the text that `parent` writes, in the run's working files; else as it
+// is.
+DataFlags TrainingData(const FinetuneFlags& flags, const std::string& parent, DeviceGroup* group,
+                       Progress* progress) {
+  DataFlags data = flags.data;
+  const int64_t tokens = ParseSelfText(data.train);
+  if (tokens == 0) return data;
+  data.train = WorkDirectory(flags.output.directory) + "/self.ids";
+  data.train_written = true;
+  group->OfFirst([&] {
+    WriteTrainingText(flags, parent, tokens, data.train, progress);
+    return data.train;
+  });
   return data;
 }
 
@@ -188,15 +206,17 @@ DataFlags TrainingData(const FinetuneFlags& flags, const std::string& parent, Pr
 void Finetune(const FinetuneFlags& flags) {
   CheckDtype(flags.output.dtype);
   CheckOutputDirectory(flags.output.directory);
-  const torch::Device device = ParseDevice(flags.device);
   Progress progress(stderr, flags.training.log_every);
   const ModelConfig parent_config = Unwrap(LoadModelConfig(flags.model));
   CheckFlags(flags, parent_config);
+  DeviceGroup group(flags.device, flags.training.devices,
+                    WorkDirectory(flags.output.directory) + "/devices");
+  const torch::Device device = group.device();
   const std::string teacher = flags.parent.empty() ? flags.model : flags.parent;
   const auto tokenizer = Unwrap(LoadTokenizer(flags.model));
   const Corpora corpora =
-      LoadCorpora(TrainingData(flags, teacher, &progress), flags.training.window, parent_config,
-                  tokenizer.get(), &progress);
+      LoadCorpora(TrainingData(flags, teacher, &group, &progress), flags.training.window,
+                  parent_config, tokenizer.get(), &progress);
 
   const ModelConfig teacher_config = Unwrap(LoadModelConfig(teacher));
   if (HasSlidingWindow(teacher_config) && flags.stage != "finetune" &&
@@ -212,11 +232,15 @@ void Finetune(const FinetuneFlags& flags) {
   }
   TrainingModel parent(teacher_config, device);
   LoadParameters(teacher, &parent, /*allow_missing_maps=*/false);
-  const Evaluation before =
-      Evaluate(parent, corpora.valid, flags.training.threads, corpora.valid_windows, &progress);
-  progress.Line("parent: " + Describe(before));
-  const ModelConfig config =
-      flags.feature_map.empty() ? parent_config : Swapped(flags, parent, corpora.valid, &progress);
+  Evaluation before;
+  if (group.first()) {
+    before =
+        Evaluate(parent, corpora.valid, flags.training.threads, corpora.valid_windows, &progress);
+    progress.Line("parent: " + Describe(before));
+  }
+  const ModelConfig config = flags.feature_map.empty()
+                                 ? parent_config
+                                 : Swapped(flags, parent, corpora.valid, &group, &progress);
 
   TrainableOptions trainable = flags.trainable;
   trainable.only = ParseTrainOnly(flags.train_only);
@@ -227,6 +251,7 @@ void Finetune(const FinetuneFlags& flags) {
   model.SetProducts(products);
   parent.SetProducts(products);
   TrainingRun run;
+  run.group = &group;
   run.model = &model;
   run.teacher = flags.training.distill > 0 ? &parent : nullptr;
   run.training = flags.training;

@@ -117,6 +117,10 @@ void AddTrainingFlags(CLI::App* app, DataFlags* data, OutputFlags* output, Train
   app->add_option("--checkpoint-every", t->checkpoint_every, "Steps (0: once a minute)")
       ->check(AtLeast(0));
   OneOf(app->add_option("--device", *device, "Where LibTorch computes"), {"cpu", "cuda"});
+  app->add_option("--devices", t->devices,
+                  "GPUs of this machine (with --device cpu: processes) that share each batch's "
+                  "windows")
+      ->check(Range(1, 1024));
 }
 
 CLI::App* AddPretrain(CLI::App* app, PretrainFlags* flags) {

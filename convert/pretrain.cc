@@ -6,7 +6,7 @@
 #include "convert/data/files.h"
 #include "convert/data/staged_directory.h"
 #include "convert/data/tokenizer_training.h"
-#include "convert/device.h"
+#include "convert/devices/device_group.h"
 #include "convert/error.h"
 #include "convert/model/init.h"
 #include "convert/pretrain_config.h"
@@ -45,10 +45,12 @@ std::string TrainedTokenizer(const PretrainFlags& flags, Progress* progress) {
 void Pretrain(const PretrainFlags& flags) {
   CheckDtype(flags.output.dtype);
   CheckOutputDirectory(flags.output.directory);
-  const torch::Device device = ParseDevice(flags.device);
+  DeviceGroup group(flags.device, flags.training.devices,
+                    WorkDirectory(flags.output.directory) + "/devices");
   Progress progress(stderr, flags.training.log_every);
-  const std::string side_files =
-      flags.train_tokenizer > 0 ? TrainedTokenizer(flags, &progress) : flags.tokenizer;
+  const std::string side_files = group.OfFirst([&] {
+    return flags.train_tokenizer > 0 ? TrainedTokenizer(flags, &progress) : flags.tokenizer;
+  });
   std::unique_ptr<Tokenizer> tokenizer;
   if (!side_files.empty()) tokenizer = Unwrap(LoadTokenizer(side_files));
   const auto size = [&](int flag, int tokenizers) {
@@ -70,10 +72,11 @@ void Pretrain(const PretrainFlags& flags) {
   const ModelConfig config = Unwrap(ParseModelConfig(config_json, ""));
   const Corpora corpora =
       LoadCorpora(flags.data, flags.training.window, config, tokenizer.get(), &progress);
-  TrainingModel model(config, device);
+  TrainingModel model(config, group.device());
   InitializeFromScratch(&model, flags.training.seed);
   progress.Line(std::to_string(model.parameters().count()) + " parameters");
   TrainingRun run;
+  run.group = &group;
   run.model = &model;
   run.training = flags.training;
   run.output = flags.output;

@@ -38,17 +38,23 @@ double Backward(const TrainingModel& model, const BatchObjective& objective, con
 }  // namespace
 
 double BatchGradient(const std::vector<std::unique_ptr<TrainingModel>>& replicas,
-                     const BatchObjective& objective, const Corpus& corpus, const BatchPlan& plan) {
+                     const BatchObjective& objective, const Corpus& corpus, const BatchPlan& plan,
+                     BatchShare share) {
   int64_t predictions = 0;
   for (const Window& window : plan.windows) predictions += window.length;
-  const size_t rows = plan.windows.size();
+  // Rows are sorted by length: deal them out, so that shares and shards cost the same.
+  std::vector<Window> windows;
+  for (size_t row = share.rank; row < plan.windows.size(); row += share.ranks) {
+    windows.push_back(plan.windows[row]);
+  }
+  const size_t rows = windows.size();
+  if (rows == 0) return 0;
   const size_t shards = std::min(rows, replicas.size());
   std::vector<double> losses(shards, 0.0);
   // Of fewer rows than replicas, as with one long window, operators share the threads.
   ForEachShard(rows, static_cast<int>(replicas.size()), [&](size_t shard, size_t) {
-    // Rows are sorted by length: deal them out, so that shards cost the same.
     BatchPlan mine{{}, plan.length, plan.source_length};
-    for (size_t row = shard; row < rows; row += shards) mine.windows.push_back(plan.windows[row]);
+    for (size_t row = shard; row < rows; row += shards) mine.windows.push_back(windows[row]);
     losses[shard] =
         Backward(*replicas[shard], objective, corpus, mine, 1.0 / static_cast<double>(predictions));
   });

@@ -31,6 +31,7 @@ struct TrainOptions {
   int64_t batch_tokens = 8192;  // positions a step, padding included
   uint64_t seed = 1;
   int threads = 2;  // replicas, each with its share of a batch's rows; of fewer rows, operators'
+  int devices = 1;  // processes that train together, each with replicas (DeviceGroup)
   int64_t log_every = 20;        // steps between progress lines
   int64_t evaluate_every = 0;    // steps; 0: every tenth of the budget
   std::string checkpoint;        // file; empty: none

@@ -35,14 +35,19 @@ double SecondsSince(Clock::time_point start) {
 
 }  // namespace
 
-Trainer::Trainer(TrainingModel* model, const TrainingModel* teacher, const Corpus& train,
-                 TrainOptions options)
-    : model_(model), teacher_(teacher), train_(train), options_(std::move(options)) {
+Trainer::Trainer(DeviceGroup* group, TrainingModel* model, const TrainingModel* teacher,
+                 const Corpus& train, TrainOptions options)
+    : group_(group), model_(model), teacher_(teacher), train_(train), options_(std::move(options)) {
   const int budgets = (options_.steps > 0) + (options_.tokens > 0) + (options_.minutes > 0);
   if (budgets != 1) throw ConvertError("give exactly one of --steps, --tokens and --minutes");
   if (options_.window < 1) throw ConvertError("--window must be at least 1");
   if (options_.batch_tokens < options_.window) {
     throw ConvertError("--batch must be at least --window: it counts positions, not rows");
+  }
+  if (options_.batch_tokens < options_.window * group_->size()) {
+    throw ConvertError("--batch must be at least --devices times --window, " +
+                       std::to_string(options_.window * group_->size()) +
+                       ": a device without a window has nothing to do");
   }
   const auto limit = model_->config().position_limit();
   if (limit.has_value() && options_.window > *limit) {
@@ -152,10 +157,17 @@ double Trainer::Step() {
   }
   const BatchPlan& plan = epoch_[static_cast<size_t>(state_.batch)];
   const Objective objective = transferring() ? Objective::kTransfer : Objective::kLanguage;
-  const double loss = BatchGradient(replicas_,
-                                    {objective, teacher_, options_.distill,
-                                     options_.distill_temperature, options_.label_smoothing},
-                                    train_, plan);
+  const double loss = BatchGradient(
+      replicas_,
+      {objective, teacher_, options_.distill, options_.distill_temperature,
+       options_.label_smoothing},
+      train_, plan, {static_cast<size_t>(group_->rank()), static_cast<size_t>(group_->size())});
+  if (group_->size() > 1) {
+    const Tensor gradient = replicas_[0]->parameters().flat_grad();
+    for (const Segment& s : segments_) {
+      if (Learns(s)) group_->Sum(gradient.narrow(0, s.range.begin, s.range.count));
+    }
+  }
   Update();
   for (const Window& window : plan.windows) state_.tokens += window.length;
   ++state_.step;
@@ -163,19 +175,18 @@ double Trainer::Step() {
     state_.batch = 0;
     ++state_.epoch;
   }
-  return loss;
+  return group_->Sum(loss);
 }
 
 void Trainer::Update() {
   const torch::NoGradGuard no_grad;
   const Tensor gradient = replicas_[0]->parameters().flat_grad();
-  const auto learns = [this](const Segment& s) { return s.feature_map || !transferring(); };
   const size_t parts = replicas_.size();
   std::vector<double> squares(parts, 0.0);
   ForEachShard(parts, static_cast<int>(parts), [&](size_t part, size_t) {
     const torch::NoGradGuard inner_no_grad;
     for (const Segment& s : segments_) {
-      if (!learns(s)) continue;
+      if (!Learns(s)) continue;
       const Range mine = s.range.Part(part, parts);
       squares[part] +=
           std::pow(gradient.narrow(0, mine.begin, mine.count).norm().item<double>(), 2);
@@ -202,7 +213,7 @@ void Trainer::Update() {
   ForEachShard(parts, static_cast<int>(parts), [&](size_t part, size_t) {
     const torch::NoGradGuard inner_no_grad;
     for (const Segment& s : segments_) {
-      if (!learns(s)) continue;
+      if (!Learns(s)) continue;
       const double peak = transferring()  ? options_.transfer_rate
                           : s.feature_map ? new_rate
                                           : old_rate;
@@ -233,11 +244,13 @@ void Trainer::Run(Progress* progress, const std::function<void(const std::string
   double loss = 0, weight = 0;  // a moving mean, for display
   const int64_t first_tokens = first_tokens_ = state_.tokens;
   const double first_seconds = state_.seconds;
+  group_->CopyFirst(model_->parameters().flat().detach());
   while (Fraction() < 1.0) {
     const auto start = Clock::now();
     const std::clock_t processor_start = std::clock();
     const double step_loss = Step();
-    state_.seconds += SecondsSince(start);
+    // One clock, so that a budget in minutes ends, and a rate falls, alike everywhere.
+    state_.seconds = group_->OfFirst(state_.seconds + SecondsSince(start));
     processor_seconds_ +=
         static_cast<double>(std::clock() - processor_start) / static_cast<double>(CLOCKS_PER_SEC);
     if (state_.step == state_.language_step + 1) loss = weight = 0;
@@ -250,6 +263,7 @@ void Trainer::Run(Progress* progress, const std::function<void(const std::string
                       static_cast<double>(state_.tokens - first_tokens) / run_seconds,
                       state_.seconds * (1.0 - fraction) / fraction});
     if (fraction >= 1.0) break;
+    if (!group_->first()) continue;
     const bool due = options_.evaluate_every > 0 ? state_.step % options_.evaluate_every == 0
                                                  : fraction >= next_evaluation;
     if (due) {
@@ -266,7 +280,7 @@ void Trainer::Run(Progress* progress, const std::function<void(const std::string
       saving = std::chrono::duration<double>(saved - begin).count();
     }
   }
-  if (!options_.checkpoint.empty()) SaveCheckpoint();
+  if (!options_.checkpoint.empty() && group_->first()) SaveCheckpoint();
 }
 
 }  // namespace t2r::convert

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "convert/data/corpus.h"
+#include "convert/devices/device_group.h"
 #include "convert/model/model.h"
 #include "convert/progress.h"
 #include "convert/train/loss.h"
@@ -35,16 +36,17 @@ struct TrainState {
 class Trainer {
  public:
   // `teacher` may be null without distillation. All must outlive the trainer. Throws ConvertError
-  // on options that cannot be.
-  Trainer(TrainingModel* model, const TrainingModel* teacher, const Corpus& train,
-          TrainOptions options);
+  // on options that cannot be. Every process of `group` has its own, alike; each computes its share
+  // of every batch, and all have the same values after every step.
+  Trainer(DeviceGroup* group, TrainingModel* model, const TrainingModel* teacher,
+          const Corpus& train, TrainOptions options);
 
   // Goes on from options.checkpoint if that file exists; false if not. Throws ConvertError where it
   // belongs to another run (fingerprint) or is damaged.
   bool Resume();
 
-  // Trains to the end of the budget. `evaluate` is called now and then with a caption; may be
-  // empty.
+  // Trains to the end of the budget. `evaluate` is called now and then with a caption, on the first
+  // process alone, which also writes the checkpoints; may be empty.
   void Run(Progress* progress, const std::function<void(const std::string&)>& evaluate);
 
   TrainState& state() { return state_; }
@@ -54,6 +56,14 @@ class Trainer {
   void SaveCheckpoint() const;
 
  private:
+  // Neighbours in the flat buffers that are updated alike.
+  struct Segment {
+    Range range;
+    bool decay = false;        // weight decay applies
+    bool feature_map = false;  // learns at the new parameters' rate, and in the transfer
+    bool log_decay = false;
+  };
+
   double Fraction() const;  // of the budget that is spent
   // Share of the peak.
   double Schedule() const;
@@ -61,7 +71,10 @@ class Trainer {
   // One optimizer step over the next batch; returns its mean loss.
   double Step();
   void Update();
+  // Whether it is trained in the present phase.
+  bool Learns(const Segment& segment) const { return segment.feature_map || !transferring(); }
 
+  DeviceGroup* group_;
   TrainingModel* model_;
   const TrainingModel* teacher_;
   const Corpus& train_;
@@ -70,13 +83,6 @@ class Trainer {
   int64_t first_tokens_ = 0;  // state_.tokens before this process's first step
   double processor_seconds_ = 0;
   std::vector<std::unique_ptr<TrainingModel>> replicas_;  // share the model's values
-  // Neighbours in the flat buffers that are updated alike.
-  struct Segment {
-    Range range;
-    bool decay = false;        // weight decay applies
-    bool feature_map = false;  // learns at the new parameters' rate, and in the transfer
-    bool log_decay = false;
-  };
   torch::Tensor moment1_, moment2_;
   std::vector<Segment> segments_;  // of all that learns
   std::vector<Window> windows_;

@@ -48,6 +48,7 @@ std::string Fingerprint(const TrainingRun& run, const Corpus& train) {
                                {"batch", options.batch_tokens},
                                {"seed", options.seed},
                                {"threads", options.threads},
+                               {"devices", options.devices},
                                {"train_tokens", train.tokens},
                                {"train_documents", train.documents.size()}};
   return json.dump();
@@ -109,14 +110,19 @@ void TrainAndWrite(TrainingRun run, const Corpora& corpora, Progress* progress) 
   fs::create_directories(work);
   run.training.checkpoint = work + "/checkpoint.pt";
   run.training.fingerprint = Fingerprint(run, corpora.train);
-  Trainer trainer(run.model, run.teacher, corpora.train, run.training);
+  Trainer trainer(run.group, run.model, run.teacher, corpora.train, run.training);
   const auto evaluate = [&](const std::string& caption) {
     const Evaluation result =
         Evaluate(*run.model, corpora.valid, run.training.threads, corpora.valid_windows, progress);
     progress->Line(caption + ": " + Describe(result));
     return result.nats_per_token();
   };
-  if (trainer.Resume()) {
+  const bool resumed = trainer.Resume();
+  if (!run.group->first()) {
+    trainer.Run(progress, nullptr);
+    return;
+  }
+  if (resumed) {
     progress->Line("resumed at step " + std::to_string(trainer.state().step) + " from " +
                    run.training.checkpoint);
   } else {
@@ -124,6 +130,7 @@ void TrainAndWrite(TrainingRun run, const Corpora& corpora, Progress* progress) 
     trainer.state().initial_nats = evaluate("before training");
   }
   trainer.Run(progress, [&](const std::string& caption) { evaluate(caption); });
+  run.group->Leave();
   const double final_nats = evaluate("after training");
   WriteModelDirectory(run.output.directory, run.config_json, *run.model, run.output.dtype,
                       run.side_files);

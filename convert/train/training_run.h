@@ -5,6 +5,7 @@
 
 #include "convert/commands.h"
 #include "convert/data/corpus.h"
+#include "convert/devices/device_group.h"
 #include "convert/eval/windows.h"
 #include "convert/model/model.h"
 #include "convert/progress.h"
@@ -31,6 +32,7 @@ Corpora LoadCorpora(const DataFlags& flags, int64_t window, const ModelConfig& c
 
 // One run: what is trained, how, and what is written.
 struct TrainingRun {
+  DeviceGroup* group = nullptr;
   TrainingModel* model = nullptr;
   const TrainingModel* teacher = nullptr;  // for distillation, else null
   TrainOptions training;
@@ -41,8 +43,8 @@ struct TrainingRun {
   double parent_nats = 0;   // 0: there is no parent
 };
 
-// Resumes where there is a checkpoint, trains, writes the model directory and removes the working
-// files.
+// Resumes where there is a checkpoint and trains; on the first process also evaluates, writes the
+// model directory and removes the working files.
 void TrainAndWrite(TrainingRun run, const Corpora& corpora, Progress* progress);
 
 }  // namespace t2r::convert

@@ -46,6 +46,26 @@ TEST(BatchGradient, DoesNotDependOnTheNumberOfReplicasButForRounding) {
       << "replicas have gradients of their own";
 }
 
+// Of one rank more than there are rows, whose share is nothing.
+TEST(BatchGradient, OfSharesAddsUpToThatOfTheWholeBatch) {
+  const TrainingModel model = SwappedModel();
+  const Corpus corpus = SmallCorpus();
+  const BatchPlan plan = PlanOf(corpus);
+  const auto whole = Replicas(model, 1), shares = Replicas(model, 2);
+  const double loss = BatchGradient(whole, {}, corpus, plan);
+  for (const size_t ranks : {size_t{2}, plan.windows.size() + 1}) {
+    const torch::Tensor sum = shares[0]->parameters().flat_grad();
+    sum.zero_();
+    double added = 0;
+    for (size_t rank = 0; rank < ranks; ++rank) {
+      added += BatchGradient(shares, {}, corpus, plan, {rank, ranks});
+    }
+    EXPECT_NEAR(added, loss, 1e-5 * loss);
+    const torch::Tensor gradient = whole[0]->parameters().flat_grad();
+    EXPECT_LT((sum - gradient).norm().item<double>(), 1e-4 * gradient.norm().item<double>());
+  }
+}
+
 // The loss is the mean over all predicted tokens, padding left out: the evaluation's figure.
 TEST(BatchGradient, MeanLossIsTheEvaluations) {
   const TrainingModel model = SwappedModel();

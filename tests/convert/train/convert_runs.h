@@ -1,0 +1,167 @@
+// t2r-convert run as a user runs it, on data of a moment.
+#pragma once
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "testing/temporary_directory.h"
+
+namespace t2r::convert {
+
+inline std::string Bytes(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::ostringstream bytes;
+  bytes << in.rdbuf();
+  return bytes.str();
+}
+
+struct Outcome {
+  std::string log;                // stderr
+  int status = 0;                 // as waitpid gives it
+  std::string environment, name;  // of the process, when it was killed
+};
+
+// Runs t2r-convert; kills it, hard, once its log holds `kill_at` (empty: lets it finish), or, where
+// `kill_other`, one of the processes that it started. Returns once all of them have ended.
+inline Outcome RunConvert(const std::vector<std::string>& arguments,
+                          const std::string& kill_at = "", bool kill_other = false) {
+  int pipe_ends[2];
+  if (pipe(pipe_ends) != 0) throw std::runtime_error("pipe failed");
+  pid_t victim = -1;
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(pipe_ends[1], STDERR_FILENO);
+    close(pipe_ends[0]);
+    std::vector<char*> argv;
+    std::string program = T2R_CONVERT_BINARY;
+    argv.push_back(program.data());
+    std::vector<std::string> copies = arguments;
+    for (auto& argument : copies) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    execv(program.c_str(), argv.data());
+    _exit(127);
+  }
+  close(pipe_ends[1]);
+  Outcome outcome;
+  std::FILE* log = fdopen(pipe_ends[0], "r");
+  char line[512];
+  while (std::fgets(line, sizeof(line), log) != nullptr) {
+    outcome.log += line;
+    if (!kill_at.empty() && outcome.log.find(kill_at) != std::string::npos) {
+      const std::string process = "/proc/" + std::to_string(child);
+      outcome.environment = Bytes(process + "/environ");
+      outcome.name = Bytes(process + "/comm");
+      if (kill_other && victim < 0) {
+        const std::string id = std::to_string(child);
+        std::istringstream(Bytes("/proc/" + id + "/task/" + id + "/children")) >> victim;
+      }
+      kill(kill_other ? victim : child, SIGKILL);
+    }
+  }
+  std::fclose(log);
+  waitpid(child, &outcome.status, 0);
+  return outcome;
+}
+
+// A directory with training data in it, and the command lines of runs over them.
+class ConvertRuns : public ::testing::Test {
+ protected:
+  ConvertRuns() {
+    std::string text;
+    for (int i = 0; i < 50; ++i) {
+      for (int t = 0; t < 20 + i; ++t) text += std::to_string((i * t + 3 * t) % 23) + " ";
+      text += "\n--\n";
+    }
+    data_ = directory_.Write("data", text);
+  }
+
+  std::vector<std::string> Pretrain(const std::string& out, const std::string& seed) const {
+    return {"pretrain",
+            "--train",
+            data_,
+            "--valid",
+            data_,
+            "--ids",
+            "--separator",
+            "--",
+            "--out",
+            out,
+            "--vocab-size",
+            "23",
+            "--hidden",
+            "16",
+            "--intermediate",
+            "24",
+            "--layers",
+            "2",
+            "--heads",
+            "2",
+            "--steps",
+            "120",
+            "--window",
+            "32",
+            "--batch",
+            "128",
+            "--threads",
+            "2",
+            "--log-every",
+            "1",
+            "--checkpoint-every",
+            "10",
+            "--seed",
+            seed};
+  }
+  std::vector<std::string> Finetune(const std::string& model, const std::string& out) const {
+    return {"finetune",
+            "--model",
+            model,
+            "--train",
+            data_,
+            "--valid",
+            data_,
+            "--ids",
+            "--separator",
+            "--",
+            "--out",
+            out,
+            "--feature-map",
+            "t2r",
+            "--feature-size",
+            "8",
+            "--stage",
+            "transfer,finetune",
+            "--transfer-share",
+            "0.3",
+            "--lora-rank",
+            "4",
+            "--distill",
+            "0.5",
+            "--steps",
+            "100",
+            "--window",
+            "32",
+            "--batch",
+            "128",
+            "--threads",
+            "2",
+            "--log-every",
+            "1",
+            "--checkpoint-every",
+            "10"};
+  }
+
+  testing::TemporaryDirectory directory_;
+  std::string data_;
+};
+
+}  // namespace t2r::convert
