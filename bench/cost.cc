@@ -139,9 +139,10 @@ std::vector<StepCost> OperationsOfDecodeStep(const ModelConfig& config, DType we
     matmul(hidden, inner, marian || config.mlp_bias, weight_dtype);
   }
   // Marian's final_logits_bias, which nearly every checkpoint has.
-  // With int4 the head is kept in 8 bits.
-  matmul(config.vocab_size, hidden, marian,
-         weight_dtype == DType::kInt4 ? DType::kInt8 : weight_dtype);
+  // With int4 and fp8 the head is kept in int8.
+  matmul(
+      config.vocab_size, hidden, marian,
+      weight_dtype == DType::kInt4 || weight_dtype == DType::kFloat8 ? DType::kInt8 : weight_dtype);
   return operations;
 }
 

@@ -313,7 +313,7 @@ CLI::App* AddEval(CLI::App* app, EvalFlags* flags) {
       ->check(Range(0, 1024));
   OneOf(on->add_option("--weights,--dtype", flags->engine.dtype,
                        "The engine's weights; auto: as the files"),
-        {"auto", "float32", "bfloat16", "int8", "int4"});
+        {"auto", "float32", "bfloat16", "int8", "int4", "fp8"});
   OneOf(on->add_option("--window-dtype", flags->engine.window_dtype,
                        "The engine's keys and values in windows"),
         {"auto", "float32", "bfloat16", "int8"});

@@ -49,9 +49,10 @@ absl::Status CheckOptions(const EngineOptions& options) {
   const auto either = [](const std::string& value) {
     return value == "auto" || value == "float32" || value == "bfloat16";
   };
-  if (!either(options.dtype) && options.dtype != "int8" && options.dtype != "int4") {
+  if (!either(options.dtype) && options.dtype != "int8" && options.dtype != "int4" &&
+      options.dtype != "fp8") {
     return absl::InvalidArgumentError(absl::StrCat(
-        "dtype is \"", options.dtype, "\"; it must be auto, float32, bfloat16, int8 or int4"));
+        "dtype is \"", options.dtype, "\"; it must be auto, float32, bfloat16, int8, int4 or fp8"));
   }
   if (!either(options.activations) && options.activations != "int8") {
     return absl::InvalidArgumentError(
@@ -92,6 +93,7 @@ DType ChooseDType(const std::string& name, const SafetensorsDirectory& files) {
   if (name == "bfloat16") return DType::kBFloat16;
   if (name == "int8") return DType::kInt8;
   if (name == "int4") return DType::kInt4;
+  if (name == "fp8") return DType::kFloat8;
   bool any = false;
   bool quantised = false;
   for (const auto& [tensor_name, tensor] : files.tensors()) {

@@ -56,10 +56,10 @@ void AddEngineFlags(CLI::App& app, EngineOptions* engine) {
           flags::SaidAs(CLI::Validator(AutoOrCount, ""), "1 to " + flags::Grouped(kMaxSessions)));
   app.add_option("--threads", engine->threads, "Engine threads; 0: one a core")
       ->check(flags::Range(0, 4096));
-  flags::OneOf(
-      app.add_option("--weights,--dtype", engine->dtype,
-                     "Of matrices; auto: as the files; int8 and, on the CPU, int4: quantised"),
-      {"auto", "float32", "bfloat16", "int8", "int4"});
+  flags::OneOf(app.add_option("--weights,--dtype", engine->dtype,
+                              "Of matrices; auto: as the files; int8, on the CPU int4, and on "
+                              "GPUs from sm_89 on fp8: quantised"),
+               {"auto", "float32", "bfloat16", "int8", "int4", "fp8"});
   flags::OneOf(app.add_option("--activations", engine->activations,
                               "Rows in products; auto: as the backend keeps them; on the CPU "
                               "bfloat16, for bfloat16 weights: by AVX512-BF16; int8, for int8 and "

@@ -44,6 +44,7 @@ torch::Dtype TorchType(DType dtype) {
       return torch::kFloat16;
     case DType::kInt8:
     case DType::kInt4:
+    case DType::kFloat8:
       break;
   }
   throw ConvertError("unknown element type");

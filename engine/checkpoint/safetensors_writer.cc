@@ -21,7 +21,8 @@ const char* NameInFile(DType dtype) {
     case DType::kInt8:
       return "I8";
     case DType::kInt4:
-      break;  // stored as bytes
+    case DType::kFloat8:
+      break;  // not stored as such
   }
   return "F32";
 }

@@ -54,6 +54,7 @@ int64_t FirstNotFinite(const HostTensor& tensor) {
       return FirstWithExponent<uint16_t, 0x7c00U>(tensor.data, count);
     case DType::kInt8:
     case DType::kInt4:
+    case DType::kFloat8:
       break;
   }
   return -1;

@@ -22,10 +22,11 @@ inline bool IsQuantizable(const TensorSpec& spec) {
   return spec.role == TensorRole::kProjection || spec.role == TensorRole::kEmbedding ||
          spec.role == TensorRole::kSourceEmbedding || spec.role == TensorRole::kHead;
 }
-// What a model of `weights` keeps such a matrix as: with int4, head and embeddings in 8 bits,
+// What a model of `weights` keeps such a matrix as: with int4 and fp8, head and embeddings in int8,
 // because every logit hangs on them and they are looked up.
 inline DType MatrixDType(const TensorSpec& spec, DType weights) {
-  return weights == DType::kInt4 && spec.role != TensorRole::kProjection ? DType::kInt8 : weights;
+  const bool coarse = weights == DType::kInt4 || weights == DType::kFloat8;
+  return coarse && spec.role != TensorRole::kProjection ? DType::kInt8 : weights;
 }
 // What stands in place of a quantised matrix `name` (docs/model-format.md).
 inline std::string CodesOf(const std::string& name) { return name + ".codes"; }

@@ -8,14 +8,18 @@
 namespace t2r {
 
 // kInt8 and kInt4 are of matrices, quantised in groups (engine/ops/quantize.h); kInt8 is also that
-// of the bytes which a file stores of either, and of windows (WindowBytes).
-enum class DType : uint8_t { kFloat32, kBFloat16, kFloat16, kInt8, kInt4 };
+// of the bytes which a file stores of either, and of windows (WindowBytes). kFloat8 (e4m3) is of
+// matrices on GPUs (engine/ops/cuda/fp8_kernels.h).
+enum class DType : uint8_t { kFloat32, kBFloat16, kFloat16, kInt8, kInt4, kFloat8 };
 
-constexpr bool IsQuantized(DType dtype) { return dtype == DType::kInt8 || dtype == DType::kInt4; }
+// Whether elements have scales beside them.
+constexpr bool IsQuantized(DType dtype) {
+  return dtype == DType::kInt8 || dtype == DType::kInt4 || dtype == DType::kFloat8;
+}
 
 // Bytes of an element; of kInt4, which shares bytes, there is none: see MatrixBytes.
 constexpr size_t SizeOf(DType dtype) {
-  if (dtype == DType::kInt8) return 1;
+  if (dtype == DType::kInt8 || dtype == DType::kFloat8) return 1;
   return dtype == DType::kFloat32 ? 4 : 2;
 }
 
@@ -31,6 +35,8 @@ constexpr const char* NameOf(DType dtype) {
       return "int8";
     case DType::kInt4:
       return "int4";
+    case DType::kFloat8:
+      return "fp8";
   }
   return "";
 }

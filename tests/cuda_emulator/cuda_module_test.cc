@@ -240,5 +240,19 @@ TEST_F(CudaModuleTest, TellsItsMemoryBothWays) {
   EXPECT_EQ(backend_->Memory().total_bytes, before.total_bytes);
 }
 
+TEST_F(CudaModuleTest, Float8IsRefusedWhereTensorCoresDoNotHaveIt) {
+  const std::vector<float> ones(16 * 16, 1.0F);
+  const HostMatrix matrix = {ones.data(), DType::kFloat32, 16, 16};
+  EXPECT_EQ(backend_->LoadMatrix({&matrix, 1}, DType::kFloat8)->dtype(), DType::kFloat8);
+  setenv("T2R_EMULATOR_SM", "80", 1);
+  const auto old = MakeBackend({"cuda"});
+  unsetenv("T2R_EMULATOR_SM");
+  EXPECT_EQ(ErrorOf([&] {
+              old->LoadMatrix({&matrix, 1}, DType::kFloat8);
+            }),
+            "fp8 weights need a GPU of sm_89 or newer, this is an sm_80: choose int8 or bfloat16 "
+            "weights");
+}
+
 }  // namespace
 }  // namespace t2r::testing

@@ -5,6 +5,7 @@
 // row of x and its row of w alone.
 #include <cstring>
 
+#include "engine/ops/cuda/cuda_compat.h"
 #include "engine/ops/cuda/error.h"
 #include "engine/ops/cuda/gemm.h"
 #include "engine/ops/tensor.h"
@@ -16,6 +17,7 @@ constexpr int kSums = 8;
 
 float Element(const float* data, int64_t i) { return data[i]; }
 float Element(const uint16_t* data, int64_t i) { return BFloat16ToFloat(data[i]); }
+float Element(const Float8* data, int64_t i) { return ToFloat(data[i]); }
 
 template <typename T>
 float Dot(const T* x, const T* w, int64_t k) {
@@ -59,13 +61,13 @@ void MultiplyIntegers(const GemmArgs& args) {
   }
 }
 
-// What cuBLASLt's tensor-core products of int8 need.
-void CheckIntegers(const GemmArgs& args) {
+// What cuBLASLt's tensor-core products of bytes need.
+void CheckBytes(const GemmArgs& args) {
   const auto bits = static_cast<uint64_t>(args.n | args.k | args.x_stride | args.out_stride) |
                     reinterpret_cast<uintptr_t>(args.x) | reinterpret_cast<uintptr_t>(args.w) |
                     reinterpret_cast<uintptr_t>(args.out);
-  if (bits % kInt8Multiple != 0 || args.accumulate || args.bias != nullptr) {
-    throw DeviceError("a product of int8 that cuBLASLt does not have");
+  if (bits % kByteMultiple != 0 || args.accumulate || args.bias != nullptr) {
+    throw DeviceError("a product of bytes that cuBLASLt does not have");
   }
 }
 
@@ -79,11 +81,13 @@ Gemm::Gemm(cudaStream_t stream, bool /*batch_invariant: always*/) : state_(new S
 Gemm::~Gemm() = default;
 
 void Gemm::Run(const GemmArgs& args) {
-  if (args.dtype == DType::kInt8) CheckIntegers(args);
+  if (SizeOf(args.dtype) == 1) CheckBytes(args);
   Check(emulator::Enqueue(state_->stream,
                           [args] {
                             if (args.dtype == DType::kInt8) {
                               MultiplyIntegers(args);
+                            } else if (args.dtype == DType::kFloat8) {
+                              Multiply<Float8>(args);
                             } else if (args.dtype == DType::kFloat32) {
                               Multiply<float>(args);
                             } else {

@@ -102,7 +102,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device < 0 || device >= runtime.devices) return cudaErrorInvalidValue;
   *properties = {};
   std::strcpy(properties->name, "emulated");
-  properties->major = 8;
+  const char* architecture = std::getenv("T2R_EMULATOR_SM");
+  const int sm = architecture != nullptr ? std::atoi(architecture) : 89;
+  properties->major = sm / 10;
+  properties->minor = sm % 10;
   properties->multiProcessorCount = 4;
   properties->totalGlobalMem = runtime.memory;
   properties->sharedMemPerBlockOptin = 163 * 1024;

@@ -80,6 +80,11 @@ void CpuBackend::Zero(void* device, size_t bytes) {
 }
 
 std::unique_ptr<Matrix> CpuBackend::LoadMatrix(std::span<const HostMatrix> parts, DType dtype) {
+  if (dtype == DType::kFloat8) {
+    throw DeviceError(DeviceErrorKind::kInvalidArgument,
+                      "fp8 weights run on GPUs alone: choose the backend cuda, or int8, int4, "
+                      "bfloat16 or float32 weights");
+  }
   int64_t rows = 0;
   for (const HostMatrix& part : parts) {
     assert(part.cols == parts[0].cols);

@@ -29,6 +29,7 @@ void WithElements(const void* data, DType dtype, const Fn& fn) {
       return fn(static_cast<const Float16Bits*>(data));
     case DType::kInt8:
     case DType::kInt4:
+    case DType::kFloat8:
       return;
   }
 }

@@ -89,8 +89,14 @@ std::unique_ptr<Matrix> CudaBackend::LoadMatrix(std::span<const HostMatrix> part
   if (dtype == DType::kInt4) {
     throw DeviceError(
         DeviceErrorKind::kInvalidArgument,
-        "int4 weights run on the CPU alone: choose the backend cpu, or int8, bfloat16 "
+        "int4 weights run on the CPU alone: choose the backend cpu, or int8, fp8, bfloat16 "
         "or float32 weights");
+  }
+  if (dtype == DType::kFloat8 && 10 * device_.major + device_.minor < kFloat8Architecture) {
+    throw DeviceError(DeviceErrorKind::kInvalidArgument,
+                      "fp8 weights need a GPU of sm_" + std::to_string(kFloat8Architecture) +
+                          " or newer, this is an sm_" + std::to_string(device_.major) +
+                          std::to_string(device_.minor) + ": choose int8 or bfloat16 weights");
   }
   if (dtype == DType::kInt8 && parts[0].cols > kMaxInt8Terms) {
     throw DeviceError(DeviceErrorKind::kInvalidArgument,

@@ -96,6 +96,8 @@ class CudaBackend : public Backend, private Scratch {
   MatrixLoader& Loader();
   // MatMul with int8 weights (int8_kernels.h).
   void MatMulInt8(Tensor x, const DeviceMatrix& w, const float* bias, bool accumulate, Tensor out);
+  void MatMulFloat8(Tensor x, const DeviceMatrix& w, const float* bias, bool accumulate,
+                    Tensor out);
   // Device memory that others own through Buffers. When one goes, so do all recorded steps, which
   // may read it.
   Buffer Own(void* data, size_t bytes);

@@ -32,7 +32,7 @@ namespace t2r::cuda {
 inline constexpr int kWarpSize = 32;
 inline constexpr unsigned kFullMask = 0xffffffffU;
 
-// ---- 16-bit numbers ----
+// ---- 16-bit and 8-bit numbers ----
 // The storage type of 16-bit activations, weights and keys.
 struct BFloat16 {
   uint16_t bits;
@@ -43,7 +43,21 @@ struct Float16 {
   uint16_t bits;
 };
 
+// e4m3 (fp8_kernels.h); 0x7f, which would be NaN, is never written.
+struct Float8 {
+  uint8_t bits;
+};
+
 __device__ __forceinline__ float ToFloat(float value) { return value; }
+// Exact, subnormals included.
+__device__ __forceinline__ float ToFloat(Float8 value) {
+  const unsigned sign = (value.bits & 0x80U) << 24;
+  const unsigned magnitude = value.bits & 0x7fU;
+  if (magnitude < 8U) {  // zero or subnormal
+    return __uint_as_float(sign | __float_as_uint(static_cast<float>(magnitude) * 0x1p-9F));
+  }
+  return __uint_as_float(sign | ((magnitude << 20) + (120U << 23)));
+}
 // Exact, subnormals and infinities included.
 __device__ __forceinline__ float ToFloat(Float16 value) {
   const unsigned sign = (value.bits & 0x8000U) << 16;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "engine/ops/cuda/fp8_kernels.h"
 #include "engine/ops/cuda/int8_kernels.h"
 #include "engine/ops/cuda/row_kernels.h"
 #include "engine/ops/quantize.h"
@@ -96,9 +97,15 @@ void MatrixLoader::QuantizePart(const HostMatrix& part, int64_t to_row,
     }
     LoadPart(some, reinterpret_cast<std::byte*>(floats.data()), DType::kFloat32, part.cols);
     const int64_t row = to_row + first;
-    QuantizeChannels(stream_, floats.data(), some.rows, part.cols,
-                     reinterpret_cast<int8_t*>(matrix.data()) + row * matrix.stride(),
-                     matrix.stride(), matrix.scales() + row);
+    std::byte* const codes = matrix.data() + row * matrix.stride();
+    float* const scales = matrix.scales() + row;
+    if (matrix.dtype() == DType::kFloat8) {
+      EncodeRows(stream_, {floats.data(), DType::kFloat32, some.rows, part.cols, part.cols},
+                 reinterpret_cast<uint8_t*>(codes), matrix.stride(), scales);
+    } else {
+      QuantizeChannels(stream_, floats.data(), some.rows, part.cols,
+                       reinterpret_cast<int8_t*>(codes), matrix.stride(), scales);
+    }
   }
   Check(cudaStreamSynchronize(stream_), "quantising of weights");  // `floats` goes
 }
@@ -112,7 +119,7 @@ std::unique_ptr<DeviceMatrix> MatrixLoader::Load(std::span<const HostMatrix> par
   const int64_t cols = parts[0].cols;
   auto matrix = std::make_unique<DeviceMatrix>(rows, cols, dtype);
   std::byte* to = matrix->data();
-  if (dtype == DType::kInt8) {
+  if (IsQuantized(dtype)) {
     // What fills the rows and columns up is multiplied too.
     Check(cudaMemsetAsync(to, 0, matrix->stored_rows() * matrix->stride(), stream_),
           "clearing of weights");

@@ -14,29 +14,29 @@
 
 namespace t2r::cuda {
 
-// [rows, cols] row-major in its own dtype, without gaps; int8 as int8_kernels.h says, in rows and
-// columns up to multiples of kInt8Multiple.
+// [rows, cols] row-major in its own dtype, without gaps; int8 and fp8 as int8_kernels.h and
+// fp8_kernels.h say, in rows and columns up to multiples of kByteMultiple.
 class DeviceMatrix : public Matrix {
  public:
   // Uninitialised. Throws DeviceError when the memory is not there.
   DeviceMatrix(int64_t rows, int64_t cols, DType dtype)
       : Matrix(rows, cols, dtype),
         data_(static_cast<size_t>(stored_rows()) * static_cast<size_t>(stride()) * SizeOf(dtype)),
-        scales_(dtype == DType::kInt8 ? DeviceArray<float>(static_cast<size_t>(rows))
-                                      : DeviceArray<float>()) {}
+        scales_(IsQuantized(dtype) ? DeviceArray<float>(static_cast<size_t>(rows))
+                                   : DeviceArray<float>()) {}
 
   size_t bytes() const override { return data_.bytes() + scales_.bytes(); }
   std::byte* data() const { return data_.data(); }
   // Elements from row to row, and rows with those that only fill up.
   int64_t stride() const { return Stored(cols()); }
   int64_t stored_rows() const { return Stored(rows()); }
-  // Of int8 [rows]; else null.
+  // Of int8 and fp8 [rows]; else null.
   float* scales() const { return scales_.data(); }
 
  private:
   int64_t Stored(int64_t count) const {
-    if (dtype() != DType::kInt8) return count;
-    return (count + kInt8Multiple - 1) / kInt8Multiple * kInt8Multiple;
+    if (!IsQuantized(dtype())) return count;
+    return (count + kByteMultiple - 1) / kByteMultiple * kByteMultiple;
   }
 
   DeviceArray<std::byte> data_;

@@ -142,6 +142,7 @@ void ConvertMatrix(cudaStream_t stream, const ConvertArgs& args) {
         return Convert<Float16, To>(stream, args);
       case DType::kInt8:
       case DType::kInt4:
+      case DType::kFloat8:
         break;  // MatrixLoader refuses them
     }
   });

@@ -11,8 +11,11 @@
 
 namespace t2r::cuda {
 
-// cuBLASLt's tensor-core products of int8 want multiples of 4, and are fastest with 16.
-inline constexpr int64_t kInt8Multiple = 16;
+// cuBLASLt's tensor-core products of fp8 want multiples of 16; those of int8 want multiples of 4,
+// and are fastest with 16.
+inline constexpr int64_t kByteMultiple = 16;
+// The first architecture, sm_89, whose tensor cores multiply fp8.
+inline constexpr int kFloat8Architecture = 89;
 // Terms of 128 · 127 at most that an int32 can sum.
 inline constexpr int64_t kMaxInt8Terms = int64_t{1} << 17;
 
@@ -22,9 +25,9 @@ struct GemmArgs {
   int64_t rows = 0;  // T
   int64_t n = 0;
   int64_t k = 0;
-  // Of x and w: float32, bfloat16 or int8. With int8 out is int32 and exact up to kMaxInt8Terms
-  // terms, without bias or accumulation; k, n, strides and addresses must be multiples of
-  // kInt8Multiple.
+  // Of x and w: float32, bfloat16, int8 or fp8. With int8 out is int32 and exact up to
+  // kMaxInt8Terms terms; with fp8 it is float32. Both are without bias or accumulation, and k, n,
+  // strides and addresses must be multiples of kByteMultiple.
   DType dtype = DType::kFloat32;
   const void* x = nullptr;
   int64_t x_stride = 0;

@@ -41,6 +41,7 @@ void CheckLt(cublasStatus_t status, const char* call) {
 
 cudaDataType_t TypeOf(DType dtype) {
   if (dtype == DType::kInt8) return CUDA_R_8I;
+  if (dtype == DType::kFloat8) return CUDA_R_8F_E4M3;
   return dtype == DType::kBFloat16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 cudaDataType_t OutTypeOf(const GemmArgs& args) {

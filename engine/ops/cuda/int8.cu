@@ -1,48 +1,13 @@
 // Rows of weights and activations as integers, and the products' sums as numbers again.
 #include "engine/ops/cuda/int8_kernels.h"
-#include "engine/ops/cuda/row_access.h"
+#include "engine/ops/cuda/row_scale.h"
 
 namespace t2r::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kWarps = kThreads / kWarpSize;
 constexpr float kMaxCode = 127.0F;
 // Of 16 bits: so that the high byte of the largest, rounded, is 127 still.
 constexpr float kMaxSplit = 127.0F * 256.0F;
-constexpr float kSmallest = 1e-30F;
-
-// The largest magnitude of a row over the block, the same bits in every thread; infinite where a
-// value is NaN or infinite. `parts` is shared memory of its own.
-template <typename T>
-__device__ __forceinline__ float LargestOf(const RowsOf<T>& x, int64_t row, int64_t cols,
-                                           float (&parts)[kWarps]) {
-  float most = 0.0F;
-  float v[kColumns];
-  for (int64_t c = threadIdx.x * kColumns; c < cols; c += kThreads * kColumns) {
-    x.Load(row, c, cols, v);
-    for (int i = 0; i < kColumns; ++i) {
-      const float magnitude = fabsf(v[i]);
-      most = fmaxf(most, magnitude < INFINITY ? magnitude : INFINITY);
-    }
-  }
-  most = WarpMax(most);
-  if (threadIdx.x % kWarpSize == 0) parts[threadIdx.x / kWarpSize] = most;
-  __syncthreads();
-  for (int w = 0; w < kWarps; ++w) most = fmaxf(most, parts[w]);
-  return most;
-}
-
-// A row's step, and how many of them a value of one is; neither for rows that have none.
-struct Step {
-  float scale;
-  float inverse;
-};
-__device__ __forceinline__ Step StepOf(float largest, float codes) {
-  if (largest == INFINITY) return {NAN, 0.0F};
-  if (largest < kSmallest) return {0.0F, 0.0F};
-  return {largest / codes, codes / largest};
-}
 
 // To the nearest step, ties to even. Any code will do for NaN: its row's scale is NaN.
 __device__ __forceinline__ int CodeOf(float value, float inverse, float codes) {
@@ -51,15 +16,15 @@ __device__ __forceinline__ int CodeOf(float value, float inverse, float codes) {
 
 // A block an output feature. Bytes: 4 a weight in, the second reading from cache, and 1 out. At
 // load time.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kScaleThreads)
     QuantizeChannelsKernel(RowsOf<float> weights, int64_t cols, int8_t* codes, int64_t stride,
                            float* scales) {
-  T2R_SHARED(float, parts, kWarps);
+  T2R_SHARED(float, parts, kScaleWarps);
   const int64_t row = blockIdx.x;
   const Step step = StepOf(LargestOf(weights, row, cols, parts), kMaxCode);
   if (threadIdx.x == 0) scales[row] = step.scale;
   float v[kColumns];
-  for (int64_t c = threadIdx.x * kColumns; c < stride; c += kThreads * kColumns) {
+  for (int64_t c = threadIdx.x * kColumns; c < stride; c += kScaleThreads * kColumns) {
     weights.Load(row, c, cols, v);
     Pack<int8_t, kColumns> pack;
     for (int i = 0; i < kColumns; ++i) {
@@ -72,15 +37,15 @@ __global__ void __launch_bounds__(kThreads)
 // A block a row. Bytes a row: cols elements in, the second reading from cache, and 2 · stride out.
 // Operations: about 10 a column.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kScaleThreads)
     SplitRowsKernel(RowsOf<T> x, int64_t cols, int8_t* planes, int64_t stride, float* scales) {
-  T2R_SHARED(float, parts, kWarps);
+  T2R_SHARED(float, parts, kScaleWarps);
   const int64_t row = blockIdx.x;
   const Step step = StepOf(LargestOf(x, row, cols, parts), kMaxSplit);
   if (threadIdx.x == 0) scales[row] = step.scale;
   int8_t* const high_row = planes + 2 * row * stride;
   float v[kColumns];
-  for (int64_t c = threadIdx.x * kColumns; c < stride; c += kThreads * kColumns) {
+  for (int64_t c = threadIdx.x * kColumns; c < stride; c += kScaleThreads * kColumns) {
     x.Load(row, c, cols, v);
     Pack<int8_t, kColumns> high;
     Pack<int8_t, kColumns> low;
@@ -128,14 +93,14 @@ __global__ void __launch_bounds__(kElementThreads)
 void QuantizeChannels(cudaStream_t stream, const float* weights, int64_t count, int64_t cols,
                       int8_t* codes, int64_t stride, float* scales) {
   const Tensor rows = {const_cast<float*>(weights), DType::kFloat32, count, cols, cols};
-  Launch({"quantize_channels", dim3(static_cast<unsigned>(count)), dim3(kThreads), 0, stream},
+  Launch({"quantize_channels", dim3(static_cast<unsigned>(count)), dim3(kScaleThreads), 0, stream},
          QuantizeChannelsKernel, RowsOf<float>(rows), cols, codes, stride, scales);
 }
 
 void SplitRows(cudaStream_t stream, Tensor x, int8_t* planes, int64_t stride, float* scales) {
   ForDType(x.dtype, [&](auto type) {
     using T = decltype(type);
-    Launch({"split_rows", dim3(static_cast<unsigned>(x.rows)), dim3(kThreads), 0, stream},
+    Launch({"split_rows", dim3(static_cast<unsigned>(x.rows)), dim3(kScaleThreads), 0, stream},
            SplitRowsKernel<T>, RowsOf<T>(x), x.cols, planes, stride, scales);
   });
 }

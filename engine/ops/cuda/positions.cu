@@ -14,6 +14,8 @@ __device__ __forceinline__ float Element(const TableView& table, int64_t row, in
       return ToFloat(static_cast<const BFloat16*>(table.data)[index]);
     case DType::kInt8:
       return table.scales[row] * static_cast<float>(static_cast<const int8_t*>(table.data)[index]);
+    case DType::kFloat8:
+      return table.scales[row] * ToFloat(static_cast<const Float8*>(table.data)[index]);
     default:
       return ToFloat(static_cast<const Float16*>(table.data)[index]);
   }

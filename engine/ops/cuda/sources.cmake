@@ -2,6 +2,7 @@
 set(T2R_CUDA_KERNELS
   engine/ops/cuda/device.cu
   engine/ops/cuda/elementwise.cu
+  engine/ops/cuda/fp8.cu
   engine/ops/cuda/int8.cu
   engine/ops/cuda/linear_attention.cu
   engine/ops/cuda/linear_decode.cu

@@ -1,6 +1,6 @@
 // Products with weights in 8 and 4 bits, and looking rows up in them, with activations of one byte
 // and of two: on the instruction sets that this machine runs, and on the twins of those that it may
-// not.
+// not. On a device also with weights and activations in fp8.
 #include <cmath>
 #include <iostream>
 #include <tuple>
@@ -12,12 +12,36 @@
 namespace t2r::testing {
 namespace {
 
-// Groups along K are the CPU's; on a device a row has one scale, and there is no int4.
+// Groups along K are the CPU's; on a device a row has one scale, and fp8 is in int4's place.
 bool OnDevice() { return ChosenBackend() == "cuda"; }
 std::vector<DType> Quantized() {
-  if (OnDevice()) return {DType::kInt8};
+  if (OnDevice()) return {DType::kInt8, DType::kFloat8};
   return {DType::kInt8, DType::kInt4};
 }
+
+// The nearest number of e4m3, ties to even: 3 bits of fraction from 2⁻⁶ on, steps of 2⁻⁹ below.
+double Float8Of(float value) {
+  const double magnitude = std::min(std::abs(double{value}), 448.0);
+  const double exponent = std::max(-6.0, std::floor(std::log2(std::max(magnitude, 1e-30))));
+  const double step = std::exp2(exponent - 3);
+  return std::copysign(std::nearbyint(magnitude / step) * step, value);
+}
+
+// A row in fp8: what each number is kept as, times the row's scale of largest / 448.
+std::vector<double> InFloat8(const Mat& m, int64_t row) {
+  float most = 0;
+  for (int64_t i = 0; i < m.cols; ++i) {
+    most = std::max(most, std::abs(static_cast<float>(m.at(row, i))));
+  }
+  std::vector<double> kept(static_cast<size_t>(m.cols));
+  const float scale = most / 448, inverse = 448 / most;
+  for (int64_t i = 0; i < m.cols && most >= 1e-30F; ++i) {
+    kept[static_cast<size_t>(i)] =
+        double{scale} * Float8Of(static_cast<float>(m.at(row, i)) * inverse);
+  }
+  return kept;
+}
+
 int64_t GroupOf(int64_t cols) { return OnDevice() ? cols : kQuantGroup; }
 
 BackendCase CaseOf(const std::string& name, const IntGemmKernels& set, int threads,
@@ -106,6 +130,7 @@ struct Weight {
   Mat terms;  // |s q| + |m|: what a product's terms are at most, over |x|
   std::vector<float> floats;
   HostMatrix host;
+  DType dtype = DType::kInt8;
 };
 
 class QuantizedMatMulTest : public OpTest {
@@ -127,9 +152,17 @@ class QuantizedMatMulTest : public OpTest {
   }
 
   static Weight Make(const Mat& w, DType dtype) {
-    Weight made{w, Mat(w.rows, w.cols), Mat(w.rows, w.cols), w.Floats(), {}};
+    Weight made{w, Mat(w.rows, w.cols), Mat(w.rows, w.cols), w.Floats(), {}, dtype};
     made.host = {made.floats.data(), DType::kFloat32, w.rows, w.cols};
     for (int64_t n = 0; n < w.rows; ++n) {
+      if (dtype == DType::kFloat8) {
+        const std::vector<double> kept = InFloat8(w, n);
+        for (int64_t i = 0; i < w.cols; ++i) {
+          made.value.at(n, i) = kept[static_cast<size_t>(i)];
+          made.terms.at(n, i) = std::abs(kept[static_cast<size_t>(i)]);
+        }
+        continue;
+      }
       if (OnDevice()) {
         MakeChannel(n, &made);
         continue;
@@ -152,6 +185,7 @@ class QuantizedMatMulTest : public OpTest {
 
   // x Ŵᵀ in float64, and how far the integers' product may be away from it.
   static Result Reference(const Mat& x, const Weight& w, const Mat* bias, const Mat* before) {
+    if (w.dtype == DType::kFloat8) return Float8Reference(x, w, bias, before);
     const bool one_byte = GetParam().options.rows == RowRounding::kInt8;
     Result r{Mat(x.rows, w.value.rows), Mat(x.rows, w.value.rows)};
     const int64_t group = GroupOf(x.cols);
@@ -187,6 +221,27 @@ class QuantizedMatMulTest : public OpTest {
         r.out.at(t, n) = sum;
         r.bound.at(t, n) =
             quantised + static_cast<double>(2 * groups + 6) * kU * terms * 1.01 + 1e-30;
+      }
+    }
+    return r;
+  }
+
+  // Of the very codes, so that only the float32 sum is off: one rounding a term, as many more for
+  // the scales' product, its product with the sum, bias and residual.
+  static Result Float8Reference(const Mat& x, const Weight& w, const Mat* bias, const Mat* before) {
+    Result r{Mat(x.rows, w.value.rows), Mat(x.rows, w.value.rows)};
+    for (int64_t t = 0; t < x.rows; ++t) {
+      const std::vector<double> kept = InFloat8(x, t);
+      for (int64_t n = 0; n < w.value.rows; ++n) {
+        double sum = 0, terms = 0;
+        for (int64_t i = 0; i < x.cols; ++i) {
+          sum += kept[static_cast<size_t>(i)] * w.value.at(n, i);
+          terms += std::abs(kept[static_cast<size_t>(i)]) * w.terms.at(n, i);
+        }
+        if (bias != nullptr) sum += bias->v[n], terms += std::abs(bias->v[n]);
+        if (before != nullptr) sum += before->at(t, n), terms += std::abs(before->at(t, n));
+        r.out.at(t, n) = sum;
+        r.bound.at(t, n) = static_cast<double>(x.cols + 6) * kU * terms * 1.01 + 1e-30;
       }
     }
     return r;
@@ -263,6 +318,41 @@ TEST_P(QuantizedMatMulTest, ExtremeCodesAreSummedExactly) {
                    want.bound);
     }
   }
+}
+
+// Every number of e4m3, and what lies between two, by a product with 1: a scale of 1 each.
+TEST_P(QuantizedMatMulTest, Float8RoundsToNearestEven) {
+  if (!OnDevice()) GTEST_SKIP() << "fp8 is of GPUs";
+  std::vector<double> numbers;
+  for (int exponent = -9; exponent <= 8; ++exponent) {
+    for (int eighth = 8; eighth < 16; ++eighth) {
+      const double number = std::ldexp(eighth, exponent - 3);
+      if (number <= 448 && Float8Of(static_cast<float>(number)) == number)
+        numbers.push_back(number);
+    }
+  }
+  ASSERT_EQ(numbers.size(), 126U);  // 0x01 … 0x7e
+  std::vector<double> values = numbers;
+  for (size_t i = 0; i + 1 < numbers.size(); ++i) {
+    const double tie = (numbers[i] + numbers[i + 1]) / 2;
+    for (const double value : {tie, tie * (1 + 1e-6), tie * (1 - 1e-6)}) values.push_back(value);
+  }
+  Mat x(1, static_cast<int64_t>(2 * values.size()));
+  for (size_t i = 0; i < values.size(); ++i) {
+    x.v[2 * i] = static_cast<float>(values[i]);
+    x.v[2 * i + 1] = -x.v[2 * i];
+  }
+  // A row of w picks one column out: 448 of a scale of 1.
+  Mat w(x.cols, x.cols);
+  Mat want(1, x.cols);
+  for (int64_t i = 0; i < x.cols; ++i) {
+    w.at(i, i) = 448;
+    want.v[i] = 448 * Float8Of(static_cast<float>(x.v[i]));
+  }
+  const std::vector<float> floats = w.Floats();
+  const HostMatrix host = {floats.data(), DType::kFloat32, w.rows, w.cols};
+  const auto matrix = backend_->LoadMatrix({&host, 1}, DType::kFloat8);
+  ExpectSameBits(Product(x, *matrix, nullptr, MatMulMode::kStore, Mat(1, x.cols)), want, "codes");
 }
 
 // The promise the whole engine rests on: a row's bits do not depend on the rows beside it. Nor,
