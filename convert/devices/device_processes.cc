@@ -88,6 +88,7 @@ DeviceProcesses::DeviceProcesses(int devices, std::string directory)
     for (size_t i = 0; i < pids_.size(); ++i) watchers_.emplace_back([this, i] { Watch(i); });
   } catch (...) {
     Kill();
+    for (std::thread& watcher : watchers_) watcher.join();
     throw;
   }
 }
