@@ -131,11 +131,9 @@ class CpuBackend : public Backend {
   const WindowedAttentionKernels& windowed_attention_;
   const FullAttentionKernels& full_attention_;
   std::vector<Buffer> scratch_;  // one a worker
-  // A step's rows as integers or bfloat16, and integers' groups: grown at an op's first use for the
-  // steps' limits.
+  // A step's rows as integers or bfloat16: grown at an op's first use for the steps' limits.
   int64_t max_rows_ = 0;
   Buffer narrow_rows_;
-  Buffer int_groups_;
   // Of this step's batch: for each segment, the row blocks of full attention before it; and in all.
   std::vector<int64_t> first_block_;
   int64_t max_encoder_pages_ = 0;

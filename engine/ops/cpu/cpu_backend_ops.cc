@@ -68,6 +68,9 @@ void CpuBackend::RunProduct(const Task& all, int64_t rows, int64_t panel_count, 
     Task task = all;
     task.first_panel = index / row_blocks * panels;
     task.end_panel = std::min(task.first_panel + panels, panel_count);
+    // The threads take turns, roughly.
+    task.next_panel = std::min(task.first_panel + panels * pool_.threads(), panel_count);
+    task.all_panels = panel_count;
     task.first_row = block * block_rows;
     task.end_row = std::min(task.first_row + block_rows, rows);
     run(task, worker);
@@ -128,18 +131,12 @@ void CpuBackend::IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias
   all.groups = QuantGroups(w.cols());
   // Rows a multiple of 4096 bytes apart would compete for the same cache lines.
   all.planes = int_planes_;
-  all.x_stride = all.planes * all.groups * kQuantGroup + 64;
+  all.x_stride = DivideUp(all.groups * GroupBytes(all.planes), 64) * 64 + 64;
   auto* rows = static_cast<int8_t*>(RowRoom(x.rows, all.x_stride));
-  const int64_t room = std::max(max_rows_, x.rows);
-  const size_t group_bytes = static_cast<size_t>(room * all.groups) * sizeof(ActivationGroup);
-  if (int_groups_.bytes() < group_bytes) int_groups_ = AllocateHost(group_bytes);
   if (x.rows == 0) return;
-  auto* groups = static_cast<ActivationGroup*>(int_groups_.data());
-  ForRows(x.rows, 0.2 * static_cast<double>(x.cols), [&](int64_t t) {
-    quantize_row_(x.f32_row(t), x.cols, rows + t * all.x_stride, groups + t * all.groups);
-  });
+  ForRows(x.rows, 0.2 * static_cast<double>(x.cols),
+          [&](int64_t t) { quantize_row_(x.f32_row(t), x.cols, rows + t * all.x_stride); });
   all.x = rows;
-  all.x_groups = groups;
   all.panels = w.panels();
   all.panel_bytes = w.panel_bytes();
   all.codes_offset = w.codes_offset();

@@ -18,6 +18,10 @@ struct ProductTask {
   int64_t end_row = 0;
   int64_t first_panel = 0;
   int64_t end_panel = 0;
+  // Of all_panels that the matrix has, the one from which the same thread likely goes on: fetched
+  // ahead. all_panels: none.
+  int64_t next_panel = 0;
+  int64_t all_panels = 0;
 };
 
 }  // namespace t2r

@@ -1,6 +1,7 @@
 // Products with weights in 8 and 4 bits, and looking rows up in them, with activations of one byte
 // and of two: on the instruction sets that this machine runs, and on the twins of those that it may
 // not. On a device also with weights and activations in fp8.
+#include <array>
 #include <cmath>
 #include <iostream>
 #include <tuple>
@@ -101,9 +102,12 @@ TEST(IntGemmSetsTest, RowsAreRoundedToNearestEven) {
     SCOPED_TRACE(hwy::TargetName(target));
     hwy::SetSupportedTargetsForTest(target);
     for (const int planes : {1, 2}) {
-      std::vector<int8_t> q(static_cast<size_t>(planes * kQuantGroup) + 1, 55);
-      ActivationGroup group;
-      ChooseQuantizeRow(planes)(x.data(), static_cast<int64_t>(x.size()), q.data(), &group);
+      const int64_t bytes = GroupBytes(planes);
+      alignas(16) std::array<int8_t, GroupBytes(2) + 1> q;
+      q.fill(55);
+      ChooseQuantizeRow(planes)(x.data(), static_cast<int64_t>(x.size()), q.data());
+      const auto& group =
+          *reinterpret_cast<const ActivationGroup*>(q.data() + planes * kQuantGroup);
       int total = 0;
       for (size_t i = 0; i < kQuantGroup; ++i) {
         const bool inside = i < x.size();
@@ -114,7 +118,7 @@ TEST(IntGemmSetsTest, RowsAreRoundedToNearestEven) {
         EXPECT_EQ(second, inside ? std::max(rest[i], -127) : 0) << i;
         total += 255 * q[i] + second;
       }
-      EXPECT_EQ(q.back(), 55) << "written beyond the row";
+      EXPECT_EQ(q[bytes], 55) << "written beyond the row";
       EXPECT_EQ(group.scale, planes == 1 ? 1.0F : 0x1p-8F);
       EXPECT_EQ(group.offset, -kInt8Offset * total);
       EXPECT_EQ(group.scaled_sum, group.scale * static_cast<float>(total));

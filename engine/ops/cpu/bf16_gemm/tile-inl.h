@@ -14,14 +14,28 @@ constexpr int PanelsFor(int rows) {
   return kTileRows / rows < 1 ? 1 : (kTileRows / rows < 4 ? kTileRows / rows : 4);
 }
 
+#include "engine/ops/cpu/ahead-inl.h"
 #include "engine/ops/cpu/finish-inl.h"
 
-// R rows × P panels, finished.
+// Pairs of input features with which the tiles fetch ahead once.
+constexpr int64_t kAheadPairs = 16;
+
+// What follows `count` panels from `panel` on, to be fetched in `tiles` tiles.
+HWY_INLINE Ahead AfterPanels(const Bf16GemmTask& task, int64_t panel, int64_t count,
+                             int64_t tiles) {
+  constexpr int64_t kWordBytes = sizeof(uint32_t);
+  return AfterPanels(task, task.panels, task.pairs * kPairPanel * kWordBytes, panel, count,
+                     tiles * ((task.pairs + kAheadPairs - 1) / kAheadPairs));
+}
+
+// R rows × P panels, finished. What `ahead` names is fetched beside.
 template <class Isa, int R, int P>
-HWY_NOINLINE void Tile(const Bf16GemmTask& task, int64_t row, int64_t panel) {
+HWY_NOINLINE void Tile(const Bf16GemmTask& task, int64_t row, int64_t panel, Ahead* ahead) {
+  constexpr int64_t kPairBytes = sizeof(uint32_t);
   const int64_t panel_words = task.pairs * kPairPanel;
   const uint32_t* w = task.panels + panel * panel_words;
-  const uint32_t* x = task.x + row * task.x_stride;
+  RowPointers<R> x(task.x + row * task.x_stride, task.x_stride * kPairBytes);
+  FetchOutputs<R>(task, row, panel * kPairPanel, P * kPairPanel);
   typename Isa::Floats sums[P][R][2];
   T2R_UNROLL
   for (int p = 0; p < P; ++p) {
@@ -31,36 +45,36 @@ HWY_NOINLINE void Tile(const Bf16GemmTask& task, int64_t row, int64_t panel) {
       sums[p][r][1] = Isa::SetFloats(0.0F);
     }
   }
-  for (int64_t i = 0; i < task.pairs; ++i) {
-    T2R_UNROLL
-    for (int p = 0; p < P; ++p) {
-      const auto first = Isa::LoadPairs(w + p * panel_words + i * kPairPanel);
-      const auto second = Isa::LoadPairs(w + p * panel_words + i * kPairPanel + 16);
+  for (int64_t pairs = task.pairs; pairs > 0; pairs -= kAheadPairs) {
+    ahead->Step();
+    for (int64_t i = pairs < kAheadPairs ? pairs : kAheadPairs; i > 0; --i) {
       T2R_UNROLL
-      for (int r = 0; r < R; ++r) {
-        const auto input = Isa::Broadcast(x[r * task.x_stride + i]);
-        sums[p][r][0] = Isa::Dot(sums[p][r][0], first, input);
-        sums[p][r][1] = Isa::Dot(sums[p][r][1], second, input);
+      for (int p = 0; p < P; ++p) {
+        const auto first = Isa::LoadPairs(w + p * panel_words);
+        const auto second = Isa::LoadPairs(w + p * panel_words + 16);
+        T2R_UNROLL
+        for (int r = 0; r < R; ++r) {
+          const auto input = Isa::Broadcast(*reinterpret_cast<const uint32_t*>(x[r]));
+          sums[p][r][0] = Isa::Dot(sums[p][r][0], first, input);
+          sums[p][r][1] = Isa::Dot(sums[p][r][1], second, input);
+        }
       }
+      w += kPairPanel;
+      x.Advance(kPairBytes);
     }
   }
-  T2R_UNROLL
-  for (int p = 0; p < P; ++p) {
-    T2R_UNROLL
-    for (int r = 0; r < R; ++r) {
-      Finish<Isa>(task, row + r, (panel + p) * kPairPanel, sums[p][r]);
-    }
-  }
+  FinishTile<Isa>(task, row, panel * kPairPanel, sums);
 }
 
 // R rows over panels [panel, end), as many at a time as R leaves registers for.
 template <class Isa, int R>
-void DispatchRows(const Bf16GemmTask& task, int64_t rows, int64_t row, int64_t panel, int64_t end) {
+void DispatchRows(const Bf16GemmTask& task, int64_t rows, int64_t row, int64_t panel, int64_t end,
+                  Ahead* ahead) {
   if constexpr (R > 0) {
-    if (rows != R) return DispatchRows<Isa, R - 1>(task, rows, row, panel, end);
+    if (rows != R) return DispatchRows<Isa, R - 1>(task, rows, row, panel, end, ahead);
     constexpr int kP = PanelsFor(R);
-    for (; panel + kP <= end; panel += kP) Tile<Isa, R, kP>(task, row, panel);
-    for (; panel < end; ++panel) Tile<Isa, R, 1>(task, row, panel);
+    for (; panel + kP <= end; panel += kP) Tile<Isa, R, kP>(task, row, panel, ahead);
+    for (; panel < end; ++panel) Tile<Isa, R, 1>(task, row, panel, ahead);
   }
 }
 
@@ -68,13 +82,17 @@ template <class Isa>
 void RunBf16(const Bf16GemmTask& task) {
   const int64_t rows = task.end_row - task.first_row;
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  // A panel stays in the second level over all tiles of rows, which stay there too: K is never cut.
+  // Few rows are done with a panel as soon as memory delivers it: fetching another beside would
+  // delay it.
+  Ahead ahead;
   const int64_t step = tiles > 1 ? 1 : task.end_panel - task.first_panel;
+  // A panel stays in the second level over all tiles of rows, which stay there too: K is never cut.
   for (int64_t panel = task.first_panel; panel < task.end_panel; panel += step) {
+    if (tiles > 1) ahead = AfterPanels(task, panel, 1, tiles);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t row = task.first_row + rows * tile / tiles;
       const int64_t next = task.first_row + rows * (tile + 1) / tiles;
-      DispatchRows<Isa, kTileRows>(task, next - row, row, panel, panel + step);
+      DispatchRows<Isa, kTileRows>(task, next - row, row, panel, panel + step, &ahead);
     }
   }
 }

@@ -28,17 +28,16 @@ HWY_NOINLINE void TileOfRows(const IntGemmTask& task, int64_t row, int64_t panel
   constexpr int64_t kGroupScales = kIntPanel * (kInt4 ? 2 : 1);
   const uint8_t* base = task.panels + panel * task.panel_bytes;
   const int8_t* x = task.x + row * task.x_stride;
-  const ActivationGroup* x_groups = task.x_groups + row * task.groups;
   typename Isa::Floats out[kTileRows];
   T2R_UNROLL
   for (int r = 0; r < kTileRows; ++r) out[r] = Isa::SetFloats(0.0F);
-  for (int64_t g = 0; g < task.groups; ++g) {
+  for (int64_t g = 0; g < task.groups; ++g, x += GroupBytes(kPlanes)) {
     alignas(64) uint8_t room[kIntPanel * kQuantGroup];
     alignas(64) int32_t sums[kPlanes][kTileRows][kIntPanel];
     Tiles::template Load<2>(TileCodes<kInt4>(base + task.codes_offset + g * kGroupCodes, room), 64);
     for (int plane = 0; plane < kPlanes; ++plane) {
       Tiles::template Zero<0>();
-      Tiles::template Load<1>(x + (g * kPlanes + plane) * kQuantGroup, task.x_stride);
+      Tiles::template Load<1>(x + plane * kQuantGroup, task.x_stride);
       Tiles::template DotSignedUnsigned<0, 1, 2>();
       Tiles::template Store<0>(sums[plane], sizeof(sums[plane][0]));
     }
@@ -47,7 +46,8 @@ HWY_NOINLINE void TileOfRows(const IntGemmTask& task, int64_t row, int64_t panel
     const auto minimum = kInt4 ? Isa::Widen(scales + kIntPanel) : scale;
     T2R_UNROLL
     for (int r = 0; r < kTileRows; ++r) {
-      const ActivationGroup& group = x_groups[r * task.groups + g];
+      const auto& group =
+          *reinterpret_cast<const ActivationGroup*>(x + r * task.x_stride + kPlanes * kQuantGroup);
       const int32_t offset = kInt4 ? 0 : group.offset;
       auto sum = Isa::LoadInts(sums[0][r]);
       if constexpr (kPlanes == 1) {

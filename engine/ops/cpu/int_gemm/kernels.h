@@ -24,12 +24,17 @@ namespace t2r {
 // with AVX2, a tile's columns with AMX.
 inline constexpr int64_t kIntPanel = 16;
 
-// A row's group of activations x ≈ scale · q, q = 256 a + b or, with one plane, a.
-struct ActivationGroup {
+// Of a row's group of activations x ≈ scale · q, q = 256 a + b or, with one plane, a.
+struct alignas(16) ActivationGroup {
   float scale = 0;
   int32_t offset = 0;    // −kInt8Offset · Σ q: what unsigned int8 codes add too much, negated
   float scaled_sum = 0;  // scale · Σ q
 };
+
+// A group in a row of integers: its a, then, with two planes, its b, then its ActivationGroup.
+constexpr int64_t GroupBytes(int planes) {
+  return planes * kQuantGroup + static_cast<int64_t>(sizeof(ActivationGroup));
+}
 
 // A panel has, for each group, 16 scales (with int4 then 16 minimums), bfloat16, feature by
 // feature; and from codes_offset on, for each group, 8 blocks of 4 input features: a block's codes
@@ -37,12 +42,10 @@ struct ActivationGroup {
 // block b, the upper ones block b + 4. So a one-row product reads memory in order, and reads
 // MatrixBytes(N, K, dtype) bytes, which over the speed of memory is the least time it can take.
 struct IntGemmTask : ProductTask {
-  // [rows, groups, planes, kQuantGroup]: a group's a, then, with two planes, its b; rows x_stride
-  // bytes apart.
+  // Rows of GroupBytes(planes) a group, x_stride bytes apart.
   const int8_t* x = nullptr;
   int64_t x_stride = 0;
   int planes = 2;
-  const ActivationGroup* x_groups = nullptr;  // [rows, groups]
   const uint8_t* panels = nullptr;
   int64_t panel_bytes = 0;
   int64_t codes_offset = 0;
@@ -68,12 +71,12 @@ const IntGemmKernels& ChooseIntGemm();
 // What ChooseIntGemm answers from now on; null: the best again. For tests, on one thread.
 void SetIntGemmForTest(const IntGemmKernels* kernels);
 
-// A row of activations as integers, cut into groups: x [cols] to q [QuantGroups(cols), planes,
-// kQuantGroup], zeros behind the last, and groups [QuantGroups(cols)]. Of v = x · (127 / max|x|), a
+// A row of activations as integers, cut into groups: x [cols] to row [QuantGroups(cols)], zeros
+// behind the last activation, row aligned to 16 bytes. Of v = x · (127 / max|x|), a
 // is the nearest integer, ties to even, and b that of 256 (v − a), at most 127; scale is max|x| /
 // 127 with one plane, a 256th of that with two. A group below 1e-30 counts as zeros; NaN and
 // infinities come out as scales that are not finite.
-using QuantizeRowFn = void (*)(const float* x, int64_t cols, int8_t* q, ActivationGroup* groups);
+using QuantizeRowFn = void (*)(const float* x, int64_t cols, int8_t* row);
 // planes: 1 or 2.
 QuantizeRowFn ChooseQuantizeRow(int planes);
 

@@ -16,7 +16,7 @@ using DI = hn::RebindToSigned<DF>;
 constexpr int64_t kVectors = kQuantGroup / kLanes;
 
 template <int kPlanes>
-HWY_INLINE void QuantizeGroupOf(const float* x, int8_t* q, ActivationGroup* group) {
+HWY_INLINE void QuantizeGroupOf(const float* x, int8_t* q) {
   const DF df;
   const DI di;
   const hn::Rebind<int8_t, DF> d8;
@@ -52,22 +52,23 @@ HWY_INLINE void QuantizeGroupOf(const float* x, int8_t* q, ActivationGroup* grou
     }
   }
   const int32_t total = hn::GetLane(hn::SumOfLanes(di, sum));
+  auto* group = reinterpret_cast<ActivationGroup*>(q + kPlanes * kQuantGroup);
   group->scale = zero ? 0.0F : largest / 127.0F * (kPlanes == 1 ? 1.0F : 0x1p-8F);
   group->offset = -kInt8Offset * total;
   group->scaled_sum = group->scale * static_cast<float>(total);
 }
 
 template <int kPlanes>
-void QuantizeRow(const float* x, int64_t cols, int8_t* q, ActivationGroup* groups) {
-  const int64_t whole = cols / kQuantGroup;
-  for (int64_t g = 0; g < whole; ++g) {
-    QuantizeGroupOf<kPlanes>(x + g * kQuantGroup, q + kPlanes * g * kQuantGroup, groups + g);
+void QuantizeRow(const float* x, int64_t cols, int8_t* row) {
+  for (; cols >= kQuantGroup; cols -= kQuantGroup) {
+    QuantizeGroupOf<kPlanes>(x, row);
+    x += kQuantGroup;
+    row += GroupBytes(kPlanes);
   }
-  const int64_t rest = cols - whole * kQuantGroup;
-  if (rest == 0) return;
+  if (cols == 0) return;
   HWY_ALIGN float last[kQuantGroup] = {};
-  std::memcpy(last, x + whole * kQuantGroup, static_cast<size_t>(rest) * sizeof(float));
-  QuantizeGroupOf<kPlanes>(last, q + kPlanes * whole * kQuantGroup, groups + whole);
+  std::memcpy(last, x, static_cast<size_t>(cols) * sizeof(float));
+  QuantizeGroupOf<kPlanes>(last, row);
 }
 
 }  // namespace

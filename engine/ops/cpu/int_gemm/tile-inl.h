@@ -11,6 +11,7 @@
 // with what its names say of the rest. T2R_UNROLL stands before the loops over what is in
 // registers.
 
+#include "engine/ops/cpu/ahead-inl.h"
 #include "engine/ops/cpu/finish-inl.h"
 
 // A group's sums of one row and panel, scaled, onto what the groups before left: the sequence that
@@ -26,69 +27,66 @@ HWY_INLINE void AddGroup(typename Isa::Floats scale, typename Isa::Floats minimu
   }
 }
 
-// R rows × P panels, finished.
+// R rows × P panels, finished. What `ahead` names is fetched beside.
 template <class Isa, bool kInt4, int kPlanes, int R, int P>
-HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
+HWY_NOINLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel, Ahead* ahead) {
   constexpr int64_t kGroupCodes = kIntPanel * kQuantGroup / (kInt4 ? 2 : 1);
   constexpr int64_t kGroupScales = kIntPanel * (kInt4 ? 2 : 1);
   constexpr int kBlocks = kQuantGroup / 4;
   const uint8_t* base = task.panels + panel * task.panel_bytes;
-  const int8_t* x = task.x + row * task.x_stride;
-  constexpr int64_t kInputs = kPlanes * kQuantGroup;  // bytes of a group
+  const uint8_t* codes = base + task.codes_offset;
+  const uint8_t* scales = base;
+  const int64_t panel_bytes = task.panel_bytes;
+  RowPointers<R> x(task.x + row * task.x_stride, task.x_stride);
+  const auto group_of = [&](int r) {
+    return reinterpret_cast<const ActivationGroup*>(x[r] + kPlanes * kQuantGroup);
+  };
+  FetchOutputs<R>(task, row, panel * kIntPanel, P * kIntPanel);
   constexpr bool kOffset = !kInt4 && !Isa::kSigned8;  // goes in with the last plane
-  const ActivationGroup* x_groups = task.x_groups + row * task.groups;
-  typename Isa::Floats out[P][R];
+  typename Isa::Floats out[P][R][1];
   T2R_UNROLL
   for (int p = 0; p < P; ++p) {
     T2R_UNROLL
-    for (int r = 0; r < R; ++r) out[p][r] = Isa::SetFloats(0.0F);
+    for (int r = 0; r < R; ++r) out[p][r][0] = Isa::SetFloats(0.0F);
   }
-  for (int64_t g = 0; g < task.groups; ++g) {
+  for (int64_t g = task.groups; g > 0; --g) {
     typename Isa::Ints sums[P][R];
     T2R_UNROLL
     for (int r = 0; r < R; ++r) {
       T2R_UNROLL
       for (int p = 0; p < P; ++p) {
-        sums[p][r] =
-            Isa::SetInts(kOffset && kPlanes == 1 ? x_groups[r * task.groups + g].offset : 0);
+        sums[p][r] = Isa::SetInts(kOffset && kPlanes == 1 ? group_of(r)->offset : 0);
       }
     }
-    const uint8_t* codes = base + task.codes_offset + g * kGroupCodes;
-    if constexpr (R == 1) {
-      // A panel is too short for the processor's own prefetching to get going: the same group of
-      // the next panels, into the second level. Beyond the last panel a prefetch does nothing.
-      const uint8_t* next = codes + P * task.panel_bytes;
-      for (int p = 0; p < P; ++p) {
-        for (int64_t i = 0; i < kGroupCodes; i += 64) {
-          __builtin_prefetch(next + p * task.panel_bytes + i, 0, 2);
-        }
-      }
-    }
+    ahead->Step();
     // With two planes the sums of the upper bytes, times 256, then those of the lower ones: codes
     // come from memory once and from the first cache again.
 #pragma GCC unroll 1
     for (int byte = 0; byte < kPlanes; ++byte) {
-      const int8_t* inputs = x + g * kInputs + byte * kQuantGroup;
+      const auto inputs = [&](int r, int block) {
+        return reinterpret_cast<const int8_t*>(x[r]) + byte * kQuantGroup + block * 4;
+      };
       if (byte == 1) {
         T2R_UNROLL
         for (int r = 0; r < R; ++r) {
-          const int32_t offset = kOffset ? x_groups[r * task.groups + g].offset : 0;
+          const int32_t offset = kOffset ? group_of(r)->offset : 0;
           T2R_UNROLL
           for (int p = 0; p < P; ++p) sums[p][r] = Isa::NextByte(sums[p][r], offset);
         }
       }
       if constexpr (kInt4) {
+        T2R_UNROLL
         for (int b = 0; b < kBlocks / 2; ++b) {
           typename Isa::Codes4 low[P];
           typename Isa::Codes4 high[P];
           T2R_UNROLL
           for (int p = 0; p < P; ++p) {
-            Isa::Load4(codes + p * task.panel_bytes + b * 64, low[p], high[p]);
+            Isa::Load4(codes + p * panel_bytes + b * 64, low[p], high[p]);
           }
           T2R_UNROLL
           for (int r = 0; r < R; ++r) {
-            const auto first = Isa::Broadcast(inputs + r * task.x_stride + b * 4);
-            const auto second = Isa::Broadcast(inputs + r * task.x_stride + (b + kBlocks / 2) * 4);
+            const auto first = Isa::Broadcast(inputs(r, b));
+            const auto second = Isa::Broadcast(inputs(r, b + kBlocks / 2));
             T2R_UNROLL
             for (int p = 0; p < P; ++p) {
               sums[p][r] = Isa::Dot4(Isa::Dot4(sums[p][r], low[p], first), high[p], second);
@@ -96,13 +94,14 @@ HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
           }
         }
       } else {
+        T2R_UNROLL
         for (int b = 0; b < kBlocks; ++b) {
           typename Isa::Codes8 block[P];
           T2R_UNROLL
-          for (int p = 0; p < P; ++p) block[p] = Isa::Load8(codes + p * task.panel_bytes + b * 64);
+          for (int p = 0; p < P; ++p) block[p] = Isa::Load8(codes + p * panel_bytes + b * 64);
           T2R_UNROLL
           for (int r = 0; r < R; ++r) {
-            const auto input = Isa::Broadcast(inputs + r * task.x_stride + b * 4);
+            const auto input = Isa::Broadcast(inputs(r, b));
             T2R_UNROLL
             for (int p = 0; p < P; ++p) sums[p][r] = Isa::Dot8(sums[p][r], block[p], input);
           }
@@ -111,30 +110,38 @@ HWY_INLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel) {
     }
     T2R_UNROLL
     for (int p = 0; p < P; ++p) {
-      const auto* scales =
-          reinterpret_cast<const uint16_t*>(base + p * task.panel_bytes) + g * kGroupScales;
-      const auto scale = Isa::Widen(scales);
-      const auto minimum = kInt4 ? Isa::Widen(scales + kIntPanel) : scale;
+      const auto* of_panel = reinterpret_cast<const uint16_t*>(scales + p * panel_bytes);
+      const auto scale = Isa::Widen(of_panel);
+      const auto minimum = kInt4 ? Isa::Widen(of_panel + kIntPanel) : scale;
       T2R_UNROLL
       for (int r = 0; r < R; ++r) {
-        AddGroup<Isa, kInt4>(scale, minimum, x_groups[r * task.groups + g], sums[p][r], &out[p][r]);
+        AddGroup<Isa, kInt4>(scale, minimum, *group_of(r), sums[p][r], &out[p][r][0]);
       }
     }
+    codes += kGroupCodes;
+    scales += kGroupScales * sizeof(uint16_t);
+    x.Advance(GroupBytes(kPlanes));
   }
-  T2R_UNROLL
-  for (int p = 0; p < P; ++p) {
-    T2R_UNROLL
-    for (int r = 0; r < R; ++r) {
-      Finish<Isa>(task, row + r, (panel + p) * kIntPanel, {out[p][r]});
-    }
-  }
+  FinishTile<Isa>(task, row, panel * kIntPanel, out);
 }
 
-// R rows over panels [panel, end), P at a time.
+// What follows `count` panels from `panel` on, to be fetched in `tiles` tiles.
+HWY_INLINE Ahead AfterPanels(const IntGemmTask& task, int64_t panel, int64_t count, int64_t tiles) {
+  return AfterPanels(task, task.panels, task.panel_bytes, panel, count, tiles * task.groups);
+}
+
+// R rows over panels [panel, end), P at a time. ahead: null where these are all rows of the task.
 template <class Isa, bool kInt4, int kPlanes, int R, int P>
-void TilePanels(const IntGemmTask& task, int64_t row, int64_t panel, int64_t end) {
-  for (; panel + P <= end; panel += P) Tile<Isa, kInt4, kPlanes, R, P>(task, row, panel);
-  for (; panel < end; ++panel) Tile<Isa, kInt4, kPlanes, R, 1>(task, row, panel);
+void TilePanels(const IntGemmTask& task, int64_t row, int64_t panel, int64_t end, Ahead* ahead) {
+  Ahead own;
+  for (; panel + P <= end; panel += P) {
+    if (ahead == nullptr) own = AfterPanels(task, panel, P, 1);
+    Tile<Isa, kInt4, kPlanes, R, P>(task, row, panel, ahead == nullptr ? &own : ahead);
+  }
+  for (; panel < end; ++panel) {
+    if (ahead == nullptr) own = AfterPanels(task, panel, 1, 1);
+    Tile<Isa, kInt4, kPlanes, R, 1>(task, row, panel, ahead == nullptr ? &own : ahead);
+  }
 }
 
 template <class Isa>
@@ -149,11 +156,14 @@ struct TileShape {
 };
 
 template <class Isa, bool kInt4, int kPlanes, bool kMany, int R>
-void DispatchRows(const IntGemmTask& task, int64_t rows, int64_t row, int64_t panel, int64_t end) {
+void DispatchRows(const IntGemmTask& task, int64_t rows, int64_t row, int64_t panel, int64_t end,
+                  Ahead* ahead) {
   if constexpr (R > 0) {
     constexpr int kP = kMany ? TileShape<Isa>::kManyPanels : TileShape<Isa>::FewPanels(R);
-    if (rows == R) return TilePanels<Isa, kInt4, kPlanes, R, kP>(task, row, panel, end);
-    DispatchRows<Isa, kInt4, kPlanes, kMany, R - 1>(task, rows, row, panel, end);
+    if (rows == R) {
+      return TilePanels<Isa, kInt4, kPlanes, R, kP>(task, row, panel, end, ahead);
+    }
+    DispatchRows<Isa, kInt4, kPlanes, kMany, R - 1>(task, rows, row, panel, end, ahead);
   }
 }
 
@@ -164,17 +174,19 @@ void RunTask(const IntGemmTask& task) {
   const int64_t tiles = (rows + Shape::kMaxRows - 1) / Shape::kMaxRows;
   if (tiles <= 1) {
     return DispatchRows<Isa, kInt4, kPlanes, false, Shape::kMaxRows>(
-        task, rows, task.first_row, task.first_panel, task.end_panel);
+        task, rows, task.first_row, task.first_panel, task.end_panel, nullptr);
   }
   // The panels of a tile stay in the caches over all rows, which come from the second level: their
   // codes are a quarter of float32's size, so K is never cut.
   for (int64_t panel = task.first_panel; panel < task.end_panel; panel += Shape::kManyPanels) {
     const int64_t end =
         panel + Shape::kManyPanels < task.end_panel ? panel + Shape::kManyPanels : task.end_panel;
+    Ahead ahead = AfterPanels(task, panel, end - panel, tiles);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t row = task.first_row + rows * tile / tiles;
       const int64_t next = task.first_row + rows * (tile + 1) / tiles;
-      DispatchRows<Isa, kInt4, kPlanes, true, Shape::kMaxRows>(task, next - row, row, panel, end);
+      DispatchRows<Isa, kInt4, kPlanes, true, Shape::kMaxRows>(task, next - row, row, panel, end,
+                                                               &ahead);
     }
   }
 }
