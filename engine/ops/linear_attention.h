@@ -109,6 +109,11 @@ struct LinearAttentionArgs {
   // state + slot · slot_stride (in floats).
   float* state = nullptr;
   int64_t slot_stride = 0;
+
+  // S of one slot and group.
+  float* State(int64_t slot, int group) const {
+    return state + slot * slot_stride + static_cast<int64_t>(group) * map.features * head_dim;
+  }
 };
 
 }  // namespace t2r

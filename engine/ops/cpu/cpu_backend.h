@@ -91,8 +91,8 @@ class CpuBackend : public Backend {
       for (int64_t r = rows * chunk / chunks; r < rows * (chunk + 1) / chunks; ++r) fn(r);
     });
   }
-  // fn(segment, group, worker) for every segment of the batch and group, row_cost nanoseconds a
-  // row.
+  // fn(segment, group, next, worker) for every segment of the batch and group, row_cost nanoseconds
+  // a row. next: segment · groups + group of what the same thread likely takes next; −1: nothing.
   template <typename Fn>
   void ForSegmentGroups(const Batch& batch, int groups, double row_cost, const Fn& fn);
   // MatMul by the weights' type and layout. Where rows need another form first, that of all rows,

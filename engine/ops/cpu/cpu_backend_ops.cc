@@ -155,15 +155,16 @@ void CpuBackend::ForSegmentGroups(const Batch& batch, int groups, double row_cos
   }
   const int64_t pairs = static_cast<int64_t>(batch.segments.size()) * groups;
   const double cost = row_cost * static_cast<double>(batch.rows() * groups);
-  // Short segments are gathered into tasks worth claiming; a long one is a task of its own.
-  int64_t chunk = 1;
-  if (longest <= 4) {
-    chunk = std::clamp<int64_t>(static_cast<int64_t>(kSharedNanoseconds / row_cost), 1,
-                                std::max<int64_t>(1, pairs / (kTasksPerThread * pool_.threads())));
-  }
+  // Short segments are gathered: within a task what comes next is known.
+  const int64_t chunk =
+      longest > 4 ? 1 : std::max<int64_t>(1, pairs / (kTasksPerThread * pool_.threads()));
   ForTasks(DivideUp(pairs, chunk), cost, [&](int64_t task, int worker) {
-    for (int64_t i = task * chunk; i < std::min((task + 1) * chunk, pairs); ++i) {
-      fn(batch.segments[i / groups], static_cast<int>(i % groups), worker);
+    const int64_t end = std::min((task + 1) * chunk, pairs);
+    for (int64_t i = task * chunk; i < end; ++i) {
+      // The threads take turns, roughly.
+      const int64_t next = i + 1 < end ? i + 1 : end + chunk * (pool_.threads() - 1);
+      fn(batch.segments[i / groups], static_cast<int>(i % groups), next < pairs ? next : -1,
+         worker);
     }
   });
 }
@@ -175,8 +176,13 @@ void CpuBackend::LinearAttention(const Batch& batch, const LinearAttentionArgs& 
   // Each float of S takes two operations to update and two a head to read; features cost the like.
   const int uses = 1 + args.heads / args.groups;
   ForSegmentGroups(batch, args.groups, 100 + floats * 4 * uses / kFlopsPerNanosecond,
-                   [&](const Segment& segment, int group, int worker) {
-                     linear_attention_.run(args, segment, group, Scratch(worker));
+                   [&](const Segment& segment, int group, int64_t next, int worker) {
+                     const float* state = nullptr;
+                     if (next >= 0) {
+                       state = args.State(batch.segments[next / args.groups].slot,
+                                          static_cast<int>(next % args.groups));
+                     }
+                     linear_attention_.run(args, segment, group, state, Scratch(worker));
                    });
 }
 
@@ -192,7 +198,7 @@ void CpuBackend::WindowedAttention(const Batch& batch, const WindowedAttentionAr
                        (static_cast<double>(args.ring() + args.sinks) * num_queries_per_kv +
                         static_cast<double>(args.map.features) * (num_queries_per_kv + 1));
   ForSegmentGroups(batch, args.groups, 100 + flops / kFlopsPerNanosecond,
-                   [&](const Segment& segment, int group, int worker) {
+                   [&](const Segment& segment, int group, int64_t /*next*/, int worker) {
                      windowed_attention_.run(args, segment, group, Scratch(worker));
                    });
 }

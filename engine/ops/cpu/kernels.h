@@ -61,8 +61,9 @@ const RowKernels& ChooseRowKernels();
 struct LinearAttentionKernels {
   // Floats of scratch one task needs.
   int64_t (*scratch_floats)(const LinearAttentionArgs& args) = nullptr;
-  // All rows of one segment, in order, for one group.
-  void (*run)(const LinearAttentionArgs& args, const Segment& segment, int group,
+  // All rows of one segment, in order, for one group. next: where S of what the same thread likely
+  // takes next lies, to be fetched meanwhile; null: not known.
+  void (*run)(const LinearAttentionArgs& args, const Segment& segment, int group, const float* next,
               float* scratch) = nullptr;
 };
 

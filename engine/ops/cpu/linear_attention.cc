@@ -48,12 +48,15 @@ HWY_INLINE void Rows(const float* HWY_RESTRICT phi_k, const float* HWY_RESTRICT 
   });
 }
 
-// All k rows of S for H heads.
+// All k rows of S for H heads. next: as many rows of another S, to be fetched beside; or null.
 template <int H, bool kUpdate>
 void UpdateAndRead(const float* phi_k, const float* phi_q, int64_t phi_stride, const float* v,
-                   int64_t k, int64_t n, float* s, float* y, int64_t y_stride) {
+                   int64_t k, int64_t n, float* s, float* y, int64_t y_stride, const float* next) {
   int64_t i = 0;
   for (; i + 4 <= k; i += 4) {
+    if (next != nullptr) {
+      for (int64_t j = 0; j < 4 * n; j += 16) __builtin_prefetch(next + i * n + j, 1, 2);
+    }
     Rows<4, H, kUpdate>(phi_k + i, phi_q + i, phi_stride, v, n, s + i * n, y, y_stride);
   }
   for (; i < k; ++i) {
@@ -63,19 +66,19 @@ void UpdateAndRead(const float* phi_k, const float* phi_q, int64_t phi_stride, c
 
 template <bool kUpdate>
 void UpdateAndReadHeads(int heads, const float* phi_k, const float* phi_q, int64_t phi_stride,
-                        const float* v, int64_t k, int64_t n, float* s, float* y,
-                        int64_t y_stride) {
+                        const float* v, int64_t k, int64_t n, float* s, float* y, int64_t y_stride,
+                        const float* next) {
   switch (heads) {
     case 0:
-      return UpdateAndRead<0, kUpdate>(phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride);
+      return UpdateAndRead<0, kUpdate>(phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride, next);
     case 1:
-      return UpdateAndRead<1, kUpdate>(phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride);
+      return UpdateAndRead<1, kUpdate>(phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride, next);
     case 2:
-      return UpdateAndRead<2, kUpdate>(phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride);
+      return UpdateAndRead<2, kUpdate>(phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride, next);
     case 3:
-      return UpdateAndRead<3, kUpdate>(phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride);
+      return UpdateAndRead<3, kUpdate>(phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride, next);
     default:
-      return UpdateAndRead<4, kUpdate>(phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride);
+      return UpdateAndRead<4, kUpdate>(phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride, next);
   }
 }
 
@@ -86,7 +89,8 @@ int64_t ScratchFloats(const LinearAttentionArgs& args) {
          FeatureScratchFloats(args.map, args.head_dim);
 }
 
-void Run(const LinearAttentionArgs& args, const Segment& segment, int group, float* scratch) {
+void Run(const LinearAttentionArgs& args, const Segment& segment, int group, const float* next,
+         float* scratch) {
   const DF d;
   const int64_t k = args.map.features;
   const int64_t n = args.head_dim;
@@ -102,7 +106,7 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
   const bool update = args.mode != LinearAttentionMode::kRead;
   const bool read = args.mode != LinearAttentionMode::kAccumulate;
   float* slot = args.state + segment.slot * args.slot_stride;
-  float* s = slot + group * k * n;
+  float* s = args.State(segment.slot, group);
   float* z = slot + (args.groups * n + group) * k;
 
   const float keep = args.log_decay == nullptr ? 1.0F : std::exp(args.log_decay[group]);
@@ -111,7 +115,8 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
                           HWY_ATTR { io.Store(hn::Mul(io.Load(x + i), hn::Set(d, keep)), x + i); });
   };
 
-  // A decoding session's state lies in memory: it comes while the features are computed.
+  // A decoding session's state lies in memory: it comes while the session before it is computed, or
+  // at least while the features are.
   for (int64_t i = 0; i < k * n; i += 16) hwy::Prefetch(s + i);
   for (int64_t t = segment.first_row; t < segment.first_row + segment.rows; ++t) {
     const int64_t first_head = static_cast<int64_t>(group) * num_queries_per_kv;
@@ -132,8 +137,9 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
       }
     }
     const float* v = update ? args.v.f32_row(t) + group * n : nullptr;
+    const float* fetched = t == segment.first_row ? next : nullptr;
     if (!read) {
-      UpdateAndReadHeads<true>(0, phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride);
+      UpdateAndReadHeads<true>(0, phi_k, phi_q, phi_stride, v, k, n, s, y, y_stride, fetched);
       continue;
     }
     for (int64_t i = 0; i < num_queries_per_kv * y_stride; i += kLanes)
@@ -143,9 +149,11 @@ void Run(const LinearAttentionArgs& args, const Segment& segment, int group, flo
       const float* some_phi = phi_q + h * phi_stride;
       float* some_y = y + h * y_stride;
       if (h == 0 && update) {
-        UpdateAndReadHeads<true>(heads, phi_k, some_phi, phi_stride, v, k, n, s, some_y, y_stride);
+        UpdateAndReadHeads<true>(heads, phi_k, some_phi, phi_stride, v, k, n, s, some_y, y_stride,
+                                 fetched);
       } else {
-        UpdateAndReadHeads<false>(heads, phi_k, some_phi, phi_stride, v, k, n, s, some_y, y_stride);
+        UpdateAndReadHeads<false>(heads, phi_k, some_phi, phi_stride, v, k, n, s, some_y, y_stride,
+                                  nullptr);
       }
     }
     for (int h = 0; h < num_queries_per_kv; ++h) {
