@@ -4,14 +4,28 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <system_error>
+#include <utility>
 
 namespace t2r {
 namespace {
 
 constexpr size_t kPage = 4096;
 constexpr size_t kHugePage = size_t{2} << 20;
+
+// Of AllocateWeights: a region, and the sizes that share one. Less is not worth a region of its own
+// where nothing shares it, and more leaves little in small pages.
+constexpr size_t kRegion = size_t{32} << 20;
+constexpr size_t kLeastShared = size_t{64} << 10;
+constexpr size_t kMostShared = size_t{8} << 20;
+
+struct Region {
+  Buffer memory;
+  size_t used = 0;
+};
 
 size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
@@ -42,6 +56,22 @@ Buffer AllocateHost(size_t bytes) {
     madvise(data, want, MADV_HUGEPAGE);  // only advice: without huge pages it is merely slower
   }
   return Buffer(data, bytes, [want](void* p) { munmap(p, want); });
+}
+
+Buffer AllocateWeights(size_t bytes) {
+  if (bytes < kLeastShared || bytes > kMostShared) return AllocateHost(bytes);
+  static std::mutex mutex;
+  static std::weak_ptr<Region> current;
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::shared_ptr<Region> region = current.lock();
+  const size_t want = RoundUp(bytes, kPage);
+  if (region == nullptr || region->used + want > kRegion) {
+    region = std::make_shared<Region>(Region{AllocateHost(kRegion)});
+    current = region;
+  }
+  void* const data = static_cast<std::byte*>(region->memory.data()) + region->used;
+  region->used += want;
+  return Buffer(data, bytes, [owner = std::move(region)](void*) {});
 }
 
 }  // namespace t2r

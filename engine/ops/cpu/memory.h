@@ -12,4 +12,9 @@ namespace t2r {
 // are only taken when touched. Throws DeviceError naming the size when the system refuses.
 Buffer AllocateHost(size_t bytes);
 
+// The same for a matrix's weights: what is smaller than a few huge pages shares a region of them
+// with other weights, which goes back to the system with the last of them. A layer's matrix alone
+// would lie in small pages, and reading it means waiting for their addresses. Any thread.
+Buffer AllocateWeights(size_t bytes);
+
 }  // namespace t2r

@@ -18,7 +18,7 @@ PackedMatrix::PackedMatrix(std::span<const HostMatrix> parts, int64_t rows, DTyp
   assert(layout != PanelLayout::kPairs || input_multiple % 2 == 0);
   const int64_t inputs = (cols() + input_multiple - 1) / input_multiple * input_multiple;
   panel_bytes_ = static_cast<size_t>(inputs * panel_cols) * SizeOf(dtype);
-  buffer_ = AllocateHost(panel_bytes_ * static_cast<size_t>(panel_count()));
+  buffer_ = AllocateWeights(panel_bytes_ * static_cast<size_t>(panel_count()));
   pool.Run(panel_count(), [&](int64_t panel, int) {
     void* to = static_cast<std::byte*>(buffer_.data()) + static_cast<size_t>(panel) * panel_bytes_;
     int64_t first = 0;  // the part's first row in the stack

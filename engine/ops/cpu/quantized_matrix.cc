@@ -34,7 +34,7 @@ QuantizedMatrix::QuantizedMatrix(std::span<const HostMatrix> parts, int64_t rows
   const int64_t scale_bytes = groups * GroupScales(dtype) * static_cast<int64_t>(sizeof(uint16_t));
   codes_offset_ = (scale_bytes + 63) / 64 * 64;
   panel_bytes_ = codes_offset_ + groups * GroupCodes(dtype);
-  buffer_ = AllocateHost(static_cast<size_t>(panel_bytes_ * panel_count()));
+  buffer_ = AllocateWeights(static_cast<size_t>(panel_bytes_ * panel_count()));
   pool.Run(panel_count(), [&](int64_t panel, int) {
     int64_t first = 0;  // the part's first row in the stack
     for (const HostMatrix& part : parts) {
