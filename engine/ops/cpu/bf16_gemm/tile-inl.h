@@ -18,7 +18,10 @@ constexpr int PanelsFor(int rows) {
 #include "engine/ops/cpu/finish-inl.h"
 
 // Pairs of input features with which the tiles fetch ahead once.
-constexpr int64_t kAheadPairs = 16;
+constexpr int64_t kAheadPairs = 4;
+// Fewer rows are done with a panel as soon as memory delivers it: fetching another beside would
+// delay it.
+constexpr int kAheadRows = 4;
 
 // What follows `count` panels from `panel` on, to be fetched in `tiles` tiles.
 HWY_INLINE Ahead AfterPanels(const Bf16GemmTask& task, int64_t panel, int64_t count,
@@ -66,15 +69,22 @@ HWY_NOINLINE void Tile(const Bf16GemmTask& task, int64_t row, int64_t panel, Ahe
   FinishTile<Isa>(task, row, panel * kPairPanel, sums);
 }
 
-// R rows over panels [panel, end), as many at a time as R leaves registers for.
+// R rows over panels [panel, end), as many at a time as R leaves registers for. ahead: null where
+// these are all rows of the task.
 template <class Isa, int R>
 void DispatchRows(const Bf16GemmTask& task, int64_t rows, int64_t row, int64_t panel, int64_t end,
                   Ahead* ahead) {
   if constexpr (R > 0) {
     if (rows != R) return DispatchRows<Isa, R - 1>(task, rows, row, panel, end, ahead);
     constexpr int kP = PanelsFor(R);
-    for (; panel + kP <= end; panel += kP) Tile<Isa, R, kP>(task, row, panel, ahead);
-    for (; panel < end; ++panel) Tile<Isa, R, 1>(task, row, panel, ahead);
+    Ahead own;
+    const auto tile = [&](int64_t first, auto panels) {
+      constexpr int kPanels = decltype(panels)::value;
+      if (ahead == nullptr && R >= kAheadRows) own = AfterPanels(task, first, kPanels, 1);
+      Tile<Isa, R, kPanels>(task, row, first, ahead == nullptr ? &own : ahead);
+    };
+    for (; panel + kP <= end; panel += kP) tile(panel, std::integral_constant<int, kP>());
+    for (; panel < end; ++panel) tile(panel, std::integral_constant<int, 1>());
   }
 }
 
@@ -82,17 +92,17 @@ template <class Isa>
 void RunBf16(const Bf16GemmTask& task) {
   const int64_t rows = task.end_row - task.first_row;
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  // Few rows are done with a panel as soon as memory delivers it: fetching another beside would
-  // delay it.
-  Ahead ahead;
-  const int64_t step = tiles > 1 ? 1 : task.end_panel - task.first_panel;
+  if (tiles <= 1) {
+    return DispatchRows<Isa, kTileRows>(task, rows, task.first_row, task.first_panel,
+                                        task.end_panel, nullptr);
+  }
   // A panel stays in the second level over all tiles of rows, which stay there too: K is never cut.
-  for (int64_t panel = task.first_panel; panel < task.end_panel; panel += step) {
-    if (tiles > 1) ahead = AfterPanels(task, panel, 1, tiles);
+  for (int64_t panel = task.first_panel; panel < task.end_panel; ++panel) {
+    Ahead ahead = AfterPanels(task, panel, 1, tiles);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t row = task.first_row + rows * tile / tiles;
       const int64_t next = task.first_row + rows * (tile + 1) / tiles;
-      DispatchRows<Isa, kTileRows>(task, next - row, row, panel, panel + step, &ahead);
+      DispatchRows<Isa, kTileRows>(task, next - row, row, panel, panel + 1, &ahead);
     }
   }
 }
