@@ -1,9 +1,6 @@
 #include "server/generate_call.h"
 
-#include <google/protobuf/arena.h>
-
 #include <algorithm>
-#include <cstddef>
 #include <utility>
 
 #include "server/messages.h"
@@ -15,24 +12,12 @@ namespace {
 
 // What a stream may have waiting even where all buffers together are full.
 constexpr int64_t kOwnBytes = 4096;
-// Of stack, for a message while it is made: about a hundred tokens; larger ones take more
-// elsewhere.
-constexpr size_t kArenaBytes = 16 << 10;
 // In such steps the budget of all buffers counts a stream's: most tokens then leave it alone.
 constexpr int64_t kCountedBytes = 512;
 // How long the turn of a request that did not ask for a session can be gone on with.
 constexpr int64_t kStreamSeconds = 300;
 // When a drained turn may be gone on with, on another server.
 constexpr absl::Duration kResumeDelay = absl::Milliseconds(50);
-
-// A message has many small parts, which would cost more than all else on the heap.
-grpc::ByteBuffer Serialise(const OutboxMessage& from) {
-  alignas(std::max_align_t) char block[kArenaBytes];
-  google::protobuf::Arena arena(block, sizeof(block));
-  auto* message = google::protobuf::Arena::CreateMessage<v1::GenerateResponse>(&arena);
-  from.Fill(message);
-  return ToBytes(*message);
-}
 
 }  // namespace
 
@@ -282,7 +267,7 @@ void GenerateCall::Pump() {
   lock.Unlock();
   // From here until the write is done nobody else looks at the message.
   if (next == Outbox::Next::kMessage || next == Outbox::Next::kLastMessage) {
-    message_ = Serialise(sending_);
+    message_ = sending_.ToWire();
   }
   switch (next) {
     case Outbox::Next::kNothing:

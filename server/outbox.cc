@@ -11,20 +11,12 @@
 namespace t2r::server {
 namespace {
 
-// Wire bytes of a token beside its text: its id, its log probability, their tags and lengths.
-constexpr int64_t kTokenBytes = 24;
-constexpr int64_t kAlternativeBytes = 12;
 // A Delta that has as much takes no more: how fast a slow client reads is seen by whole messages.
 constexpr int64_t kDeltaBytes = 16 << 10;
 
 void SetDuration(absl::Duration from, google::protobuf::Duration* to) {
   to->set_seconds(absl::ToInt64Seconds(from));
   to->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(from % absl::Seconds(1))));
-}
-
-void SetLogprob(const TokenLogprob& from, v1::Logprob* to) {
-  to->set_token_id(static_cast<uint32_t>(from.token));
-  to->set_logprob(from.logprob);
 }
 
 // The reasons that the client hears of in a Finished; the others are the RPC's status alone.
@@ -48,51 +40,7 @@ v1::FinishReason ToProto(FinishReason reason) {
   return v1::FINISH_REASON_UNSPECIFIED;
 }
 
-// What a stream needed that lagged, it does not keep.
-template <typename Container>
-void ClearAndKeepLittle(Container& container) {
-  constexpr size_t kKeptBytes = 1024;
-  container.clear();
-  if (container.capacity() * sizeof(container[0]) > kKeptBytes) Container().swap(container);
-}
-
 }  // namespace
-
-int64_t OutboxMessage::Token::bytes() const {
-  return int64_t{text_bytes} + kTokenBytes + kAlternativeBytes * int64_t{tops};
-}
-
-void OutboxMessage::Tokens::Clear() {
-  ClearAndKeepLittle(tokens);
-  ClearAndKeepLittle(tops);
-  ClearAndKeepLittle(text);
-}
-
-void OutboxMessage::Clear() {
-  started_.reset();
-  finished_.reset();
-  delta_.Clear();
-  position_.reset();
-  bytes_ = 0;
-}
-
-void OutboxMessage::Fill(v1::GenerateResponse* message) const {
-  if (started_) *message->mutable_started() = *started_;
-  if (finished_) *message->mutable_finished() = *finished_;
-  if (delta_.empty()) return;
-  v1::Delta& delta = *message->mutable_delta();
-  delta.set_text(delta_.text);
-  delta.mutable_token_ids()->Reserve(static_cast<int>(delta_.tokens.size()));
-  delta.mutable_logprobs()->Reserve(static_cast<int>(delta_.tokens.size()));
-  auto top = delta_.tops.begin();
-  for (const Token& token : delta_.tokens) {
-    delta.add_token_ids(static_cast<uint32_t>(token.chosen.token));
-    v1::TokenLogprobs* logprobs = delta.add_logprobs();
-    SetLogprob(token.chosen, logprobs->mutable_chosen());
-    for (uint32_t i = 0; i < token.tops; ++i) SetLogprob(*top++, logprobs->add_top());
-  }
-  if (position_) delta.set_position(*position_);
-}
 
 void Outbox::PushStarted(const v1::Started& started) { started_ = started; }
 

@@ -1,14 +1,12 @@
 // What a Generate stream has still to send.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "engine/scheduler/request.h"
+#include "server/outbox_message.h"
 #include "t2r/v1/generation.pb.h"
 
 namespace t2r::server {
@@ -18,41 +16,6 @@ struct OutboxLimits {
   int64_t tokens = 256;
   int64_t bytes = 64 << 10;
   int64_t message_bytes = 0;  // hypotheses that take more end the stream; 0: no limit
-};
-
-// What one message is made of, apart from the outbox, so that making it needs no lock. Taken again
-// and again, it keeps its memory.
-class OutboxMessage {
- public:
-  // Of the message on the wire, about.
-  int64_t bytes() const { return bytes_; }
-  // message: empty.
-  void Fill(v1::GenerateResponse* message) const;
-
- private:
-  friend class Outbox;
-  struct Token {
-    TokenLogprob chosen;
-    uint32_t text_bytes = 0;
-    uint32_t tops = 0;  // alternatives
-    int64_t bytes() const;
-  };
-  // Tokens, oldest first.
-  struct Tokens {
-    std::vector<Token> tokens;
-    std::vector<TokenLogprob> tops;  // their alternatives, one token's after another's
-    std::string text;                // theirs, and what follows the last one
-    bool empty() const { return tokens.empty() && text.empty(); }
-    void Clear();
-  };
-  void Clear();
-
-  // One of these three.
-  std::optional<v1::Started> started_;
-  std::optional<v1::Finished> finished_;
-  Tokens delta_;
-  std::optional<uint64_t> position_;  // of the Delta
-  int64_t bytes_ = 0;
 };
 
 // Tokens wait here between the engine, which must never block, and the gRPC writer, which is as

@@ -1,7 +1,15 @@
 #include "server/outbox.h"
 
 #include <gmock/gmock.h>
+#include <grpcpp/support/slice.h>
 #include <gtest/gtest.h>
+
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "server/messages.h"
 
 namespace t2r::server {
 namespace {
@@ -16,13 +24,23 @@ TokenEvent Token(int32_t id, std::string text) {
   return event;
 }
 
+std::string BytesOf(const grpc::ByteBuffer& buffer) {
+  std::vector<grpc::Slice> slices;
+  EXPECT_TRUE(buffer.Dump(&slices).ok());
+  std::string bytes;
+  for (const grpc::Slice& slice : slices) {
+    bytes.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  }
+  return bytes;
+}
+
 // The next message as it goes out; *message stays as it is where there is none.
 Outbox::Next Pop(Outbox& outbox, v1::GenerateResponse* message) {
   OutboxMessage taken;
   const Outbox::Next next = outbox.Pop(&taken);
   if (next != Outbox::Next::kMessage && next != Outbox::Next::kLastMessage) return next;
   message->Clear();
-  taken.Fill(message);
+  EXPECT_TRUE(ParseMessage(taken.ToWire(), message).ok());
   return next;
 }
 
@@ -127,6 +145,58 @@ TEST(OutboxTest, LargeDeltasAreCutBetweenTokens) {
   EXPECT_EQ(text, all + "tail");
   EXPECT_EQ(message.finished().session_position(), 107U + kTokens);
   EXPECT_EQ(outbox.bytes(), 0);
+}
+
+// What Protobuf makes of the same tokens.
+v1::GenerateResponse DeltaOf(const std::vector<TokenEvent>& tokens) {
+  v1::GenerateResponse message;
+  v1::Delta& delta = *message.mutable_delta();
+  const auto set = [](int32_t id, float logprob, v1::Logprob* to) {
+    to->set_token_id(static_cast<uint32_t>(id));
+    to->set_logprob(logprob);
+  };
+  for (const TokenEvent& token : tokens) {
+    delta.mutable_text()->append(token.text);
+    delta.add_token_ids(static_cast<uint32_t>(token.token));
+    v1::TokenLogprobs& logprobs = *delta.add_logprobs();
+    set(token.token, token.logprob, logprobs.mutable_chosen());
+    for (const TokenLogprob& top : token.top) set(top.token, top.logprob, logprobs.add_top());
+  }
+  return message;
+}
+
+TEST(OutboxTest, MessagesAreByteForByteProtobufs) {
+  std::vector<TokenEvent> tokens;
+  for (const int32_t id : {0, 1, 127, 128, 16383, 16384, (1 << 21) - 1, 1 << 21, INT32_MAX}) {
+    for (const float logprob : {0.0F, -0.0F, -1.5F, -std::numeric_limits<float>::infinity()}) {
+      for (const int tops : {0, 1, 20}) {  // the last passes 127 bytes
+        TokenEvent& token =
+            tokens.emplace_back(Token(id, std::string(static_cast<size_t>(id % 3), 'x')));
+        token.logprob = logprob;
+        for (int i = 0; i < tops; ++i) token.top.push_back({id / 20 * i, -1.0F * i});
+      }
+    }
+  }
+  for (const std::optional<uint64_t> position : {std::optional<uint64_t>(), {0}, {300}}) {
+    for (const size_t count : {size_t{0}, size_t{1}, size_t{10}, tokens.size()}) {
+      Outbox outbox({.tokens = 1000, .bytes = 1 << 20});
+      if (position) outbox.CountFrom(*position, 0);
+      const std::vector<TokenEvent> some(tokens.begin(),
+                                         tokens.begin() + static_cast<ptrdiff_t>(count));
+      v1::GenerateResponse expected = DeltaOf(some);
+      for (const TokenEvent& token : some) outbox.PushToken(token);
+      if (count == 0) {
+        FinishEvent end = Finish(FinishReason::kStop);
+        end.text = std::string(200, 'y');
+        outbox.PushFinished(end);
+        expected.mutable_delta()->set_text(end.text);
+      }
+      if (position) expected.mutable_delta()->set_position(*position + count);
+      OutboxMessage taken;
+      ASSERT_EQ(outbox.Pop(&taken), Outbox::Next::kMessage);
+      EXPECT_TRUE(BytesOf(taken.ToWire()) == expected.SerializeAsString()) << count;
+    }
+  }
 }
 
 TEST(OutboxTest, EndsWithHeldTextUsageAndStatus) {
