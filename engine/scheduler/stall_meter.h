@@ -20,33 +20,37 @@ class StallMeter {
 
   // What is seen now: whether there is room, and all the bytes that the client has ever taken.
   void Update(bool room, int64_t taken, absl::Time now) {
-    if (room && blocked_at_ == absl::InfiniteFuture() && credit_ == limit_) {
-      taken_ = taken;  // no credit can be lost or gained
-      return;
-    }
-    if (blocked_at_ != absl::InfiniteFuture()) credit_ -= now - blocked_at_;
     const int64_t gained = taken - taken_;
     taken_ = taken;
+    if (blocked_ ? !room && gained == 0 : room && credit_ == limit_) return;  // nothing changes
+    if (blocked_) credit_ = deadline_ - now;
     if (min_rate_ > 0) {
-      credit_ += absl::Seconds(static_cast<double>(gained) / static_cast<double>(min_rate_));
+      credit_ += Earned(gained);
     } else if (room || gained > 0) {
       credit_ = limit_;
     }
     credit_ = std::min(credit_, limit_);
-    blocked_at_ = room ? absl::InfiniteFuture() : now;
+    blocked_ = !room;
+    deadline_ = room ? absl::InfiniteFuture() : now + credit_;
   }
   // When the client will have stalled if it takes no more; InfiniteFuture while it has room.
   absl::Time deadline() const {
-    if (limit_ <= absl::ZeroDuration()) return absl::InfiniteFuture();
-    return blocked_at_ + credit_;
+    return limit_ <= absl::ZeroDuration() ? absl::InfiniteFuture() : deadline_;
   }
 
  private:
+  absl::Duration Earned(int64_t bytes) const {
+    constexpr double kMost = 9e18;  // nanoseconds: three centuries
+    const double time = static_cast<double>(bytes) * 1e9 / static_cast<double>(min_rate_);
+    return absl::Nanoseconds(static_cast<int64_t>(std::min(time, kMost)));
+  }
+
   absl::Duration limit_;
   int64_t min_rate_;
-  absl::Duration credit_;
+  absl::Duration credit_;  // while it is blocked, as it was when that last changed
   int64_t taken_ = 0;
-  absl::Time blocked_at_ = absl::InfiniteFuture();  // the last Update, if it found no room
+  bool blocked_ = false;  // the last Update found no room
+  absl::Time deadline_ = absl::InfiniteFuture();
 };
 
 }  // namespace t2r

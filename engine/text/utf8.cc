@@ -1,5 +1,7 @@
 #include "engine/text/utf8.h"
 
+#include <algorithm>
+
 namespace t2r {
 namespace {
 
@@ -72,6 +74,13 @@ void AppendCodePoint(uint32_t code_point, std::string* out) {
 }
 
 void Utf8Sanitizer::Append(std::string_view bytes, std::string* out) {
+  // ASCII, which most bytes are, goes as it is.
+  const auto* const ascii_end =
+      size_ > 0 ? bytes.begin() : std::find_if(bytes.begin(), bytes.end(), [](char c) {
+        return static_cast<uint8_t>(c) >= 0x80;
+      });
+  out->append(bytes.begin(), ascii_end);
+  bytes.remove_prefix(static_cast<size_t>(ascii_end - bytes.begin()));
   for (const char c : bytes) {
     const auto byte = static_cast<uint8_t>(c);
     if (size_ == 0) {
