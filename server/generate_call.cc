@@ -14,6 +14,8 @@ namespace {
 constexpr int64_t kOwnBytes = 4096;
 // In such steps the budget of all buffers counts a stream's: most tokens then leave it alone.
 constexpr int64_t kCountedBytes = 512;
+// Tokens of a turn of the engine whose writes it starts itself: some microseconds each.
+constexpr size_t kFew = 4;
 // How long the turn of a request that did not ask for a session can be gone on with.
 constexpr int64_t kStreamSeconds = 300;
 // When a drained turn may be gone on with, on another server.
@@ -140,9 +142,12 @@ void GenerateCall::OnStarted() {
 }
 
 EventSink::Room GenerateCall::RoomFor(int64_t tokens) {
+  if (full_.load(std::memory_order_acquire)) return {false, taken_};
   const MutexLock lock(mutex_);
+  const bool room = outbox_.HasRoom(tokens);
   const bool buffers = !context_.buffers.full() || outbox_.bytes() < kOwnBytes;
-  const bool fits = cancelled_ || (buffers && outbox_.HasRoom(tokens));
+  const bool fits = cancelled_ || (buffers && room);
+  full_ = !cancelled_ && !room;
   if (!fits) waiting_ = true;
   return {fits, taken_};
 }
@@ -152,9 +157,11 @@ void GenerateCall::OnToken(TokenEvent event) {
     const MutexLock lock(mutex_);
     if (cancelled_) return;
     outbox_.PushToken(event);
+    full_ = false;
     CountBuffered();
     if (!WantsTurn()) return;
   }
+  if (event.together <= kFew) return Pump();
   Queue();
 }
 
@@ -255,6 +262,7 @@ void GenerateCall::Pump() {
     return;
   }
   const Outbox::Next next = outbox_.Pop(&sending_);
+  full_ = false;
   const bool wake = std::exchange(waiting_, false);
   writing_ = next == Outbox::Next::kMessage;
   finishing_ = next == Outbox::Next::kLastMessage || next == Outbox::Next::kEnd;
@@ -265,6 +273,7 @@ void GenerateCall::Pump() {
     end = drained_ ? ToGrpcStatus(outbox_.status(), kResumeDelay) : ToGrpcStatus(outbox_.status());
   }
   lock.Unlock();
+  if (wake) model_->scheduler->Wake();  // it works while the write goes out
   // From here until the write is done nobody else looks at the message.
   if (next == Outbox::Next::kMessage || next == Outbox::Next::kLastMessage) {
     message_ = sending_.ToWire();
@@ -282,7 +291,6 @@ void GenerateCall::Pump() {
       Finish(Told(end));
       break;
   }
-  if (wake) model_->scheduler->Wake();
 }
 
 void GenerateCall::OnWriteDone(bool ok) {
@@ -295,6 +303,7 @@ void GenerateCall::OnWriteDone(bool ok) {
     message_bytes_ = 0;
     CountBuffered();
     if (!ok) cancelled_ = true;
+    if (!ok) full_ = false;
     if (over_) {
       rest_.Update(false, taken_, absl::Now());
       guard_.CutAt(rest_.deadline());
@@ -308,6 +317,7 @@ void GenerateCall::OnCancel() {
   {
     const MutexLock lock(mutex_);
     cancelled_ = true;
+    full_ = false;
     finish = !writing_ && !finishing_;  // with a write in flight OnWriteDone comes, and finishes
     if (finish) finishing_ = true;
   }

@@ -18,11 +18,12 @@
 
 namespace t2r::server {
 
-// The engine thread pushes events into the outbox and queues the stream for the write queue's
-// thread, which starts a write; OnWriteDone starts the next. At most one write is in flight and
-// Finish is called exactly once: by whoever finds, under the lock, that the stream has ended or was
-// cancelled and no write is in flight. From its end on the client has to take what is left at the
-// rate that ReadLimits ask for, or the RPC is cut.
+// The engine thread pushes events into the outbox. Where none is in flight it starts the write
+// itself if few tokens go out in its turn, since waking another thread would cost as much; else it
+// queues the stream for the write queue's thread. OnWriteDone starts the next. At most one write is
+// in flight and Finish is called exactly once: by whoever finds, under the lock, that the stream
+// has ended or was cancelled and no write is in flight. From its end on the client has to take what
+// is left at the rate that ReadLimits ask for, or the RPC is cut.
 class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                            public EngineCall,
                            public Writable {
@@ -82,12 +83,15 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   std::optional<TurnParameters> resumed_;
   int64_t generated_before_ = 0;
   std::atomic<bool> storing_{false};  // a worker stores a checkpoint
+  // The outbox had no room for the engine, and nothing has come or gone since. Written under the
+  // lock; the engine, which asks in every turn, reads without.
+  std::atomic<bool> full_{false};
+  std::atomic<int64_t> taken_{0};     // bytes whose write is done
   std::shared_ptr<EngineCall> self_;  // until OnDone
 
   Mutex mutex_;
   Outbox outbox_ ABSL_GUARDED_BY(mutex_);
   BufferLease buffered_ ABSL_GUARDED_BY(mutex_);  // of the outbox and the write in flight
-  int64_t taken_ ABSL_GUARDED_BY(mutex_) = 0;     // bytes whose write is done
   StallMeter rest_ ABSL_GUARDED_BY(mutex_);       // once it is over
   bool over_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;     // the client is gone, or a write failed

@@ -259,13 +259,17 @@ void EngineLoop::ReportTokens() {
 
 void EngineLoop::Deliver() {
   ReportTokens();
+  const auto tokens =
+      static_cast<size_t>(std::count_if(events_.begin(), events_.end(), [](const Event& event) {
+        return event.kind == Event::kToken;
+      }));
   for (Event& event : events_) {
     switch (event.kind) {
       case Event::kStarted:
         event.session->sink().OnStarted();
         break;
       case Event::kToken:
-        event.session->Deliver();
+        event.session->Deliver(tokens);
         break;
       case Event::kCheckpoint:
         event.session->sink().OnCheckpoint(std::move(event.state));

@@ -116,6 +116,9 @@ struct TokenEvent {
   float logprob = 0;
   std::vector<TokenLogprob> top;
   std::string text;  // whole code points that became final; may be empty
+  // Tokens that the engine hands out in this turn, of all requests: what a sink does with each of a
+  // few may take some microseconds.
+  size_t together = 1;
 };
 
 // One result of a beam search.

@@ -170,8 +170,9 @@ std::optional<FinishReason> Session::CheckStops(int32_t token) {
   return FinishReason::kStop;
 }
 
-void Session::Deliver() {
+void Session::Deliver(size_t together) {
   MakeText();
+  event_.together = together;
   undelivered_ = false;
   sink_->OnToken(std::move(event_));
 }

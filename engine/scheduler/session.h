@@ -1,6 +1,7 @@
 // One accepted request, from the queue to its end.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -86,8 +87,8 @@ class Session {
   bool undelivered() const { return undelivered_; }
   // Its time since the one before it, or, of the first, since submission.
   absl::Duration undelivered_age() const { return event_age_; }
-  // Hands the token to the sink.
-  void Deliver();
+  // Hands the token to the sink. together: see TokenEvent.
+  void Deliver(size_t together);
 
   // Whether the tokens so far are to be checkpointed.
   bool CheckpointDue() const {

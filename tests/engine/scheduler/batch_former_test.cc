@@ -46,7 +46,7 @@ class BatchFormerTest : public ::testing::Test {
   }
   void Accept(Session* session, int64_t rows) {
     session->Accept(rows, ChunkResult(), absl::UnixEpoch());
-    if (session->undelivered()) session->Deliver();
+    if (session->undelivered()) session->Deliver(1);
   }
   // Forms a step and takes its (empty) results.
   void Run(BatchFormer& former) {

@@ -41,7 +41,7 @@ Outcome Play(Request request, const std::vector<int32_t>& tokens, bool tokenizer
     ChunkResult result;
     result.sampled = {token, -0.5F};
     reason = session.Accept(rows, std::move(result), absl::UnixEpoch());
-    session.Deliver();
+    session.Deliver(1);
     if (reason) break;
   }
   Outcome outcome;
