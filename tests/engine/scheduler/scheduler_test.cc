@@ -66,6 +66,26 @@ TEST(SchedulerTest, TokensDoNotDependOnNeighbours) {
   }
 }
 
+TEST(SchedulerTest, ATokenSaysHowManyGoOutWithIt) {
+  FakeExecutor executor;
+  executor.Hold();
+  Scheduler scheduler(executor, nullptr, nullptr, SchedulerOptions());
+  std::vector<std::shared_ptr<FakeSink>> sinks;
+  for (int i = 0; i < 4; ++i) {
+    sinks.push_back(std::make_shared<FakeSink>());
+    SubmitOrFail(scheduler, MakeRequest(2, 2, i), sinks.back());
+    if (i == 0) executor.WaitUntilHeldAfter(0);  // it has a step before the others
+  }
+  executor.AllowAll();
+  for (int i = 0; i < 4; ++i) {
+    sinks[i]->WaitUntilFinished();
+    const std::vector<TokenEvent> events = sinks[i]->events();
+    ASSERT_EQ(events.size(), 2U);
+    EXPECT_EQ(events[0].together, i == 0 ? 1U : 4U);
+    EXPECT_EQ(events[1].together, i == 0 ? 4U : 3U);
+  }
+}
+
 TEST(SchedulerTest, Score) {
   FakeExecutor executor;
   FakeObserver observer;
