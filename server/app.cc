@@ -12,6 +12,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "engine/io/mutex.h"
 #include "server/admin_server.h"
@@ -142,6 +143,8 @@ std::string ReadyLine(const v1::GetModelResponse& info) {
 
 int RunServer(const ServerOptions& options, const EngineLoader& load_engine) {
   InstallCrashLines();
+  // Debian's Abseil checks the order of all locks, of which gRPC takes dozens for a message.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   const auto events = std::make_shared<Events>();
   StartSignalThread(events, options.drain_delay + options.drain_timeout);
   Output output;

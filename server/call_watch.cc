@@ -48,7 +48,9 @@ void CallWatch::Run() {
     due.clear();
     lock.Lock();
     if (guards_.empty()) {
+      idle_ = true;
       while (!stopping_ && guards_.empty()) changed_.Wait(lock);
+      idle_ = false;
     } else {
       const CondVar::Clock::time_point next = CondVar::Clock::now() + kTick;
       while (!stopping_ && changed_.WaitUntil(lock, next)) {
@@ -62,7 +64,8 @@ CallGuard::CallGuard(CallWatch& watch, grpc::CallbackServerContext& rpc)
   const MutexLock lock(watch_.mutex_);
   watch_.guards_.push_back(this);
   place_ = std::prev(watch_.guards_.end());
-  if (watch_.guards_.size() == 1) watch_.changed_.NotifyAll();
+  // Calls that follow one another find it awake.
+  if (watch_.idle_) watch_.changed_.NotifyAll();
 }
 
 CallGuard::~CallGuard() { Done(); }

@@ -32,6 +32,7 @@ class CallWatch {
   CondVar changed_;
   std::list<CallGuard*> guards_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool idle_ ABSL_GUARDED_BY(mutex_) = false;  // it sleeps until there is a guard
   std::thread thread_;
 };
 

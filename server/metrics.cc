@@ -368,7 +368,7 @@ void Metrics::OnSessions(int running, int slots_used) {
 }
 
 void Metrics::OnStep(int64_t decode_rows, int64_t prompt_rows, absl::Duration time) {
-  impl_->prompt_tokens.Increment(static_cast<double>(prompt_rows));
+  if (prompt_rows > 0) impl_->prompt_tokens.Increment(static_cast<double>(prompt_rows));
   impl_->step_tokens.Observe(static_cast<double>(decode_rows + prompt_rows));
   impl_->step_time.Observe(absl::ToDoubleSeconds(time));
 }
