@@ -1,6 +1,7 @@
 // t2r-bench-null-server: t2r-server over a model that computes nothing. Its front end, from the
-// sockets to the scheduler's steps, is the server's own, and so are its flags. --one-token before
-// them all makes every message one token long, however far a stream lags.
+// sockets to the scheduler's steps, is the server's own, and so are its flags. Before them all,
+// --one-token makes every message one token long, however far a stream lags; --in-step also has
+// each stream's model wait until its last token is on its way.
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -27,8 +28,10 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadNullEngine(const std::string& direct
 
 int main(int argc, char** argv) {
   t2r::server::ServerOptions options;
-  if (argc > 1 && std::string(argv[1]) == "--one-token") {
-    options.grpc.outbox.tokens = 1;
+  const std::string mode = argc > 1 ? argv[1] : "";
+  if (mode == "--one-token" || mode == "--in-step") {
+    options.grpc.outbox.message_tokens = 1;
+    if (mode == "--in-step") options.grpc.outbox.tokens = 1;
     ++argv;  // ParseOptions looks at what follows the first
     --argc;
   }

@@ -36,7 +36,8 @@ GenerateCall::GenerateCall(CallContext& context, grpc::CallbackServerContext& rp
     : EngineCall(context, rpc, "t2r.v1.Generation/Generate"),
       outbox_({.tokens = context.outbox.tokens,
                .bytes = context.outbox.bytes,
-               .message_bytes = context.max_response_bytes}),
+               .message_bytes = context.max_response_bytes,
+               .message_tokens = context.outbox.message_tokens}),
       buffered_(context.buffers) {}
 
 absl::StatusOr<PreparedRequest> GenerateCall::Read(const grpc::ByteBuffer& message) {
@@ -263,7 +264,9 @@ void GenerateCall::Pump() {
   }
   const Outbox::Next next = outbox_.Pop(&sending_);
   full_ = false;
-  const bool wake = std::exchange(waiting_, false);
+  // Not for every token of messages that are short.
+  const bool wake = waiting_ && outbox_.HasRoom(std::max<int64_t>(context_.outbox.tokens / 2, 1));
+  if (wake) waiting_ = false;
   writing_ = next == Outbox::Next::kMessage;
   finishing_ = next == Outbox::Next::kLastMessage || next == Outbox::Next::kEnd;
   message_bytes_ = sending_.bytes();

@@ -109,7 +109,11 @@ void Outbox::TakeDelta(OutboxMessage* message) {
   size_t count = 0;
   size_t tops = 0;
   size_t text = 0;
-  for (; count < waiting_.tokens.size() && message->bytes_ < kDeltaBytes; ++count) {
+  const size_t most =
+      limits_.message_tokens > 0
+          ? std::min(waiting_.tokens.size(), static_cast<size_t>(limits_.message_tokens))
+          : waiting_.tokens.size();
+  for (; count < most && message->bytes_ < kDeltaBytes; ++count) {
     const OutboxMessage::Token& token = waiting_.tokens[count];
     tops += token.tops;
     text += token.text_bytes;

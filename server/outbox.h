@@ -15,7 +15,8 @@ namespace t2r::server {
 struct OutboxLimits {
   int64_t tokens = 256;
   int64_t bytes = 64 << 10;
-  int64_t message_bytes = 0;  // hypotheses that take more end the stream; 0: no limit
+  int64_t message_bytes = 0;   // hypotheses that take more end the stream; 0: no limit
+  int64_t message_tokens = 0;  // of a Delta; 0: as many as fill it
 };
 
 // Tokens wait here between the engine, which must never block, and the gRPC writer, which is as

@@ -104,6 +104,20 @@ TEST(OutboxTest, IsBoundedInTokensAndBytes) {
   EXPECT_LE(message.ByteSizeLong(), 1000u + message.ByteSizeLong() / static_cast<size_t>(tokens));
 }
 
+TEST(OutboxTest, ADeltaMayBeBoundedInTokens) {
+  Outbox outbox({.message_tokens = 2});
+  for (const int32_t id : {1, 2, 3}) outbox.PushToken(Token(id, std::to_string(id)));
+  outbox.PushFinished(Finish(FinishReason::kStop));
+  v1::GenerateResponse message;
+  ASSERT_EQ(Pop(outbox, &message), Outbox::Next::kMessage);
+  EXPECT_THAT(message.delta().token_ids(), ElementsAre(1, 2));
+  EXPECT_EQ(message.delta().text(), "12");
+  ASSERT_EQ(Pop(outbox, &message), Outbox::Next::kMessage);
+  EXPECT_THAT(message.delta().token_ids(), ElementsAre(3));
+  EXPECT_EQ(message.delta().text(), "3");
+  EXPECT_EQ(Pop(outbox, &message), Outbox::Next::kLastMessage);
+}
+
 TEST(OutboxTest, LargeDeltasAreCutBetweenTokens) {
   constexpr int kTokens = 50;
   Outbox outbox({.tokens = kTokens, .bytes = 1 << 20});
