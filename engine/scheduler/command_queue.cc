@@ -88,6 +88,10 @@ void CommandQueue::Take(absl::Duration timeout, Commands* commands) {
   away_since_ = 0;
   commands->submitted.clear();
   commands->cancelled.clear();
+  if (timeout <= absl::ZeroDuration() && !changed_.load() && !woken_.load()) {
+    away_since_ = SteadyNanoseconds();
+    return;
+  }
   MutexLock lock(mu_);
   if (timeout > absl::ZeroDuration()) {
     // Returning early is harmless, and a bounded wait cannot overflow the clock.

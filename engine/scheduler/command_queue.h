@@ -23,8 +23,8 @@ class CommandQueue {
   struct Commands {
     std::vector<std::unique_ptr<Session>> submitted;  // in order of their ids
     std::vector<RequestId> cancelled;                 // to be handled after `submitted`
-    absl::Time drain_deadline;                        // InfiniteFuture: none
-    bool stop = false;                                // nothing will be submitted any more
+    absl::Time drain_deadline = absl::InfiniteFuture();
+    bool stop = false;  // nothing will be submitted any more
   };
 
   // ---- Any thread ----
@@ -46,7 +46,8 @@ class CommandQueue {
   absl::Duration Away() const;
 
   // ---- The engine thread ----
-  // Moves out what came in; sleeps first while there is nothing, at most `timeout`.
+  // Moves out what came in; sleeps first while there is nothing, at most `timeout`. commands: of
+  // the Take before.
   void Take(absl::Duration timeout, Commands* commands);
   // `count` accepted requests have ended and their sinks are let go.
   void Retire(int64_t count);
@@ -64,7 +65,8 @@ class CommandQueue {
   // When the last Take ended, on the steady clock, in nanoseconds; 0 while the engine is in Take,
   // and before the first.
   std::atomic<int64_t> away_since_{0};
-  bool changed_ ABSL_GUARDED_BY(mu_) = false;  // any of the fields below, for the engine thread
+  // Any of the fields below, for the engine thread. Written under the lock.
+  std::atomic<bool> changed_{false};
   std::vector<std::unique_ptr<Session>> submitted_ ABSL_GUARDED_BY(mu_);
   std::vector<RequestId> cancelled_ ABSL_GUARDED_BY(mu_);
   absl::Time drain_deadline_ ABSL_GUARDED_BY(mu_) = absl::InfiniteFuture();

@@ -24,9 +24,11 @@ EngineLoop::EngineLoop(Executor& executor, const ExecutorLimits& limits,
 
 void EngineLoop::Run() {
   absl::Duration wait = absl::InfiniteDuration();
+  bool runs = false;
   for (;;) {
     commands_.Take(wait, &in_);
-    now_ = options_.clock();
+    // Else it is of the step's end, but not before what was submitted since.
+    if (!runs || !in_.submitted.empty()) now_ = options_.clock();
     for (std::unique_ptr<Session>& session : in_.submitted) Receive(std::move(session));
     for (const RequestId id : in_.cancelled) {
       const auto found = sessions_.find(id);
@@ -39,7 +41,7 @@ void EngineLoop::Run() {
     Compact();
     if (!failed_) Admit();
     if (!failed_) former_.Form(active_, now_, &step_);
-    const bool runs = !failed_ && LaunchStep();
+    runs = !failed_ && LaunchStep();
     if (failed_) EndAll(FinishReason::kError);
     Deliver();
     Compact();
