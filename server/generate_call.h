@@ -45,7 +45,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void OnCheckpoint(std::shared_ptr<const SessionState> state) override;
   void OnFinished(FinishEvent event) override;
 
-  // From the write queue.
+  // From the write queue, the engine thread and OnWriteDone.
   void Pump() override;
 
  private:

@@ -1,4 +1,4 @@
-// The thread that starts gRPC writes, so that the engine thread never does.
+// The thread that starts gRPC writes where the engine thread would have to start many.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace t2r::server {
 class Writable {
  public:
   virtual ~Writable() = default;
-  // Starts the next write if none is in flight. Called by the queue's thread.
+  // Starts the next write if none is in flight.
   virtual void Pump() = 0;
 };
 
