@@ -205,6 +205,7 @@ DataFlags TrainingData(const FinetuneFlags& flags, const std::string& parent, De
 
 void Finetune(const FinetuneFlags& flags) {
   CheckDtype(flags.output.dtype);
+  CheckDevices(flags.training);
   CheckOutputDirectory(flags.output.directory);
   Progress progress(stderr, flags.training.log_every);
   const ModelConfig parent_config = Unwrap(LoadModelConfig(flags.model));

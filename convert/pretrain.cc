@@ -44,6 +44,7 @@ std::string TrainedTokenizer(const PretrainFlags& flags, Progress* progress) {
 
 void Pretrain(const PretrainFlags& flags) {
   CheckDtype(flags.output.dtype);
+  CheckDevices(flags.training);
   CheckOutputDirectory(flags.output.directory);
   DeviceGroup group(flags.device, flags.training.devices,
                     WorkDirectory(flags.output.directory) + "/devices");

@@ -26,7 +26,7 @@ struct EngineOptions {
   std::string backend = BackendOptions().name;
   int threads = 0;              // 0: one a core
   bool batch_invariant = true;  // as in BackendOptions
-  std::string dtype = "auto";   // weights: auto (as the files), float32, bfloat16, int8, int4 (CPU), fp8 (GPU)
+  std::string dtype = "auto";   // weights: auto (as the files), float32, bfloat16, int8, int4, fp8
   // What rows are in products: auto (as the backend keeps activations), float32, bfloat16, int8.
   // On the CPU auto is float32, beside quantised weights rounded to 16 bits; bfloat16 rounds them,
   // for AVX512-BF16, and is for bfloat16 weights only; int8 rounds them to 8 bits and is for

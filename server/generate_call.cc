@@ -233,7 +233,7 @@ void GenerateCall::End(const FinishEvent& event) {
 void GenerateCall::WatchTheRest(absl::Duration limit) {
   over_ = true;
   rest_ = StallMeter(limit, context_.reading.min_read_rate);
-  rest_.Update(false, 0, absl::Now());
+  rest_.Update(false, taken_, absl::Now());
   guard_.CutAt(rest_.deadline());
 }
 
@@ -305,8 +305,10 @@ void GenerateCall::OnWriteDone(bool ok) {
     if (ok) taken_ += bytes;
     message_bytes_ = 0;
     CountBuffered();
-    if (!ok) cancelled_ = true;
-    if (!ok) full_ = false;
+    if (!ok) {
+      cancelled_ = true;
+      full_ = false;
+    }
     if (over_) {
       rest_.Update(false, taken_, absl::Now());
       guard_.CutAt(rest_.deadline());

@@ -83,8 +83,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   std::optional<TurnParameters> resumed_;
   int64_t generated_before_ = 0;
   std::atomic<bool> storing_{false};  // a worker stores a checkpoint
-  // The outbox had no room for the engine, and nothing has come or gone since. Written under the
-  // lock; the engine, which asks in every turn, reads without.
+  // The outbox had no room for the engine, and nothing has come or gone since. Only with waiting_,
+  // so that the engine is woken. Written under the lock; the engine, which asks in every turn,
+  // reads without.
   std::atomic<bool> full_{false};
   std::atomic<int64_t> taken_{0};     // bytes whose write is done
   std::shared_ptr<EngineCall> self_;  // until OnDone

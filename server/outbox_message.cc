@@ -19,6 +19,8 @@ constexpr int64_t kAlternativeBytes = 12;
 
 // Every field here has a number below 16, whose tag is one byte.
 constexpr size_t kTag = 1;
+static_assert(v1::Delta::kPositionFieldNumber < 16 && v1::TokenLogprobs::kTopFieldNumber < 16 &&
+              v1::Logprob::kLogprobFieldNumber < 16);
 
 // What a stream needed that lagged, it does not keep.
 template <typename Container>
@@ -70,7 +72,7 @@ uint8_t* WriteLogprob(int field, const TokenLogprob& logprob, uint8_t* to) {
 template <typename Message>
 grpc::ByteBuffer WithOneField(int field, const Message& message) {
   const size_t bytes = message.ByteSizeLong();
-  const grpc::Slice slice(FieldBytes(bytes));
+  grpc::Slice slice(FieldBytes(bytes));
   uint8_t* const to = BeginField(field, bytes, const_cast<uint8_t*>(slice.begin()));
   message.SerializeWithCachedSizesToArray(to);
   return grpc::ByteBuffer(&slice, 1);
@@ -120,7 +122,7 @@ grpc::ByteBuffer OutboxMessage::ToWire() const {
   if (started_) return WithOneField(v1::GenerateResponse::kStartedFieldNumber, *started_);
   if (finished_) return WithOneField(v1::GenerateResponse::kFinishedFieldNumber, *finished_);
   const Sizes sizes = Measure();
-  const grpc::Slice slice(FieldBytes(sizes.delta));
+  grpc::Slice slice(FieldBytes(sizes.delta));
   uint8_t* to = const_cast<uint8_t*>(slice.begin());  // nobody else has it yet
   to = BeginField(v1::GenerateResponse::kDeltaFieldNumber, sizes.delta, to);
   if (!delta_.text.empty()) to = WriteField(v1::Delta::kTextFieldNumber, delta_.text, to);

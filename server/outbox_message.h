@@ -14,8 +14,8 @@
 
 namespace t2r::server {
 
-// Apart from the outbox, so that making it needs no lock. Taken again
-// and again, it keeps its memory.
+// It is apart from the outbox, so that making it needs no lock. Taken again and again, it keeps its
+// memory.
 class OutboxMessage {
  public:
   // Of the message on the wire, about.

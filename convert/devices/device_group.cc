@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <chrono>
+#include <exception>
 #include <filesystem>
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
 #if defined(T2R_GLOO)
@@ -82,7 +83,8 @@ class DeviceGroup::Collectives {
 };
 
 DeviceGroup::DeviceGroup(const std::string& device, int devices, const std::string& directory)
-    : rank_(devices > 1 ? ThisDeviceRank().rank : 0),
+    : exceptions_(std::uncaught_exceptions()),
+      rank_(devices > 1 ? ThisDeviceRank().rank : 0),
       size_(devices),
       device_(ParseDevice(device, devices, rank_)) {
   if (size_ == 1) return;
@@ -98,7 +100,10 @@ DeviceGroup::DeviceGroup(const std::string& device, int devices, const std::stri
   collectives_ = std::make_unique<Collectives>(*this, meeting, others_.get());
 }
 
-DeviceGroup::~DeviceGroup() = default;
+DeviceGroup::~DeviceGroup() {
+  // The others may wait in a collective that this process will not join: they are killed first.
+  if (std::uncaught_exceptions() > exceptions_) others_.reset();
+}
 
 void DeviceGroup::Leave() {
   collectives_.reset();

@@ -46,6 +46,7 @@ class DeviceGroup {
  private:
   class Collectives;
 
+  const int exceptions_;  // in flight when it was made
   const int rank_, size_;
   const torch::Device device_;
   std::unique_ptr<DeviceProcesses> others_;   // of the first process

@@ -83,6 +83,7 @@ DeviceProcesses::DeviceProcesses(int devices, std::string directory)
     : exceptions_(std::uncaught_exceptions()), directory_(std::move(directory)) {
   fs::remove_all(directory_);  // of a run that was killed
   fs::create_directories(directory_);
+  signal(SIGCHLD, SIG_DFL);  // ignored, as it may be inherited, it would hide how they end
   try {
     for (int rank = 1; rank < devices; ++rank) pids_.push_back(Start(rank));
     for (size_t i = 0; i < pids_.size(); ++i) watchers_.emplace_back([this, i] { Watch(i); });
@@ -125,16 +126,16 @@ pid_t DeviceProcesses::Start(int rank) const {
 }
 
 void DeviceProcesses::Kill() {
-  killed_ = true;
+  ending_ = true;
   for (const pid_t pid : pids_) kill(pid, SIGKILL);
 }
 
 void DeviceProcesses::Watch(size_t index) {
-  int status = 0;
+  int status = -1;
   while (waitpid(pids_[index], &status, 0) < 0 && errno == EINTR) {
   }
   // The first to fail speaks; the others' ends follow from its own.
-  if (status == 0 || killed_.exchange(true)) return;
+  if (status == 0 || ending_.exchange(true)) return;
   const int rank = static_cast<int>(index) + 1;
   std::string how = WIFSIGNALED(status)
                         ? "was ended by signal " + std::to_string(WTERMSIG(status))

@@ -46,7 +46,7 @@ class DeviceProcesses {
   const std::string directory_;
   std::vector<pid_t> pids_;  // of ranks 1, 2, …
   std::vector<std::thread> watchers_;
-  std::atomic<bool> killed_{false};  // by us: their failures are not told
+  std::atomic<bool> ending_{false};  // a failure is told, or we kill them: no more are told
 };
 
 }  // namespace t2r::convert

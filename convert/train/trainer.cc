@@ -44,11 +44,6 @@ Trainer::Trainer(DeviceGroup* group, TrainingModel* model, const TrainingModel* 
   if (options_.batch_tokens < options_.window) {
     throw ConvertError("--batch must be at least --window: it counts positions, not rows");
   }
-  if (options_.batch_tokens < options_.window * group_->size()) {
-    throw ConvertError("--batch must be at least --devices times --window, " +
-                       std::to_string(options_.window * group_->size()) +
-                       ": a device without a window has nothing to do");
-  }
   const auto limit = model_->config().position_limit();
   if (limit.has_value() && options_.window > *limit) {
     throw ConvertError("--window " + std::to_string(options_.window) + " exceeds the " +
@@ -281,6 +276,7 @@ void Trainer::Run(Progress* progress, const std::function<void(const std::string
     }
   }
   if (!options_.checkpoint.empty() && group_->first()) SaveCheckpoint();
+  processor_seconds_ = group_->Sum(processor_seconds_);
 }
 
 }  // namespace t2r::convert

@@ -28,29 +28,29 @@ std::string Counts(const char* name, const Corpus& corpus) {
 // What must be equal for a checkpoint to be resumed.
 std::string Fingerprint(const TrainingRun& run, const Corpus& train) {
   const TrainOptions& options = run.training;
-  const nlohmann::json json = {{"config", run.config_json},
-                               {"caller", run.fingerprint},
-                               {"steps", options.steps},
-                               {"tokens", options.tokens},
-                               {"minutes", options.minutes},
-                               {"learning_rate", options.learning_rate},
-                               {"new_learning_rate", options.new_learning_rate},
-                               {"schedule", options.schedule},
-                               {"warmup", options.warmup_share},
-                               {"weight_decay", options.weight_decay},
-                               {"clip", options.clip_norm},
-                               {"distill", options.distill},
-                               {"distill_temperature", options.distill_temperature},
-                               {"label_smoothing", options.label_smoothing},
-                               {"transfer", options.transfer_share},
-                               {"transfer_rate", options.transfer_rate},
-                               {"window", options.window},
-                               {"batch", options.batch_tokens},
-                               {"seed", options.seed},
-                               {"threads", options.threads},
-                               {"devices", options.devices},
-                               {"train_tokens", train.tokens},
-                               {"train_documents", train.documents.size()}};
+  nlohmann::json json = {{"config", run.config_json},
+                         {"caller", run.fingerprint},
+                         {"steps", options.steps},
+                         {"tokens", options.tokens},
+                         {"minutes", options.minutes},
+                         {"learning_rate", options.learning_rate},
+                         {"new_learning_rate", options.new_learning_rate},
+                         {"schedule", options.schedule},
+                         {"warmup", options.warmup_share},
+                         {"weight_decay", options.weight_decay},
+                         {"clip", options.clip_norm},
+                         {"distill", options.distill},
+                         {"distill_temperature", options.distill_temperature},
+                         {"label_smoothing", options.label_smoothing},
+                         {"transfer", options.transfer_share},
+                         {"transfer_rate", options.transfer_rate},
+                         {"window", options.window},
+                         {"batch", options.batch_tokens},
+                         {"seed", options.seed},
+                         {"threads", options.threads},
+                         {"train_tokens", train.tokens},
+                         {"train_documents", train.documents.size()}};
+  if (options.devices > 1) json["devices"] = options.devices;
   return json.dump();
 }
 
@@ -69,6 +69,13 @@ FeatureMapKind ParseFeatureMap(const std::string& name) {
   }
   throw ConvertError("--feature-map must be t2r, elu, rfa, hedgehog, codebook or none, not '" +
                      name + "'");
+}
+
+void CheckDevices(const TrainOptions& options) {
+  if (options.devices == 1 || options.batch_tokens >= options.window * options.devices) return;
+  throw ConvertError("--batch must be at least --devices times --window, " +
+                     std::to_string(options.window * options.devices) +
+                     ": it counts positions, and a device without a window has nothing to do");
 }
 
 void CheckDtype(const std::string& dtype) {

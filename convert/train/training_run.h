@@ -15,6 +15,9 @@ namespace t2r::convert {
 // The working files of a run: its checkpoint, and what a resume must find again.
 std::string WorkDirectory(const std::string& out);
 
+// Throws ConvertError where a batch has fewer windows than there are devices.
+void CheckDevices(const TrainOptions& options);
+
 // Throws ConvertError where --save-dtype is unknown.
 void CheckDtype(const std::string& dtype);
 

@@ -46,8 +46,8 @@ class CommandQueue {
   absl::Duration Away() const;
 
   // ---- The engine thread ----
-  // Moves out what came in; sleeps first while there is nothing, at most `timeout`. commands: of
-  // the Take before.
+  // Moves out what came in; sleeps first while there is nothing, at most `timeout`. commands: what
+  // the last Take filled; where nothing came its deadline and stop are kept.
   void Take(absl::Duration timeout, Commands* commands);
   // `count` accepted requests have ended and their sinks are let go.
   void Retire(int64_t count);

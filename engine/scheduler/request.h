@@ -167,8 +167,8 @@ class EventSink {
   };
   // Does not fit while the client lags and its bounded outbox is full: the session then sits out
   // steps. Asked before every step that would yield a token; what fits is `tokens` OnTokens: that
-  // one, and the one before it if it has not been handed out yet. When room appears the owner calls
-  // Scheduler::Wake.
+  // one, and the one before it if it has not been handed out yet. Once there is room that is worth
+  // a step the owner calls Scheduler::Wake.
   virtual Room RoomFor(int64_t tokens) = 0;
   virtual void OnToken(TokenEvent event) = 0;
   // As Request::checkpoint_tokens says. NOLINTNEXTLINE(performance-unnecessary-value-param)

@@ -75,6 +75,26 @@ TEST(LogSinkTest, ForeignLinesAreCutAndLimited) {
   EXPECT_LT(all.size(), 1000U * 600);
 }
 
+TEST(LogSinkTest, LinesThatFoundNoRoomAreCountedOnceThereIsSome) {
+  Pipe pipe;
+  std::string all;
+  {
+    LogSink sink(pipe.write_end());
+    sink.Write(std::string(200'000, 'x'));  // more than the pipe holds
+    // Its first byte says that the sink's thread has taken it, and is stuck.
+    char first = 0;
+    ASSERT_EQ(read(pipe.read_end(), &first, 1), 1);
+    for (int i = 0; i < 1007; ++i) sink.Write("line");  // a thousand wait
+    std::thread reader([&] { all = ReadAll(pipe.read_end()); });
+    sink.Flush(absl::Seconds(30));
+    pipe.CloseWrite();
+    reader.join();
+  }
+  EXPECT_EQ(all.size(),
+            199'999 + 1 + 1000 * 5 + std::string("t2r-server: 7 lines were dropped\n").size());
+  EXPECT_THAT(all, ::testing::EndsWith("line\nt2r-server: 7 lines were dropped\n"));
+}
+
 // Nobody reads, and the pipe holds 64 KiB: neither the writer nor the destructor waits for it.
 TEST(LogSinkTest, AFullPipeBlocksNobody) {
   Pipe pipe;

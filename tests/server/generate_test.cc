@@ -47,6 +47,43 @@ TEST(GenerateTest, StreamsTheTokensOfIds) {
   EXPECT_EQ(static_cast<int32_t>(stream->logprobs[7].chosen().token_id()), stream->ids[7]);
 }
 
+// Whether a turn of the engine brings a few tokens, which it sends itself, or more; and whether its
+// sessions wait for room in their outboxes with every token, with every other or never.
+TEST(GenerateTest, EveryTokenComesHoweverSmallTheOutbox) {
+  for (const int64_t tokens : {1, 2, 3, 256}) {
+    for (const int sessions : {1, 4, 9}) {
+      TestServerOptions options;
+      options.grpc.outbox.tokens = tokens;
+      options.executor.slots = 9;
+      TestServer server(std::move(options));
+      std::vector<std::unique_ptr<Stream>> streams;
+      for (int i = 0; i < sessions; ++i) {
+        streams.push_back(server.Generate(TokenRequest({static_cast<uint32_t>(i)}, 300)));
+      }
+      for (int i = 0; i < sessions; ++i) {
+        ASSERT_TRUE(streams[static_cast<size_t>(i)]->Finish().ok()) << tokens << ", " << i;
+        EXPECT_EQ(streams[static_cast<size_t>(i)]->ids, Expected({i}, 300)) << tokens;
+      }
+    }
+  }
+}
+
+// It is not read before another has come to its end; its own 400 tokens, of 20 alternatives each,
+// are more than the client's window and its outbox hold.
+TEST(GenerateTest, AStreamThatIsReadLateGoesOnToItsEnd) {
+  TestServerOptions options;
+  options.grpc.outbox.tokens = 8;
+  TestServer server(std::move(options));
+  v1::GenerateRequest request = TokenRequest({1}, 400);
+  request.set_logprobs(20);
+  const auto late = server.Generate(request);
+  const auto other = server.Generate(TokenRequest({2}, 2000));
+  ASSERT_TRUE(other->Finish().ok());
+  EXPECT_EQ(server.Metric("t2r_num_requests_running"), 1);
+  ASSERT_TRUE(late->Finish().ok());
+  EXPECT_EQ(late->ids, Expected({1}, 400));
+}
+
 TEST(GenerateTest, GivesTextABos) {
   TestServer server;
   const auto stream = server.Generate(TextRequest("ab", 8));

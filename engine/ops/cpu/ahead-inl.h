@@ -33,7 +33,8 @@ class RowPointers {
 class Ahead {
  public:
   Ahead() = default;
-  // `bytes` from `begin` on, in about `steps` steps.
+  // `bytes` from `begin` on, in about `steps` steps, one at least. The last may go beyond them,
+  // which a prefetch does not mind.
   Ahead(const void* begin, int64_t bytes, int64_t steps)
       : at_(static_cast<const char*>(begin)),
         end_(at_ + bytes),

@@ -131,7 +131,8 @@ void CpuBackend::IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias
   all.groups = QuantGroups(w.cols());
   // Rows a multiple of 4096 bytes apart would compete for the same cache lines.
   all.planes = int_planes_;
-  all.x_stride = DivideUp(all.groups * GroupBytes(all.planes), 64) * 64 + 64;
+  all.x_stride = DivideUp(all.groups * GroupBytes(all.planes), 64) * 64;
+  if (all.x_stride % 4096 == 0) all.x_stride += 64;
   auto* rows = static_cast<int8_t*>(RowRoom(x.rows, all.x_stride));
   if (x.rows == 0) return;
   ForRows(x.rows, 0.2 * static_cast<double>(x.cols),

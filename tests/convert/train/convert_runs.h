@@ -37,7 +37,7 @@ inline Outcome RunConvert(const std::vector<std::string>& arguments,
                           const std::string& kill_at = "", bool kill_other = false) {
   int pipe_ends[2];
   if (pipe(pipe_ends) != 0) throw std::runtime_error("pipe failed");
-  pid_t victim = -1;
+  bool killed = false;
   const pid_t child = fork();
   if (child == 0) {
     dup2(pipe_ends[1], STDERR_FILENO);
@@ -61,11 +61,18 @@ inline Outcome RunConvert(const std::vector<std::string>& arguments,
       const std::string process = "/proc/" + std::to_string(child);
       outcome.environment = Bytes(process + "/environ");
       outcome.name = Bytes(process + "/comm");
-      if (kill_other && victim < 0) {
+      if (killed) continue;
+      killed = true;
+      pid_t victim = child;
+      if (kill_other) {
         const std::string id = std::to_string(child);
         std::istringstream(Bytes("/proc/" + id + "/task/" + id + "/children")) >> victim;
+        if (victim <= 0) {
+          ADD_FAILURE() << "the process has started no other";
+          victim = child;
+        }
       }
-      kill(kill_other ? victim : child, SIGKILL);
+      kill(victim, SIGKILL);
     }
   }
   std::fclose(log);
