@@ -8,6 +8,8 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
@@ -23,6 +25,24 @@ inline std::string Bytes(const std::string& path) {
   std::ostringstream bytes;
   bytes << in.rdbuf();
   return bytes.str();
+}
+
+// The least process id among what `parent` has started; 0: there is none.
+inline pid_t FirstChildOf(pid_t parent) {
+  pid_t first = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    // "PID (NAME) STATE PARENT ..."; of a process that has ended meanwhile nothing.
+    const std::string stat = Bytes(entry.path().string() + "/stat");
+    const size_t name_end = stat.rfind(')');
+    if (name_end == std::string::npos) continue;
+    std::istringstream fields(stat.substr(name_end + 1));
+    std::string state;
+    pid_t its_parent = 0;
+    if (!(fields >> state >> its_parent) || its_parent != parent) continue;
+    const pid_t pid = std::atoi(entry.path().filename().c_str());
+    if (first == 0 || pid < first) first = pid;
+  }
+  return first;
 }
 
 struct Outcome {
@@ -57,20 +77,15 @@ inline Outcome RunConvert(const std::vector<std::string>& arguments,
   char line[512];
   while (std::fgets(line, sizeof(line), log) != nullptr) {
     outcome.log += line;
-    if (!kill_at.empty() && outcome.log.find(kill_at) != std::string::npos) {
+    if (!killed && !kill_at.empty() && outcome.log.find(kill_at) != std::string::npos) {
       const std::string process = "/proc/" + std::to_string(child);
       outcome.environment = Bytes(process + "/environ");
       outcome.name = Bytes(process + "/comm");
-      if (killed) continue;
       killed = true;
       pid_t victim = child;
-      if (kill_other) {
-        const std::string id = std::to_string(child);
-        std::istringstream(Bytes("/proc/" + id + "/task/" + id + "/children")) >> victim;
-        if (victim <= 0) {
-          ADD_FAILURE() << "the process has started no other";
-          victim = child;
-        }
+      if (kill_other && (victim = FirstChildOf(child)) == 0) {
+        ADD_FAILURE() << "the process has started no other";
+        victim = child;
       }
       kill(victim, SIGKILL);
     }

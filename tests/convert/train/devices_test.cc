@@ -70,7 +70,9 @@ TEST_F(DevicesTest, ARunOfTwoThatIsKilledGoesOnToTheSameBytes) {
 // RunConvert returns once nobody holds the log: the third process has ended too.
 TEST_F(DevicesTest, AProcessThatEndsEndsTheRunAndIsNamed) {
   const std::string out = directory_ / "out";
-  const Outcome run = RunConvert(Over(Pretrain(out, "5"), 3, 1), "step 23 ", /*kill_other=*/true);
+  std::vector<std::string> arguments = Over(Pretrain(out, "5"), 3, 1);
+  *std::next(std::ranges::find(arguments, "--steps")) = "1000000";  // it does not end by itself
+  const Outcome run = RunConvert(arguments, "step 23 ", /*kill_other=*/true);
   ASSERT_TRUE(WIFEXITED(run.status)) << run.log;
   EXPECT_EQ(WEXITSTATUS(run.status), 1);
   EXPECT_THAT(run.log, HasSubstr("the process of device 1 was ended by signal 9"));
