@@ -138,13 +138,14 @@ TrainOnly ParseTrainOnly(const std::string& name) {
   throw ConvertError("--train-only must be all, attention or new, not '" + name + "'");
 }
 
-torch::Dtype ParseProducts(const std::string& name, const ModelConfig& config) {
+torch::Dtype ParseProducts(const std::string& name, const ModelConfig& config,
+                           torch::Device device) {
   if (name == "float32") return torch::kFloat32;
   if (name == "bfloat16") return torch::kBFloat16;
   if (name != "auto") {
     throw ConvertError("--products must be auto, float32 or bfloat16, not '" + name + "'");
   }
-  return FastProducts(config.hidden_size);
+  return FastProducts(config.hidden_size, device);
 }
 
 // The first weights of the model that is trained.
@@ -248,7 +249,7 @@ void Finetune(const FinetuneFlags& flags) {
   trainable.decay = flags.half_life > 0;
   TrainingModel model(config, device, trainable);
   Initialize(flags, &model);
-  const torch::Dtype products = ParseProducts(flags.products, config);
+  const torch::Dtype products = ParseProducts(flags.products, config, device);
   model.SetProducts(products);
   parent.SetProducts(products);
   TrainingRun run;

@@ -243,8 +243,8 @@ CLI::App* AddFinetune(CLI::App* app, FinetuneFlags* flags) {
       ->type_name("TOKENS")
       ->check(AtLeast(0.0));
   OneOf(on->add_option("--products", flags->products,
-                       "Factors of matrix products; auto: bfloat16 where the processor multiplies "
-                       "it and the model is not small"),
+                       "Factors of matrix products; auto: bfloat16 on a GPU or where the "
+                       "processor multiplies it, and the model is not small"),
         {"auto", "float32", "bfloat16"});
   on->add_option("--stage", flags->stage,
                  "finetune; transfer,finetune: first only feature maps learn, each layer's to give "

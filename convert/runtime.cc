@@ -25,6 +25,15 @@ bool SetOpenBlasThreads(int threads) {
   return true;
 }
 
+// Whether the processor multiplies bfloat16 itself, and LibTorch uses it.
+bool HasBfloat16Products() {
+#if defined(__x86_64__)
+  return at::hasMKLDNN() && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 void RestartWithSleepingWaits(char** argv) {
@@ -60,16 +69,9 @@ OperatorThreads::~OperatorThreads() {
   SetOpenBlasThreads(before_);
 }
 
-bool HasBfloat16Products() {
-#if defined(__x86_64__)
-  return at::hasMKLDNN() && __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
-
-torch::Dtype FastProducts(int64_t width) {
-  return width >= 256 && HasBfloat16Products() ? torch::kBFloat16 : torch::kFloat32;
+torch::Dtype FastProducts(int64_t width, torch::Device device) {
+  const bool multiplies = device.is_cuda() || HasBfloat16Products();
+  return width >= 256 && multiplies ? torch::kBFloat16 : torch::kFloat32;
 }
 
 }  // namespace t2r::convert

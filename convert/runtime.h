@@ -32,9 +32,8 @@ class OperatorThreads {
   const int before_;
 };
 
-// Whether the processor multiplies bfloat16 itself, and LibTorch uses it.
-bool HasBfloat16Products();
-// bfloat16 where it has and a model of this width gains by it; else float32.
-torch::Dtype FastProducts(int64_t width);
+// bfloat16 where a model of this width gains by it on `device`, a GPU or a processor that
+// multiplies it itself; else float32.
+torch::Dtype FastProducts(int64_t width, torch::Device device);
 
 }  // namespace t2r::convert

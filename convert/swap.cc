@@ -244,7 +244,7 @@ void Swap(const SwapFlags& flags) {
   const Texts texts = LoadTexts(flags, parent_config, tokenizer.get());
   TrainingModel parent(parent_config, ParseDevice(flags.device));
   LoadParameters(flags.model, &parent, /*allow_missing_maps=*/false);
-  parent.SetProducts(FastProducts(parent_config.hidden_size));
+  parent.SetProducts(FastProducts(parent_config.hidden_size, parent.parameters().device()));
   const Evaluation before = Evaluate(parent, texts.held_out, flags.threads);
   progress.Line("parent: " + Describe(before));
   const Divergence divergence(parent, texts.held_out, flags.threads);
