@@ -114,21 +114,18 @@ void DeviceGroup::Sum(torch::Tensor tensor) {
   if (collectives_) collectives_->Sum(std::move(tensor));
 }
 
-double DeviceGroup::Sum(double value) {
-  if (!collectives_) return value;
-  const torch::Tensor tensor = torch::full({1}, value, torch::kFloat64).to(device_);
-  collectives_->Sum(tensor);
-  return tensor.item<double>();
-}
+double DeviceGroup::Sum(double value) { return Together(value, &Collectives::Sum); }
 
 void DeviceGroup::CopyFirst(torch::Tensor tensor) {
   if (collectives_) collectives_->CopyFirst(std::move(tensor));
 }
 
-double DeviceGroup::OfFirst(double value) {
+double DeviceGroup::OfFirst(double value) { return Together(value, &Collectives::CopyFirst); }
+
+double DeviceGroup::Together(double value, void (Collectives::*operation)(torch::Tensor)) {
   if (!collectives_) return value;
   const torch::Tensor tensor = torch::full({1}, value, torch::kFloat64).to(device_);
-  collectives_->CopyFirst(tensor);
+  (collectives_.get()->*operation)(tensor);
   return tensor.item<double>();
 }
 

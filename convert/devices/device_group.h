@@ -45,6 +45,7 @@ class DeviceGroup {
 
  private:
   class Collectives;
+  double Together(double value, void (Collectives::*operation)(torch::Tensor));
 
   const int exceptions_;  // in flight when it was made
   const int rank_, size_;

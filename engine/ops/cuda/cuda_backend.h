@@ -94,7 +94,9 @@ class CudaBackend : public Backend, private Scratch {
   void* Reserve(size_t bytes) override;  // Scratch
   OpContext Context() { return {batch_, stream_.get(), *this}; }
   MatrixLoader& Loader();
-  // MatMul with int8 weights (int8_kernels.h).
+  // Of `rows` of codes, as long as w's, with w's own: sums [rows, w.stored_rows()].
+  void MultiplyCodes(const void* x, int64_t rows, const DeviceMatrix& w, void* sums);
+  // MatMul with int8 weights (int8_kernels.h), and with fp8 weights (fp8_kernels.h).
   void MatMulInt8(Tensor x, const DeviceMatrix& w, const float* bias, bool accumulate, Tensor out);
   void MatMulFloat8(Tensor x, const DeviceMatrix& w, const float* bias, bool accumulate,
                     Tensor out);

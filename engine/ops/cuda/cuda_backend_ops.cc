@@ -94,6 +94,20 @@ void CudaBackend::MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMod
   if (cast_out) CopyRows(stream_.get(), product, nullptr, bias, out);
 }
 
+void CudaBackend::MultiplyCodes(const void* x, int64_t rows, const DeviceMatrix& w, void* sums) {
+  GemmArgs gemm;
+  gemm.rows = rows;
+  gemm.n = w.stored_rows();
+  gemm.k = w.stride();
+  gemm.dtype = w.dtype();
+  gemm.x = x;
+  gemm.x_stride = w.stride();
+  gemm.w = w.data();
+  gemm.out = sums;
+  gemm.out_stride = w.stored_rows();
+  gemm_.Run(gemm);
+}
+
 // Bytes: the matrix once, a byte a weight; x, its two planes out and in again, 8 · rows · n of sums
 // out and in, and out. 4 · rows · n · k operations on integers, which tensor cores do at twice
 // bfloat16's rate.
@@ -108,17 +122,7 @@ void CudaBackend::MatMulInt8(Tensor x, const DeviceMatrix& w, const float* bias,
   auto* const halves = reinterpret_cast<int8_t*>(scratch + scale_bytes);
   auto* const sums = reinterpret_cast<int32_t*>(scratch + scale_bytes + plane_bytes);
   SplitRows(stream_.get(), x, halves, w.stride(), scales);
-  GemmArgs gemm;
-  gemm.rows = planes;
-  gemm.n = w.stored_rows();
-  gemm.k = w.stride();
-  gemm.dtype = DType::kInt8;
-  gemm.x = halves;
-  gemm.x_stride = w.stride();
-  gemm.w = w.data();
-  gemm.out = sums;
-  gemm.out_stride = w.stored_rows();
-  gemm_.Run(gemm);
+  MultiplyCodes(halves, planes, w, sums);
   CombinePlanes(stream_.get(), {sums, w.stored_rows(), scales, w.scales(), bias, accumulate}, out);
 }
 
@@ -134,17 +138,7 @@ void CudaBackend::MatMulFloat8(Tensor x, const DeviceMatrix& w, const float* bia
   auto* const codes = reinterpret_cast<uint8_t*>(scratch + scale_bytes);
   auto* const sums = reinterpret_cast<float*>(scratch + scale_bytes + code_bytes);
   EncodeRows(stream_.get(), x, codes, w.stride(), scales);
-  GemmArgs gemm;
-  gemm.rows = x.rows;
-  gemm.n = w.stored_rows();
-  gemm.k = w.stride();
-  gemm.dtype = DType::kFloat8;
-  gemm.x = codes;
-  gemm.x_stride = w.stride();
-  gemm.w = w.data();
-  gemm.out = sums;
-  gemm.out_stride = w.stored_rows();
-  gemm_.Run(gemm);
+  MultiplyCodes(codes, x.rows, w, sums);
   ScaleSums(stream_.get(), {sums, w.stored_rows(), scales, w.scales(), bias, accumulate}, out);
 }
 

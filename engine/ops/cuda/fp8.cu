@@ -42,26 +42,13 @@ __global__ void __launch_bounds__(kScaleThreads)
 // from cache. Operations: about 4 a column.
 template <typename Out>
 __global__ void __launch_bounds__(kElementThreads)
-    ScaleSumsKernel(ScaleArgs args, int64_t cols, RowsOf<Out> out) {
+    ScaleSumsKernel(ScaledSums<float> args, int64_t cols, RowsOf<Out> out) {
   const int64_t c = ElementColumn();
   if (c >= cols) return;
   const int64_t row = blockIdx.x;
   const auto sums =
       *reinterpret_cast<const Pack<float, kColumns>*>(args.sums + row * args.stride + c);
-  float before[kColumns] = {};
-  if (args.accumulate) out.Load(row, c, cols, before);
-  const float row_scale = args.row_scales[row];
-  float v[kColumns];
-  for (int i = 0; i < kColumns; ++i) {
-    if (c + i >= cols) {
-      v[i] = 0.0F;
-      continue;
-    }
-    v[i] = sums.v[i] * (row_scale * args.channel_scales[c + i]);
-    if (args.bias != nullptr) v[i] += args.bias[c + i];
-    if (args.accumulate) v[i] += before[i];
-  }
-  out.Store(row, c, cols, v);
+  StoreScaled(args, sums.v, row, c, cols, out);
 }
 
 }  // namespace
@@ -74,7 +61,7 @@ void EncodeRows(cudaStream_t stream, Tensor x, uint8_t* codes, int64_t stride, f
   });
 }
 
-void ScaleSums(cudaStream_t stream, const ScaleArgs& args, Tensor out) {
+void ScaleSums(cudaStream_t stream, const ScaledSums<float>& args, Tensor out) {
   ForDType(out.dtype, [&](auto type) {
     using T = decltype(type);
     Launch(ElementShape("scale_sums", out.rows, out.cols, stream), ScaleSumsKernel<T>, args,

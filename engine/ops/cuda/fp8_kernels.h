@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "engine/ops/cuda/scaled_sums.h"
 #include "engine/ops/tensor.h"
 
 namespace t2r::cuda {
@@ -22,14 +23,6 @@ void EncodeRows(cudaStream_t stream, Tensor x, uint8_t* codes, int64_t stride, f
 
 // out[t, n] (+)= row_scales[t] · channel_scales[n] · sums[t, n] + bias[n]; rows of `sums` are
 // `stride` long.
-struct ScaleArgs {
-  const float* sums = nullptr;
-  int64_t stride = 0;
-  const float* row_scales = nullptr;
-  const float* channel_scales = nullptr;
-  const float* bias = nullptr;  // null: none
-  bool accumulate = false;
-};
-void ScaleSums(cudaStream_t stream, const ScaleArgs& args, Tensor out);
+void ScaleSums(cudaStream_t stream, const ScaledSums<float>& args, Tensor out);
 
 }  // namespace t2r::cuda

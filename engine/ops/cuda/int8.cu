@@ -64,28 +64,18 @@ __global__ void __launch_bounds__(kScaleThreads)
 // from cache. Operations: about 6 a column.
 template <typename Out>
 __global__ void __launch_bounds__(kElementThreads)
-    CombinePlanesKernel(CombineArgs args, int64_t cols, RowsOf<Out> out) {
+    CombinePlanesKernel(ScaledSums<int32_t> args, int64_t cols, RowsOf<Out> out) {
   const int64_t c = ElementColumn();
   if (c >= cols) return;
   const int64_t row = blockIdx.x;
   const int32_t* const high = args.sums + 2 * row * args.stride + c;
   const auto highs = *reinterpret_cast<const Pack<int32_t, kColumns>*>(high);
   const auto lows = *reinterpret_cast<const Pack<int32_t, kColumns>*>(high + args.stride);
-  float before[kColumns] = {};
-  if (args.accumulate) out.Load(row, c, cols, before);
-  const float row_scale = args.row_scales[row];
-  float v[kColumns];
+  float sums[kColumns];
   for (int i = 0; i < kColumns; ++i) {
-    if (c + i >= cols) {
-      v[i] = 0.0F;
-      continue;
-    }
-    const auto sum = static_cast<float>(int64_t{highs.v[i]} * 256 + lows.v[i]);
-    v[i] = sum * (row_scale * args.channel_scales[c + i]);
-    if (args.bias != nullptr) v[i] += args.bias[c + i];
-    if (args.accumulate) v[i] += before[i];
+    sums[i] = static_cast<float>(int64_t{highs.v[i]} * 256 + lows.v[i]);
   }
-  out.Store(row, c, cols, v);
+  StoreScaled(args, sums, row, c, cols, out);
 }
 
 }  // namespace
@@ -105,7 +95,7 @@ void SplitRows(cudaStream_t stream, Tensor x, int8_t* planes, int64_t stride, fl
   });
 }
 
-void CombinePlanes(cudaStream_t stream, const CombineArgs& args, Tensor out) {
+void CombinePlanes(cudaStream_t stream, const ScaledSums<int32_t>& args, Tensor out) {
   ForDType(out.dtype, [&](auto type) {
     using T = decltype(type);
     Launch(ElementShape("combine_planes", out.rows, out.cols, stream), CombinePlanesKernel<T>, args,

@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "engine/ops/cuda/scaled_sums.h"
 #include "engine/ops/tensor.h"
 
 namespace t2r::cuda {
@@ -28,14 +29,6 @@ void SplitRows(cudaStream_t stream, Tensor x, int8_t* planes, int64_t stride, fl
 
 // out[t, n] (+)= row_scales[t] · channel_scales[n] · (256 · sums[2t, n] + sums[2t + 1, n]) +
 // bias[n]; rows of `sums` are `stride` long.
-struct CombineArgs {
-  const int32_t* sums = nullptr;
-  int64_t stride = 0;
-  const float* row_scales = nullptr;
-  const float* channel_scales = nullptr;
-  const float* bias = nullptr;  // null: none
-  bool accumulate = false;
-};
-void CombinePlanes(cudaStream_t stream, const CombineArgs& args, Tensor out);
+void CombinePlanes(cudaStream_t stream, const ScaledSums<int32_t>& args, Tensor out);
 
 }  // namespace t2r::cuda

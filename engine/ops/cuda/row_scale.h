@@ -1,7 +1,9 @@
-// What a row of numbers is cut into steps by, before it becomes numbers of 8 bits.
+// What a row of numbers is cut into steps by, before it becomes numbers of 8 bits, and how sums of
+// products of these become numbers again.
 #pragma once
 
 #include "engine/ops/cuda/row_access.h"
+#include "engine/ops/cuda/scaled_sums.h"
 
 namespace t2r::cuda {
 
@@ -42,6 +44,27 @@ __device__ __forceinline__ Step StepOf(float largest, float codes) {
   if (largest == INFINITY) return {NAN, 0.0F};
   if (largest < kSmallest) return {0.0F, 0.0F};
   return {largest / codes, codes / largest};
+}
+
+// out[row, c + i] (+)= sums[i] with their scales, + bias.
+template <typename Sum, typename Out>
+__device__ __forceinline__ void StoreScaled(const ScaledSums<Sum>& args,
+                                            const float (&sums)[kColumns], int64_t row, int64_t c,
+                                            int64_t cols, const RowsOf<Out>& out) {
+  float before[kColumns] = {};
+  if (args.accumulate) out.Load(row, c, cols, before);
+  const float row_scale = args.row_scales[row];
+  float v[kColumns];
+  for (int i = 0; i < kColumns; ++i) {
+    if (c + i >= cols) {
+      v[i] = 0.0F;
+      continue;
+    }
+    v[i] = sums[i] * (row_scale * args.channel_scales[c + i]);
+    if (args.bias != nullptr) v[i] += args.bias[c + i];
+    if (args.accumulate) v[i] += before[i];
+  }
+  out.Store(row, c, cols, v);
 }
 
 }  // namespace t2r::cuda
