@@ -6,11 +6,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -107,79 +109,48 @@ class ConvertRuns : public ::testing::Test {
     data_ = directory_.Write("data", text);
   }
 
+  // A run of `command` over the data, and what `more` says of it.
+  std::vector<std::string> Over(const std::string& command, const std::string& out,
+                                const std::vector<std::string>& more) const {
+    std::vector<std::string> arguments = {command,
+                                          "--train",
+                                          data_,
+                                          "--valid",
+                                          data_,
+                                          "--ids",
+                                          "--separator",
+                                          "--",
+                                          "--out",
+                                          out,
+                                          "--window",
+                                          "32",
+                                          "--batch",
+                                          "128",
+                                          "--threads",
+                                          "2",
+                                          "--log-every",
+                                          "1",
+                                          "--checkpoint-every",
+                                          "10"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
   std::vector<std::string> Pretrain(const std::string& out, const std::string& seed) const {
-    return {"pretrain",
-            "--train",
-            data_,
-            "--valid",
-            data_,
-            "--ids",
-            "--separator",
-            "--",
-            "--out",
-            out,
-            "--vocab-size",
-            "23",
-            "--hidden",
-            "16",
-            "--intermediate",
-            "24",
-            "--layers",
-            "2",
-            "--heads",
-            "2",
-            "--steps",
-            "120",
-            "--window",
-            "32",
-            "--batch",
-            "128",
-            "--threads",
-            "2",
-            "--log-every",
-            "1",
-            "--checkpoint-every",
-            "10",
-            "--seed",
-            seed};
+    return Over("pretrain", out,
+                {"--vocab-size", "23", "--hidden", "16", "--intermediate", "24", "--layers", "2",
+                 "--heads", "2", "--steps", "120", "--seed", seed});
   }
   std::vector<std::string> Finetune(const std::string& model, const std::string& out) const {
-    return {"finetune",
-            "--model",
-            model,
-            "--train",
-            data_,
-            "--valid",
-            data_,
-            "--ids",
-            "--separator",
-            "--",
-            "--out",
-            out,
-            "--feature-map",
-            "t2r",
-            "--feature-size",
-            "8",
-            "--stage",
-            "transfer,finetune",
-            "--transfer-share",
-            "0.3",
-            "--lora-rank",
-            "4",
-            "--distill",
-            "0.5",
-            "--steps",
-            "100",
-            "--window",
-            "32",
-            "--batch",
-            "128",
-            "--threads",
-            "2",
-            "--log-every",
-            "1",
-            "--checkpoint-every",
-            "10"};
+    return Over("finetune", out,
+                {"--model", model, "--feature-map", "t2r", "--feature-size", "8", "--stage",
+                 "transfer,finetune", "--transfer-share", "0.3", "--lora-rank", "4", "--distill",
+                 "0.5", "--steps", "100"});
+  }
+  // `arguments` with another value of a flag that they have.
+  static std::vector<std::string> With(std::vector<std::string> arguments, const std::string& flag,
+                                       const std::string& value) {
+    *std::next(std::ranges::find(arguments, flag)) = value;
+    return arguments;
   }
 
   testing::TemporaryDirectory directory_;

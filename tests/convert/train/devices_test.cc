@@ -3,11 +3,10 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/convert/train/convert_runs.h"
@@ -26,9 +25,9 @@ class DevicesTest : public ConvertRuns {
   }
   // `arguments` over so many processes of so many threads. The gradient is not clipped: its norm is
   // summed in another order with other threads.
-  static std::vector<std::string> Over(std::vector<std::string> arguments, int devices,
-                                       int threads) {
-    *std::next(std::ranges::find(arguments, "--threads")) = std::to_string(threads);
+  static std::vector<std::string> OverDevices(std::vector<std::string> arguments, int devices,
+                                              int threads) {
+    arguments = With(std::move(arguments), "--threads", std::to_string(threads));
     for (const char* more : {"--clip", "0", "--devices"}) arguments.emplace_back(more);
     arguments.push_back(std::to_string(devices));
     return arguments;
@@ -40,9 +39,9 @@ class DevicesTest : public ConvertRuns {
 
 // Two processes compute the shares that two threads do, and a sum of two has one order.
 TEST_F(DevicesTest, TwoProcessesTrainAsTwoThreads) {
-  const Outcome threads = RunConvert(Over(Pretrain(directory_ / "threads", "5"), 1, 2));
+  const Outcome threads = RunConvert(OverDevices(Pretrain(directory_ / "threads", "5"), 1, 2));
   ASSERT_EQ(threads.status, 0) << threads.log;
-  const Outcome processes = RunConvert(Over(Pretrain(directory_ / "processes", "5"), 2, 1));
+  const Outcome processes = RunConvert(OverDevices(Pretrain(directory_ / "processes", "5"), 2, 1));
   ASSERT_EQ(processes.status, 0) << processes.log;
   EXPECT_EQ(Model("processes"), Model("threads"));
   EXPECT_FALSE(std::filesystem::exists(directory_ / "processes.work"));
@@ -53,7 +52,7 @@ TEST_F(DevicesTest, ARunOfTwoThatIsKilledGoesOnToTheSameBytes) {
   const std::string parent = directory_ / "parent";
   ASSERT_EQ(RunConvert(Pretrain(parent, "5")).status, 0);
   const auto finetune = [&](const std::string& out, int devices, int threads) {
-    return Over(Finetune(parent, directory_ / out), devices, threads);
+    return OverDevices(Finetune(parent, directory_ / out), devices, threads);
   };
   const Outcome threads = RunConvert(finetune("threads", 1, 2));
   ASSERT_EQ(threads.status, 0) << threads.log;
@@ -70,8 +69,9 @@ TEST_F(DevicesTest, ARunOfTwoThatIsKilledGoesOnToTheSameBytes) {
 // RunConvert returns once nobody holds the log: the third process has ended too.
 TEST_F(DevicesTest, AProcessThatEndsEndsTheRunAndIsNamed) {
   const std::string out = directory_ / "out";
-  std::vector<std::string> arguments = Over(Pretrain(out, "5"), 3, 1);
-  *std::next(std::ranges::find(arguments, "--steps")) = "1000000";  // it does not end by itself
+  // It does not end by itself.
+  const std::vector<std::string> arguments =
+      With(OverDevices(Pretrain(out, "5"), 3, 1), "--steps", "1000000");
   const Outcome run = RunConvert(arguments, "step 23 ", /*kill_other=*/true);
   ASSERT_TRUE(WIFEXITED(run.status)) << run.log;
   EXPECT_EQ(WEXITSTATUS(run.status), 1);
@@ -88,43 +88,18 @@ TEST_F(DevicesTest, TheOthersFollowTheFirst) {
   std::string config = Bytes(parent + "/config.json");
   config.insert(config.find('{') + 1, "\"bos_token_id\": 1,");
   std::ofstream(parent + "/config.json", std::ios::trunc) << config;
-  const Outcome run = RunConvert({"finetune",
-                                  "--model",
-                                  parent,
-                                  "--train",
-                                  "self:400",
-                                  "--valid",
-                                  data_,
-                                  "--ids",
-                                  "--separator",
-                                  "--",
-                                  "--out",
-                                  directory_ / "out",
-                                  "--window",
-                                  "32",
-                                  "--batch",
-                                  "128",
-                                  "--threads",
-                                  "1",
-                                  "--devices",
-                                  "2",
-                                  "--keep-full",
-                                  "auto:1",
-                                  "--minutes",
-                                  "0.01",
-                                  "--stage",
-                                  "transfer,finetune",
-                                  "--feature-map",
-                                  "t2r",
-                                  "--feature-size",
-                                  "8"});
+  const std::vector<std::string> arguments =
+      Over("finetune", directory_ / "out",
+           {"--model", parent, "--devices", "2", "--keep-full", "auto:1", "--minutes", "0.01",
+            "--stage", "transfer,finetune", "--feature-map", "t2r", "--feature-size", "8"});
+  const Outcome run = RunConvert(With(With(arguments, "--threads", "1"), "--train", "self:400"));
   ASSERT_EQ(run.status, 0) << run.log;
   EXPECT_THAT(run.log, HasSubstr("layers that keep softmax: "));
   EXPECT_THAT(run.log, HasSubstr("wrote "));
 }
 
 TEST_F(DevicesTest, WhatCannotBeIsTold) {
-  std::vector<std::string> arguments = Over(Pretrain(directory_ / "out", "5"), 8, 1);
+  std::vector<std::string> arguments = OverDevices(Pretrain(directory_ / "out", "5"), 8, 1);
   const Outcome idle = RunConvert(arguments);
   EXPECT_EQ(WEXITSTATUS(idle.status), 1);
   EXPECT_THAT(idle.log, HasSubstr("--batch must be at least --devices times --window, 256"));
