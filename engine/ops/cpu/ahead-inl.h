@@ -53,11 +53,12 @@ class Ahead {
   int64_t step_ = 0;
 };
 
-// What follows `count` panels of panel_bytes from `panel` on, as far as the matrix goes.
+// What follows `count` panels of panel_bytes from `panel` on, as far as the thread likely goes.
 HWY_INLINE Ahead AfterPanels(const ProductTask& task, const void* panels, int64_t panel_bytes,
                              int64_t panel, int64_t count, int64_t steps) {
-  const int64_t next = panel + count < task.end_panel ? panel + count : task.next_panel;
-  const int64_t most = task.all_panels - next;
+  const int64_t next =
+      panel + count < task.first_panel + task.panel_count ? panel + count : task.next_panel;
+  const int64_t most = task.next_end - next;
   return Ahead(static_cast<const char*>(panels) + next * panel_bytes,
                (count < most ? count : most) * panel_bytes, steps);
 }

@@ -101,13 +101,17 @@ class CpuBackend : public Backend {
   void PairMatMul(Tensor x, const PackedMatrix& w, const float* bias, MatMulMode mode, Tensor out);
   void IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias, MatMulMode mode,
                  Tensor out);
-  // run(task, worker) for the parts of the product whose whole is `all`, `panels` panels of at most
-  // kGemmMaxRows rows each; cost as of ForTasks.
+  // run(task, worker) for the parts of the product whose whole is `all`: of at most most_panels
+  // panels and kGemmMaxRows rows each; cost as of ForTasks.
   template <typename Task, typename Run>
-  void RunProduct(const Task& all, int64_t rows, int64_t panel_count, int64_t panels, double cost,
+  void RunProduct(const Task& all, int64_t rows, int64_t panel_count, const PanelsAtOnce& at_once,
+                  int64_t most_panels, double cost, const Run& run);
+  // The same of few rows, which memory bounds. A thread's share of the panels is cut into at_once
+  // runs of neighbours, which it reads side by side: long runs, far apart, come from memory the
+  // fastest.
+  template <typename Task, typename Run>
+  void RunFewRows(const Task& all, int64_t rows, int64_t panel_count, int at_once, double cost,
                   const Run& run);
-  // Panels of a task, so that the threads find enough tasks: a multiple of `at_once`.
-  int64_t TaskPanels(int64_t panel_count, int at_once) const;
   // At least so many bytes for a step's rows in another form; room for the steps' limits at once.
   void* RowRoom(int64_t rows, int64_t row_bytes);
   // The new rows' keys and values into the segments' pages.

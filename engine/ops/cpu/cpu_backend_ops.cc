@@ -58,28 +58,53 @@ void CpuBackend::MatMul(Tensor x, const Matrix& w, const float* bias, MatMulMode
 }
 
 template <typename Task, typename Run>
-void CpuBackend::RunProduct(const Task& all, int64_t rows, int64_t panel_count, int64_t panels,
+void CpuBackend::RunFewRows(const Task& all, int64_t rows, int64_t panel_count, int at_once,
                             double cost, const Run& run) {
-  const int64_t block_rows = BlockRows(rows);
-  const int64_t row_blocks = DivideUp(rows, block_rows);
-  // Row blocks of the same panels follow each other: the panels come from memory once.
-  ForTasks(DivideUp(panel_count, panels) * row_blocks, cost, [&](int64_t index, int worker) {
-    const int64_t block = index % row_blocks;
+  const int64_t columns = DivideUp(DivideUp(panel_count, pool_.threads()), at_once);
+  ForTasks(columns * pool_.threads(), cost, [&](int64_t index, int worker) {
+    const ThreadPool::Tasks share = pool_.ShareOf(static_cast<int>(index / columns), panel_count);
+    const int64_t whole = (share.end - share.first) / at_once;  // columns, and a run's length
+    const int64_t column = index % columns;
     Task task = all;
-    task.first_panel = index / row_blocks * panels;
-    task.end_panel = std::min(task.first_panel + panels, panel_count);
-    // The threads take turns, roughly.
-    task.next_panel = std::min(task.first_panel + panels * pool_.threads(), panel_count);
-    task.all_panels = panel_count;
-    task.first_row = block * block_rows;
-    task.end_row = std::min(task.first_row + block_rows, rows);
+    task.end_row = rows;
+    if (column < whole) {
+      task.first_panel = share.first + column;
+      task.panel_count = at_once;
+      task.panel_step = whole;
+    } else {
+      task.first_panel = share.first + column * at_once;
+      task.panel_count = std::max<int64_t>(0, share.end - task.first_panel);
+    }
     run(task, worker);
   });
 }
 
-int64_t CpuBackend::TaskPanels(int64_t panel_count, int at_once) const {
-  const int64_t panels = DivideUp(panel_count, kTasksPerThread * pool_.threads());
-  return DivideUp(panels, at_once) * at_once;
+template <typename Task, typename Run>
+void CpuBackend::RunProduct(const Task& all, int64_t rows, int64_t panel_count,
+                            const PanelsAtOnce& at_once, int64_t most_panels, double cost,
+                            const Run& run) {
+  if (rows <= at_once.few_rows) {
+    return RunFewRows(all, rows, panel_count, at_once.few, cost, run);
+  }
+  const int64_t block_rows = BlockRows(rows);
+  const int64_t row_blocks = DivideUp(rows, block_rows);
+  const int64_t fair = panel_count / (kTasksPerThread * pool_.threads());
+  const int64_t panels =
+      std::min(std::max<int64_t>(fair / at_once.many, 1) * at_once.many, most_panels);
+  const int64_t tasks = DivideUp(panel_count, panels) * row_blocks;
+  // Row blocks of the same panels follow each other: the panels come from memory once.
+  ForTasks(tasks, cost, [&](int64_t index, int worker) {
+    const int64_t block = index % row_blocks;
+    Task task = all;
+    task.first_panel = index / row_blocks * panels;
+    task.panel_count = std::min(panels, panel_count - task.first_panel);
+    task.next_panel = task.first_panel + (block + 1 < row_blocks ? 0 : panels);
+    task.next_end =
+        std::min(DivideUp(pool_.ShareWith(index, tasks).end, row_blocks) * panels, panel_count);
+    task.first_row = block * block_rows;
+    task.end_row = std::min(task.first_row + block_rows, rows);
+    run(task, worker);
+  });
 }
 
 void* CpuBackend::RowRoom(int64_t rows, int64_t row_bytes) {
@@ -99,9 +124,8 @@ void CpuBackend::FloatMatMul(Tensor x, const PackedMatrix& w, const float* bias,
   all.cols = w.cols();
   SetOutput(w, bias, mode, out, &all);
   const int64_t fitting = kGemmScratchFloats / (BlockRows(x.rows) * gemm_.panel_cols);
-  const int64_t panels = std::min(TaskPanels(w.panel_count(), gemm_.panels_at_once), fitting);
-  RunProduct(all, x.rows, w.panel_count(), panels, ProductCost(x.rows, w, kFlopsPerNanosecond),
-             [&](GemmTask task, int worker) {
+  RunProduct(all, x.rows, w.panel_count(), gemm_.panels, fitting,
+             ProductCost(x.rows, w, kFlopsPerNanosecond), [&](GemmTask task, int worker) {
                task.scratch = Scratch(worker);
                gemm_.run(task);
              });
@@ -120,7 +144,7 @@ void CpuBackend::PairMatMul(Tensor x, const PackedMatrix& w, const float* bias, 
   all.x = rows;
   all.panels = static_cast<const uint32_t*>(w.panels());
   SetOutput(w, bias, mode, out, &all);
-  RunProduct(all, x.rows, w.panel_count(), TaskPanels(w.panel_count(), bf16_gemm_->panels_at_once),
+  RunProduct(all, x.rows, w.panel_count(), bf16_gemm_->panels, w.panel_count(),
              ProductCost(x.rows, w, kBf16FlopsPerNanosecond),
              [&](const Bf16GemmTask& task, int) { bf16_gemm_->run(task); });
 }
@@ -140,10 +164,9 @@ void CpuBackend::IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias
   all.x = rows;
   all.panels = w.panels();
   all.panel_bytes = w.panel_bytes();
-  all.codes_offset = w.codes_offset();
   all.int4 = w.dtype() == DType::kInt4;
   SetOutput(w, bias, mode, out, &all);
-  RunProduct(all, x.rows, w.panel_count(), TaskPanels(w.panel_count(), int_gemm_.panels_at_once),
+  RunProduct(all, x.rows, w.panel_count(), int_gemm_.panels, w.panel_count(),
              ProductCost(x.rows, w, kIntOpsPerNanosecond),
              [&](const IntGemmTask& task, int) { int_gemm_.run(task); });
 }
@@ -156,15 +179,16 @@ void CpuBackend::ForSegmentGroups(const Batch& batch, int groups, double row_cos
   }
   const int64_t pairs = static_cast<int64_t>(batch.segments.size()) * groups;
   const double cost = row_cost * static_cast<double>(batch.rows() * groups);
-  // Short segments are gathered: within a task what comes next is known.
+  // Short segments are gathered into tasks worth claiming.
   const int64_t chunk =
       longest > 4 ? 1 : std::max<int64_t>(1, pairs / (kTasksPerThread * pool_.threads()));
-  ForTasks(DivideUp(pairs, chunk), cost, [&](int64_t task, int worker) {
+  const int64_t tasks = DivideUp(pairs, chunk);
+  ForTasks(tasks, cost, [&](int64_t task, int worker) {
     const int64_t end = std::min((task + 1) * chunk, pairs);
+    // Not beyond: what another thread writes must stay in its cache.
+    const int64_t share_end = std::min(pool_.ShareWith(task, tasks).end * chunk, pairs);
     for (int64_t i = task * chunk; i < end; ++i) {
-      // The threads take turns, roughly.
-      const int64_t next = i + 1 < end ? i + 1 : end + chunk * (pool_.threads() - 1);
-      fn(batch.segments[i / groups], static_cast<int>(i % groups), next < pairs ? next : -1,
+      fn(batch.segments[i / groups], static_cast<int>(i % groups), i + 1 < share_end ? i + 1 : -1,
          worker);
     }
   });

@@ -34,17 +34,17 @@ HWY_INLINE void Finish(const ProductTask& task, int64_t row, int64_t feature,
   __builtin_memcpy(out, whole, bytes);
 }
 
-// The same of kRows rows × kPanels panels of kVectors vectors.
+// The same of kRows rows × kPanels panels of kVectors vectors, `step` features apart.
 template <class Isa, int kPanels, int kRows, int kVectors>
-HWY_INLINE void FinishTile(const ProductTask& task, int64_t row, int64_t feature,
+HWY_INLINE void FinishTile(const ProductTask& task, int64_t row, int64_t feature, int64_t step,
                            const typename Isa::Floats (&sums)[kPanels][kRows][kVectors]) {
   constexpr int64_t kFeatures = 16 * kVectors;
-  if (task.n - feature >= kPanels * kFeatures) {
+  if (task.n - feature >= (kPanels - 1) * step + kFeatures) {
     T2R_UNROLL
     for (int p = 0; p < kPanels; ++p) {
       T2R_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        const int64_t first = feature + p * kFeatures;
+        const int64_t first = feature + p * step;
         FinishWhole<Isa>(sums[p][r], task.bias == nullptr ? nullptr : task.bias + first,
                          task.accumulate, task.out + (row + r) * task.out_stride + first);
       }
@@ -66,18 +66,20 @@ HWY_INLINE void FinishTile(const ProductTask& task, int64_t row, int64_t feature
     for (int r = 0; r < kRows; ++r) {
       typename Isa::Floats row_sums[kVectors];
       for (int v = 0; v < kVectors; ++v) row_sums[v] = Isa::LoadFloats(parked[p][r] + 16 * v);
-      Finish<Isa>(task, row + r, feature + p * kFeatures, row_sums);
+      Finish<Isa>(task, row + r, feature + p * step, row_sums);
     }
   }
 }
 
-// Fetches the outputs of kRows rows, `features` of them from `feature` on, for writing: before the
-// sums, so that Finish need not wait for them.
-template <int kRows>
-HWY_INLINE void FetchOutputs(const ProductTask& task, int64_t row, int64_t feature,
+// Fetches the outputs of kRows rows, kPanels panels of `features`, `step` features apart, for
+// writing: before the sums, so that Finish need not wait for them.
+template <int kPanels, int kRows>
+HWY_INLINE void FetchOutputs(const ProductTask& task, int64_t row, int64_t feature, int64_t step,
                              int64_t features) {
-  const float* out = task.out + row * task.out_stride + feature;
-  for (int r = 0; r < kRows; ++r, out += task.out_stride) {
-    for (int64_t i = 0; i < features; i += 16) __builtin_prefetch(out + i, 1, 3);
+  for (int p = 0; p < kPanels; ++p) {
+    const float* out = task.out + row * task.out_stride + feature + p * step;
+    for (int r = 0; r < kRows; ++r, out += task.out_stride) {
+      for (int64_t i = 0; i < features; i += 16) __builtin_prefetch(out + i, 1, 3);
+    }
   }
 }

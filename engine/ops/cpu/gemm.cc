@@ -41,6 +41,7 @@ constexpr int64_t kBlock = 320;
 
 // How many panels a tile of `rows` rows takes, to have enough independent chains in flight.
 constexpr int PanelsFor(int rows) { return std::max(1, std::min(4, kMaxRows / rows)); }
+constexpr PanelsAtOnce kAtOnce = {kMaxRows / PanelsFor(1), PanelsFor(1), 1};
 
 template <bool kBf16>
 constexpr int64_t kPanelBytes = kPanel*(kBf16 ? 2 : 4);  // of one input feature
@@ -59,10 +60,11 @@ HWY_INLINE void LoadWeights(const char* p, VF& low, VF& high) {
   }
 }
 
-// Continues the chains of R rows × P panels over `count` input features; acc [P, R, kPanel].
+// Continues the chains of R rows × P panels, step_bytes apart, over `count` input features; acc [P,
+// R, kPanel].
 template <int R, int P, bool kBf16>
 HWY_INLINE void Tile(const float* HWY_RESTRICT x, int64_t x_stride, const char* HWY_RESTRICT w,
-                     int64_t panel_bytes, int64_t count, bool first, float* HWY_RESTRICT acc) {
+                     int64_t step_bytes, int64_t count, bool first, float* HWY_RESTRICT acc) {
   const DF df;
   VF low[P][R];
   VF high[P][R];
@@ -83,7 +85,7 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT x, int64_t x_stride, const char* 
     for (int p = 0; p < P; ++p) {
       VF w_low;
       VF w_high;
-      LoadWeights<kBf16>(w + p * panel_bytes + k * kPanelBytes<kBf16>, w_low, w_high);
+      LoadWeights<kBf16>(w + p * step_bytes + k * kPanelBytes<kBf16>, w_low, w_high);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const VF value = hn::Set(df, x[r * x_stride + k]);
@@ -130,13 +132,17 @@ void TileRow(const GemmTask& task, int64_t row, int64_t k, int64_t count, float*
   const float* x = task.x + row * task.x_stride + k;
   const int64_t panel_bytes = task.cols * kPanelBytes<kBf16>;
   const char* w = static_cast<const char*>(task.panels) + k * kPanelBytes<kBf16>;
-  int64_t p = task.first_panel;
-  for (; p + kP <= task.end_panel; p += kP) {
-    Tile<R, kP, kBf16>(x, task.x_stride, w + p * panel_bytes, panel_bytes, count, k == 0, acc);
+  const int64_t step_bytes = task.panel_step * panel_bytes;
+  w += task.first_panel * panel_bytes;
+  int64_t left = task.panel_count;
+  for (; left >= kP; left -= kP) {
+    Tile<R, kP, kBf16>(x, task.x_stride, w, step_bytes, count, k == 0, acc);
+    w += kP * step_bytes;
     acc += kP * R * kPanel;
   }
-  for (; p < task.end_panel; ++p) {
-    Tile<R, 1, kBf16>(x, task.x_stride, w + p * panel_bytes, panel_bytes, count, k == 0, acc);
+  for (; left > 0; --left) {
+    Tile<R, 1, kBf16>(x, task.x_stride, w, step_bytes, count, k == 0, acc);
+    w += step_bytes;
     acc += R * kPanel;
   }
 }
@@ -153,7 +159,7 @@ void DispatchTile(const GemmTask& task, int64_t rows, int64_t row, int64_t k, in
 template <bool kBf16>
 void RunTask(const GemmTask& task) {
   const int64_t rows = task.end_row - task.first_row;
-  const int64_t panels = task.end_panel - task.first_panel;
+  const int64_t panels = task.panel_count;
   const int64_t tiles = (rows + kMaxRows - 1) / kMaxRows;
   const auto row_of = [&](int64_t tile) { return task.first_row + rows * tile / tiles; };
   // Blocks of K pay when several tiles share a panel's block.
@@ -168,7 +174,7 @@ void RunTask(const GemmTask& task) {
     for (int64_t p = 0; p < panels; ++p) {
       GemmTask one = task;
       one.first_panel = task.first_panel + p;
-      one.end_panel = one.first_panel + 1;
+      one.panel_count = 1;
       for (int64_t tile = 0; tile < tiles; ++tile) {
         const int64_t row = row_of(tile);
         DispatchTile<kMaxRows, kBf16>(one, row_of(tile + 1) - row, row, k, count,
@@ -178,7 +184,7 @@ void RunTask(const GemmTask& task) {
   }
   for (int64_t p = 0; p < panels; ++p) {
     for (int64_t r = 0; r < rows; ++r) {
-      Finish(task, task.first_row + r, task.first_panel + p,
+      Finish(task, task.first_row + r, task.first_panel + p * task.panel_step,
              task.scratch + (p * rows + r) * kPanel);
     }
   }
@@ -192,7 +198,7 @@ void Run(const GemmTask& task) {
 }  // namespace
 
 const GemmKernels* GemmTable() {
-  static const GemmKernels kTable = {hwy::TargetName(HWY_TARGET), kPanel, PanelsFor(1), Run};
+  static const GemmKernels kTable = {hwy::TargetName(HWY_TARGET), kPanel, kAtOnce, Run};
   return &kTable;
 }
 

@@ -35,8 +35,7 @@ inline constexpr int64_t kGemmMaxRows = 96;
 struct GemmKernels {
   const char* target = "";  // the instruction set's name
   int panel_cols = 0;
-  // Panels that one row's kernel takes at a time: tasks of few rows should hold a multiple.
-  int panels_at_once = 0;
+  PanelsAtOnce panels;
   void (*run)(const GemmTask& task) = nullptr;
 };
 

@@ -5,9 +5,17 @@
 
 namespace t2r {
 
-// Rows [first_row, end_row) × panels [first_panel, end_panel) of out = x Wᵀ, then + bias where
-// there is one, then + what out held where it accumulates. A panel is a fixed number of output
-// features.
+// Panels that a kernel takes at a time: `few` of them while it has at most few_rows rows, then
+// fewer, which its tasks should hold a multiple of.
+struct PanelsAtOnce {
+  int few_rows = 0;
+  int few = 1;
+  int many = 1;
+};
+
+// Rows [first_row, end_row) × panels first_panel + i · panel_step, i in [0, panel_count), of out =
+// x Wᵀ, then + bias where there is one, then + what out held where it accumulates. A panel is a
+// fixed number of output features. A step above 1 is for few rows alone.
 struct ProductTask {
   int64_t n = 0;  // output features in all
   const float* bias = nullptr;
@@ -17,11 +25,11 @@ struct ProductTask {
   int64_t first_row = 0;
   int64_t end_row = 0;
   int64_t first_panel = 0;
-  int64_t end_panel = 0;
-  // Of all_panels that the matrix has, the one from which the same thread likely goes on: fetched
-  // ahead. all_panels: none.
+  int64_t panel_count = 0;
+  int64_t panel_step = 1;
+  // The panels [next_panel, next_end) with which the same thread likely goes on: fetched ahead.
   int64_t next_panel = 0;
-  int64_t all_panels = 0;
+  int64_t next_end = 0;
 };
 
 }  // namespace t2r

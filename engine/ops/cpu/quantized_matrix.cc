@@ -19,11 +19,6 @@ constexpr int64_t kBlockBytes = kIntPanel * kBlockInputs;
 constexpr int64_t kBlocks = kQuantGroup / kBlockInputs;
 constexpr int64_t kHalfBlocks = kBlocks / 2;
 
-int64_t GroupCodes(DType dtype) {
-  return kIntPanel * kQuantGroup / (dtype == DType::kInt4 ? 2 : 1);
-}
-int64_t GroupScales(DType dtype) { return kIntPanel * (dtype == DType::kInt4 ? 2 : 1); }
-
 }  // namespace
 
 QuantizedMatrix::QuantizedMatrix(std::span<const HostMatrix> parts, int64_t rows, DType dtype,
@@ -31,9 +26,7 @@ QuantizedMatrix::QuantizedMatrix(std::span<const HostMatrix> parts, int64_t rows
     : LookupTable(rows, parts[0].cols, dtype) {
   assert(IsQuantized(dtype));
   const int64_t groups = QuantGroups(cols());
-  const int64_t scale_bytes = groups * GroupScales(dtype) * static_cast<int64_t>(sizeof(uint16_t));
-  codes_offset_ = (scale_bytes + 63) / 64 * 64;
-  panel_bytes_ = codes_offset_ + groups * GroupCodes(dtype);
+  panel_bytes_ = PanelBytes(groups, dtype == DType::kInt4);
   buffer_ = AllocateWeights(static_cast<size_t>(panel_bytes_ * panel_count()));
   pool.Run(panel_count(), [&](int64_t panel, int) {
     int64_t first = 0;  // the part's first row in the stack
@@ -44,6 +37,10 @@ QuantizedMatrix::QuantizedMatrix(std::span<const HostMatrix> parts, int64_t rows
       first += part.rows;
     }
   });
+}
+
+int64_t QuantizedMatrix::CodesOf(int64_t row, int64_t index) const {
+  return row / kIntPanel * panel_bytes_ + CodesAt(index, dtype() == DType::kInt4);
 }
 
 int64_t QuantizedMatrix::panel_count() const { return (rows() + kIntPanel - 1) / kIntPanel; }
@@ -69,18 +66,19 @@ void QuantizedMatrix::PackRow(const HostMatrix& part, int64_t row, int64_t to) {
 }
 
 void QuantizedMatrix::PutGroup(const QuantizedGroup& group, int64_t row, int64_t index) {
-  auto* panel = static_cast<uint8_t*>(buffer_.data()) + row / kIntPanel * panel_bytes_;
+  const bool int4 = dtype() == DType::kInt4;
   const int64_t lane = row % kIntPanel;
-  auto* scales = reinterpret_cast<uint16_t*>(panel) + index * GroupScales(dtype());
+  auto* codes = static_cast<uint8_t*>(buffer_.data()) + CodesOf(row, index);
+  auto* scales = reinterpret_cast<uint16_t*>(codes - ScalesBefore(index, int4));
   scales[lane] = group.scale;
-  if (dtype() == DType::kInt4) scales[kIntPanel + lane] = group.minimum;
-  uint8_t* codes = panel + codes_offset_ + index * GroupCodes(dtype()) + lane * kBlockInputs;
+  if (int4) scales[kIntPanel + lane] = group.minimum;
   uint32_t blocks[kBlocks];
   std::memcpy(blocks, group.codes.data(), sizeof(blocks));
-  const int64_t stored = dtype() == DType::kInt4 ? kHalfBlocks : kBlocks;
+  codes += lane * kBlockInputs;
+  const int64_t stored = int4 ? kHalfBlocks : kBlocks;
   for (int64_t b = 0; b < stored; ++b) {
     uint32_t block = blocks[b];
-    if (dtype() == DType::kInt4) {
+    if (int4) {
       assert(((block | blocks[b + kHalfBlocks]) & 0xf0f0f0f0U) == 0);
       block |= blocks[b + kHalfBlocks] << 4;
     }
@@ -89,18 +87,19 @@ void QuantizedMatrix::PutGroup(const QuantizedGroup& group, int64_t row, int64_t
 }
 
 QuantizedGroup QuantizedMatrix::GetGroup(int64_t row, int64_t index) const {
-  const uint8_t* panel = panels() + row / kIntPanel * panel_bytes_;
+  const bool int4 = dtype() == DType::kInt4;
   const int64_t lane = row % kIntPanel;
-  const auto* scales = reinterpret_cast<const uint16_t*>(panel) + index * GroupScales(dtype());
+  const uint8_t* codes = panels() + CodesOf(row, index);
+  const auto* scales = reinterpret_cast<const uint16_t*>(codes - ScalesBefore(index, int4));
   QuantizedGroup group;
   group.scale = scales[lane];
-  if (dtype() == DType::kInt4) group.minimum = scales[kIntPanel + lane];
-  const uint8_t* codes = panel + codes_offset_ + index * GroupCodes(dtype()) + lane * kBlockInputs;
+  if (int4) group.minimum = scales[kIntPanel + lane];
+  codes += lane * kBlockInputs;
   uint32_t blocks[kBlocks];
-  const int64_t stored = dtype() == DType::kInt4 ? kHalfBlocks : kBlocks;
+  const int64_t stored = int4 ? kHalfBlocks : kBlocks;
   for (int64_t b = 0; b < stored; ++b) {
     std::memcpy(&blocks[b], codes + b * kBlockBytes, sizeof(blocks[b]));
-    if (dtype() == DType::kInt8) continue;
+    if (!int4) continue;
     blocks[b + kHalfBlocks] = blocks[b] >> 4 & 0x0f0f0f0fU;
     blocks[b] &= 0x0f0f0f0fU;
   }

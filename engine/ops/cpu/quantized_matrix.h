@@ -19,7 +19,6 @@ class QuantizedMatrix : public LookupTable {
   const uint8_t* panels() const { return static_cast<const uint8_t*>(buffer_.data()); }
   int64_t panel_count() const;
   int64_t panel_bytes() const { return panel_bytes_; }
-  int64_t codes_offset() const { return codes_offset_; }
 
   void ReadRow(int64_t row, float* out) const override;
   void AddRow(int64_t row, float* out) const override;
@@ -29,8 +28,9 @@ class QuantizedMatrix : public LookupTable {
   void PackRow(const HostMatrix& part, int64_t row, int64_t to);
   void PutGroup(const QuantizedGroup& group, int64_t row, int64_t index);
   QuantizedGroup GetGroup(int64_t row, int64_t index) const;
+  // From the buffer's begin to the codes of a group of the panel that holds a row.
+  int64_t CodesOf(int64_t row, int64_t index) const;
 
-  int64_t codes_offset_;
   int64_t panel_bytes_;
   Buffer buffer_;
 };

@@ -11,7 +11,7 @@
 namespace t2r {
 namespace {
 
-constexpr uint64_t kTasks = 0xffffffffU;
+constexpr uint64_t Packed(uint64_t first, uint64_t end) { return first << 32 | end; }
 
 // Spins until done() or the spinning time is over; returns done()'s last answer.
 template <typename Done>
@@ -29,7 +29,7 @@ bool SpinUntil(const Done& done) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : unclaimed_(threads) {
   try {
     for (int worker = 1; worker < threads; ++worker) {
       workers_.emplace_back([this, worker] { WorkerMain(worker); });
@@ -54,14 +54,14 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::RunShared(int64_t count, Call call, const void* fn) {
   call_ = call;
   fn_ = fn;
-  count_ = count;
   running_.store(static_cast<uint32_t>(count), std::memory_order_relaxed);
-  const uint32_t loop = loop_.load(std::memory_order_relaxed) + 1;
-  // Releases the loop's fields to whoever claims a task. The number in the upper half keeps a slow
-  // worker, whose view is of an earlier loop, from claiming with it.
-  unclaimed_.store(static_cast<uint64_t>(loop) << 32 | static_cast<uint64_t>(count),
-                   std::memory_order_release);
-  loop_.store(loop);
+  // Each releases the loop's fields to whoever claims of it, also to a worker that is still looking
+  // for tasks of the loop before.
+  for (int worker = 0; worker < threads(); ++worker) {
+    const Tasks share = ShareOf(worker, count);
+    unclaimed_[worker].tasks.store(Packed(share.first, share.end), std::memory_order_release);
+  }
+  loop_.fetch_add(1);
   loop_.notify_all();  // a system call only when a worker sleeps
   Work(0);
   const auto finished = [this] { return running_.load(std::memory_order_acquire) == 0; };
@@ -74,15 +74,26 @@ void ThreadPool::RunShared(int64_t count, Call call, const void* fn) {
 }
 
 void ThreadPool::Work(int worker) {
-  uint64_t seen = unclaimed_.load(std::memory_order_acquire);
-  while ((seen & kTasks) != 0) {
-    if (!unclaimed_.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel,
-                                          std::memory_order_acquire)) {
+  Take(unclaimed_[worker], true, worker);
+  for (int i = 1; i < threads(); ++i) {
+    Take(unclaimed_[(worker + i) % threads()], false, worker);
+  }
+}
+
+void ThreadPool::Take(Unclaimed& unclaimed, bool front, int worker) {
+  uint64_t seen = unclaimed.tasks.load(std::memory_order_acquire);
+  for (;;) {
+    const uint64_t first = seen >> 32;
+    const uint64_t end = seen & 0xffffffffU;
+    if (first == end) return;
+    if (!unclaimed.tasks.compare_exchange_weak(
+            seen, front ? Packed(first + 1, end) : Packed(first, end - 1),
+            std::memory_order_acq_rel, std::memory_order_acquire)) {
       continue;
     }
-    call_(fn_, count_ - static_cast<int64_t>(seen & kTasks), worker);
+    call_(fn_, static_cast<int64_t>(front ? first : end - 1), worker);
     if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
-    seen = unclaimed_.load(std::memory_order_acquire);
+    seen = unclaimed.tasks.load(std::memory_order_acquire);
   }
 }
 

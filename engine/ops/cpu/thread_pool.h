@@ -11,9 +11,11 @@ namespace t2r {
 
 // N − 1 workers and the caller, who computes too. One thread calls Run; nesting is not allowed.
 //
-// Tasks are claimed one by one, so a thread that another process keeps from its core only delays
-// the task it holds. Idle workers spin for kSpinMicroseconds and then sleep: the short gaps between
-// the ops of a step cost no wake-up, and an idle engine no time.
+// A loop's tasks are cut into one run of neighbours a thread (ShareOf). A thread takes its own from
+// the front, one by one, so that it reads memory in order; and when it has none left, others' from
+// the back. So a thread that another process keeps from its core only delays the task it holds.
+// Idle workers spin for kSpinMicroseconds and then sleep: the short gaps between the ops of a step
+// cost no wake-up, and an idle engine no time.
 class ThreadPool {
  public:
   static constexpr int kSpinMicroseconds = 40;
@@ -25,6 +27,20 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Tasks [first, end) of a loop.
+  struct Tasks {
+    int64_t first;
+    int64_t end;
+  };
+  // What a thread begins with, of a loop of `count`.
+  Tasks ShareOf(int worker, int64_t count) const {
+    return {count * worker / threads(), count * (worker + 1) / threads()};
+  }
+  // The share that a task belongs to.
+  Tasks ShareWith(int64_t task, int64_t count) const {
+    return ShareOf(static_cast<int>(((task + 1) * threads() - 1) / count), count);
+  }
 
   // Calls fn(task, worker) for task in [0, count), count < 2^32, and returns when all are done.
   // worker, in [0, threads()), is unique among the calls that run at one time. fn must not throw.
@@ -43,20 +59,27 @@ class ThreadPool {
  private:
   using Call = void (*)(const void* fn, int64_t task, int worker);
 
+  // A thread's tasks that nobody has claimed: the first << 32 | the end. The same while none is
+  // left.
+  struct alignas(64) Unclaimed {
+    std::atomic<uint64_t> tasks{0};
+  };
+
   void RunShared(int64_t count, Call call, const void* fn);
   // Claims and runs tasks of the current loop until none is left.
   void Work(int worker);
+  // Those of one thread, from the front or from the back.
+  void Take(Unclaimed& unclaimed, bool front, int worker);
   void WorkerMain(int worker);
 
   // The current loop. Written by the caller while no task is unclaimed or running; read only by
   // holders of a claimed task.
   Call call_ = nullptr;
   const void* fn_ = nullptr;
-  int64_t count_ = 0;
 
-  alignas(64) std::atomic<uint64_t> unclaimed_{0};  // loop number << 32 | tasks left to claim
-  alignas(64) std::atomic<uint32_t> running_{0};    // tasks not finished
-  alignas(64) std::atomic<uint32_t> loop_{0};       // counts loops; workers sleep on it
+  std::vector<Unclaimed> unclaimed_;              // one a thread
+  alignas(64) std::atomic<uint32_t> running_{0};  // tasks not finished
+  alignas(64) std::atomic<uint32_t> loop_{0};     // counts loops; workers sleep on it
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };

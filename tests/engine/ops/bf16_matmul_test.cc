@@ -68,7 +68,7 @@ float DotOf(const Bf16GemmKernels& set, std::vector<uint32_t> x, const std::vect
   task.x = x.data();
   task.x_stride = task.pairs = static_cast<int64_t>(x.size());
   task.panels = panel.data();
-  task.n = task.out_stride = task.end_row = task.end_panel = 1;
+  task.n = task.out_stride = task.end_row = task.panel_count = 1;
   task.out = &out;
   set.run(task);
   return out;

@@ -46,6 +46,43 @@ TEST(ThreadPoolTest, ALongTaskDoesNotHoldUpTheOthers) {
   EXPECT_EQ(others.load(), 49);
 }
 
+TEST(ThreadPoolTest, SharesTileALoop) {
+  for (int threads = 1; threads <= 5; ++threads) {
+    const ThreadPool pool(threads);
+    for (int64_t count = 1; count <= 23; ++count) {
+      int64_t next = 0;
+      for (int worker = 0; worker < threads; ++worker) {
+        const ThreadPool::Tasks share = pool.ShareOf(worker, count);
+        EXPECT_EQ(share.first, next);
+        next = share.end;
+        for (int64_t task = share.first; task < share.end; ++task) {
+          EXPECT_EQ(pool.ShareWith(task, count).first, share.first) << task << " of " << count;
+          EXPECT_EQ(pool.ShareWith(task, count).end, share.end) << task << " of " << count;
+        }
+      }
+      EXPECT_EQ(next, count);
+    }
+  }
+}
+
+TEST(ThreadPoolTest, AThreadTakesItsOwnFromTheFrontAndOthersFromTheBack) {
+  constexpr int64_t kCount = 64;
+  ThreadPool pool(2);
+  std::vector<std::vector<int64_t>> taken(2);
+  // The caller's first task waits until the worker has taken all others.
+  std::atomic<int64_t> done{0};
+  pool.Run(kCount, [&](int64_t task, int worker) {
+    while (worker == 0 && done.load() < kCount - 1) std::this_thread::yield();
+    taken[worker].push_back(task);
+    ++done;
+  });
+  EXPECT_EQ(taken[0], std::vector<int64_t>{0});
+  std::vector<int64_t> expected;
+  for (int64_t task = kCount / 2; task < kCount; ++task) expected.push_back(task);
+  for (int64_t task = kCount / 2 - 1; task > 0; --task) expected.push_back(task);
+  EXPECT_EQ(taken[1], expected);
+}
+
 TEST(ThreadPoolTest, OneThreadRunsInOrder) {
   ThreadPool pool(1);
   std::vector<int64_t> order;

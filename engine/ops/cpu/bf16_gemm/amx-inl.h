@@ -62,7 +62,8 @@ void RunTiles(const Bf16GemmTask& task) {
   for (const int weights : {4, 5}) config.Set(weights, kTilePairs, 64);
   for (const int inputs : {6, 7}) config.Set(inputs, tile_rows, 64);
   Tiles::Configure(config);
-  for (int64_t panel = task.first_panel; panel < task.end_panel; ++panel) {
+  for (int64_t i = 0; i < task.panel_count; ++i) {
+    const int64_t panel = task.first_panel + i;
     for (int64_t row = task.first_row; row < task.end_row; row += 2 * kMaxTileRows) {
       if (row + kMaxTileRows < task.end_row) {
         TilesOfRows<Isa, Tiles, 2>(task, row, tile_rows, panel);

@@ -34,7 +34,7 @@ bool Supported() { return kAvx512Bf16.supported() && Amx().bfloat16; }
 const Bf16GemmKernels kAmxBf16 = {"AMX-BF16",
                                   kTileOrder,
                                   amx_bf16::Supported,
-                                  1,
+                                  PanelsAtOnce(),
                                   2 * kTilePairs,
                                   amx_bf16::RoundTileRow<kAvx512Bf16>,
                                   amx_bf16::RunTiles<amx_bf16::ZmmFloats, amx_bf16::AmxTiles>,

@@ -45,7 +45,7 @@ bool Supported() {
 
 }  // namespace
 
-const Bf16GemmKernels kAvx512Bf16 = {"AVX512-BF16", kPairOrder,   Supported, PanelsFor(1), 2,
+const Bf16GemmKernels kAvx512Bf16 = {"AVX512-BF16", kPairOrder,   Supported, kAtOnce, 2,
                                      RoundRow<Isa>, RunBf16<Isa>, false};
 
 }  // namespace t2r::bf16_gemm

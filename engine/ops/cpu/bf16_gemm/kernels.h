@@ -46,8 +46,7 @@ struct Bf16GemmKernels {
   const char* order = "";
   // Whether this processor and system run it.
   bool (*supported)() = nullptr;
-  // Panels that one row's kernel takes at a time: tasks of few rows should hold a multiple.
-  int panels_at_once = 0;
+  PanelsAtOnce panels;
   // Rows and panels are filled up with zeros to a multiple of so many input features, an even
   // number.
   int input_multiple = 2;

@@ -19,9 +19,7 @@ constexpr int PanelsFor(int rows) {
 
 // Pairs of input features with which the tiles fetch ahead once.
 constexpr int64_t kAheadPairs = 4;
-// Fewer rows are done with a panel as soon as memory delivers it: fetching another beside would
-// delay it.
-constexpr int kAheadRows = 4;
+constexpr PanelsAtOnce kAtOnce = {kTileRows / PanelsFor(1), PanelsFor(1), 1};
 
 // What follows `count` panels from `panel` on, to be fetched in `tiles` tiles.
 HWY_INLINE Ahead AfterPanels(const Bf16GemmTask& task, int64_t panel, int64_t count,
@@ -31,14 +29,16 @@ HWY_INLINE Ahead AfterPanels(const Bf16GemmTask& task, int64_t panel, int64_t co
                      tiles * ((task.pairs + kAheadPairs - 1) / kAheadPairs));
 }
 
-// R rows × P panels, finished. What `ahead` names is fetched beside.
+// R rows × P panels `step` apart, finished. What `ahead` names is fetched beside.
 template <class Isa, int R, int P>
-HWY_NOINLINE void Tile(const Bf16GemmTask& task, int64_t row, int64_t panel, Ahead* ahead) {
+HWY_NOINLINE void Tile(const Bf16GemmTask& task, int64_t row, int64_t panel, int64_t step,
+                       Ahead* ahead) {
   constexpr int64_t kPairBytes = sizeof(uint32_t);
   const int64_t panel_words = task.pairs * kPairPanel;
+  const int64_t step_words = step * panel_words;
   const uint32_t* w = task.panels + panel * panel_words;
   RowPointers<R> x(task.x + row * task.x_stride, task.x_stride * kPairBytes);
-  FetchOutputs<R>(task, row, panel * kPairPanel, P * kPairPanel);
+  FetchOutputs<P, R>(task, row, panel * kPairPanel, step * kPairPanel, kPairPanel);
   typename Isa::Floats sums[P][R][2];
   T2R_UNROLL
   for (int p = 0; p < P; ++p) {
@@ -53,8 +53,8 @@ HWY_NOINLINE void Tile(const Bf16GemmTask& task, int64_t row, int64_t panel, Ahe
     for (int64_t i = pairs < kAheadPairs ? pairs : kAheadPairs; i > 0; --i) {
       T2R_UNROLL
       for (int p = 0; p < P; ++p) {
-        const auto first = Isa::LoadPairs(w + p * panel_words);
-        const auto second = Isa::LoadPairs(w + p * panel_words + 16);
+        const auto first = Isa::LoadPairs(w + p * step_words);
+        const auto second = Isa::LoadPairs(w + p * step_words + 16);
         T2R_UNROLL
         for (int r = 0; r < R; ++r) {
           const auto input = Isa::Broadcast(*reinterpret_cast<const uint32_t*>(x[r]));
@@ -66,25 +66,30 @@ HWY_NOINLINE void Tile(const Bf16GemmTask& task, int64_t row, int64_t panel, Ahe
       x.Advance(kPairBytes);
     }
   }
-  FinishTile<Isa>(task, row, panel * kPairPanel, sums);
+  FinishTile<Isa>(task, row, panel * kPairPanel, step * kPairPanel, sums);
 }
 
-// R rows over panels [panel, end), as many at a time as R leaves registers for. ahead: null where
-// these are all rows of the task.
+// R rows over `panels` panels from `panel` on, as many at a time as R leaves registers for. ahead:
+// null where these are all rows of the task.
 template <class Isa, int R>
-void DispatchRows(const Bf16GemmTask& task, int64_t rows, int64_t row, int64_t panel, int64_t end,
-                  Ahead* ahead) {
+void DispatchRows(const Bf16GemmTask& task, int64_t rows, int64_t row, int64_t panel,
+                  int64_t panels, Ahead* ahead) {
   if constexpr (R > 0) {
-    if (rows != R) return DispatchRows<Isa, R - 1>(task, rows, row, panel, end, ahead);
+    if (rows != R) return DispatchRows<Isa, R - 1>(task, rows, row, panel, panels, ahead);
     constexpr int kP = PanelsFor(R);
+    const int64_t step = task.panel_step;
     Ahead own;
-    const auto tile = [&](int64_t first, auto panels) {
-      constexpr int kPanels = decltype(panels)::value;
-      if (ahead == nullptr && R >= kAheadRows) own = AfterPanels(task, first, kPanels, 1);
-      Tile<Isa, R, kPanels>(task, row, first, ahead == nullptr ? &own : ahead);
+    const auto tile = [&](auto count) {
+      constexpr int kPanels = decltype(count)::value;
+      // Few rows are done with a panel as soon as memory delivers it: fetching another beside would
+      // delay it.
+      if (ahead == nullptr && R > kAtOnce.few_rows) own = AfterPanels(task, panel, kPanels, 1);
+      Tile<Isa, R, kPanels>(task, row, panel, step, ahead == nullptr ? &own : ahead);
+      panel += kPanels * step;
+      panels -= kPanels;
     };
-    for (; panel + kP <= end; panel += kP) tile(panel, std::integral_constant<int, kP>());
-    for (; panel < end; ++panel) tile(panel, std::integral_constant<int, 1>());
+    while (panels >= kP) tile(std::integral_constant<int, kP>());
+    while (panels > 0) tile(std::integral_constant<int, 1>());
   }
 }
 
@@ -94,15 +99,16 @@ void RunBf16(const Bf16GemmTask& task) {
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   if (tiles <= 1) {
     return DispatchRows<Isa, kTileRows>(task, rows, task.first_row, task.first_panel,
-                                        task.end_panel, nullptr);
+                                        task.panel_count, nullptr);
   }
   // A panel stays in the second level over all tiles of rows, which stay there too: K is never cut.
-  for (int64_t panel = task.first_panel; panel < task.end_panel; ++panel) {
+  for (int64_t i = 0; i < task.panel_count; ++i) {
+    const int64_t panel = task.first_panel + i;
     Ahead ahead = AfterPanels(task, panel, 1, tiles);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t row = task.first_row + rows * tile / tiles;
       const int64_t next = task.first_row + rows * (tile + 1) / tiles;
-      DispatchRows<Isa, kTileRows>(task, next - row, row, panel, panel + 1, &ahead);
+      DispatchRows<Isa, kTileRows>(task, next - row, row, panel, 1, &ahead);
     }
   }
 }

@@ -58,12 +58,12 @@ bool Always() { return true; }
 
 }  // namespace
 
-const Bf16GemmKernels kAvx512Bf16Twin = {
-    "twin of AVX512-BF16", kPairOrder, Always, PanelsFor(1), 2, RoundRow<Isa>, RunBf16<Isa>, true};
+const Bf16GemmKernels kAvx512Bf16Twin = {"twin of AVX512-BF16", kPairOrder,   Always, kAtOnce, 2,
+                                         RoundRow<Isa>,         RunBf16<Isa>, true};
 const Bf16GemmKernels kAmxBf16Twin = {"twin of AMX-BF16",
                                       kTileOrder,
                                       Always,
-                                      1,
+                                      PanelsAtOnce(),
                                       2 * kTilePairs,
                                       RoundTileRow<kAvx512Bf16Twin>,
                                       RunTiles<Isa, AmxTilesTwin>,

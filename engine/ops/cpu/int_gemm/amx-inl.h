@@ -24,24 +24,23 @@ HWY_INLINE const uint8_t* TileCodes(const uint8_t* codes,
 
 template <class Isa, class Tiles, bool kInt4, int kPlanes>
 HWY_NOINLINE void TileOfRows(const IntGemmTask& task, int64_t row, int64_t panel) {
-  constexpr int64_t kGroupCodes = kIntPanel * kQuantGroup / (kInt4 ? 2 : 1);
-  constexpr int64_t kGroupScales = kIntPanel * (kInt4 ? 2 : 1);
   const uint8_t* base = task.panels + panel * task.panel_bytes;
   const int8_t* x = task.x + row * task.x_stride;
   typename Isa::Floats out[kTileRows];
   T2R_UNROLL
   for (int r = 0; r < kTileRows; ++r) out[r] = Isa::SetFloats(0.0F);
   for (int64_t g = 0; g < task.groups; ++g, x += GroupBytes(kPlanes)) {
+    const uint8_t* codes = base + CodesAt(g, kInt4);
     alignas(64) uint8_t room[kIntPanel * kQuantGroup];
     alignas(64) int32_t sums[kPlanes][kTileRows][kIntPanel];
-    Tiles::template Load<2>(TileCodes<kInt4>(base + task.codes_offset + g * kGroupCodes, room), 64);
+    Tiles::template Load<2>(TileCodes<kInt4>(codes, room), 64);
     for (int plane = 0; plane < kPlanes; ++plane) {
       Tiles::template Zero<0>();
       Tiles::template Load<1>(x + plane * kQuantGroup, task.x_stride);
       Tiles::template DotSignedUnsigned<0, 1, 2>();
       Tiles::template Store<0>(sums[plane], sizeof(sums[plane][0]));
     }
-    const auto* scales = reinterpret_cast<const uint16_t*>(base) + g * kGroupScales;
+    const auto* scales = reinterpret_cast<const uint16_t*>(codes - ScalesBefore(g, kInt4));
     const auto scale = Isa::Widen(scales);
     const auto minimum = kInt4 ? Isa::Widen(scales + kIntPanel) : scale;
     T2R_UNROLL
@@ -69,7 +68,8 @@ void RunTiles(const IntGemmTask& task) {
   config.Set(1, kTileRows, kQuantGroup);          // a group's activations
   config.Set(2, kQuantGroup / 4, 4 * kIntPanel);  // and codes
   Tiles::Configure(config);
-  for (int64_t panel = task.first_panel; panel < task.end_panel; ++panel) {
+  for (int64_t i = 0; i < task.panel_count; ++i) {
+    const int64_t panel = task.first_panel + i;
     for (int64_t row = task.first_row; row < task.end_row; row += kTileRows) {
       TileOfRows<Isa, Tiles, kInt4, kPlanes>(task, row, panel);
     }

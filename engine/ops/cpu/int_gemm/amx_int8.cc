@@ -30,10 +30,13 @@ bool Supported() { return kAvx512Vnni.supported() && Amx().int8; }
 }  // namespace
 }  // namespace amx_int8
 
-// Few rows are AVX512-VNNI's, which takes 4 panels at a time.
+// Few rows are AVX512-VNNI's, with its panels at once.
 const IntGemmKernels kAmxInt8 = {
-    "AMX-INT8", amx_int8::Supported, 4,
-    amx_int8::RunAmx<amx_int8::ZmmInts, amx_int8::AmxTiles, kAvx512Vnni>, false};
+    "AMX-INT8",
+    amx_int8::Supported,
+    {3, 4, 2},
+    amx_int8::RunAmx<amx_int8::ZmmInts, amx_int8::AmxTiles, kAvx512Vnni>,
+    false};
 
 }  // namespace t2r::int_gemm
 HWY_POP_ATTRIBUTES

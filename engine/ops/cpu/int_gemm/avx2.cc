@@ -36,7 +36,7 @@ bool Supported() { return __builtin_cpu_supports("avx2") != 0; }
 }  // namespace
 }  // namespace avx2
 
-const IntGemmKernels kAvx2 = {"AVX2", avx2::Supported, avx2::TileShape<avx2::Isa>::FewPanels(1),
+const IntGemmKernels kAvx2 = {"AVX2", avx2::Supported, avx2::TileShape<avx2::Isa>::kAtOnce,
                               avx2::RunInt<avx2::Isa>, false};
 
 }  // namespace t2r::int_gemm

@@ -56,7 +56,7 @@ bool Supported() {
 }  // namespace avx512_vnni
 
 const IntGemmKernels kAvx512Vnni = {"AVX512-VNNI", avx512_vnni::Supported,
-                                    avx512_vnni::TileShape<avx512_vnni::Isa>::FewPanels(1),
+                                    avx512_vnni::TileShape<avx512_vnni::Isa>::kAtOnce,
                                     avx512_vnni::RunInt<avx512_vnni::Isa>, false};
 
 }  // namespace t2r::int_gemm

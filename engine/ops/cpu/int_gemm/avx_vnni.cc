@@ -44,7 +44,7 @@ bool Supported() {
 }  // namespace avx_vnni
 
 const IntGemmKernels kAvxVnni = {"AVX-VNNI", avx_vnni::Supported,
-                                 avx_vnni::TileShape<avx_vnni::Isa>::FewPanels(1),
+                                 avx_vnni::TileShape<avx_vnni::Isa>::kAtOnce,
                                  avx_vnni::RunInt<avx_vnni::Isa>, false};
 
 }  // namespace t2r::int_gemm

@@ -36,11 +36,30 @@ constexpr int64_t GroupBytes(int planes) {
   return planes * kQuantGroup + static_cast<int64_t>(sizeof(ActivationGroup));
 }
 
-// A panel has, for each group, 16 scales (with int4 then 16 minimums), bfloat16, feature by
-// feature; and from codes_offset on, for each group, 8 blocks of 4 input features: a block's codes
-// of feature 0, of feature 1, …, 64 bytes. With int4, 4 blocks: the lower halves of bytes hold
-// block b, the upper ones block b + 4. So a one-row product reads memory in order, and reads
-// MatrixBytes(N, K, dtype) bytes, which over the speed of memory is the least time it can take.
+// A panel is one stretch of memory, which a kernel reads in order. For each block of 4 input
+// features of a group it has the codes of feature 0, of feature 1, …, 64 bytes; with int4 the lower
+// halves of bytes hold block b and the upper ones block b + 4. A group's 16 scales, bfloat16,
+// feature by feature, stand in a line of 64 bytes before its codes: with int8 beside the next
+// group's, whose codes follow too, with int4 beside its own 16 minimums. Scales in a place of their
+// own would be a second stream from memory, too short for the processor to fetch ahead. So a
+// one-row product reads MatrixBytes(N, K, dtype) bytes, which over the speed of memory is the least
+// time it can take.
+inline constexpr int64_t kScaleLine = 64;
+constexpr int64_t GroupsOfLine(bool int4) { return int4 ? 1 : 2; }
+constexpr int64_t GroupCodes(bool int4) { return kIntPanel * kQuantGroup / (int4 ? 2 : 1); }
+// Bytes from the panel's begin to a group's codes, and from the group's scales to its codes.
+constexpr int64_t CodesAt(int64_t group, bool int4) {
+  return (group / GroupsOfLine(int4) + 1) * kScaleLine + group * GroupCodes(int4);
+}
+constexpr int64_t ScalesBefore(int64_t group, bool int4) {
+  const int64_t groups = GroupsOfLine(int4);
+  return kScaleLine + group % groups * (GroupCodes(int4) - kScaleLine / groups);
+}
+constexpr int64_t PanelBytes(int64_t groups, bool int4) {
+  return (groups + GroupsOfLine(int4) - 1) / GroupsOfLine(int4) * kScaleLine +
+         groups * GroupCodes(int4);
+}
+
 struct IntGemmTask : ProductTask {
   // Rows of GroupBytes(planes) a group, x_stride bytes apart.
   const int8_t* x = nullptr;
@@ -48,7 +67,6 @@ struct IntGemmTask : ProductTask {
   int planes = 2;
   const uint8_t* panels = nullptr;
   int64_t panel_bytes = 0;
-  int64_t codes_offset = 0;
   bool int4 = false;
   int64_t groups = 0;
 };
@@ -57,8 +75,7 @@ struct IntGemmKernels {
   const char* name = "";
   // Whether this processor and system run it.
   bool (*supported)() = nullptr;
-  // Panels that one row's kernel takes at a time: tasks of few rows should hold a multiple.
-  int panels_at_once = 0;
+  PanelsAtOnce panels;
   void (*run)(const IntGemmTask& task) = nullptr;
   // The same source over a plain twin of each instruction: for tests, on machines that lack them.
   bool twin = false;

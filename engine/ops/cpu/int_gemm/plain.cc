@@ -173,14 +173,13 @@ bool Always() { return true; }
 
 }  // namespace
 
-const IntGemmKernels kPlain = {"plain", Always, TileShape<PlainIsa>::FewPanels(1), RunInt<PlainIsa>,
+const IntGemmKernels kPlain = {"plain", Always, TileShape<PlainIsa>::kAtOnce, RunInt<PlainIsa>,
                                false};
-const IntGemmKernels kAvx2Twin = {"twin of AVX2", Always, TileShape<Avx2TwinIsa>::FewPanels(1),
+const IntGemmKernels kAvx2Twin = {"twin of AVX2", Always, TileShape<Avx2TwinIsa>::kAtOnce,
                                   RunInt<Avx2TwinIsa>, true};
-const IntGemmKernels kAvxVnniTwin = {"twin of AVX-VNNI", Always,
-                                     TileShape<AvxVnniTwinIsa>::FewPanels(1),
+const IntGemmKernels kAvxVnniTwin = {"twin of AVX-VNNI", Always, TileShape<AvxVnniTwinIsa>::kAtOnce,
                                      RunInt<AvxVnniTwinIsa>, true};
-const IntGemmKernels kAmxInt8Twin = {"twin of AMX-INT8", Always, TileShape<PlainIsa>::FewPanels(1),
+const IntGemmKernels kAmxInt8Twin = {"twin of AMX-INT8", Always, TileShape<PlainIsa>::kAtOnce,
                                      RunAmx<PlainIsa, AmxTilesTwin, kPlain>, true};
 
 }  // namespace t2r::int_gemm

@@ -27,21 +27,18 @@ HWY_INLINE void AddGroup(typename Isa::Floats scale, typename Isa::Floats minimu
   }
 }
 
-// R rows × P panels, finished. What `ahead` names is fetched beside.
+// R rows × P panels `step` apart, finished. What `ahead` names is fetched beside.
 template <class Isa, bool kInt4, int kPlanes, int R, int P>
-HWY_NOINLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel, Ahead* ahead) {
-  constexpr int64_t kGroupCodes = kIntPanel * kQuantGroup / (kInt4 ? 2 : 1);
-  constexpr int64_t kGroupScales = kIntPanel * (kInt4 ? 2 : 1);
+HWY_NOINLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel, int64_t step,
+                       Ahead* ahead) {
   constexpr int kBlocks = kQuantGroup / 4;
-  const uint8_t* base = task.panels + panel * task.panel_bytes;
-  const uint8_t* codes = base + task.codes_offset;
-  const uint8_t* scales = base;
-  const int64_t panel_bytes = task.panel_bytes;
+  const uint8_t* codes = task.panels + panel * task.panel_bytes + CodesAt(0, kInt4);
+  const int64_t step_bytes = step * task.panel_bytes;
   RowPointers<R> x(task.x + row * task.x_stride, task.x_stride);
   const auto group_of = [&](int r) {
     return reinterpret_cast<const ActivationGroup*>(x[r] + kPlanes * kQuantGroup);
   };
-  FetchOutputs<R>(task, row, panel * kIntPanel, P * kIntPanel);
+  FetchOutputs<P, R>(task, row, panel * kIntPanel, step * kIntPanel, kIntPanel);
   constexpr bool kOffset = !kInt4 && !Isa::kSigned8;  // goes in with the last plane
   typename Isa::Floats out[P][R][1];
   T2R_UNROLL
@@ -49,7 +46,7 @@ HWY_NOINLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel, Ahea
     T2R_UNROLL
     for (int r = 0; r < R; ++r) out[p][r][0] = Isa::SetFloats(0.0F);
   }
-  for (int64_t g = task.groups; g > 0; --g) {
+  for (int64_t g = 0; g < task.groups; ++g) {
     typename Isa::Ints sums[P][R];
     T2R_UNROLL
     for (int r = 0; r < R; ++r) {
@@ -81,7 +78,7 @@ HWY_NOINLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel, Ahea
           typename Isa::Codes4 high[P];
           T2R_UNROLL
           for (int p = 0; p < P; ++p) {
-            Isa::Load4(codes + p * panel_bytes + b * 64, low[p], high[p]);
+            Isa::Load4(codes + p * step_bytes + b * 64, low[p], high[p]);
           }
           T2R_UNROLL
           for (int r = 0; r < R; ++r) {
@@ -98,7 +95,7 @@ HWY_NOINLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel, Ahea
         for (int b = 0; b < kBlocks; ++b) {
           typename Isa::Codes8 block[P];
           T2R_UNROLL
-          for (int p = 0; p < P; ++p) block[p] = Isa::Load8(codes + p * panel_bytes + b * 64);
+          for (int p = 0; p < P; ++p) block[p] = Isa::Load8(codes + p * step_bytes + b * 64);
           T2R_UNROLL
           for (int r = 0; r < R; ++r) {
             const auto input = Isa::Broadcast(inputs(r, b));
@@ -108,9 +105,10 @@ HWY_NOINLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel, Ahea
         }
       }
     }
+    const uint8_t* scales = codes - ScalesBefore(g, kInt4);
     T2R_UNROLL
     for (int p = 0; p < P; ++p) {
-      const auto* of_panel = reinterpret_cast<const uint16_t*>(scales + p * panel_bytes);
+      const auto* of_panel = reinterpret_cast<const uint16_t*>(scales + p * step_bytes);
       const auto scale = Isa::Widen(of_panel);
       const auto minimum = kInt4 ? Isa::Widen(of_panel + kIntPanel) : scale;
       T2R_UNROLL
@@ -118,30 +116,15 @@ HWY_NOINLINE void Tile(const IntGemmTask& task, int64_t row, int64_t panel, Ahea
         AddGroup<Isa, kInt4>(scale, minimum, *group_of(r), sums[p][r], &out[p][r][0]);
       }
     }
-    codes += kGroupCodes;
-    scales += kGroupScales * sizeof(uint16_t);
+    codes += CodesAt(g + 1, kInt4) - CodesAt(g, kInt4);
     x.Advance(GroupBytes(kPlanes));
   }
-  FinishTile<Isa>(task, row, panel * kIntPanel, out);
+  FinishTile<Isa>(task, row, panel * kIntPanel, step * kIntPanel, out);
 }
 
 // What follows `count` panels from `panel` on, to be fetched in `tiles` tiles.
 HWY_INLINE Ahead AfterPanels(const IntGemmTask& task, int64_t panel, int64_t count, int64_t tiles) {
   return AfterPanels(task, task.panels, task.panel_bytes, panel, count, tiles * task.groups);
-}
-
-// R rows over panels [panel, end), P at a time. ahead: null where these are all rows of the task.
-template <class Isa, bool kInt4, int kPlanes, int R, int P>
-void TilePanels(const IntGemmTask& task, int64_t row, int64_t panel, int64_t end, Ahead* ahead) {
-  Ahead own;
-  for (; panel + P <= end; panel += P) {
-    if (ahead == nullptr) own = AfterPanels(task, panel, P, 1);
-    Tile<Isa, kInt4, kPlanes, R, P>(task, row, panel, ahead == nullptr ? &own : ahead);
-  }
-  for (; panel < end; ++panel) {
-    if (ahead == nullptr) own = AfterPanels(task, panel, 1, 1);
-    Tile<Isa, kInt4, kPlanes, R, 1>(task, row, panel, ahead == nullptr ? &own : ahead);
-  }
 }
 
 template <class Isa>
@@ -153,17 +136,40 @@ struct TileShape {
   static constexpr int FewPanels(int rows) {
     return Isa::kAccumulators / rows < 4 ? Isa::kAccumulators / rows : 4;
   }
+  static constexpr PanelsAtOnce kAtOnce = {Isa::kAccumulators / FewPanels(1), FewPanels(1),
+                                           kManyPanels};
 };
 
+// R rows over `panels` panels from `panel` on, P at a time. ahead: null where these are all rows of
+// the task.
+template <class Isa, bool kInt4, int kPlanes, int R, int P>
+void TilePanels(const IntGemmTask& task, int64_t row, int64_t panel, int64_t panels, Ahead* ahead) {
+  const int64_t step = task.panel_step;
+  Ahead own;
+  const auto tile = [&](auto count) {
+    constexpr int kPanels = decltype(count)::value;
+    // Few rows are done with a panel as soon as memory delivers it: fetching another beside would
+    // delay it.
+    if (ahead == nullptr && R > TileShape<Isa>::kAtOnce.few_rows) {
+      own = AfterPanels(task, panel, kPanels, 1);
+    }
+    Tile<Isa, kInt4, kPlanes, R, kPanels>(task, row, panel, step, ahead == nullptr ? &own : ahead);
+    panel += kPanels * step;
+    panels -= kPanels;
+  };
+  while (panels >= P) tile(std::integral_constant<int, P>());
+  while (panels > 0) tile(std::integral_constant<int, 1>());
+}
+
 template <class Isa, bool kInt4, int kPlanes, bool kMany, int R>
-void DispatchRows(const IntGemmTask& task, int64_t rows, int64_t row, int64_t panel, int64_t end,
+void DispatchRows(const IntGemmTask& task, int64_t rows, int64_t row, int64_t panel, int64_t panels,
                   Ahead* ahead) {
   if constexpr (R > 0) {
     constexpr int kP = kMany ? TileShape<Isa>::kManyPanels : TileShape<Isa>::FewPanels(R);
     if (rows == R) {
-      return TilePanels<Isa, kInt4, kPlanes, R, kP>(task, row, panel, end, ahead);
+      return TilePanels<Isa, kInt4, kPlanes, R, kP>(task, row, panel, panels, ahead);
     }
-    DispatchRows<Isa, kInt4, kPlanes, kMany, R - 1>(task, rows, row, panel, end, ahead);
+    DispatchRows<Isa, kInt4, kPlanes, kMany, R - 1>(task, rows, row, panel, panels, ahead);
   }
 }
 
@@ -174,18 +180,19 @@ void RunTask(const IntGemmTask& task) {
   const int64_t tiles = (rows + Shape::kMaxRows - 1) / Shape::kMaxRows;
   if (tiles <= 1) {
     return DispatchRows<Isa, kInt4, kPlanes, false, Shape::kMaxRows>(
-        task, rows, task.first_row, task.first_panel, task.end_panel, nullptr);
+        task, rows, task.first_row, task.first_panel, task.panel_count, nullptr);
   }
   // The panels of a tile stay in the caches over all rows, which come from the second level: their
   // codes are a quarter of float32's size, so K is never cut.
-  for (int64_t panel = task.first_panel; panel < task.end_panel; panel += Shape::kManyPanels) {
-    const int64_t end =
-        panel + Shape::kManyPanels < task.end_panel ? panel + Shape::kManyPanels : task.end_panel;
-    Ahead ahead = AfterPanels(task, panel, end - panel, tiles);
+  for (int64_t done = 0; done < task.panel_count; done += Shape::kManyPanels) {
+    const int64_t panel = task.first_panel + done;
+    const int64_t left = task.panel_count - done;
+    const int64_t panels = left < Shape::kManyPanels ? left : Shape::kManyPanels;
+    Ahead ahead = AfterPanels(task, panel, panels, tiles);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t row = task.first_row + rows * tile / tiles;
       const int64_t next = task.first_row + rows * (tile + 1) / tiles;
-      DispatchRows<Isa, kInt4, kPlanes, true, Shape::kMaxRows>(task, next - row, row, panel, end,
+      DispatchRows<Isa, kInt4, kPlanes, true, Shape::kMaxRows>(task, next - row, row, panel, panels,
                                                                &ahead);
     }
   }
