@@ -179,16 +179,21 @@ void CpuBackend::ForSegmentGroups(const Batch& batch, int groups, double row_cos
   }
   const int64_t pairs = static_cast<int64_t>(batch.segments.size()) * groups;
   const double cost = row_cost * static_cast<double>(batch.rows() * groups);
-  // Short segments are gathered into tasks worth claiming.
-  const int64_t chunk =
-      longest > 4 ? 1 : std::max<int64_t>(1, pairs / (kTasksPerThread * pool_.threads()));
+  // Few pairs are a task a thread, and more of them, with short segments, gathered into some a
+  // thread. Within a task what comes next is sure.
+  const int64_t threads = pool_.threads();
+  int64_t chunk = 1;
+  if (longest <= 4) {
+    chunk = std::max(chunk, pairs < 4 * threads ? DivideUp(pairs, threads)
+                                                : pairs / (kTasksPerThread * threads));
+  }
   const int64_t tasks = DivideUp(pairs, chunk);
   ForTasks(tasks, cost, [&](int64_t task, int worker) {
     const int64_t end = std::min((task + 1) * chunk, pairs);
-    // Not beyond: what another thread writes must stay in its cache.
-    const int64_t share_end = std::min(pool_.ShareWith(task, tasks).end * chunk, pairs);
+    // Another thread may take a share's last task, and what it writes must stay in its cache.
+    const int64_t sure = std::max(end, (pool_.ShareWith(task, tasks).end - 1) * chunk);
     for (int64_t i = task * chunk; i < end; ++i) {
-      fn(batch.segments[i / groups], static_cast<int>(i % groups), i + 1 < share_end ? i + 1 : -1,
+      fn(batch.segments[i / groups], static_cast<int>(i % groups), i + 1 < sure ? i + 1 : -1,
          worker);
     }
   });

@@ -1,6 +1,7 @@
 // Threads that share the loops of one calling thread.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -33,13 +34,21 @@ class ThreadPool {
     int64_t first;
     int64_t end;
   };
-  // What a thread begins with, of a loop of `count`.
+  // What a thread begins with, of a loop of `count`; the first threads, which start first, have one
+  // more where it does not divide.
   Tasks ShareOf(int worker, int64_t count) const {
-    return {count * worker / threads(), count * (worker + 1) / threads()};
+    const int64_t least = count / threads();
+    const int64_t more = count % threads();
+    return {least * worker + std::min<int64_t>(worker, more),
+            least * (worker + 1) + std::min<int64_t>(worker + 1, more)};
   }
   // The share that a task belongs to.
   Tasks ShareWith(int64_t task, int64_t count) const {
-    return ShareOf(static_cast<int>(((task + 1) * threads() - 1) / count), count);
+    const int64_t least = count / threads();
+    const int64_t longer = (least + 1) * (count % threads());  // tasks in shares of one more
+    const int64_t worker =
+        task < longer ? task / (least + 1) : count % threads() + (task - longer) / least;
+    return ShareOf(static_cast<int>(worker), count);
   }
 
   // Calls fn(task, worker) for task in [0, count), count < 2^32, and returns when all are done.
