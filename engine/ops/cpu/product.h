@@ -5,8 +5,8 @@
 
 namespace t2r {
 
-// Panels that a kernel takes at a time: `few` of them while it has at most few_rows rows, then
-// fewer, which its tasks should hold a multiple of.
+// How many panels a kernel takes at a time, which its tasks should hold a multiple of: `few` for at
+// most few_rows rows, `many` for more.
 struct PanelsAtOnce {
   int few_rows = 0;
   int few = 1;
