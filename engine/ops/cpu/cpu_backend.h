@@ -91,6 +91,11 @@ class CpuBackend : public Backend {
       for (int64_t r = rows * chunk / chunks; r < rows * (chunk + 1) / chunks; ++r) fn(r);
     });
   }
+  // fn(pair, next, worker) for every pair of rows and a group, `cost` nanoseconds in all. gather:
+  // several pairs that follow each other make a task, where there are many. next: the pair that the
+  // same thread likely takes next; −1: none.
+  template <typename Fn>
+  void ForPairs(int64_t pairs, bool gather, double cost, const Fn& fn);
   // fn(segment, group, next, worker) for every segment of the batch and group, row_cost nanoseconds
   // a row. next: segment · groups + group of what the same thread likely takes next; −1: nothing.
   template <typename Fn>
@@ -114,10 +119,8 @@ class CpuBackend : public Backend {
                   const Run& run);
   // At least so many bytes for a step's rows in another form; room for the steps' limits at once.
   void* RowRoom(int64_t rows, int64_t row_bytes);
-  // The new rows' keys and values into the segments' pages.
+  // The new rows' keys and values into the segments' pages, but for those that attending does.
   void AppendToPages(const Batch& batch, const FullAttentionArgs& args);
-  template <typename Element>  // of the pages
-  void AppendElements(const Batch& batch, const FullAttentionArgs& args);
   // The rows' outputs from what is in the pages.
   void AttendToPages(const Batch& batch, const FullAttentionArgs& args);
   // At least `floats` of scratch a worker; grown at an op's first use, then kept.

@@ -19,6 +19,9 @@ constexpr double kBf16FlopsPerNanosecond = 80;
 constexpr double kIntOpsPerNanosecond = 100;
 constexpr double kBytesPerNanosecond = 30;
 
+// Pairs of rows and a group that take longer are not worth gathering.
+constexpr double kGatheredNanoseconds = 10000;
+
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Rows of a task of a product of rows ≥ 1: about as many in each, and whole tiles but for the last.
@@ -172,18 +175,12 @@ void CpuBackend::IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias
 }
 
 template <typename Fn>
-void CpuBackend::ForSegmentGroups(const Batch& batch, int groups, double row_cost, const Fn& fn) {
-  int64_t longest = 0;
-  for (const Segment& segment : batch.segments) {
-    longest = std::max<int64_t>(longest, segment.rows);
-  }
-  const int64_t pairs = static_cast<int64_t>(batch.segments.size()) * groups;
-  const double cost = row_cost * static_cast<double>(batch.rows() * groups);
-  // Few pairs are a task a thread, and more of them, with short segments, gathered into some a
-  // thread. Within a task what comes next is sure.
+void CpuBackend::ForPairs(int64_t pairs, bool gather, double cost, const Fn& fn) {
+  // Few pairs are a task a thread, and more of them, if short, gathered into some a thread. Within a
+  // task what comes next is sure.
   const int64_t threads = pool_.threads();
   int64_t chunk = 1;
-  if (longest <= 4) {
+  if (gather) {
     chunk = std::max(chunk, pairs < 4 * threads ? DivideUp(pairs, threads)
                                                 : pairs / (kTasksPerThread * threads));
   }
@@ -192,11 +189,21 @@ void CpuBackend::ForSegmentGroups(const Batch& batch, int groups, double row_cos
     const int64_t end = std::min((task + 1) * chunk, pairs);
     // Another thread may take a share's last task, and what it writes must stay in its cache.
     const int64_t sure = std::max(end, (pool_.ShareWith(task, tasks).end - 1) * chunk);
-    for (int64_t i = task * chunk; i < end; ++i) {
-      fn(batch.segments[i / groups], static_cast<int>(i % groups), i + 1 < sure ? i + 1 : -1,
-         worker);
-    }
+    for (int64_t i = task * chunk; i < end; ++i) fn(i, i + 1 < sure ? i + 1 : -1, worker);
   });
+}
+
+template <typename Fn>
+void CpuBackend::ForSegmentGroups(const Batch& batch, int groups, double row_cost, const Fn& fn) {
+  int64_t longest = 0;
+  for (const Segment& segment : batch.segments) {
+    longest = std::max<int64_t>(longest, segment.rows);
+  }
+  ForPairs(static_cast<int64_t>(batch.segments.size()) * groups, longest <= 4,
+           row_cost * static_cast<double>(batch.rows() * groups),
+           [&](int64_t i, int64_t next, int worker) {
+             fn(batch.segments[i / groups], static_cast<int>(i % groups), next, worker);
+           });
 }
 
 void CpuBackend::LinearAttention(const Batch& batch, const LinearAttentionArgs& args) {
@@ -228,40 +235,30 @@ void CpuBackend::WindowedAttention(const Batch& batch, const WindowedAttentionAr
                        (static_cast<double>(args.ring() + args.sinks) * num_queries_per_kv +
                         static_cast<double>(args.map.features) * (num_queries_per_kv + 1));
   ForSegmentGroups(batch, args.groups, 100 + flops / kFlopsPerNanosecond,
-                   [&](const Segment& segment, int group, int64_t /*next*/, int worker) {
-                     windowed_attention_.run(args, segment, group, Scratch(worker));
+                   [&](const Segment& segment, int group, int64_t next, int worker) {
+                     WindowedAttentionNext then;
+                     if (next >= 0) {
+                       then.segment = &batch.segments[next / args.groups];
+                       then.group = static_cast<int>(next % args.groups);
+                     }
+                     windowed_attention_.run(args, segment, group, then, Scratch(worker));
                    });
 }
 
 void CpuBackend::AppendToPages(const Batch& batch, const FullAttentionArgs& args) {
-  if (args.pages_dtype == DType::kBFloat16) {
-    AppendElements<uint16_t>(batch, args);
-  } else {
-    AppendElements<float>(batch, args);
-  }
-}
-
-template <typename Element>
-void CpuBackend::AppendElements(const Batch& batch, const FullAttentionArgs& args) {
-  const int64_t d = args.head_dim;
-  const int64_t page_elements = kKvPageSize * d;
+  const auto takes_part = [&](const Segment& segment) {
+    return args.mode != FullAttentionMode::kCausal || !AppendsItself(segment);
+  };
+  int64_t rows = 0;
+  for (const Segment& segment : batch.segments) rows += takes_part(segment) ? segment.rows : 0;
+  if (rows == 0) return;
   const auto segments = static_cast<int64_t>(batch.segments.size());
-  const double cost = 0.5 * static_cast<double>(args.k.rows * args.groups * d);
+  const double cost = 0.5 * static_cast<double>(rows * args.groups * args.head_dim);
   ForTasks(segments * args.groups, cost, [&](int64_t task, int) {
     const Segment& segment = batch.segments[task / args.groups];
-    const int64_t group = task % args.groups;
-    for (int32_t r = 0; r < segment.rows; ++r) {
-      const int64_t position = segment.position + r;
-      const int32_t page = batch.pages[segment.first_page + position / kKvPageSize];
-      const int64_t place = position % kKvPageSize;
-      Element* keys =
-          static_cast<Element*>(args.pages) + page * args.page_stride + group * page_elements;
-      Element* values = keys + args.groups * page_elements + place * d;
-      const float* k = args.k.f32_row(segment.first_row + r) + group * d;
-      const float* v = args.v.f32_row(segment.first_row + r) + group * d;
-      for (int64_t i = 0; i < d; ++i) keys[i * kKvPageSize + place] = ToElement<Element>(k[i]);
-      for (int64_t i = 0; i < d; ++i) values[i] = ToElement<Element>(v[i]);
-    }
+    if (!takes_part(segment)) return;
+    full_attention_.append(args, segment, batch.pages.data() + segment.first_page,
+                           static_cast<int>(task % args.groups));
   });
 }
 
@@ -282,17 +279,33 @@ void CpuBackend::AttendToPages(const Batch& batch, const FullAttentionArgs& args
     positions += end * segment.rows;
   }
   const double cost = positions * args.heads * (4.0 * args.head_dim + 16) / kFlopsPerNanosecond;
-  ForTasks(first_block_.back() * args.groups, cost, [&](int64_t task, int worker) {
-    const int64_t block = task / args.groups;
-    const int64_t index = std::upper_bound(first_block_.begin(), first_block_.end(), block) -
-                          first_block_.begin() - 1;
-    const Segment& segment = batch.segments[index];
-    const auto first = static_cast<int32_t>((block - first_block_[index]) * kAttentionRows);
-    const int32_t* pages = cross ? batch.source_pages.data() + segment.first_source_page
-                                 : batch.pages.data() + segment.first_page;
-    full_attention_.run(args, segment, pages, first, std::min(kAttentionRows, segment.rows - first),
-                        static_cast<int>(task % args.groups), Scratch(worker));
-  });
+  const int64_t blocks = first_block_.back();
+  const int64_t pairs = blocks * args.groups;
+  const auto segment_of = [&](int64_t block) {
+    return std::upper_bound(first_block_.begin(), first_block_.end(), block) -
+           first_block_.begin() - 1;
+  };
+  const auto pages_of = [&](const Segment& segment) {
+    return cross ? batch.source_pages.data() + segment.first_source_page
+                 : batch.pages.data() + segment.first_page;
+  };
+  // Long contexts make tasks of their own: a first page fetched is little to them.
+  ForPairs(pairs, cost < kGatheredNanoseconds * static_cast<double>(pairs), cost,
+           [&](int64_t i, int64_t next, int worker) {
+             const int64_t block = i / args.groups;
+             const int64_t index = segment_of(block);
+             const Segment& segment = batch.segments[index];
+             const auto first =
+                 static_cast<int32_t>((block - first_block_[index]) * kAttentionRows);
+             FullAttentionNext then;
+             if (next >= 0) {
+               then.page = *pages_of(batch.segments[segment_of(next / args.groups)]);
+               then.group = static_cast<int>(next % args.groups);
+             }
+             full_attention_.run(args, segment, pages_of(segment), first,
+                                 std::min(kAttentionRows, segment.rows - first),
+                                 static_cast<int>(i % args.groups), then, Scratch(worker));
+           });
 }
 
 // As full attention over pages that last for this call.
@@ -324,6 +337,7 @@ void CpuBackend::EncoderAttention(const Batch& batch, const EncoderAttentionArgs
   const size_t bytes = pages * paged.page_stride * sizeof(float);
   if (encoder_pages_.bytes() < bytes) encoder_pages_ = AllocateHost(bytes);
   paged.pages = encoder_pages_.data();
+  paged.mode = FullAttentionMode::kAppend;
   AppendToPages(encoder_batch_, paged);
   paged.mode = FullAttentionMode::kCross;
   AttendToPages(encoder_batch_, paged);

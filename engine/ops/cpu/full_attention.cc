@@ -2,7 +2,8 @@
 // (online softmax: Milakov & Gimelshein 2018, arXiv 1805.02867).
 //
 // A page's keys lie [d, kKvPageSize], so the scores of its positions are chains over d that run
-// side by side in vectors: no transposition, no sum across lanes.
+// side by side in vectors: no transposition, no sum across lanes. A row's heads, and rows that see
+// the same positions of a page, go through it together; none of their operations meet.
 #include <algorithm>
 #include <cfloat>
 #include <cstring>
@@ -13,58 +14,93 @@
 #define HWY_TARGET_INCLUDE "engine/ops/cpu/full_attention.cc"
 #include <hwy/foreach_target.h>
 // Highway must come after foreach_target.h.
-#include "engine/ops/cpu/simd-inl.h"
+#include "engine/ops/cpu/window_rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace t2r {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Positions of which a step of the score loop holds the accumulators in registers.
-constexpr int64_t kChunk = std::min<int64_t>(kKvPageSize, 8 * kLanes);
-constexpr int kVectors = static_cast<int>(kChunk / kLanes);
+// Vectors of positions whose scores of up to kHeads heads are summed side by side: as many as the
+// registers hold, and a divisor of a page's.
+constexpr int kPageVectors =
+    static_cast<int>(std::min(kKvPageSize / kLanes, kLanes >= 16 ? 4L : 2L));
 
-// scores[j] = q·k_j for the positions of a page, chunks of which there are none below n left out.
-template <typename Element>
-HWY_INLINE void Scores(const float* HWY_RESTRICT q, const Element* HWY_RESTRICT keys, int64_t dim,
-                       int64_t n, float* HWY_RESTRICT scores) {
-  const DF d;
-  for (int64_t j = 0; j < n; j += kChunk) {
-    VF sum[kVectors];
-#pragma GCC unroll 16
-    for (int c = 0; c < kVectors; ++c) sum[c] = hn::Zero(d);
-    for (int64_t i = 0; i < dim; ++i) {
-      const VF value = hn::Set(d, q[i]);
-      const Element* row = keys + i * kKvPageSize + j;
-#pragma GCC unroll 16
-      for (int c = 0; c < kVectors; ++c) {
-        sum[c] = hn::MulAdd(value, LoadElements(d, row + c * kLanes), sum[c]);
-      }
-    }
-#pragma GCC unroll 16
-    for (int c = 0; c < kVectors; ++c) hn::StoreU(sum[c], d, scores + j + c * kLanes);
-  }
-}
-
-// What one row and head has gathered so far. y follows it in the scratch memory.
+// What one row and head has gathered so far.
 struct Running {
   float high;
   float sum;
 };
 
-// Takes in n positions of a page.
+// Where a row and head has its Running, its scaled query and its y, in floats; heads and rows
+// follow each other.
+struct Places {
+  explicit Places(int64_t dim)
+      : y(query + RoundUpToLanes(dim)), stride(y + RoundUpToLanes(dim) + 16) {}
+
+  static constexpr int64_t query = 16;
+  int64_t y;
+  int64_t stride;
+};
+
+// y_h ← y_h · rescale[h] + Σ_j weights[h][j] values[j], in the positions' order, for V vectors of
+// n values. Takes n steps of `fetch`.
+template <class D, int V, int H, typename Element>
+HWY_INLINE void AddValues(D d, const float* HWY_RESTRICT rescale,
+                          const float (*HWY_RESTRICT weights)[kKvPageSize],
+                          const Element* HWY_RESTRICT values, int64_t n, int64_t dim,
+                          float* HWY_RESTRICT y, int64_t y_stride, Fetch& fetch) {
+  constexpr int kLanesOfD = static_cast<int>(hn::MaxLanes(D()));
+  hn::Vec<D> sum[H * V];
+#pragma GCC unroll 8
+  for (int h = 0; h < H; ++h) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      sum[h * V + v] =
+          hn::Mul(hn::LoadU(d, y + h * y_stride + v * kLanesOfD), hn::Set(d, rescale[h]));
+    }
+  }
+  const bool fetching = fetch.more();
+  for (int64_t j = 0; j < n; ++j) {
+    if (fetching) fetch.Step();
+    hn::Vec<D> value[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) value[v] = LoadElements(d, values + j * dim + v * kLanesOfD);
+#pragma GCC unroll 8
+    for (int h = 0; h < H; ++h) {
+      const auto weight = hn::Set(d, weights[h][j]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[h * V + v] = hn::MulAdd(weight, value[v], sum[h * V + v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int h = 0; h < H; ++h) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      hn::StoreU(sum[h * V + v], d, y + h * y_stride + v * kLanesOfD);
+    }
+  }
+}
+
+// A group's keys and values in a page.
 template <typename Element>
-HWY_INLINE void TakePage(const float* q, const Element* keys, const Element* values, int64_t dim,
-                         int64_t n, Running& running, float* HWY_RESTRICT y) {
+struct Page {
+  Element* keys = nullptr;
+  Element* values = nullptr;
+};
+
+// Turns the scores of n positions into weights, with zeros behind them; returns by what the sums so
+// far must be multiplied.
+HWY_INLINE float TakeScores(int64_t n, float* HWY_RESTRICT weights, float* row) {
   const DF d;
-  HWY_ALIGN float weights[kKvPageSize];
-  Scores(q, keys, dim, n, weights);
+  Running running;
+  std::memcpy(&running, row, sizeof(running));
   // Positions after the row's own have taken part in no result but must not leave one here.
   for (int64_t j = n; j < kKvPageSize; ++j) weights[j] = weights[0];
   VF high = hn::Set(d, running.high);
   for (int64_t j = 0; j < kKvPageSize; j += kLanes) high = hn::Max(high, hn::Load(d, weights + j));
   high = hn::MaxOfLanes(d, high);
-  const VF rescale = hn::Exp(d, hn::Sub(hn::Set(d, running.high), high));
+  const float rescale = hn::GetLane(hn::Exp(d, hn::Sub(hn::Set(d, running.high), high)));
   for (int64_t j = 0; j < kKvPageSize; j += kLanes) {
     hn::Store(hn::Exp(d, hn::Sub(hn::Load(d, weights + j), high)), d, weights + j);
   }
@@ -72,55 +108,77 @@ HWY_INLINE void TakePage(const float* q, const Element* keys, const Element* val
   VF sum = hn::Zero(d);
   for (int64_t j = 0; j < kKvPageSize; j += kLanes) sum = hn::Add(sum, hn::Load(d, weights + j));
   running.high = hn::GetLane(high);
-  running.sum = running.sum * hn::GetLane(rescale) + Sum(sum);
+  running.sum = running.sum * rescale + Sum(sum);
+  std::memcpy(row, &running, sizeof(running));
+  return rescale;
+}
 
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= dim; i += 4 * kLanes) {
-    VF part[4];
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) part[c] = hn::Mul(hn::LoadU(d, y + i + c * kLanes), rescale);
-    for (int64_t j = 0; j < n; ++j) {
-      const VF weight = hn::Set(d, weights[j]);
-      const Element* row = values + j * dim + i;
-#pragma GCC unroll 4
-      for (int c = 0; c < 4; ++c) {
-        part[c] = hn::MulAdd(weight, LoadElements(d, row + c * kLanes), part[c]);
-      }
-    }
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) hn::StoreU(part[c], d, y + i + c * kLanes);
+// Takes in n positions of a page for H heads or rows, the first at `rows`. `next` is fetched
+// meanwhile where it is a page.
+template <typename Element, int H>
+HWY_NOINLINE void TakePage(const Page<Element>& page, const Page<Element>& next, int64_t dim,
+                           int64_t n, const Places& at, float* rows) {
+  constexpr int64_t kStep = kPageVectors * kLanes;
+  HWY_ALIGN float weights[H][kKvPageSize];
+  Fetch fetch;
+  if (next.keys != nullptr) {
+    const int64_t bytes = kKvPageSize * dim * static_cast<int64_t>(sizeof(Element));
+    fetch.Add(next.keys, bytes);
+    fetch.Add(next.values, bytes);
+    fetch.Begin((n + kStep - 1) / kStep * dim + n * ColumnCalls(dim));
   }
-  ForVectors(dim - i, [&](int64_t c, auto io) HWY_ATTR {
-    VF part = hn::Mul(hn::LoadU(d, y + i + c), rescale);
-    for (int64_t j = 0; j < n; ++j) {
-      part = hn::MulAdd(hn::Set(d, weights[j]), io.Load(values + j * dim + i + c), part);
-    }
-    hn::StoreU(part, d, y + i + c);
+  for (int64_t j = 0; j < n; j += kStep) {
+    ScoreVectors<Element, H, kPageVectors>(rows + Places::query, at.stride, page.keys + j,
+                                           kKvPageSize, dim, weights[0] + j, kKvPageSize, fetch);
+  }
+  float rescale[H];
+#pragma GCC unroll 4
+  for (int h = 0; h < H; ++h) rescale[h] = TakeScores(n, weights[h], rows + h * at.stride);
+  ForColumns(dim, [&]<class D, int V>(D d, int64_t j) HWY_ATTR {
+    AddValues<D, V, H>(d, rescale, weights, page.values + j, n, dim, rows + at.y + j, at.stride,
+                       fetch);
   });
 }
 
-// A row and head: Running, then the scaled query, then y.
-int64_t RowFloats(const FullAttentionArgs& args) {
-  return kLanes * 2 + 2 * RoundUpToLanes(args.head_dim) + 16;
+int64_t ScratchFloats(const FullAttentionArgs& args) {
+  return kAttentionRows * (args.heads / args.groups) * Places(args.head_dim).stride;
 }
 
-int64_t ScratchFloats(const FullAttentionArgs& args) {
-  return kAttentionRows * (args.heads / args.groups) * RowFloats(args);
+template <typename Element>
+Page<Element> PageOf(const FullAttentionArgs& args, int32_t page, int group) {
+  const int64_t elements = kKvPageSize * args.head_dim;
+  Element* keys = static_cast<Element*>(args.pages) + page * args.page_stride + group * elements;
+  return {keys, keys + args.groups * elements};
+}
+
+template <typename Element>
+void AppendRows(const FullAttentionArgs& args, const Segment& segment, const int32_t* pages,
+                int group) {
+  const int64_t dim = args.head_dim;
+  for (int32_t r = 0; r < segment.rows; ++r) {
+    const int64_t position = segment.position + r;
+    const int64_t place = position % kKvPageSize;
+    const Page<Element> page = PageOf<Element>(args, pages[position / kKvPageSize], group);
+    Element* keys = page.keys + place;
+    Element* values = page.values + place * dim;
+    const float* k = args.k.f32_row(segment.first_row + r) + group * dim;
+    const float* v = args.v.f32_row(segment.first_row + r) + group * dim;
+    for (int64_t i = 0; i < dim; ++i) keys[i * kKvPageSize] = ToElement<Element>(k[i]);
+    for (int64_t i = 0; i < dim; ++i) values[i] = ToElement<Element>(v[i]);
+  }
 }
 
 template <typename Element>
 void RunPages(const FullAttentionArgs& args, const Segment& segment, const int32_t* pages,
-              int32_t first, int32_t count, int group, float* scratch) {
+              int32_t first, int32_t count, int group, const FullAttentionNext& next,
+              float* scratch) {
   const DF d;
   const int64_t dim = args.head_dim;
   const int num_queries_per_kv = args.heads / args.groups;
-  const int64_t page_elements = kKvPageSize * dim;
-  const int64_t row_floats = RowFloats(args);
-  const auto row_of = [&](int32_t r, int h) {
-    return scratch + (r * num_queries_per_kv + h) * row_floats;
+  const Places at(dim);
+  const auto row_of = [&](int64_t r, int h) {
+    return scratch + (r * num_queries_per_kv + h) * at.stride;
   };
-  const int64_t query_at = 16;
-  const int64_t y_at = query_at + RoundUpToLanes(dim);
   const int64_t first_head = static_cast<int64_t>(group) * num_queries_per_kv;
 
   for (int32_t r = 0; r < count; ++r) {
@@ -130,8 +188,8 @@ void RunPages(const FullAttentionArgs& args, const Segment& segment, const int32
       std::memcpy(row, &start, sizeof(start));
       const float* q = args.q.f32_row(segment.first_row + first + r) + (first_head + h) * dim;
       ForVectors(dim, [&](int64_t i, auto io) HWY_ATTR {
-        hn::StoreU(hn::Mul(io.Load(q + i), hn::Set(d, args.scale)), d, row + query_at + i);
-        hn::StoreU(hn::Zero(d), d, row + y_at + i);
+        hn::StoreU(hn::Mul(io.Load(q + i), hn::Set(d, args.scale)), d, row + Places::query + i);
+        hn::StoreU(hn::Zero(d), d, row + at.y + i);
       });
     }
   }
@@ -140,21 +198,36 @@ void RunPages(const FullAttentionArgs& args, const Segment& segment, const int32
   const int64_t first_end = cross ? segment.source_rows : segment.position + first + 1;
   const int64_t last_end = cross ? first_end : first_end + count - 1;
   const int64_t last_page = (last_end - 1) / kKvPageSize;
+  // Positions of a page that row r sees.
+  const auto seen = [&](int64_t page, int64_t r) {
+    const int64_t end = cross ? first_end : first_end + r;
+    return std::clamp<int64_t>(end - page * kKvPageSize, 0, kKvPageSize);
+  };
+  // By when the pages that it writes to have been fetched.
+  const bool append = args.mode == FullAttentionMode::kCausal && AppendsItself(segment);
   for (int64_t page = 0; page <= last_page; ++page) {
-    const Element* keys = static_cast<const Element*>(args.pages) + pages[page] * args.page_stride +
-                          group * page_elements;
-    const Element* values = keys + args.groups * page_elements;
-    for (int32_t r = 0; r < count; ++r) {
-      const int64_t end = cross ? first_end : first_end + r;
-      const int64_t n = std::min<int64_t>(kKvPageSize, end - page * kKvPageSize);
-      if (n <= 0) continue;
-      for (int h = 0; h < num_queries_per_kv; ++h) {
-        float* row = row_of(r, h);
-        Running running;
-        std::memcpy(&running, row, sizeof(running));
-        TakePage(row + query_at, keys, values, dim, n, running, row + y_at);
-        std::memcpy(row, &running, sizeof(running));
+    if (append && page == segment.position / kKvPageSize) {
+      AppendRows<Element>(args, segment, pages, group);
+    }
+    const Page<Element> now = PageOf<Element>(args, pages[page], group);
+    Page<Element> fetched;
+    if (page < last_page) {
+      fetched = PageOf<Element>(args, pages[page + 1], group);
+    } else if (next.page >= 0) {
+      fetched = PageOf<Element>(args, next.page, next.group);
+    }
+    for (int64_t r = 0; r < count;) {
+      const int64_t n = seen(page, r);
+      int64_t end = r + 1;
+      while (end < count && seen(page, end) == n) ++end;
+      const int64_t all = n == 0 ? 0 : (end - r) * num_queries_per_kv;
+      for (int64_t i = 0; i < all; i += kHeads) {
+        ForHeads(static_cast<int>(std::min<int64_t>(kHeads, all - i)), [&]<int H>() HWY_ATTR {
+          TakePage<Element, H>(now, fetched, dim, n, at, row_of(r, 0) + i * at.stride);
+        });
+        fetched = {};
       }
+      r = end;
     }
   }
   for (int32_t r = 0; r < count; ++r) {
@@ -164,25 +237,34 @@ void RunPages(const FullAttentionArgs& args, const Segment& segment, const int32
       std::memcpy(&running, row, sizeof(running));
       float* out = args.out.f32_row(segment.first_row + first + r) + (first_head + h) * dim;
       ForVectors(dim, [&](int64_t i, auto io) HWY_ATTR {
-        io.Store(hn::Div(io.Load(row + y_at + i), hn::Set(d, running.sum)), out + i);
+        io.Store(hn::Div(io.Load(row + at.y + i), hn::Set(d, running.sum)), out + i);
       });
     }
   }
 }
 
 void Run(const FullAttentionArgs& args, const Segment& segment, const int32_t* pages, int32_t first,
-         int32_t count, int group, float* scratch) {
+         int32_t count, int group, const FullAttentionNext& next, float* scratch) {
   if (args.pages_dtype == DType::kBFloat16) {
-    RunPages<uint16_t>(args, segment, pages, first, count, group, scratch);
+    RunPages<uint16_t>(args, segment, pages, first, count, group, next, scratch);
   } else {
-    RunPages<float>(args, segment, pages, first, count, group, scratch);
+    RunPages<float>(args, segment, pages, first, count, group, next, scratch);
+  }
+}
+
+void Append(const FullAttentionArgs& args, const Segment& segment, const int32_t* pages,
+            int group) {
+  if (args.pages_dtype == DType::kBFloat16) {
+    AppendRows<uint16_t>(args, segment, pages, group);
+  } else {
+    AppendRows<float>(args, segment, pages, group);
   }
 }
 
 }  // namespace
 
 const FullAttentionKernels* FullAttentionTable() {
-  static const FullAttentionKernels kTable = {ScratchFloats, Run};
+  static const FullAttentionKernels kTable = {ScratchFloats, Append, Run};
   return &kTable;
 }
 

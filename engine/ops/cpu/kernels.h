@@ -68,12 +68,18 @@ struct LinearAttentionKernels {
 
 const LinearAttentionKernels& ChooseLinearAttentionKernels();
 
+// What the same thread likely takes next; segment null: not known.
+struct WindowedAttentionNext {
+  const Segment* segment = nullptr;
+  int group = 0;
+};
+
 struct WindowedAttentionKernels {
   // Floats of scratch one task needs.
   int64_t (*scratch_floats)(const WindowedAttentionArgs& args) = nullptr;
   // All rows of one segment, in order, for one group.
   void (*run)(const WindowedAttentionArgs& args, const Segment& segment, int group,
-              float* scratch) = nullptr;
+              const WindowedAttentionNext& next, float* scratch) = nullptr;
 };
 
 const WindowedAttentionKernels& ChooseWindowedAttentionKernels();
@@ -81,12 +87,26 @@ const WindowedAttentionKernels& ChooseWindowedAttentionKernels();
 // Rows of a segment that one attention task takes, so that a page is read once for all of them.
 inline constexpr int kAttentionRows = 16;
 
+// What the same thread likely takes next: the first page of it and the group. page −1: not known.
+struct FullAttentionNext {
+  int32_t page = -1;
+  int group = 0;
+};
+
+// Whether `run` with kCausal appends the segment's keys and values to its pages: one task a group
+// has all of its rows.
+inline bool AppendsItself(const Segment& segment) { return segment.rows <= kAttentionRows; }
+
 struct FullAttentionKernels {
   int64_t (*scratch_floats)(const FullAttentionArgs& args) = nullptr;
+  // The segment's keys and values of a group into its pages.
+  void (*append)(const FullAttentionArgs& args, const Segment& segment, const int32_t* pages,
+                 int group) = nullptr;
   // Rows [first, first + count) of a segment for one group, count ≤ kAttentionRows. `pages` is the
   // segment's page table: of its source for kCross.
   void (*run)(const FullAttentionArgs& args, const Segment& segment, const int32_t* pages,
-              int32_t first, int32_t count, int group, float* scratch) = nullptr;
+              int32_t first, int32_t count, int group, const FullAttentionNext& next,
+              float* scratch) = nullptr;
 };
 
 const FullAttentionKernels& ChooseFullAttentionKernels();

@@ -1,5 +1,5 @@
-// Scores and weighted sums over the rows of a window or of S, for one to four heads at once. Rows
-// are float32, bfloat16 or 8-bit codes. Included once an instruction set.
+// Scores and weighted sums over the rows of a window, of a page or of S, for one to four heads at
+// once. Rows are float32, bfloat16 or 8-bit codes. Included once an instruction set.
 #if defined(T2R_ENGINE_OPS_CPU_WINDOW_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef T2R_ENGINE_OPS_CPU_WINDOW_ROWS_INL_H_
 #undef T2R_ENGINE_OPS_CPU_WINDOW_ROWS_INL_H_
@@ -7,6 +7,7 @@
 #define T2R_ENGINE_OPS_CPU_WINDOW_ROWS_INL_H_
 #endif
 
+#include <algorithm>
 #include <cstdint>
 
 #include "engine/ops/cpu/simd-inl.h"
@@ -35,18 +36,67 @@ HWY_INLINE void ForHeads(int heads, const Fn& fn) {
   }
 }
 
+// ---- What comes next ----
+
+// Ranges of memory, one after the other, into the second level: a few lines with every step of a
+// loop over what is there already. Memory is too far for the processor's own prefetching, which
+// starts anew with each range.
+class Fetch {
+ public:
+  void Add(const void* begin, int64_t bytes) {
+    if (bytes <= 0) return;
+    ranges_[count_++] = {static_cast<const char*>(begin), bytes};
+    bytes_ += bytes;
+  }
+  // To be called once all are added: they are to be fetched in about `steps` steps.
+  void Begin(int64_t steps) {
+    steps = std::max<int64_t>(steps, 1);
+    step_ = (bytes_ + kLine * steps - 1) / (kLine * steps) * kLine;
+  }
+  // Whether anything is left: asked before a loop, so that one with nothing to fetch takes no
+  // steps.
+  bool more() const { return at_ < end_ || next_ < count_; }
+  // The last step of a range may go beyond it, which a prefetch does not mind.
+  HWY_INLINE void Step() {
+    if (at_ >= end_) {
+      if (next_ == count_) return;
+      at_ = ranges_[next_].begin;
+      end_ = at_ + ranges_[next_++].bytes;
+    }
+    for (int64_t i = 0; i < step_; i += kLine) __builtin_prefetch(at_ + i, 0, 2);
+    at_ += step_;
+  }
+
+ private:
+  struct Range {
+    const char* begin;
+    int64_t bytes;
+  };
+  static constexpr int64_t kLine = 64;
+  Range ranges_[4];
+  int count_ = 0;
+  int next_ = 0;
+  int64_t bytes_ = 0;
+  int64_t step_ = 0;
+  const char* at_ = nullptr;
+  const char* end_ = nullptr;
+};
+
 // ---- Scores ----
 
-// scores[h][c] = q_h · k_c for V vectors of columns of a block [dim, width] of keys.
+// scores[h][c] = q_h · k_c for V vectors of columns of a block [dim, width] of keys. Takes dim
+// steps of `fetch`.
 template <typename Element, int H, int V>
 HWY_INLINE void ScoreVectors(const float* HWY_RESTRICT q, int64_t q_stride,
                              const Element* HWY_RESTRICT keys, int64_t width, int64_t dim,
-                             float* HWY_RESTRICT scores, int64_t score_stride) {
+                             float* HWY_RESTRICT scores, int64_t score_stride, Fetch& fetch) {
   const DF d;
   VF sum[H * V];
 #pragma GCC unroll 32
   for (int i = 0; i < H * V; ++i) sum[i] = hn::Zero(d);
+  const bool fetching = fetch.more();
   for (int64_t i = 0; i < dim; ++i) {
+    if (fetching) fetch.Step();
     VF key[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) key[v] = LoadElements(d, keys + i * width + v * kLanes);
@@ -66,16 +116,23 @@ HWY_INLINE void ScoreVectors(const float* HWY_RESTRICT q, int64_t q_stride,
   }
 }
 
+// Steps of the fetching that ScoreBlock takes, at least.
+constexpr int64_t ScoreSteps(int64_t width, int64_t dim) {
+  constexpr int64_t kStep = kScoreVectors * kLanes;
+  return (width + kStep - 1) / kStep * dim;
+}
+
 // The scores of all columns of a block, in whole vectors: reads and writes up to a vector, less one
 // element, beyond it.
 template <typename Element, int H>
 HWY_INLINE void ScoreBlock(const float* q, int64_t q_stride, const Element* keys, int64_t width,
-                           int64_t dim, float* scores, int64_t score_stride) {
+                           int64_t dim, float* scores, int64_t score_stride, Fetch& fetch) {
   const int64_t end = RoundUpToLanes(width);
   int64_t c = 0;
   const auto run = [&]<int V>() HWY_ATTR {
     for (; end - c >= V * kLanes; c += V * kLanes) {
-      ScoreVectors<Element, H, V>(q, q_stride, keys + c, width, dim, scores + c, score_stride);
+      ScoreVectors<Element, H, V>(q, q_stride, keys + c, width, dim, scores + c, score_stride,
+                                  fetch);
     }
   };
   run.template operator()<kScoreVectors>();
@@ -87,17 +144,19 @@ HWY_INLINE void ScoreBlock(const float* q, int64_t q_stride, const Element* keys
 // ---- Weighted sums ----
 
 // y_h += Σ_r weights[h][r] rows[r] for V vectors of a row. Where there are few sums, rows go to
-// several in turn, so that one does not wait for the other.
+// several in turn, so that one does not wait for the other. Takes a step of `fetch` a row.
 template <class D, int V, int H, typename Element>
 HWY_INLINE void WeightedVectors(D d, const float* HWY_RESTRICT weights, int64_t weight_stride,
                                 const Element* HWY_RESTRICT rows, int64_t count, int64_t stride,
-                                float* HWY_RESTRICT y, int64_t y_stride) {
+                                float* HWY_RESTRICT y, int64_t y_stride, Fetch& fetch) {
   constexpr int kLanesOfD = static_cast<int>(hn::MaxLanes(D()));
   constexpr int kTurns = H * V >= 8 ? 1 : H * V >= 4 ? 2 : 4;
   hn::Vec<D> sum[kTurns * H * V];
 #pragma GCC unroll 32
   for (int i = 0; i < kTurns * H * V; ++i) sum[i] = hn::Zero(d);
+  const bool fetching = fetch.more();
   const auto take = [&](int64_t r, int turn) HWY_ATTR {
+    if (fetching) fetch.Step();
     hn::Vec<D> row[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) row[v] = LoadElements(d, rows + r * stride + v * kLanesOfD);
@@ -131,25 +190,38 @@ HWY_INLINE void WeightedVectors(D d, const float* HWY_RESTRICT weights, int64_t 
   }
 }
 
-// The same for whole rows of `dim` elements; reads nothing beyond them.
+// Calls run.template operator()<D, V>(D(), j) for the columns [j, j + V vectors of D) that rows of
+// `dim` elements consist of: the widest first, and nothing beyond the rows.
+inline constexpr int kColumnVectors = kLanes >= 16 ? 4 : 2;
+template <typename Fn>
+HWY_INLINE void ForColumns(int64_t dim, const Fn& run) {
+  int64_t j = 0;
+  const auto take = [&]<class D, int V>(D d) HWY_ATTR {
+    constexpr int64_t kStep = V * static_cast<int64_t>(hn::MaxLanes(D()));
+    for (; dim - j >= kStep; j += kStep) run.template operator()<D, V>(d, j);
+  };
+  take.template operator()<DF, kColumnVectors>(DF());
+  take.template operator()<DF, 1>(DF());
+  take.template operator()<hn::CappedTag<float, 8>, 1>(hn::CappedTag<float, 8>());
+  take.template operator()<hn::CappedTag<float, 4>, 1>(hn::CappedTag<float, 4>());
+  take.template operator()<hn::CappedTag<float, 1>, 1>(hn::CappedTag<float, 1>());
+}
+
+// How often ForColumns calls, at least.
+constexpr int64_t ColumnCalls(int64_t dim) {
+  return std::max<int64_t>(1, dim / (kColumnVectors * kLanes));
+}
+
+// WeightedVectors for whole rows of `dim` elements; reads nothing beyond them.
 template <typename Element>
 HWY_INLINE void WeightedRows(int heads, const float* weights, int64_t weight_stride,
                              const Element* rows, int64_t count, int64_t dim, float* y,
-                             int64_t y_stride) {
-  constexpr int kVectors = kLanes >= 16 ? 4 : 2;
+                             int64_t y_stride, Fetch& fetch) {
   ForHeads(heads, [&]<int H>() HWY_ATTR {
-    int64_t j = 0;
-    const auto run = [&]<class D, int V>(D d) HWY_ATTR {
-      constexpr int64_t kStep = V * static_cast<int64_t>(hn::MaxLanes(D()));
-      for (; dim - j >= kStep; j += kStep) {
-        WeightedVectors<D, V, H>(d, weights, weight_stride, rows + j, count, dim, y + j, y_stride);
-      }
-    };
-    run.template operator()<DF, kVectors>(DF());
-    run.template operator()<DF, 1>(DF());
-    run.template operator()<hn::CappedTag<float, 8>, 1>(hn::CappedTag<float, 8>());
-    run.template operator()<hn::CappedTag<float, 4>, 1>(hn::CappedTag<float, 4>());
-    run.template operator()<hn::CappedTag<float, 1>, 1>(hn::CappedTag<float, 1>());
+    ForColumns(dim, [&]<class D, int V>(D d, int64_t j) HWY_ATTR {
+      WeightedVectors<D, V, H>(d, weights, weight_stride, rows + j, count, dim, y + j, y_stride,
+                               fetch);
+    });
   });
 }
 

@@ -33,6 +33,9 @@ namespace HWY_NAMESPACE {
 namespace {
 
 constexpr int64_t kKeyBlock = 128;
+// So many bytes of keys are fetched before their task begins, at most: they must fit the second
+// level of caches beside what is in use.
+constexpr int64_t kMostAhead = 256 << 10;
 // Keys that are folded in one pass over S.
 constexpr int64_t kFoldKeys = 32;
 
@@ -76,21 +79,25 @@ HWY_INLINE float Largest(const float* x, int64_t n, float floor) {
   return largest;
 }
 
+// e^min(x − high, limit).
+HWY_INLINE VF ShiftedExp(VF x, VF high, VF limit) {
+  return hn::Exp(DF(), hn::Min(hn::Sub(x, high), limit));
+}
+
 // x[i] ← e^min(x[i] − high, limit); returns their sum.
 HWY_INLINE float Exponentials(float* x, int64_t n, float high, float limit) {
   const DF d;
+  const VF shift = hn::Set(d, high);
+  const VF most = hn::Set(d, limit);
   VF sum = hn::Zero(d);
   int64_t i = 0;
-  const auto of = [&](VF v) HWY_ATTR {
-    return hn::Exp(d, hn::Min(hn::Sub(v, hn::Set(d, high)), hn::Set(d, limit)));
-  };
   for (; i + kLanes <= n; i += kLanes) {
-    const VF e = of(hn::LoadU(d, x + i));
+    const VF e = ShiftedExp(hn::LoadU(d, x + i), shift, most);
     hn::StoreU(e, d, x + i);
     sum = hn::Add(sum, e);
   }
   if (i < n) {
-    StoreTail(of(LoadTail(x + i, n - i)), x + i, n - i);
+    StoreTail(ShiftedExp(LoadTail(x + i, n - i), shift, most), x + i, n - i);
     sum = hn::Add(sum, LoadTail(x + i, n - i));  // with zeros behind the tail
   }
   return Sum(sum);
@@ -111,14 +118,49 @@ struct Range {
   int64_t end = 0;
 };
 
-// A segment's rows, one group.
+// A group's state in a slot; null where the layer has none.
+template <typename Element>
+struct State {
+  static constexpr bool kScaled = std::is_same_v<Element, int8_t>;
+
+  State(const WindowedAttentionArgs& args, int32_t slot, int group) {
+    const int64_t dim = args.head_dim;
+    const int64_t features = args.map.features;
+    if (args.state != nullptr) {
+      float* sums = args.state + slot * args.slot_stride;
+      s = sums + group * features * dim;
+      z = sums + args.groups * features * dim + group * features;
+    }
+    const int64_t columns = args.ring() + args.sinks;
+    if (columns == 0) return;
+    float* window = static_cast<float*>(args.window_state) + slot * args.slot_stride;
+    if constexpr (kScaled) {
+      key_scales = window + group * 2 * columns;
+      value_scales = key_scales + columns;
+      window += int64_t{args.groups} * 2 * columns;
+    }
+    keys = reinterpret_cast<Element*>(window) + group * 2 * columns * dim;
+    values = keys + columns * dim;
+  }
+
+  float* s = nullptr;
+  float* z = nullptr;
+  Element* keys = nullptr;
+  Element* values = nullptr;
+  float* key_scales = nullptr;    // of int8
+  float* value_scales = nullptr;  // likewise
+};
+
+// A segment's rows, one group. `next` is what the same thread likely takes next.
 template <typename Element>
 class Task {
  public:
-  Task(const WindowedAttentionArgs& args, const Segment& segment, int group, float* scratch)
+  Task(const WindowedAttentionArgs& args, const Segment& segment, int group,
+       const WindowedAttentionNext& next, float* scratch)
       : args_(args),
         segment_(segment),
         group_(group),
+        next_(next),
         dim_(args.head_dim),
         features_(args.map.features),
         num_queries_per_kv_(args.heads / args.groups),
@@ -144,19 +186,13 @@ class Task {
     first_keys_ = take(2 * kLanes);
     den_ = take(RoundUpToLanes(num_queries_per_kv_));
     feature_scratch_ = take(0);
-    float* slot = args.state == nullptr ? nullptr : args.state + segment.slot * args.slot_stride;
-    s_ = slot + group * features_ * dim_;
-    z_ = slot + args.groups * features_ * dim_ + group * features_;
-    if (columns_ > 0) {
-      float* window = static_cast<float*>(args.window_state) + segment.slot * args.slot_stride;
-      if constexpr (kScaled) {
-        key_scales_ = window + group * 2 * columns_;
-        value_scales_ = key_scales_ + columns_;
-        window += int64_t{args.groups} * 2 * columns_;
-      }
-      keys_ = reinterpret_cast<Element*>(window) + group * 2 * columns_ * dim_;
-      values_ = keys_ + columns_ * dim_;
-    }
+    const State<Element> state(args, segment.slot, group);
+    s_ = state.s;
+    z_ = state.z;
+    keys_ = state.keys;
+    values_ = state.values;
+    key_scales_ = state.key_scales;
+    value_scales_ = state.value_scales;
   }
 
   static int64_t ScratchFloats(const WindowedAttentionArgs& args) {
@@ -174,7 +210,7 @@ class Task {
   }
 
  private:
-  static constexpr bool kScaled = std::is_same_v<Element, int8_t>;
+  static constexpr bool kScaled = State<Element>::kScaled;
 
   bool rotary() const { return args_.cos_sin.data != nullptr; }
 
@@ -194,7 +230,7 @@ class Task {
     if (args_.mode == LinearAttentionMode::kAccumulate) return;
     Queries(t, position);
     if (args_.window > 0) {
-      Attend(position);
+      Attend(t, position);
     } else {
       Recall();
     }
@@ -434,10 +470,12 @@ class Task {
     return count;
   }
 
-  void Attend(int64_t position) {
+  void Attend(int64_t t, int64_t position) {
     Range ranges[3];
     int64_t limit = 0;
     const int count = ActiveRanges(position, ranges, &limit);
+    Fetch fetch = Ahead(t, position);
+    fetch.Begin(ScoreSteps(limit, dim_) + limit * ColumnCalls(dim_));
     const int64_t n = std::min<int64_t>(args_.sinks, position + 1);
     // Until a key has been folded S and z are 0, and all that is far with them.
     const bool far = features_ > 0 && args_.folded_before(position) > args_.sinks;
@@ -445,7 +483,7 @@ class Task {
       const int heads = std::min(kHeads, num_queries_per_kv_ - h);
       const int64_t at = h * dim_stride_;
       float* scores = scores_ + h * score_stride_;
-      Score(heads, near_query_ + at, limit, scores);
+      Score(heads, near_query_ + at, limit, scores, fetch);
       if constexpr (kScaled) {
         for (int i = 0; i < heads; ++i) Multiply(scores + i * score_stride_, key_scales_, limit);
       }
@@ -474,7 +512,7 @@ class Task {
       for (int r = 0; r < count; ++r) {
         WeightedRows(heads, scores + ranges[r].first, score_stride_,
                      values_ + ranges[r].first * dim_, ranges[r].end - ranges[r].first, dim_, y,
-                     dim_stride_);
+                     dim_stride_, fetch);
       }
       if (!far) continue;
       const float* phi = phi_ + h * feature_stride_;
@@ -482,14 +520,36 @@ class Task {
         for (int i = 0; i < heads; ++i) {
           den_[h + i] += Dot(phi + i * feature_stride_, z_, features_);
         }
-        WeightedRows(heads, phi, feature_stride_, s_, features_, dim_, y, dim_stride_);
+        WeightedRows(heads, phi, feature_stride_, s_, features_, dim_, y, dim_stride_, fetch);
         continue;
       }
       float* far_y = far_y_ + at;
       std::fill(far_y, far_y + heads * dim_stride_, 0.0F);
-      WeightedRows(heads, phi, feature_stride_, s_, features_, dim_, far_y, dim_stride_);
+      WeightedRows(heads, phi, feature_stride_, s_, features_, dim_, far_y, dim_stride_, fetch);
       for (int i = 0; i < heads; ++i) Join(h + i, high_[i], phi + i * feature_stride_);
     }
+  }
+
+  // What is to be fetched while row t is computed: of the last row's successor what it begins with,
+  // down to its keys. Values are read in their order, which the processor's own prefetching keeps
+  // up with but where they are so narrow that they would all be wanted at once.
+  Fetch Ahead(int64_t t, int64_t position) const {
+    Fetch fetch;
+    const int64_t row_bytes = dim_ * static_cast<int64_t>(sizeof(Element));
+    if (kScaled && t == segment_.first_row) {
+      fetch.Add(values_, std::min(columns_, position + 1) * row_bytes);
+    }
+    if (t != segment_.first_row + segment_.rows - 1 || next_.segment == nullptr) return fetch;
+    const State<Element> next(args_, next_.segment->slot, next_.group);
+    if (args_.folded_before(next_.segment->position) > args_.sinks) {
+      fetch.Add(next.s, features_ * dim_ * static_cast<int64_t>(sizeof(float)));
+    }
+    if constexpr (kScaled) {
+      fetch.Add(next.key_scales, 2 * columns_ * static_cast<int64_t>(sizeof(float)));
+    }
+    const int64_t blocks = next_.segment->position / kKeyBlock + 1;
+    fetch.Add(next.keys, std::min(std::min(columns_, blocks * kKeyBlock) * row_bytes, kMostAhead));
+    return fetch;
   }
 
   // Adds the far sums, in units of e^far_bias, to those near by, in units of e^high.
@@ -549,14 +609,16 @@ class Task {
       });
     }
     std::fill(y_, y_ + num_queries_per_kv_ * dim_stride_, 0.0F);
+    Fetch nothing;
     for (int h = 0; h < num_queries_per_kv_; h += kHeads) {
       WeightedRows(std::min(kHeads, num_queries_per_kv_ - h), phi_ + h * feature_stride_,
-                   feature_stride_, s_, features_, dim_, y_ + h * dim_stride_, dim_stride_);
+                   feature_stride_, s_, features_, dim_, y_ + h * dim_stride_, dim_stride_,
+                   nothing);
     }
   }
 
   // scores[h][c] for c < limit and some behind, in whole blocks.
-  void Score(int heads, const float* q, int64_t limit, float* scores) {
+  void Score(int heads, const float* q, int64_t limit, float* scores, Fetch& fetch) {
     const Element* keys = keys_;
     if (columns_ * dim_ < kLanes) {
       // Too few for whole vectors to be read: from a copy with room behind it.
@@ -567,7 +629,7 @@ class Task {
     for (int64_t c = 0; c < limit; c += kKeyBlock) {
       ForHeads(heads, [&]<int H>() HWY_ATTR {
         ScoreBlock<Element, H>(q, dim_stride_, keys + c * dim_, BlockWidth(c), dim_, scores + c,
-                               score_stride_);
+                               score_stride_, fetch);
       });
     }
   }
@@ -584,6 +646,7 @@ class Task {
   const WindowedAttentionArgs& args_;
   const Segment& segment_;
   const int group_;
+  const WindowedAttentionNext& next_;
   const int64_t dim_;             // d
   const int64_t features_;        // M
   const int num_queries_per_kv_;  // heads of the group
@@ -624,13 +687,14 @@ int64_t ScratchFloats(const WindowedAttentionArgs& args) {
   return Task<float>::ScratchFloats(args);
 }
 
-void Run(const WindowedAttentionArgs& args, const Segment& segment, int group, float* scratch) {
+void Run(const WindowedAttentionArgs& args, const Segment& segment, int group,
+         const WindowedAttentionNext& next, float* scratch) {
   if (args.window_dtype == DType::kInt8) {
-    Task<int8_t>(args, segment, group, scratch).Run();
+    Task<int8_t>(args, segment, group, next, scratch).Run();
   } else if (args.window_dtype == DType::kBFloat16) {
-    Task<uint16_t>(args, segment, group, scratch).Run();
+    Task<uint16_t>(args, segment, group, next, scratch).Run();
   } else {
-    Task<float>(args, segment, group, scratch).Run();
+    Task<float>(args, segment, group, next, scratch).Run();
   }
 }
 
