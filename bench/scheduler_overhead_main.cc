@@ -65,9 +65,9 @@ class TimedExecutor : public bench::NullExecutor {
 
 class CountingSink : public EventSink {
  public:
-  void OnStarted() override {}
+  void OnStarted(size_t /*together*/) override {}
   Room RoomFor(int64_t /*tokens*/) override { return {room_.load(std::memory_order_acquire), 0}; }
-  void OnToken(TokenEvent event) override { bytes_ += event.text.size(); }
+  void OnToken(const TokenEvent& event) override { bytes_ += event.text.size(); }
   void OnFinished(FinishEvent /*event*/) override {}
 
  private:

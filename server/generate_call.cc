@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kOwnBytes = 4096;
 // In such steps the budget of all buffers counts a stream's: most tokens then leave it alone.
 constexpr int64_t kCountedBytes = 512;
-// Tokens of a turn of the engine whose writes it starts itself: some microseconds each.
+// Events of a turn of the engine whose writes it starts itself: some microseconds each.
 constexpr size_t kFew = 4;
 // How long the turn of a request that did not ask for a session can be gone on with.
 constexpr int64_t kStreamSeconds = 300;
@@ -133,13 +133,13 @@ void GenerateCall::Refuse(const absl::Status& status) {
   Finish(Told(ToRefusal(status, context_.metrics.RetryDelay())));
 }
 
-void GenerateCall::OnStarted() {
+void GenerateCall::OnStarted(size_t together) {
   {
     const MutexLock lock(mutex_);
     outbox_.PushStarted(started_);
     if (!WantsTurn()) return;
   }
-  Queue();
+  Write(together);
 }
 
 EventSink::Room GenerateCall::RoomFor(int64_t tokens) {
@@ -153,7 +153,7 @@ EventSink::Room GenerateCall::RoomFor(int64_t tokens) {
   return {fits, taken_};
 }
 
-void GenerateCall::OnToken(TokenEvent event) {
+void GenerateCall::OnToken(const TokenEvent& event) {
   {
     const MutexLock lock(mutex_);
     if (cancelled_) return;
@@ -162,8 +162,7 @@ void GenerateCall::OnToken(TokenEvent event) {
     CountBuffered();
     if (!WantsTurn()) return;
   }
-  if (event.together <= kFew) return Pump();
-  Queue();
+  Write(event.together);
 }
 
 void GenerateCall::OnCheckpoint(std::shared_ptr<const SessionState> state) {
@@ -246,6 +245,14 @@ bool GenerateCall::WantsTurn() {
   if (queued_ || writing_ || finishing_) return false;
   queued_ = true;
   return true;
+}
+
+void GenerateCall::Write(size_t together) {
+  if (together <= kFew) {
+    Pump();
+  } else {
+    Queue();
+  }
 }
 
 void GenerateCall::Queue() {

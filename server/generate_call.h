@@ -39,9 +39,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void OnDone() override;
 
   // From the engine thread.
-  void OnStarted() override;
+  void OnStarted(size_t together) override;
   Room RoomFor(int64_t tokens) override;
-  void OnToken(TokenEvent event) override;
+  void OnToken(const TokenEvent& event) override;
   void OnCheckpoint(std::shared_ptr<const SessionState> state) override;
   void OnFinished(FinishEvent event) override;
 
@@ -66,6 +66,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // Whether the stream has to be queued for writing, which the caller then does without the lock.
   bool WantsTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Queue();
+  // The same, or starts the write at once where few events go out in the engine's turn.
+  void Write(size_t together);
   // The budget knows what waits and what is being written.
   void CountBuffered() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The stream is over: its client has time to take the rest.

@@ -53,7 +53,7 @@ absl::Status DoDetokenize(const grpc::ByteBuffer& message, const ServedModel& mo
   // The same text as Decode gives, and no more of it than can be answered.
   IncrementalDecoder decoder(*model.tokenizer, {});
   for (size_t i = 0; i < ids.size(); ++i) {
-    text += decoder.Append(ids[i]);
+    decoder.Append(ids[i], &text);
     if (bytes > 0 && static_cast<int64_t>(text.size()) > bytes) {
       return absl::InvalidArgumentError(
           absl::StrCat("tokens: the text of the first ", i + 1, " of ", ids.size(), " ids has ",

@@ -40,10 +40,41 @@ const Histogram::BucketBoundaries kMoveBuckets = {0.0001, 0.00025, 0.0005, 0.001
 const Histogram::BucketBoundaries kStepBuckets = {1,  2,   4,   8,   16,   32,
                                                   64, 128, 256, 512, 1024, 2048};
 
-// absl::ToDoubleSeconds divides numbers of 128 bits: too slow for every token.
+// absl::ToDoubleSeconds divides numbers of 128 bits: too slow for every step.
 double Seconds(absl::Duration time) {
   return static_cast<double>(absl::ToInt64Nanoseconds(time)) * 1e-9;
 }
+
+// What a histogram has still to be told: telling it costs more than a step does in the scheduler.
+class Untold {
+ public:
+  explicit Untold(const Histogram::BucketBoundaries& bounds)
+      : bounds_(bounds), counts_(bounds.size() + 1) {}
+
+  void Add(double value, double times = 1) {
+    const auto bound = std::lower_bound(bounds_.begin(), bounds_.end(), value);
+    counts_[static_cast<size_t>(bound - bounds_.begin())] += times;
+    sum_ += value * times;
+  }
+  void Tell(Histogram& histogram) {
+    histogram.ObserveMultiple(counts_, std::exchange(sum_, 0.0));
+    std::fill(counts_.begin(), counts_.end(), 0.0);
+  }
+
+ private:
+  const Histogram::BucketBoundaries& bounds_;
+  std::vector<double> counts_;  // of each bucket
+  double sum_ = 0;
+};
+
+// Of steps, since the last Text.
+struct Steps {
+  Untold gaps{kTokenBuckets};
+  Untold tokens{kStepBuckets};
+  Untold times{kTokenBuckets};
+  int64_t prompt_tokens = 0;
+  int64_t later_tokens = 0;  // generated, but for first ones
+};
 
 }  // namespace
 
@@ -211,13 +242,14 @@ struct Metrics::Impl {
 
   Mutex edge_mutex;
   Edge edge ABSL_GUARDED_BY(edge_mutex);
+  Mutex steps_mutex;
+  Steps steps ABSL_GUARDED_BY(steps_mutex);
   Sessions sessions ABSL_GUARDED_BY(edge_mutex);
 
   double bytes_per_session = 0;  // set before the scheduler starts
   // Mean seconds between two finishes lately, for RetryDelay; 0: none seen.
   std::atomic<double> finish_gap{0};
   absl::Time last_finish = absl::InfinitePast();  // engine thread
-  std::vector<double> token_counts;               // of each bucket; OnTokens alone
 };
 
 Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
@@ -308,6 +340,17 @@ void Metrics::OnNotFinite() { impl_->not_finite.Increment(); }
 
 std::string Metrics::Text() const {
   {
+    const MutexLock lock(impl_->steps_mutex);
+    Steps& steps = impl_->steps;
+    steps.gaps.Tell(impl_->inter_token);
+    steps.tokens.Tell(impl_->step_tokens);
+    steps.times.Tell(impl_->step_time);
+    impl_->prompt_tokens.Increment(
+        static_cast<double>(std::exchange(steps.prompt_tokens, int64_t{0})));
+    impl_->generated_tokens.Increment(
+        static_cast<double>(std::exchange(steps.later_tokens, int64_t{0})));
+  }
+  {
     const MutexLock lock(impl_->edge_mutex);
     const auto set = [](Gauge& gauge, const std::function<int64_t()>& value) {
       gauge.Set(value ? static_cast<double>(value()) : 0);
@@ -367,10 +410,16 @@ void Metrics::OnSessions(int running, int slots_used) {
   impl_->state_bytes.Set(slots_used * impl_->bytes_per_session);
 }
 
-void Metrics::OnStep(int64_t decode_rows, int64_t prompt_rows, absl::Duration time) {
-  if (prompt_rows > 0) impl_->prompt_tokens.Increment(static_cast<double>(prompt_rows));
-  impl_->step_tokens.Observe(static_cast<double>(decode_rows + prompt_rows));
-  impl_->step_time.Observe(absl::ToDoubleSeconds(time));
+void Metrics::OnStep(const StepReport& step) {
+  const MutexLock lock(impl_->steps_mutex);
+  Steps& steps = impl_->steps;
+  steps.prompt_tokens += step.prompt_rows;
+  steps.tokens.Add(static_cast<double>(step.decode_rows + step.prompt_rows));
+  steps.times.Add(Seconds(step.time));
+  for (const StepReport::Gap& gap : step.gaps) {
+    steps.later_tokens += gap.tokens;
+    steps.gaps.Add(Seconds(gap.time), static_cast<double>(gap.tokens));
+  }
 }
 
 void Metrics::OnPrefixes(const PrefixStats& stats) {
@@ -387,26 +436,6 @@ void Metrics::OnPrefixes(const PrefixStats& stats) {
 void Metrics::OnFirstToken(absl::Duration since_submit) {
   impl_->generated_tokens.Increment();
   impl_->first_token.Observe(absl::ToDoubleSeconds(since_submit));
-}
-
-void Metrics::OnTokens(std::span<const absl::Duration> since_previous) {
-  impl_->generated_tokens.Increment(static_cast<double>(since_previous.size()));
-  constexpr size_t kFew = 4;
-  if (since_previous.size() <= kFew) {
-    for (const absl::Duration age : since_previous) impl_->inter_token.Observe(Seconds(age));
-    return;
-  }
-  // One by one each would cost more than its turn through the scheduler.
-  std::vector<double>& counts = impl_->token_counts;
-  counts.assign(kTokenBuckets.size() + 1, 0.0);
-  double sum = 0;
-  for (const absl::Duration age : since_previous) {
-    const double seconds = Seconds(age);
-    const auto bound = std::lower_bound(kTokenBuckets.begin(), kTokenBuckets.end(), seconds);
-    ++counts[static_cast<size_t>(bound - kTokenBuckets.begin())];
-    sum += seconds;
-  }
-  impl_->inter_token.ObserveMultiple(counts, sum);
 }
 
 void Metrics::OnFinished(const FinishEvent& event, absl::Duration since_submit) {

@@ -64,11 +64,10 @@ class Metrics : public SchedulerObserver, public SessionObserver {
   void OnSubmitted() override;
   void OnQueue(int64_t requests, int64_t tokens) override;
   void OnSessions(int running, int slots_used) override;
-  void OnStep(int64_t decode_rows, int64_t prompt_rows, absl::Duration time) override;
+  void OnStep(const StepReport& step) override;
   void OnPrefixes(const PrefixStats& stats) override;
   void OnNotFinite() override;
   void OnFirstToken(absl::Duration since_submit) override;
-  void OnTokens(std::span<const absl::Duration> since_previous) override;
   void OnFinished(const FinishEvent& event, absl::Duration since_submit) override;
 
  private:

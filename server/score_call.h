@@ -24,9 +24,9 @@ class ScoreCall final : public grpc::ServerUnaryReactor, public EngineCall {
   void OnCancel() override;
   void OnDone() override;
 
-  void OnStarted() override {}
+  void OnStarted(size_t /*together*/) override {}
   Room RoomFor(int64_t /*tokens*/) override { return {}; }
-  void OnToken(TokenEvent /*event*/) override {}
+  void OnToken(const TokenEvent& /*event*/) override {}
   void OnFinished(FinishEvent event) override;
 
  private:

@@ -49,11 +49,11 @@ void EngineLoop::Run() {
     if (runs) WaitForStep();
     if (failed_) EndAll(FinishReason::kError);
     Compact();
-    if (in_.stop && sessions_.empty() && events_.empty()) {
+    if (in_.stop && sessions_.empty() && !has_news()) {
       if (!failed_) prefixes_.Clear();
       return;
     }
-    wait = runs || !events_.empty() ? absl::ZeroDuration() : UntilNextTimer();
+    wait = runs || has_news() ? absl::ZeroDuration() : UntilNextTimer();
   }
 }
 
@@ -196,15 +196,13 @@ void EngineLoop::WaitForStep() {
   }
   now_ = options_.clock();
   assert(results_.size() == step_.chunks.size());
-  if (observer_ != nullptr) {
-    observer_->OnStep(step_.decode_rows, step_.prompt_rows, now_ - step_start_);
-  }
+  gaps_.clear();
   for (size_t i = 0; i < step_.sessions.size(); ++i) {
     Session* session = step_.sessions[i];
     if (session->slot() < 0) continue;  // an earlier row of its step ended it
     const std::optional<FinishReason> reason =
         session->Accept(step_.rows[i], std::move(results_[i]), now_);
-    if (session->undelivered()) events_.push_back({.session = session});
+    if (session->undelivered()) QueueToken(session);
     if (session->beams() != nullptr && !reason) CopyBeams(session);
     if (reason == FinishReason::kError && !session->fault().ok()) {
       if (observer_ != nullptr) observer_->OnNotFinite();
@@ -217,6 +215,28 @@ void EngineLoop::WaitForStep() {
       Checkpoint(session);
     }
   }
+  ReportStep();
+}
+
+void EngineLoop::QueueToken(Session* session) {
+  tokens_.push_back(session);
+  const absl::Time since = session->undelivered_since();
+  if (session->generated() == 1) {
+    if (observer_ != nullptr) observer_->OnFirstToken(now_ - since);
+    return;
+  }
+  // Most sessions of a step were in the one before it together, too.
+  if (gaps_.empty() || since != since_) gaps_.push_back({.time = now_ - since});
+  since_ = since;
+  ++gaps_.back().tokens;
+}
+
+void EngineLoop::ReportStep() {
+  if (observer_ == nullptr) return;
+  observer_->OnStep({.decode_rows = step_.decode_rows,
+                     .prompt_rows = step_.prompt_rows,
+                     .time = now_ - step_start_,
+                     .gaps = gaps_});
 }
 
 void EngineLoop::StepFailed(const std::exception& error) {
@@ -244,34 +264,14 @@ void EngineLoop::CopyBeams(Session* session) {
   }
 }
 
-void EngineLoop::ReportTokens() {
-  if (observer_ == nullptr) return;
-  token_ages_.clear();
-  for (const Event& event : events_) {
-    if (event.kind != Event::kToken) continue;
-    const absl::Duration age = event.session->undelivered_age();
-    if (event.session->generated() == 1) {
-      observer_->OnFirstToken(age);
-    } else {
-      token_ages_.push_back(age);
-    }
-  }
-  if (!token_ages_.empty()) observer_->OnTokens(token_ages_);
-}
-
 void EngineLoop::Deliver() {
-  ReportTokens();
-  const auto tokens =
-      static_cast<size_t>(std::count_if(events_.begin(), events_.end(), [](const Event& event) {
-        return event.kind == Event::kToken;
-      }));
+  const size_t together = tokens_.size() + events_.size();
+  for (Session* session : tokens_) session->Deliver(together);
+  tokens_.clear();
   for (Event& event : events_) {
     switch (event.kind) {
       case Event::kStarted:
-        event.session->sink().OnStarted();
-        break;
-      case Event::kToken:
-        event.session->Deliver(tokens);
+        event.session->sink().OnStarted(together);
         break;
       case Event::kCheckpoint:
         event.session->sink().OnCheckpoint(std::move(event.state));

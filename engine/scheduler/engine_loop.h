@@ -58,10 +58,13 @@ class EngineLoop {
   void WaitForStep();
   // Makes the copies that a session's beams want before their next round.
   void CopyBeams(Session* session);
-  // Tells the observer of the tokens that are to be handed out.
-  void ReportTokens();
-  // Hands out the events, in order.
+  // Queues the token that the session has from the step, and counts it for ReportStep.
+  void QueueToken(Session* session);
+  // Tells the observer of the step and its tokens.
+  void ReportStep();
+  // Hands out tokens, then events, each in order.
   void Deliver();
+  bool has_news() const { return !tokens_.empty() || !events_.empty(); }
 
   // Frees the session's slot or its place in the queue; the last event follows.
   void End(Session* session, FinishReason reason);
@@ -86,9 +89,9 @@ class EngineLoop {
   absl::Duration UntilNextTimer() const;
 
   struct Event {
-    enum Kind : uint8_t { kStarted, kToken, kCheckpoint, kFinished };
+    enum Kind : uint8_t { kStarted, kCheckpoint, kFinished };
     Session* session = nullptr;
-    Kind kind = kToken;
+    Kind kind = kStarted;
     FinishReason reason = FinishReason::kStop;            // kFinished
     absl::Time time = absl::UnixEpoch();                  // kFinished
     absl::Status status = absl::OkStatus();               // kFinished
@@ -111,8 +114,10 @@ class EngineLoop {
   std::vector<Session*> active_;                       // with a slot, by id
   std::set<std::pair<absl::Time, RequestId>> timers_;  // finite deadlines of sessions_
   std::vector<std::unique_ptr<Session>> ended_;
-  std::vector<Event> events_;               // to be handed out
-  std::vector<absl::Duration> token_ages_;  // of those that ReportTokens found last
+  std::vector<Session*> tokens_;       // whose tokens are to be handed out
+  std::vector<Event> events_;          // to be handed out after them
+  absl::Time since_;                   // of the last of these, the token before
+  std::vector<StepReport::Gap> gaps_;  // of the step's tokens
   int open_sessions_ = 0;
   int open_slots_ = 0;  // of theirs
   Step step_;

@@ -11,19 +11,29 @@
 
 namespace t2r {
 
+// A step that is over, before its tokens are handed out.
+struct StepReport {
+  // Tokens that came as long after the one before them. First tokens are OnFirstToken's.
+  struct Gap {
+    absl::Duration time;
+    int64_t tokens = 0;
+  };
+  int64_t decode_rows = 0, prompt_rows = 0;
+  absl::Duration time;
+  std::span<const Gap> gaps;
+};
+
 class SchedulerObserver {
  public:
   virtual ~SchedulerObserver() = default;
   virtual void OnSubmitted() {}                                      // any thread
   virtual void OnQueue(int64_t /*requests*/, int64_t /*tokens*/) {}  // any thread, after a change
   virtual void OnSessions(int /*running*/, int /*slots_used*/) {}    // with beams, more slots
-  virtual void OnStep(int64_t /*decode_rows*/, int64_t /*prompt_rows*/, absl::Duration /*time*/) {}
+  virtual void OnStep(const StepReport& /*step*/) {}
   // What the cache of prompts' beginnings has done so far and holds now, after a change.
   virtual void OnPrefixes(const PrefixStats& /*stats*/) {}
   virtual void OnNotFinite() {}  // a request met logits that are not finite
   virtual void OnFirstToken(absl::Duration /*since_submit*/) {}
-  // Later tokens, of sessions that a step ran together.
-  virtual void OnTokens(std::span<const absl::Duration> /*since_previous*/) {}
   virtual void OnFinished(const FinishEvent& /*event*/, absl::Duration /*since_submit*/) {}
 };
 

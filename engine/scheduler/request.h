@@ -115,10 +115,8 @@ struct TokenEvent {
   int32_t token = 0;
   float logprob = 0;
   std::vector<TokenLogprob> top;
-  std::string text;  // whole code points that became final; may be empty
-  // Tokens that the engine hands out in this turn, of all requests: what a sink does with each of a
-  // few may take some microseconds.
-  size_t together = 1;
+  std::string text;     // whole code points that became final; may be empty
+  size_t together = 1;  // see EventSink
 };
 
 // One result of a beam search.
@@ -154,13 +152,15 @@ struct FinishEvent {
   absl::Duration queue_time, prefill_time, decode_time;
 };
 
-// Where a request's events go. Called by the engine thread only; must not block.
+// Where a request's events go. Called by the engine thread only; must not block. `together`: events
+// that the engine hands out in this turn, of all requests. What a sink does with each of a few may
+// take some microseconds.
 class EventSink {
  public:
   virtual ~EventSink() = default;
   // The session has its slot and starts. Not called for what ends while queued, nor for a Score of
   // one id, which needs no slot.
-  virtual void OnStarted() = 0;
+  virtual void OnStarted(size_t together) = 0;
   struct Room {
     bool fits = true;
     int64_t taken_bytes = 0;  // by the client so far; looked at where a least rate is set
@@ -170,7 +170,7 @@ class EventSink {
   // one, and the one before it if it has not been handed out yet. Once there is room that is worth
   // a step the owner calls Scheduler::Wake.
   virtual Room RoomFor(int64_t tokens) = 0;
-  virtual void OnToken(TokenEvent event) = 0;
+  virtual void OnToken(const TokenEvent& event) = 0;
   // As Request::checkpoint_tokens says. NOLINTNEXTLINE(performance-unnecessary-value-param)
   virtual void OnCheckpoint(std::shared_ptr<const SessionState> /*state*/) {}
   // Always the last call, exactly once for every submitted request, room or not. The slot is free.

@@ -138,7 +138,7 @@ std::optional<FinishReason> Session::AcceptToken(ChunkResult&& result, absl::Tim
   assert(!undelivered_);
   ++generated_;
   if (generated_ == 1) first_token_ = now;
-  event_age_ = now - (generated_ == 1 ? submitted_ : last_token_);
+  undelivered_since_ = generated_ == 1 ? submitted_ : last_token_;
   last_token_ = now;
   next_token_ = result.sampled.token;
 
@@ -159,7 +159,8 @@ std::optional<FinishReason> Session::CheckStops(int32_t token) {
   if (!decoder_) return std::nullopt;
   text_due_ = !matcher_;
   if (text_due_) return std::nullopt;
-  const std::string text = decoder_->Append(token);
+  std::string text;
+  decoder_->Append(token, &text);
   StopMatcher::Result matched = tokenizer_->IsSpecial(token)
                                     ? matcher_->AppendName(tokenizer_->TokenText(token))
                                     : matcher_->Append(text);
@@ -174,11 +175,11 @@ void Session::Deliver(size_t together) {
   MakeText();
   event_.together = together;
   undelivered_ = false;
-  sink_->OnToken(std::move(event_));
+  sink_->OnToken(event_);
 }
 
 void Session::MakeText() {
-  if (text_due_) event_.text = decoder_->Append(event_.token);
+  if (text_due_) decoder_->Append(event_.token, &event_.text);
   text_due_ = false;
 }
 
@@ -233,7 +234,7 @@ std::vector<Hypothesis> Session::MakeHypotheses() {
     IncrementalDecoder decoder = *decoder_;
     const size_t without_text = to.reason == FinishReason::kLength ? 0 : 1;
     for (size_t i = 0; i + without_text < to.tokens.size(); ++i) {
-      to.text += decoder.Append(to.tokens[i]);
+      decoder.Append(to.tokens[i], &to.text);
     }
     to.text += decoder.Finish();
   }

@@ -85,9 +85,9 @@ class Session {
   const absl::Status& fault() const { return fault_; }
   // Whether a token waits for Deliver.
   bool undelivered() const { return undelivered_; }
-  // Its time since the one before it, or, of the first, since submission.
-  absl::Duration undelivered_age() const { return event_age_; }
-  // Hands the token to the sink. together: see TokenEvent.
+  // When the one before it came, or, of the first, when it was submitted.
+  absl::Time undelivered_since() const { return undelivered_since_; }
+  // Hands the token to the sink. together: see EventSink.
   void Deliver(size_t together);
 
   // Whether the tokens so far are to be checkpointed.
@@ -140,13 +140,13 @@ class Session {
   bool undelivered_ = false;
   TokenEvent event_;          // the undelivered token
   bool text_due_ = false;     // its text is still to be made
-  absl::Duration event_age_;  // since submission, or since the token before
   bool text_closed_ = false;  // a stop string ended the text
   std::string matched_stop_;
   std::vector<float> scores_;
   std::optional<SlotState> slot_state_;
 
   absl::Time submitted_;
+  absl::Time undelivered_since_;
   absl::Time opened_ = absl::InfiniteFuture();
   absl::Time first_token_ = absl::InfiniteFuture();
   absl::Time last_token_ = absl::InfiniteFuture();

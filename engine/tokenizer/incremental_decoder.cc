@@ -23,12 +23,6 @@ IncrementalDecoder::IncrementalDecoder(const Tokenizer& tokenizer, std::span<con
   utf8_.Append(tail, &ignored);
 }
 
-std::string IncrementalDecoder::Append(int32_t id) {
-  std::string text;
-  utf8_.Append(tokenizer_.TokenBytes(id, start_.Next(tokenizer_, id)), &text);
-  return text;
-}
-
 std::string IncrementalDecoder::Finish() {
   std::string text;
   utf8_.Finish(&text);

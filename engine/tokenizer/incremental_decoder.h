@@ -30,8 +30,10 @@ class IncrementalDecoder {
                      const State& from);
   State state() const { return {start_.state(), std::string(utf8_.pending())}; }
 
-  // The whole code points that become final with this token; may be empty.
-  std::string Append(int32_t id);
+  // Appends to `text` the whole code points that become final with this token, if any.
+  void Append(int32_t id, std::string* text) {
+    utf8_.Append(tokenizer_.TokenBytes(id, start_.Next(tokenizer_, id)), text);
+  }
   // What is left at the end: an incomplete code point becomes U+FFFD.
   std::string Finish();
 

@@ -15,17 +15,8 @@ void TokenTable::Set(int32_t id, std::string_view bytes, std::string_view at_sta
   bytes_.append(at_start);
 }
 
-std::string TokenTable::Bytes(int32_t id, bool at_start) const {
-  if (!Has(id) || entries_[id].special) return {};
-  const Entry& entry = entries_[id];
-  return at_start ? bytes_.substr(entry.start_offset, entry.start_length)
-                  : bytes_.substr(entry.offset, entry.length);
-}
-
 std::string TokenTable::Text(int32_t id) const {
   return Has(id) ? bytes_.substr(entries_[id].offset, entries_[id].length) : std::string();
 }
-
-bool TokenTable::IsSpecial(int32_t id) const { return Has(id) && entries_[id].special; }
 
 }  // namespace t2r

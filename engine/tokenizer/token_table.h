@@ -15,10 +15,16 @@ class TokenTable {
   // come in any order; one set twice keeps the last.
   void Set(int32_t id, std::string_view bytes, std::string_view at_start, bool special);
 
-  std::string Bytes(int32_t id, bool at_start) const;
+  std::string_view Bytes(int32_t id, bool at_start) const {
+    if (!Has(id) || entries_[id].special) return {};
+    const Entry& entry = entries_[id];
+    const char* const bytes = bytes_.data();
+    return at_start ? std::string_view(bytes + entry.start_offset, entry.start_length)
+                    : std::string_view(bytes + entry.offset, entry.length);
+  }
   // Bytes inside a text, or a special token's name.
   std::string Text(int32_t id) const;
-  bool IsSpecial(int32_t id) const;
+  bool IsSpecial(int32_t id) const { return Has(id) && entries_[id].special; }
   // The largest id set, plus one.
   int size() const { return static_cast<int>(entries_.size()); }
 

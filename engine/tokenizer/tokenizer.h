@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -32,11 +33,11 @@ class Tokenizer {
     return Encode(text, add_special_tokens);
   }
   // The bytes a token (of the target) adds to a text; empty for special tokens and ids outside the
-  // vocabulary. They may be part of a code point. `at_start`: nothing but special tokens comes
-  // before it (SentencePiece drops the space it put before the first word).
-  virtual std::string TokenBytes(int32_t id, bool at_start) const = 0;
+  // vocabulary. They may be part of a code point, and lie in the tokenizer. `at_start`: nothing but
+  // special tokens comes before it (SentencePiece drops the space it put before the first word).
+  virtual std::string_view TokenBytes(int32_t id, bool at_start) const = 0;
   // A token as a text that names it: its bytes, or a special token's name, such as "<s>".
-  virtual std::string TokenText(int32_t id) const { return TokenBytes(id, false); }
+  virtual std::string TokenText(int32_t id) const { return std::string(TokenBytes(id, false)); }
   // Special (control) tokens contribute no text.
   virtual bool IsSpecial(int32_t id) const = 0;
   virtual int vocab_size() const = 0;

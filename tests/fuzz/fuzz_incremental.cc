@@ -30,7 +30,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   t2r::IncrementalDecoder decoder(*tokenizer, std::span(ids).first(prompt));
   std::string text;
   for (size_t i = prompt; i < ids.size(); ++i) {
-    text += decoder.Append(ids[i]);
+    decoder.Append(ids[i], &text);
     if (t2r::FindInvalidUtf8(text) != std::string::npos) std::abort();
   }
   text += decoder.Finish();

@@ -30,12 +30,14 @@ void Use(Metrics& metrics) {
   metrics.OnSessions(3, 3);
   metrics.OnPrefixes({.queried = 90, .hit = 10, .states = 4, .bytes = 400, .evictions = 0});
   metrics.OnPrefixes({.queried = 120, .hit = 40, .states = 5, .bytes = 500, .evictions = 2});
-  metrics.OnStep(3, 17, absl::Milliseconds(2));
   metrics.OnFirstToken(absl::Milliseconds(30));
-  metrics.OnTokens(std::vector(2, absl::Milliseconds(3)));
-  // More than a few go in together: here one on a bound and one beyond the last.
-  metrics.OnTokens(std::vector{absl::Milliseconds(5), absl::Milliseconds(6), absl::Milliseconds(6),
-                               absl::Milliseconds(6), absl::Minutes(10)});
+  // One on a bound and one beyond the last.
+  const std::vector<StepReport::Gap> gaps = {{absl::Milliseconds(3), 2},
+                                             {absl::Milliseconds(5), 1},
+                                             {absl::Milliseconds(6), 3},
+                                             {absl::Minutes(10), 1}};
+  metrics.OnStep(
+      {.decode_rows = 3, .prompt_rows = 17, .time = absl::Milliseconds(2), .gaps = gaps});
   FinishEvent event;
   event.reason = FinishReason::kEos;
   event.prompt_tokens = 17;

@@ -33,7 +33,7 @@ class HfTokenizer : public Tokenizer {
 
   absl::StatusOr<std::vector<int32_t>> Encode(const std::string& text,
                                               bool add_special_tokens) const override;
-  std::string TokenBytes(int32_t id, bool at_start) const override {
+  std::string_view TokenBytes(int32_t id, bool at_start) const override {
     return parts_.table.Bytes(id, at_start);
   }
   std::string TokenText(int32_t id) const override { return parts_.table.Text(id); }

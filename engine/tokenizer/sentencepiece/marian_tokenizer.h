@@ -38,7 +38,7 @@ class MarianTokenizer : public Tokenizer {
                                               bool add_special_tokens) const override;
   absl::StatusOr<std::vector<int32_t>> EncodeTarget(const std::string& text,
                                                     bool add_special_tokens) const override;
-  std::string TokenBytes(int32_t id, bool at_start) const override {
+  std::string_view TokenBytes(int32_t id, bool at_start) const override {
     return table_.Bytes(id, at_start);
   }
   bool IsSpecial(int32_t id) const override { return table_.IsSpecial(id); }

@@ -26,7 +26,7 @@ class SentencePieceTokenizer : public Tokenizer {
 
   absl::StatusOr<std::vector<int32_t>> Encode(const std::string& text,
                                               bool add_special_tokens) const override;
-  std::string TokenBytes(int32_t id, bool at_start) const override {
+  std::string_view TokenBytes(int32_t id, bool at_start) const override {
     return table_.Bytes(id, at_start);
   }
   std::string TokenText(int32_t id) const override { return table_.Text(id); }

@@ -31,7 +31,7 @@ class ByteTokenizer : public Tokenizer {
     for (const char c : text) ids.push_back(static_cast<unsigned char>(c) + 3);
     return ids;
   }
-  std::string TokenBytes(int32_t, bool) const override { return ""; }
+  std::string_view TokenBytes(int32_t, bool) const override { return ""; }
   bool IsSpecial(int32_t id) const override { return id < 3; }
   int vocab_size() const override { return 259; }
   std::optional<int32_t> bos_id() const override { return 1; }

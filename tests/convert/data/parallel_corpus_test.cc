@@ -40,7 +40,7 @@ class LetterTokenizer : public Tokenizer {
                                                     bool special) const override {
     return Ids(text, 20, special);
   }
-  std::string TokenBytes(int32_t, bool) const override { return ""; }
+  std::string_view TokenBytes(int32_t, bool) const override { return ""; }
   bool IsSpecial(int32_t id) const override { return id == 0; }
   int vocab_size() const override { return 50; }
   std::optional<int32_t> bos_id() const override { return std::nullopt; }

@@ -41,9 +41,7 @@ std::vector<int32_t> Join(std::vector<int32_t> a, const std::vector<int32_t>& b)
 class StatsObserver : public SchedulerObserver {
  public:
   void OnPrefixes(const PrefixStats& now) override { stats = now; }
-  void OnStep(int64_t /*decode*/, int64_t prompt, absl::Duration /*time*/) override {
-    prompt_rows += prompt;
-  }
+  void OnStep(const StepReport& step) override { prompt_rows += step.prompt_rows; }
   PrefixStats stats;  // read when no request runs
   int64_t prompt_rows = 0;
 };

@@ -29,7 +29,7 @@ class BatchFormerTest : public ::testing::Test {
     session->set_id(sessions_.size());
     session->set_stall_meter(StallMeter(kStall));
     session->Open(static_cast<int>(sessions_.size()) - 1, absl::UnixEpoch());
-    sinks_.back()->OnStarted();
+    sinks_.back()->OnStarted(1);
     active_.push_back(session);
     return session;
   }

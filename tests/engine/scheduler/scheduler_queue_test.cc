@@ -124,9 +124,9 @@ TEST(SchedulerQueueTest, TenantsTakeTurns) {
    public:
     OrderSink(std::vector<std::string>& all, std::string name)
         : order_(all), name_(std::move(name)) {}
-    void OnStarted() override {
+    void OnStarted(size_t together) override {
       order_.push_back(name_);
-      FakeSink::OnStarted();
+      FakeSink::OnStarted(together);
     }
 
    private:

@@ -34,7 +34,7 @@ Outcome Play(Request request, const std::vector<int32_t>& tokens, bool tokenizer
   auto sink = std::make_shared<FakeSink>();
   Session session(std::move(request), sink, tokenizer ? &pieces : nullptr, eos, absl::UnixEpoch());
   session.Open(0, absl::UnixEpoch());
-  sink->OnStarted();
+  sink->OnStarted(1);
   std::optional<FinishReason> reason;
   for (const int32_t token : tokens) {
     const int64_t rows = session.prefilling() ? session.prompt_rows_left() : 1;

@@ -100,7 +100,7 @@ TEST(Marian, StreamingEqualsDecodingAtOnce) {
     const std::span<const int32_t> all(ids);
     IncrementalDecoder decoder(*tokenizer, all.first(prompt));
     std::string text;
-    for (const int32_t id : all.subspan(prompt)) text += decoder.Append(id);
+    for (const int32_t id : all.subspan(prompt)) decoder.Append(id, &text);
     text += decoder.Finish();
     const std::string whole = tokenizer->Decode(ids);
     EXPECT_EQ(text, whole.substr(whole.size() - text.size())) << prompt;

@@ -70,7 +70,7 @@ void ExpectLikeReference(const std::string& model) {
     EXPECT_EQ(tokenizer->Decode(*ids), reference.Decode(*plain));
     IncrementalDecoder decoder(*tokenizer, std::span(*ids).first(1));
     std::string streamed;
-    for (const int32_t id : *plain) streamed += decoder.Append(id);
+    for (const int32_t id : *plain) decoder.Append(id, &streamed);
     EXPECT_EQ(streamed + decoder.Finish(), reference.Decode(*plain));
   }
 }

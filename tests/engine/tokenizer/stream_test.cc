@@ -16,15 +16,18 @@ using Ids = std::vector<int32_t>;
 // Ids 0 to 255 are bytes, 256 is BOS, 257 is special, 258 is " x" ("x" at the start).
 class ByteTokenizer : public Tokenizer {
  public:
-  explicit ByteTokenizer(bool adds_bos) : adds_bos_(adds_bos) {}
+  explicit ByteTokenizer(bool adds_bos) : adds_bos_(adds_bos) {
+    for (int byte = 0; byte < 256; ++byte) bytes_.push_back(static_cast<char>(byte));
+  }
   absl::StatusOr<Ids> Encode(const std::string& text, bool) const override {
     Ids ids;
     for (const char c : text) ids.push_back(static_cast<uint8_t>(c));
     return ids;
   }
-  std::string TokenBytes(int32_t id, bool at_start) const override {
+  std::string_view TokenBytes(int32_t id, bool at_start) const override {
     if (id == 258) return at_start ? "x" : " x";
-    return id >= 0 && id < 256 ? std::string(1, static_cast<char>(id)) : std::string();
+    if (id < 0 || id >= 256) return "";
+    return std::string_view(bytes_).substr(static_cast<size_t>(id), 1);
   }
   bool IsSpecial(int32_t id) const override { return id == 256 || id == 257; }
   int vocab_size() const override { return 259; }
@@ -34,6 +37,7 @@ class ByteTokenizer : public Tokenizer {
 
  private:
   bool adds_bos_;
+  std::string bytes_;  // each of them
 };
 
 std::string Sanitized(const std::string& bytes) {
@@ -104,7 +108,8 @@ TEST(IncrementalDecoder, DeltasConcatenateToTheWholeText) {
     IncrementalDecoder decoder(tokenizer, std::span(ids).first(prompt));
     std::string text;
     for (size_t i = prompt; i < ids.size(); ++i) {
-      const std::string delta = decoder.Append(ids[i]);
+      std::string delta;
+      decoder.Append(ids[i], &delta);
       EXPECT_EQ(FindInvalidUtf8(delta), std::string_view::npos);
       text += delta;
     }

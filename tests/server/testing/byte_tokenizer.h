@@ -18,6 +18,10 @@ class ByteTokenizer : public Tokenizer {
   static constexpr int32_t kBos = 256;
   static constexpr int kVocab = 257;
 
+  ByteTokenizer() {
+    for (int byte = 0; byte < kBos; ++byte) bytes_.push_back(static_cast<char>(byte));
+  }
+
   absl::StatusOr<std::vector<int32_t>> Encode(const std::string& text,
                                               bool add_special_tokens) const override {
     ++encoded_;
@@ -27,11 +31,12 @@ class ByteTokenizer : public Tokenizer {
     for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
     return ids;
   }
-  std::string TokenBytes(int32_t id, bool /*at_start*/) const override {
-    return id >= 0 && id < kBos ? std::string(1, static_cast<char>(id)) : "";
+  std::string_view TokenBytes(int32_t id, bool /*at_start*/) const override {
+    if (id < 0 || id >= kBos) return "";
+    return std::string_view(bytes_).substr(static_cast<size_t>(id), 1);
   }
   std::string TokenText(int32_t id) const override {
-    return id == kBos ? "<s>" : TokenBytes(id, false);
+    return id == kBos ? "<s>" : std::string(TokenBytes(id, false));
   }
   bool IsSpecial(int32_t id) const override { return id == kBos; }
   int vocab_size() const override { return kVocab; }
@@ -46,6 +51,7 @@ class ByteTokenizer : public Tokenizer {
 
  private:
   mutable std::atomic<int> encoded_{0};
+  std::string bytes_;  // each of them
 };
 
 }  // namespace t2r::server

@@ -45,6 +45,11 @@ bool FakeSink::started() const {
   return started_;
 }
 
+size_t FakeSink::started_together() const {
+  const std::lock_guard lock(mu_);
+  return started_together_;
+}
+
 bool FakeSink::finished() const {
   const std::lock_guard lock(mu_);
   return finished_;
@@ -69,11 +74,12 @@ std::string FakeSink::text() const {
   return text + finish_.text;
 }
 
-void FakeSink::OnStarted() {
+void FakeSink::OnStarted(size_t together) {
   const std::lock_guard lock(mu_);
   EXPECT_FALSE(started_);
   EXPECT_FALSE(finished_);
   started_ = true;
+  started_together_ = together;
   changed_.notify_all();
 }
 
@@ -82,12 +88,12 @@ EventSink::Room FakeSink::RoomFor(int64_t tokens) {
   return {static_cast<int64_t>(events_.size()) + tokens <= capacity_, taken_bytes_};
 }
 
-void FakeSink::OnToken(TokenEvent event) {
+void FakeSink::OnToken(const TokenEvent& event) {
   const std::lock_guard lock(mu_);
   EXPECT_TRUE(started_);
   EXPECT_FALSE(finished_);
   EXPECT_LT(static_cast<int64_t>(events_.size()), capacity_);
-  events_.push_back(std::move(event));
+  events_.push_back(event);
   changed_.notify_all();
 }
 
@@ -136,11 +142,16 @@ void FakeObserver::OnSessions(int running, int slots_used) {
   counts_.slots_used = slots_used;
 }
 
-void FakeObserver::OnStep(int64_t decode_rows, int64_t prompt_rows, absl::Duration /*time*/) {
+void FakeObserver::OnStep(const StepReport& step) {
   const std::lock_guard lock(mu_);
   ++counts_.steps;
-  counts_.decode_rows += decode_rows;
-  counts_.prompt_rows += prompt_rows;
+  counts_.decode_rows += step.decode_rows;
+  counts_.prompt_rows += step.prompt_rows;
+  for (const StepReport::Gap& gap : step.gaps) {
+    EXPECT_GE(gap.time, absl::ZeroDuration());
+    EXPECT_GT(gap.tokens, 0);
+    counts_.later_tokens += gap.tokens;
+  }
 }
 
 void FakeObserver::OnNotFinite() {
@@ -152,12 +163,6 @@ void FakeObserver::OnFirstToken(absl::Duration since_submit) {
   const std::lock_guard lock(mu_);
   EXPECT_GE(since_submit, absl::ZeroDuration());
   ++counts_.first_tokens;
-}
-
-void FakeObserver::OnTokens(std::span<const absl::Duration> since_previous) {
-  const std::lock_guard lock(mu_);
-  for (const absl::Duration age : since_previous) EXPECT_GE(age, absl::ZeroDuration());
-  counts_.later_tokens += static_cast<int64_t>(since_previous.size());
 }
 
 void FakeObserver::OnFinished(const FinishEvent& event, absl::Duration /*since_submit*/) {
@@ -172,9 +177,9 @@ absl::StatusOr<std::vector<int32_t>> FakeTokenizer::Encode(const std::string& /*
   return absl::UnimplementedError("the scheduler never encodes");
 }
 
-std::string FakeTokenizer::TokenBytes(int32_t id, bool /*at_start*/) const {
+std::string_view FakeTokenizer::TokenBytes(int32_t id, bool /*at_start*/) const {
   const bool known = id >= 0 && static_cast<size_t>(id) < pieces_.size();
-  return known ? pieces_[static_cast<size_t>(id)] : "";
+  return known ? std::string_view(pieces_[static_cast<size_t>(id)]) : "";
 }
 
 bool FakeTokenizer::IsSpecial(int32_t id) const { return TokenBytes(id, false).empty(); }

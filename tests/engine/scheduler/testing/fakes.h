@@ -30,15 +30,17 @@ class FakeSink : public EventSink {
   // The last event, waiting for it.
   FinishEvent WaitUntilFinished();
   bool started() const;
+  // What OnStarted was told.
+  size_t started_together() const;
   bool finished() const;
   std::vector<TokenEvent> events() const;
   std::vector<int32_t> tokens() const;
   // Of all tokens, and of the last event.
   std::string text() const;
 
-  void OnStarted() override;
+  void OnStarted(size_t together) override;
   Room RoomFor(int64_t tokens) override;
-  void OnToken(TokenEvent event) override;
+  void OnToken(const TokenEvent& event) override;
   void OnFinished(FinishEvent event) override;
 
  private:
@@ -50,6 +52,7 @@ class FakeSink : public EventSink {
   int64_t capacity_;
   int64_t taken_bytes_ = 0;
   bool started_ = false;
+  size_t started_together_ = 0;
   bool finished_ = false;
   std::vector<TokenEvent> events_;
   FinishEvent finish_;
@@ -84,10 +87,9 @@ class FakeObserver : public SchedulerObserver {
   void OnSubmitted() override;
   void OnQueue(int64_t requests, int64_t tokens) override;
   void OnSessions(int running, int slots_used) override;
-  void OnStep(int64_t decode_rows, int64_t prompt_rows, absl::Duration time) override;
+  void OnStep(const StepReport& step) override;
   void OnNotFinite() override;
   void OnFirstToken(absl::Duration since_submit) override;
-  void OnTokens(std::span<const absl::Duration> since_previous) override;
   void OnFinished(const FinishEvent& event, absl::Duration since_submit) override;
 
  private:
@@ -100,7 +102,7 @@ class FakeTokenizer : public Tokenizer {
  public:
   explicit FakeTokenizer(std::vector<std::string> pieces) : pieces_(std::move(pieces)) {}
   absl::StatusOr<std::vector<int32_t>> Encode(const std::string& text, bool special) const override;
-  std::string TokenBytes(int32_t id, bool at_start) const override;
+  std::string_view TokenBytes(int32_t id, bool at_start) const override;
   bool IsSpecial(int32_t id) const override;
   int vocab_size() const override { return static_cast<int>(pieces_.size()); }
   std::optional<int32_t> bos_id() const override { return std::nullopt; }
