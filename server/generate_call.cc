@@ -1,6 +1,7 @@
 #include "server/generate_call.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "server/messages.h"
@@ -14,6 +15,9 @@ namespace {
 constexpr int64_t kOwnBytes = 4096;
 // In such steps the budget of all buffers counts a stream's: most tokens then leave it alone.
 constexpr int64_t kCountedBytes = 512;
+// GenerateCall::room_, of an outbox that is full, and of one that nobody will read.
+constexpr int64_t kNoRoom = -1;
+constexpr int64_t kBoundless = std::numeric_limits<int64_t>::max();
 // Events of a turn of the engine whose writes it starts itself: some microseconds each.
 constexpr size_t kFew = 4;
 // How long the turn of a request that did not ask for a session can be gone on with.
@@ -143,12 +147,14 @@ void GenerateCall::OnStarted(size_t together) {
 }
 
 EventSink::Room GenerateCall::RoomFor(int64_t tokens) {
-  if (full_.load(std::memory_order_acquire)) return {false, taken_};
+  const int64_t seen = room_.load(std::memory_order_acquire);
+  if (seen == kNoRoom) return {false, taken_};
+  if (seen >= tokens && !context_.buffers.full()) return {true, taken_};
   const MutexLock lock(mutex_);
-  const bool room = outbox_.HasRoom(tokens);
+  const bool room = outbox_.Room() >= tokens;
   const bool buffers = !context_.buffers.full() || outbox_.bytes() < kOwnBytes;
   const bool fits = cancelled_ || (buffers && room);
-  full_ = !cancelled_ && !room;
+  if (!cancelled_ && !room) room_ = kNoRoom;
   if (!fits) waiting_ = true;
   return {fits, taken_};
 }
@@ -158,8 +164,7 @@ void GenerateCall::OnToken(const TokenEvent& event) {
     const MutexLock lock(mutex_);
     if (cancelled_) return;
     outbox_.PushToken(event);
-    full_ = false;
-    CountBuffered();
+    CountOutbox();
     if (!WantsTurn()) return;
   }
   Write(event.together);
@@ -221,7 +226,7 @@ void GenerateCall::End(const FinishEvent& event) {
   {
     const MutexLock lock(mutex_);
     outbox_.PushFinished(event);
-    CountBuffered();
+    CountOutbox();
     WatchTheRest(event.reason == FinishReason::kStalled ? context_.reading.stall_grace
                                                         : context_.reading.stall_timeout);
     if (!WantsTurn()) return;
@@ -236,7 +241,8 @@ void GenerateCall::WatchTheRest(absl::Duration limit) {
   guard_.CutAt(rest_.deadline());
 }
 
-void GenerateCall::CountBuffered() {
+void GenerateCall::CountOutbox() {
+  room_.store(cancelled_ ? kBoundless : outbox_.Room(), std::memory_order_release);
   const int64_t bytes = outbox_.bytes() + message_bytes_;
   buffered_.Resize((bytes + kCountedBytes - 1) / kCountedBytes * kCountedBytes);
 }
@@ -270,14 +276,13 @@ void GenerateCall::Pump() {
     return;
   }
   const Outbox::Next next = outbox_.Pop(&sending_);
-  full_ = false;
+  message_bytes_ = sending_.bytes();
+  CountOutbox();
   // Not for every token of messages that are short.
-  const bool wake = waiting_ && outbox_.HasRoom(std::max<int64_t>(context_.outbox.tokens / 2, 1));
+  const bool wake = waiting_ && outbox_.Room() >= std::max<int64_t>(context_.outbox.tokens / 2, 1);
   if (wake) waiting_ = false;
   writing_ = next == Outbox::Next::kMessage;
   finishing_ = next == Outbox::Next::kLastMessage || next == Outbox::Next::kEnd;
-  message_bytes_ = sending_.bytes();
-  CountBuffered();
   grpc::Status end;
   if (finishing_) {
     end = drained_ ? ToGrpcStatus(outbox_.status(), kResumeDelay) : ToGrpcStatus(outbox_.status());
@@ -311,11 +316,8 @@ void GenerateCall::OnWriteDone(bool ok) {
     writing_ = false;
     if (ok) taken_ += bytes;
     message_bytes_ = 0;
-    CountBuffered();
-    if (!ok) {
-      cancelled_ = true;
-      full_ = false;
-    }
+    if (!ok) cancelled_ = true;
+    CountOutbox();
     if (over_) {
       rest_.Update(false, taken_, absl::Now());
       guard_.CutAt(rest_.deadline());
@@ -329,7 +331,7 @@ void GenerateCall::OnCancel() {
   {
     const MutexLock lock(mutex_);
     cancelled_ = true;
-    full_ = false;
+    CountOutbox();
     finish = !writing_ && !finishing_;  // with a write in flight OnWriteDone comes, and finishes
     if (finish) finishing_ = true;
   }

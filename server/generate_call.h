@@ -68,8 +68,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void Queue();
   // The same, or starts the write at once where few events go out in the engine's turn.
   void Write(size_t together);
-  // The budget knows what waits and what is being written.
-  void CountBuffered() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The budget knows what waits and what is being written, and the engine what there is room for.
+  void CountOutbox() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The stream is over: its client has time to take the rest.
   void WatchTheRest(absl::Duration limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -85,10 +85,10 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   std::optional<TurnParameters> resumed_;
   int64_t generated_before_ = 0;
   std::atomic<bool> storing_{false};  // a worker stores a checkpoint
-  // The outbox had no room for the engine, and nothing has come or gone since. Only with waiting_,
-  // so that the engine is woken. Written under the lock; the engine, which asks in every turn,
-  // reads without.
-  std::atomic<bool> full_{false};
+  // What the outbox has room for, or, once the engine has found that too little, kNoRoom until
+  // something comes or goes; only with waiting_, so that the engine is woken. Written under the
+  // lock; the engine, which asks in every turn and alone makes it less, reads without.
+  std::atomic<int64_t> room_{0};
   std::atomic<int64_t> taken_{0};     // bytes whose write is done
   std::shared_ptr<EngineCall> self_;  // until OnDone
 

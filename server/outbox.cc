@@ -97,11 +97,6 @@ void Outbox::PushFinished(const FinishEvent& event) {
   }
 }
 
-bool Outbox::HasRoom(int64_t tokens) const {
-  return static_cast<int64_t>(waiting_.tokens.size()) + tokens <= limits_.tokens &&
-         bytes_ < limits_.bytes;
-}
-
 bool Outbox::empty() const { return !started_ && !ended_ && waiting_.empty(); }
 
 void Outbox::TakeDelta(OutboxMessage* message) {

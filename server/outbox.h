@@ -1,6 +1,7 @@
 // What a Generate stream has still to send.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 
@@ -38,8 +39,11 @@ class Outbox {
   void PushToken(const TokenEvent& event);
   void PushFinished(const FinishEvent& event);
 
-  // Whether `tokens` more tokens may come. Tokens that go over the byte limit are still taken.
-  bool HasRoom(int64_t tokens) const;
+  // How many more tokens may come. The one that goes over the byte limit is still taken.
+  int64_t Room() const {
+    const auto waiting = static_cast<int64_t>(waiting_.tokens.size());
+    return bytes_ < limits_.bytes ? std::max<int64_t>(limits_.tokens - waiting, 0) : 0;
+  }
   // Of what waits, about.
   int64_t bytes() const { return bytes_; }
   // Nothing waits, not even the end.

@@ -22,12 +22,14 @@ constexpr size_t kTag = 1;
 static_assert(v1::Delta::kPositionFieldNumber < 16 && v1::TokenLogprobs::kTopFieldNumber < 16 &&
               v1::Logprob::kLogprobFieldNumber < 16);
 
-// What a stream needed that lagged, it does not keep.
+// What a stream needed that lagged, it does not keep, but for as much as most messages take.
 template <typename Container>
 void ClearAndKeepLittle(Container& container) {
-  constexpr size_t kKeptBytes = 1024;
+  constexpr size_t kKept = 1024 / sizeof(container[0]);
   container.clear();
-  if (container.capacity() * sizeof(container[0]) > kKeptBytes) Container().swap(container);
+  if (container.capacity() <= kKept) return;
+  Container().swap(container);
+  container.reserve(kKept);
 }
 
 // With its tag and its length.

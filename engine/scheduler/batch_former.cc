@@ -20,7 +20,7 @@ void Step::Add(Session* session, int64_t count) {
   (prompt ? prompt_rows : decode_rows) += count;
   const int64_t each = prompt ? count : 1;
   for (int64_t row = 0; row < count; row += each) {
-    chunks.push_back(session->NextChunk(each, row));
+    session->NextChunk(each, row, &chunks.emplace_back());
     sessions.push_back(session);
     rows.push_back(each);
   }

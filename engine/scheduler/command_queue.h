@@ -42,7 +42,8 @@ class CommandQueue {
   void Stop();
   // The device failure, if there was one.
   absl::Status health() const;
-  // How long the engine thread has been away since its last Take; zero while it is in one.
+  // How long the engine thread has been away since its last Take, to some milliseconds; zero while
+  // it sleeps in one.
   absl::Duration Away() const;
 
   // ---- The engine thread ----
@@ -62,8 +63,8 @@ class CommandQueue {
   CondVar empty_;
   // Set by Wake without the lock unless it is the first since the last Take.
   std::atomic<bool> woken_{false};
-  // When the last Take ended, on the steady clock, in nanoseconds; 0 while the engine is in Take,
-  // and before the first.
+  // When the last Take ended, on the steady clock, in nanoseconds; 0 while the engine sleeps in
+  // Take, and before the first.
   std::atomic<int64_t> away_since_{0};
   // Any of the fields below, for the engine thread. Written under the lock.
   std::atomic<bool> changed_{false};

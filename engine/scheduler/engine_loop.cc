@@ -176,7 +176,6 @@ void EngineLoop::KeepPrefix(Session* session) {
 
 bool EngineLoop::LaunchStep() {
   if (step_.chunks.empty()) return false;
-  step_start_ = options_.clock();
   try {
     executor_.Launch(step_.chunks);
   } catch (const std::exception& error) {
@@ -187,6 +186,7 @@ bool EngineLoop::LaunchStep() {
 }
 
 void EngineLoop::WaitForStep() {
+  const absl::Time begun = now_;
   try {
     executor_.Wait(&results_);
   } catch (const std::exception& error) {
@@ -215,7 +215,11 @@ void EngineLoop::WaitForStep() {
       Checkpoint(session);
     }
   }
-  ReportStep();
+  if (observer_ == nullptr) return;
+  observer_->OnStep({.decode_rows = step_.decode_rows,
+                     .prompt_rows = step_.prompt_rows,
+                     .time = now_ - begun,
+                     .gaps = gaps_});
 }
 
 void EngineLoop::QueueToken(Session* session) {
@@ -229,14 +233,6 @@ void EngineLoop::QueueToken(Session* session) {
   if (gaps_.empty() || since != since_) gaps_.push_back({.time = now_ - since});
   since_ = since;
   ++gaps_.back().tokens;
-}
-
-void EngineLoop::ReportStep() {
-  if (observer_ == nullptr) return;
-  observer_->OnStep({.decode_rows = step_.decode_rows,
-                     .prompt_rows = step_.prompt_rows,
-                     .time = now_ - step_start_,
-                     .gaps = gaps_});
 }
 
 void EngineLoop::StepFailed(const std::exception& error) {

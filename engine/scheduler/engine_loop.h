@@ -58,10 +58,8 @@ class EngineLoop {
   void WaitForStep();
   // Makes the copies that a session's beams want before their next round.
   void CopyBeams(Session* session);
-  // Queues the token that the session has from the step, and counts it for ReportStep.
+  // Queues the token that the session has from the step, and counts it for the observer.
   void QueueToken(Session* session);
-  // Tells the observer of the step and its tokens.
-  void ReportStep();
   // Hands out tokens, then events, each in order.
   void Deliver();
   bool has_news() const { return !tokens_.empty() || !events_.empty(); }
@@ -121,7 +119,6 @@ class EngineLoop {
   int open_sessions_ = 0;
   int open_slots_ = 0;  // of theirs
   Step step_;
-  absl::Time step_start_;
   std::vector<ChunkResult> results_;
 };
 

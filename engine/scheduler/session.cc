@@ -19,11 +19,11 @@ bool Contains(const std::vector<int32_t>& ids, int32_t id) {
 Session::Session(Request request, std::shared_ptr<EventSink> sink, const Tokenizer* tokenizer,
                  const std::vector<int32_t>& eos_token_ids, absl::Time submitted,
                  std::unique_ptr<BeamGroup> beams)
-    : request_(std::move(request)),
-      sink_(std::move(sink)),
-      tokenizer_(tokenizer),
+    : tokenizer_(tokenizer),
       eos_token_ids_(eos_token_ids),
       beams_(std::move(beams)),
+      sink_(std::move(sink)),
+      request_(std::move(request)),
       submitted_(submitted) {
   prompt_rows_ = static_cast<int64_t>(request_.prompt.size()) - (request_.score ? 1 : 0);
   if (request_.score) {
@@ -83,24 +83,22 @@ std::optional<PrefixStop> Session::TakeStop() {
   return std::nullopt;
 }
 
-ScheduledChunk Session::NextChunk(int64_t rows, int64_t beam) const {
-  ScheduledChunk chunk;
-  chunk.slot = slot_;
-  chunk.sample = Yields(rows);
-  if (chunk.sample) chunk.top_logprobs = request_.top_logprobs;
-  if (beams_ != nullptr && chunk.sample) chunk = beams_->NextChunk(beam);
-  chunk.position = base_ + consumed_;
+void Session::NextChunk(int64_t rows, int64_t beam, ScheduledChunk* chunk) const {
+  chunk->slot = slot_;
+  chunk->sample = Yields(rows);
+  if (chunk->sample) chunk->top_logprobs = request_.top_logprobs;
+  if (beams_ != nullptr && chunk->sample) *chunk = beams_->NextChunk(beam);
+  chunk->position = base_ + consumed_;
   if (!prefilling()) {
-    if (beams_ == nullptr) chunk.tokens = std::span(&next_token_, 1);
-    return chunk;
+    if (beams_ == nullptr) chunk->tokens = std::span(&next_token_, 1);
+    return;
   }
-  if (consumed_ == 0) chunk.source = request_.source;
+  if (consumed_ == 0) chunk->source = request_.source;
   const std::span<const int32_t> prompt(request_.prompt);
   const auto first = static_cast<size_t>(consumed_);
   const auto count = static_cast<size_t>(rows);
-  chunk.tokens = prompt.subspan(first, count);
-  if (request_.score) chunk.targets = prompt.subspan(first + 1, count);
-  return chunk;
+  chunk->tokens = prompt.subspan(first, count);
+  if (request_.score) chunk->targets = prompt.subspan(first + 1, count);
 }
 
 std::optional<FinishReason> Session::Accept(int64_t rows, ChunkResult&& result, absl::Time now) {

@@ -74,8 +74,9 @@ class Session {
   absl::Time stall_deadline() const { return stall_.deadline(); }
 
   // The next `rows` rows (prefilling: at most prompt_rows_left(); decoding: 1, of the beam-th beam
-  // that is due). Valid until the next non-const call.
-  ScheduledChunk NextChunk(int64_t rows, int64_t beam = 0) const;
+  // that is due), in a new *chunk: made in its place, since a copy of what was just written in
+  // small parts stalls. Valid until the next non-const call.
+  void NextChunk(int64_t rows, int64_t beam, ScheduledChunk* chunk) const;
   // Takes the result of NextChunk(rows): keeps the scores, or the token until Deliver. The reason
   // when this ends the request; kError where a row's logits were not finite, which fault() says.
   // This is all that must happen before the next step is formed: text is made here only where a
@@ -119,38 +120,40 @@ class Session {
   std::shared_ptr<const SessionState> MakeState(SlotState slot, bool holds);
 
   RequestId id_ = 0;
-  Request request_;
-  std::shared_ptr<EventSink> sink_;
   const Tokenizer* tokenizer_;  // null: no text
   const std::vector<int32_t>& eos_token_ids_;
   std::unique_ptr<BeamGroup> beams_;
-  std::optional<IncrementalDecoder> decoder_;
-  std::optional<StopMatcher> matcher_;
 
-  absl::Status fault_;
+  // ---- What every step looks at, in few cache lines ----
+  std::shared_ptr<EventSink> sink_;
   int slot_ = -1;
-  int64_t prompt_rows_ = 0;
-  PrefixCache::Start prefix_;
-  size_t next_stop_ = 0;    // in prefix_.stops
-  int64_t base_ = 0;        // tokens that had gone through the model before
-  int64_t consumed_ = 0;    // tokens that went through the model since, of every beam
   int32_t next_token_ = 0;  // sampled last, not yet consumed
+  int64_t prompt_rows_ = 0;
+  int64_t base_ = 0;      // tokens that had gone through the model before
+  int64_t consumed_ = 0;  // tokens that went through the model since, of every beam
   int64_t generated_ = 0;
-  int64_t rounds_ = 0;  // of a search
   bool undelivered_ = false;
-  TokenEvent event_;          // the undelivered token
-  bool text_due_ = false;     // its text is still to be made
+  bool text_due_ = false;     // the undelivered token's text is still to be made
   bool text_closed_ = false;  // a stop string ended the text
+  absl::Time last_token_ = absl::InfiniteFuture();
+  absl::Time undelivered_since_;
+  StallMeter stall_;
+  TokenEvent event_;  // the undelivered token
+  std::optional<IncrementalDecoder> decoder_;
+  Request request_;
+
+  // ---- What few do ----
+  std::optional<StopMatcher> matcher_;
+  absl::Status fault_;
+  PrefixCache::Start prefix_;
+  size_t next_stop_ = 0;  // in prefix_.stops
+  int64_t rounds_ = 0;    // of a search
   std::string matched_stop_;
   std::vector<float> scores_;
   std::optional<SlotState> slot_state_;
-
   absl::Time submitted_;
-  absl::Time undelivered_since_;
   absl::Time opened_ = absl::InfiniteFuture();
   absl::Time first_token_ = absl::InfiniteFuture();
-  absl::Time last_token_ = absl::InfiniteFuture();
-  StallMeter stall_;
 };
 
 }  // namespace t2r

@@ -80,26 +80,25 @@ TEST(OutboxTest, MergesTokensThatWaitTogether) {
 TEST(OutboxTest, IsBoundedInTokensAndBytes) {
   Outbox few({.tokens = 2, .bytes = 1 << 20});
   few.PushToken(Token(1, ""));
-  EXPECT_TRUE(few.HasRoom(1));
-  EXPECT_FALSE(few.HasRoom(2));
+  EXPECT_EQ(few.Room(), 1);
   few.PushToken(Token(1, ""));
-  EXPECT_FALSE(few.HasRoom(1));
+  EXPECT_EQ(few.Room(), 0);
   v1::GenerateResponse message;
   Pop(few, &message);
-  EXPECT_TRUE(few.HasRoom(1));
+  EXPECT_EQ(few.Room(), 2);
 
   Outbox small({.tokens = 1000, .bytes = 100});
   small.PushToken(Token(1, std::string(200, 'x')));
-  EXPECT_FALSE(small.HasRoom(1));
+  EXPECT_EQ(small.Room(), 0);
   Pop(small, &message);
-  EXPECT_TRUE(small.HasRoom(1));
+  EXPECT_EQ(small.Room(), 1000);
 
   // The byte bound is not below what tokens with alternatives take on the wire.
   Outbox heavy({.tokens = 1000, .bytes = 1000});
   TokenEvent token = Token(1, "abc");
   token.top.resize(20, {1 << 20, -1.0F});
   int64_t tokens = 0;
-  for (; heavy.HasRoom(1); ++tokens) heavy.PushToken(token);
+  for (; heavy.Room() > 0; ++tokens) heavy.PushToken(token);
   Pop(heavy, &message);
   EXPECT_LE(message.ByteSizeLong(), 1000u + message.ByteSizeLong() / static_cast<size_t>(tokens));
 }
