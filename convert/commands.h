@@ -122,6 +122,7 @@ struct ImportGgufFlags {
 struct QuantizeFlags {
   std::string model, directory;
   std::string weights = "int8";  // or int4
+  double bits = 0;               // as in QuantizeOptions
   // What the matrices are rounded for; text empty: nothing.
   std::string text;
   CorpusOptions corpus;

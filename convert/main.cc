@@ -40,7 +40,8 @@ constexpr const char* kExamples = R"(Examples:
   A GGUF file, llama.cpp's format, as a model directory:
     t2r-convert import-gguf model.gguf --out DIR
   A model directory in 8 bits a weight, which starts faster and takes less room:
-    t2r-convert quantize --model DIR --out DIR-int8 --weights int8)";
+    t2r-convert quantize --model DIR --out DIR-int8 --weights int8
+    t2r-convert quantize --model DIR --out DIR-int4 --weights int4 --bits 5.5 --calibrate train.txt)";
 
 void AddCorpusFlags(CLI::App* app, CorpusOptions* corpus) {
   app->add_option("--separator", corpus->separator,
@@ -356,6 +357,11 @@ CLI::App* AddQuantize(CLI::App* app, QuantizeFlags* flags) {
       ->required();
   OneOf(on->add_option("--weights", flags->weights, "Of every matrix, head and embedding included"),
         {"int8", "int4"});
+  on->add_option("--bits", flags->bits,
+                 "With --weights int4 and --calibrate: projections that lose the most stay in int8 "
+                 "(8.5 bits a weight) as far as so many bits a weight of them all allow (int4 has "
+                 "5; 5.5 is a good choice); 0: none")
+      ->check(Range(0.0, 8.5));
   on->add_option("--calibrate", flags->text,
                  "Round each matrix for the inputs that this text gives it; none: for any")
       ->type_name("FILE");

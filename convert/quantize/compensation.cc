@@ -14,6 +14,9 @@ constexpr int64_t kRows = 16;
 
 constexpr double kDamping = 0.01;
 
+// Passes over a row in 4 bits once it is rounded; later ones change next to nothing.
+constexpr int kPasses = 4;
+
 // H [n, n], of which the upper half is read, to R, upper triangular, with H = R Rᵀ.
 void FactorUpper(std::vector<double>* matrix, int64_t n) {
   std::vector<double>& h = *matrix;
@@ -61,6 +64,88 @@ uint8_t CodeOf(const QuantizedGroup& group, DType dtype, float weight) {
       std::clamp(scale > 0 ? std::nearbyint(over / scale) : 0.0F, 0.0F, 15.0F));
 }
 
+// A row in 4 bits, and what its squared error e = (ŵ − w)ᵀ H (ŵ − w) hangs on.
+class RoundedRow {
+ public:
+  // h [n, n], w [n]: as e has them.
+  RoundedRow(const float* h, std::span<const float> w, QuantizedGroup* groups)
+      : h_(h), groups_(groups), values_(w.begin(), w.end()), gradient_(w.size()) {
+    for (int64_t k = 0; k < size(); ++k) Set(k, ValueOf(k));
+  }
+
+  // The scale and the minimum of a group that leave the least error with its codes, if that is
+  // less than now.
+  void RefitGroup(int64_t index) {
+    QuantizedGroup& group = groups_[index];
+    const int64_t first = index * kQuantGroup;
+    const int64_t count = std::min(kQuantGroup, size() - first);
+    // e changes by 2 (s g_s + m g_m) + s² h_ss + 2 s m h_sm + m² h_mm.
+    double g_s = 0, g_m = 0, h_ss = 0, h_sm = 0, h_mm = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const double code = group.codes[static_cast<size_t>(i)];
+      double by_code = 0, by_one = 0;
+      for (int64_t j = 0; j < count; ++j) {
+        const double h = h_[(first + i) * size() + first + j];
+        by_code += h * group.codes[static_cast<size_t>(j)];
+        by_one += h;
+      }
+      g_s += code * gradient_[first + i];
+      g_m += gradient_[first + i];
+      h_ss += code * by_code;
+      h_sm += code * by_one;
+      h_mm += by_one;
+    }
+    const double determinant = h_ss * h_mm - h_sm * h_sm;
+    if (!(determinant > 1e-9 * h_ss * h_mm)) return;
+    const float scale = BFloat16ToFloat(group.scale);
+    const float minimum = BFloat16ToFloat(group.minimum);
+    QuantizedGroup fitted = group;
+    fitted.scale =
+        FloatToBFloat16(static_cast<float>(scale + (h_sm * g_m - h_mm * g_s) / determinant));
+    const double s = BFloat16ToFloat(fitted.scale) - scale;
+    // The minimum that goes with the scale as it was rounded.
+    fitted.minimum = FloatToBFloat16(static_cast<float>(minimum - (g_m + s * h_sm) / h_mm));
+    const double m = BFloat16ToFloat(fitted.minimum) - minimum;
+    const double change = 2 * (s * g_s + m * g_m) + s * s * h_ss + 2 * s * m * h_sm + m * m * h_mm;
+    if (!(change < 0) || !(BFloat16ToFloat(fitted.scale) > 0)) return;
+    group = fitted;
+    for (int64_t i = 0; i < count; ++i) Set(first + i, ValueOf(first + i));
+  }
+
+  // For each weight of a group in turn the code that leaves the least error beside all others.
+  void RoundGroupAgain(int64_t index) {
+    QuantizedGroup& group = groups_[index];
+    const int64_t first = index * kQuantGroup;
+    const int64_t end = std::min(first + kQuantGroup, size());
+    for (int64_t k = first; k < end; ++k) {
+      const float best = values_[k] - gradient_[k] / h_[k * size() + k];
+      uint8_t& code = group.codes[static_cast<size_t>(k - first)];
+      const uint8_t nearest = CodeOf(group, DType::kInt4, best);
+      if (nearest == code) continue;
+      code = nearest;
+      Set(k, ValueOf(k));
+    }
+  }
+
+ private:
+  int64_t size() const { return static_cast<int64_t>(values_.size()); }
+  float ValueOf(int64_t k) const {
+    return groups_[k / kQuantGroup].Value(DType::kInt4, k % kQuantGroup);
+  }
+  void Set(int64_t k, float value) {
+    const float by = value - values_[k];
+    if (by == 0) return;
+    values_[k] = value;
+    const float* column = h_ + k * size();
+    for (int64_t j = 0; j < size(); ++j) gradient_[j] += by * column[j];
+  }
+
+  const float* h_;
+  QuantizedGroup* groups_;
+  std::vector<float> values_;    // ŵ, at first w
+  std::vector<float> gradient_;  // H (ŵ − w)
+};
+
 }  // namespace
 
 Compensation::Compensation(const SecondMoments& moments) : cols_(moments.cols) {
@@ -70,6 +155,7 @@ Compensation::Compensation(const SecondMoments& moments) : cols_(moments.cols) {
   for (int64_t i = 0; i < n; ++i) mean += h[i * n + i] / static_cast<double>(n);
   const double added = mean > 0 ? kDamping * mean : 1;
   for (int64_t i = 0; i < n; ++i) h[i * n + i] += added;
+  moments_.assign(h.begin(), h.end());
   // H = R Rᵀ, so H⁻¹ = (R⁻¹)ᵀ R⁻¹.
   FactorUpper(&h, n);
   const std::vector<double> inverse = InvertUpper(h, n);
@@ -107,6 +193,19 @@ std::vector<QuantizedGroup> Compensation::Quantize(std::span<const float> weight
       }
       for (int64_t j = k + 1; j < k_count; ++j) {
         for (int64_t r = 0; r < kRows; ++r) w[j * kRows + r] -= errors[r] * factor[j];
+      }
+    }
+    if (dtype != DType::kInt4) return;  // steps of 8 bits leave nothing to gain
+    std::vector<RoundedRow> rounded;
+    for (int64_t r = first; r < first + count; ++r) {
+      rounded.emplace_back(moments_.data(), weights.subspan(r * k_count, k_count),
+                           &out[r * groups]);
+    }
+    // Rows side by side: a group's part of H is read once for all of them.
+    for (int64_t step = 0; step < kPasses * groups; ++step) {
+      for (RoundedRow& row : rounded) {
+        row.RefitGroup(step % groups);
+        row.RoundGroupAgain(step % groups);
       }
     }
   });

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdio>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -12,7 +13,8 @@
 #include "convert/data/staged_directory.h"
 #include "convert/error.h"
 #include "convert/quantize/compensation.h"
-#include "convert/quantize/second_moments.h"
+#include "convert/quantize/watched_model.h"
+#include "convert/quantize/wider_matrices.h"
 #include "convert/status.h"
 #include "engine/checkpoint/safetensors.h"
 #include "engine/checkpoint/safetensors_writer.h"
@@ -25,10 +27,14 @@
 namespace t2r::convert {
 namespace {
 
+// Predictions that a matrix's cost is measured by: one run of the text's so many a matrix.
+constexpr int64_t kCostPredictions = 1024;
+
 // A tensor of the source, and what becomes of it.
 struct Piece {
   const TensorSpec* spec = nullptr;
   const HostTensor* tensor = nullptr;
+  DType dtype = DType::kInt8;  // of a matrix, in the new files
   int64_t rows() const { return spec->shape[spec->transposed ? 1 : 0]; }
   int64_t cols() const { return spec->shape[spec->transposed ? 0 : 1]; }
 };
@@ -97,30 +103,142 @@ Quantized Quantize(const Piece& piece, DType dtype) {
 using Progress = std::function<void(double, const std::string&)>;
 // Matrices that were quantised for the inputs of a text, by their names.
 using Compensated = std::map<std::string, Quantized>;
+using PiecesByName = std::map<std::string, Piece*>;
 
-Compensated QuantizeFor(const Corpus& corpus, const ModelConfig& config,
-                        const SafetensorsDirectory& files, const std::vector<Piece>& pieces,
-                        DType weights, const Progress& progress) {
-  if (corpus.pairs() || config.encoder_decoder.has_value()) {
-    throw ConvertError("an encoder-decoder's matrices are not calibrated");
-  }
-  std::map<std::string, const Piece*> by_name;
-  for (const Piece& piece : pieces) by_name[piece.spec->name] = &piece;
-  Compensated quantized;
+// Every projection that the engine takes as the files have it, as each of `dtypes`.
+std::map<DType, Compensated> QuantizeFor(WatchedModel* model, const PiecesByName& pieces,
+                                         const std::vector<DType>& dtypes,
+                                         const Progress& progress) {
+  std::map<DType, Compensated> quantized;
   ThreadPool pool(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
   constexpr int64_t kMomentBytes = int64_t{1} << 30;
-  MeasureSecondMoments(
-      config, files, corpus, kMomentBytes, [&](const std::string& name, const SecondMoments& h) {
-        progress(static_cast<double>(quantized.size()) / static_cast<double>(pieces.size()), name);
-        const Piece& piece = *by_name.at(name);
-        const DType dtype = MatrixDType(*piece.spec, weights);
-        const auto groups = Compensation(h).Quantize(RowsOf(piece), dtype, &pool);
-        quantized[name] = Stored(groups, piece.cols(), dtype);
+  size_t done = 0;
+  progress(0, "second moments");
+  model->MeasureSecondMoments(
+      kMomentBytes, [&](const LoadedMatrix& loaded, const SecondMoments& h) {
+        const Compensation compensation(h);
+        for (const std::string& name : loaded.names) {
+          progress(static_cast<double>(done) / static_cast<double>(model->matrices().size()), name);
+          const Piece& piece = *pieces.at(name);
+          const std::vector<float> rows = RowsOf(piece);
+          for (const DType dtype : dtypes) {
+            quantized[dtype][name] =
+                Stored(compensation.Quantize(rows, dtype, &pool), piece.cols(), dtype);
+          }
+        }
+        ++done;
       });
   return quantized;
 }
 
-std::vector<Piece> Pieces(const std::vector<TensorSpec>& specs, const SafetensorsDirectory& files) {
+// The parts of a loaded matrix as the files will hold them.
+std::vector<HostMatrix> HostParts(const LoadedMatrix& loaded, const PiecesByName& pieces,
+                                  const Compensated& quantized, DType dtype) {
+  std::vector<HostMatrix> parts;
+  for (const std::string& name : loaded.names) {
+    const Piece& piece = *pieces.at(name);
+    const Quantized& stored = quantized.at(name);
+    parts.push_back(
+        {stored.codes.data(), dtype, piece.rows(), piece.cols(), false, stored.scales.data()});
+  }
+  return parts;
+}
+
+// All projections in int4, and how much more `bits` a weight of them are.
+struct Room {
+  int64_t weights = 0;
+  int64_t bytes = 0;
+  int64_t more = 0;
+};
+
+// Throws ConvertError where they take more than `bits`.
+Room RoomOf(const PiecesByName& pieces, double bits) {
+  Room room;
+  for (const auto& [name, piece] : pieces) {
+    room.weights += piece->rows() * piece->cols();
+    room.bytes += MatrixBytes(piece->rows(), piece->cols(), DType::kInt4);
+  }
+  room.more = static_cast<int64_t>(bits / 8 * static_cast<double>(room.weights)) - room.bytes;
+  if (room.more < 0) {
+    char text[100];
+    std::snprintf(text, sizeof(text), "%g bits a weight: the projections take %.2f in int4", bits,
+                  8 * static_cast<double>(room.bytes) / static_cast<double>(room.weights));
+    throw ConvertError(text);
+  }
+  return room;
+}
+
+// Measures what every loaded matrix costs in int4 and makes int8 those that there is room for.
+void Widen(WatchedModel* model, const PiecesByName& pieces,
+           const std::map<DType, Compensated>& quantized, const Room& room,
+           const Progress& progress, QuantizeSummary* summary) {
+  std::vector<LoadedMatrix> choice;
+  for (const LoadedMatrix& loaded : model->matrices()) {
+    if (loaded.whole) choice.push_back(loaded);
+  }
+  const auto replace = [&](const LoadedMatrix& loaded, DType dtype) {
+    model->Replace(loaded.matrix, HostParts(loaded, pieces, quantized.at(dtype), dtype));
+  };
+  model->RememberPredictions(kCostPredictions);
+  std::vector<WideningCost> costs;
+  for (const LoadedMatrix& loaded : choice) {
+    progress(static_cast<double>(costs.size()) / static_cast<double>(choice.size()),
+             "cost of " + loaded.names[0] + " in int4");
+    const int64_t rows = loaded.matrix->rows();
+    const int64_t cols = loaded.matrix->cols();
+    replace(loaded, DType::kInt4);
+    costs.push_back({model->Divergence(), MatrixBytes(rows, cols, DType::kInt8) -
+                                              MatrixBytes(rows, cols, DType::kInt4)});
+    model->Replace(loaded.matrix, {});
+  }
+  for (const LoadedMatrix& loaded : choice) replace(loaded, DType::kInt4);
+  summary->divergence_narrow = model->Divergence();
+  for (size_t i = 0; i < choice.size(); ++i) {
+    summary->widened.push_back({choice[i].names, costs[i].divergence, false});
+  }
+  int64_t bytes = room.bytes;
+  for (const size_t i : ChooseWider(costs, room.more)) {
+    summary->widened[i].wide = true;
+    bytes += costs[i].bytes;
+    for (const std::string& name : choice[i].names) pieces.at(name)->dtype = DType::kInt8;
+    replace(choice[i], DType::kInt8);
+  }
+  summary->divergence = model->Divergence();
+  summary->bits = 8 * static_cast<double>(bytes) / static_cast<double>(room.weights);
+  std::stable_sort(
+      summary->widened.begin(), summary->widened.end(),
+      [](const WidenedMatrix& a, const WidenedMatrix& b) { return a.divergence > b.divergence; });
+}
+
+// Projections quantised for a text, as their pieces say, which may become int8 in place of int4.
+Compensated Calibrate(const QuantizeOptions& options, const ModelConfig& config,
+                      const SafetensorsDirectory& files, std::vector<Piece>* pieces,
+                      const Progress& progress, QuantizeSummary* summary) {
+  if (options.calibration->pairs() || config.encoder_decoder.has_value()) {
+    throw ConvertError("an encoder-decoder's matrices are not calibrated");
+  }
+  PiecesByName by_name;
+  for (Piece& piece : *pieces) {
+    if (piece.spec->role == TensorRole::kProjection) by_name[piece.spec->name] = &piece;
+  }
+  std::vector<DType> dtypes = {options.weights};
+  Room room;
+  if (options.bits > 0) {
+    room = RoomOf(by_name, options.bits);
+    dtypes.push_back(DType::kInt8);
+  }
+  WatchedModel model(config, files, *options.calibration);
+  std::map<DType, Compensated> quantized = QuantizeFor(&model, by_name, dtypes, progress);
+  if (options.bits > 0) Widen(&model, by_name, quantized, room, progress, summary);
+  Compensated compensated;
+  for (auto& [name, stored] : quantized[options.weights]) {
+    compensated[name] = std::move(quantized[by_name.at(name)->dtype][name]);
+  }
+  return compensated;
+}
+
+std::vector<Piece> Pieces(const std::vector<TensorSpec>& specs, const SafetensorsDirectory& files,
+                          DType weights) {
   std::vector<Piece> pieces;
   for (const TensorSpec& spec : specs) {
     const HostTensor* tensor = FindTensor(files, spec);
@@ -132,12 +250,12 @@ std::vector<Piece> Pieces(const std::vector<TensorSpec>& specs, const Safetensor
     if (tensor->shape != spec.shape || IsQuantized(tensor->dtype)) {
       throw ConvertError("tensor " + spec.name + " has not the shape that config.json gives it");
     }
-    pieces.push_back({&spec, tensor});
+    pieces.push_back({&spec, tensor, MatrixDType(spec, weights)});
   }
   return pieces;
 }
 
-void WriteTensors(const std::string& path, const std::vector<Piece>& pieces, DType weights,
+void WriteTensors(const std::string& path, const std::vector<Piece>& pieces,
                   const Compensated& compensated, const Progress& progress,
                   QuantizeSummary* summary) {
   // Wider elements first: what stays as it is, scales, codes. Scales and codes are made one after
@@ -155,11 +273,11 @@ void WriteTensors(const std::string& path, const std::vector<Piece>& pieces, DTy
   }
   for (const Piece* piece : matrices) {
     std::vector<int64_t> shape = {piece->rows(), QuantGroups(piece->cols())};
-    if (MatrixDType(*piece->spec, weights) == DType::kInt4) shape.push_back(2);
+    if (piece->dtype == DType::kInt4) shape.push_back(2);
     specs.push_back({ScalesOf(piece->spec->name), DType::kBFloat16, shape});
   }
   for (const Piece* piece : matrices) {
-    const bool int4 = MatrixDType(*piece->spec, weights) == DType::kInt4;
+    const bool int4 = piece->dtype == DType::kInt4;
     specs.push_back(
         {CodesOf(piece->spec->name),
          DType::kInt8,
@@ -176,9 +294,8 @@ void WriteTensors(const std::string& path, const std::vector<Piece>& pieces, DTy
       progress(static_cast<double>(done++) / static_cast<double>(2 * matrices.size()),
                piece->spec->name);
       const auto found = compensated.find(piece->spec->name);
-      const Quantized quantized = found != compensated.end()
-                                      ? found->second
-                                      : Quantize(*piece, MatrixDType(*piece->spec, weights));
+      const Quantized quantized =
+          found != compensated.end() ? found->second : Quantize(*piece, piece->dtype);
       ThrowIfError(codes ? writer->Write(quantized.codes.data(), quantized.codes.size())
                          : writer->Write(quantized.scales.data(), quantized.scales.size() * 2));
       if (!codes) continue;
@@ -194,15 +311,18 @@ void WriteTensors(const std::string& path, const std::vector<Piece>& pieces, DTy
 
 }  // namespace
 
-QuantizeSummary QuantizeModel(const std::string& from, const std::string& to, DType weights,
-                              const Corpus* calibration, const Progress& progress) {
+QuantizeSummary QuantizeModel(const std::string& from, const std::string& to,
+                              const QuantizeOptions& options, const Progress& progress) {
+  if (options.bits > 0 && (options.weights != DType::kInt4 || options.calibration == nullptr)) {
+    throw ConvertError("bits choose between int4 and int8 by a text: they need int4 and a text");
+  }
   CheckOutputDirectory(to);
   const ModelConfig config = Unwrap(LoadModelConfig(from));
   const std::unique_ptr<SafetensorsDirectory> files = Unwrap(SafetensorsDirectory::Open(from));
   const std::vector<TensorSpec> specs = TensorsOf(config);
   QuantizeSummary summary;
   try {
-    const std::vector<Piece> pieces = Pieces(specs, *files);
+    std::vector<Piece> pieces = Pieces(specs, *files, options.weights);
     StagedDirectory staged(to);
     const std::filesystem::path staging = staged.path();
     for (const auto& entry : std::filesystem::directory_iterator(from)) {
@@ -211,12 +331,11 @@ QuantizeSummary QuantizeModel(const std::string& from, const std::string& to, DT
       std::filesystem::copy_file(entry.path(), staging / name);
     }
     Compensated compensated;
-    if (calibration != nullptr) {
-      compensated = QuantizeFor(*calibration, config, *files, pieces, weights, progress);
+    if (options.calibration != nullptr) {
+      compensated = Calibrate(options, config, *files, &pieces, progress, &summary);
       summary.calibrated = static_cast<int64_t>(compensated.size());
     }
-    WriteTensors((staging / "model.safetensors").string(), pieces, weights, compensated, progress,
-                 &summary);
+    WriteTensors((staging / "model.safetensors").string(), pieces, compensated, progress, &summary);
     staged.Commit();
   } catch (const ModelError& error) {
     throw ConvertError(from + ": " + error.what());

@@ -73,8 +73,16 @@ void ProjectionStack::Add(const HostMatrix& weight, std::span<const float> bias)
 
 void ProjectionStack::Add(const WeightLoader& loader, const std::string& name) {
   const std::string bias = name + ".bias";
-  Add(loader.HostRows(name + ".weight"),
-      loader.Lists(bias) ? loader.Floats(bias) : std::vector<float>());
+  const HostMatrix weight = loader.HostRows(name + ".weight");
+  if (IsQuantized(weight.dtype)) {
+    if (stored_name_.empty()) stored_name_ = name, stored_dtype_ = weight.dtype;
+    if (weight.dtype != stored_dtype_) {
+      throw ModelError("tensor " + CodesOf(name + ".weight") + " is quantised as " +
+                       NameOf(weight.dtype) + " and " + CodesOf(stored_name_ + ".weight") + " as " +
+                       NameOf(stored_dtype_) + "; both are loaded as one matrix, of one type");
+    }
+  }
+  Add(weight, loader.Lists(bias) ? loader.Floats(bias) : std::vector<float>());
 }
 
 void ProjectionStack::Add(FoldedProjection folded, int64_t inputs) {

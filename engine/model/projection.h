@@ -43,7 +43,8 @@ class ProjectionStack {
  public:
   // weight: its memory must stay until Load. bias [weight.rows], or empty where no part has one.
   void Add(const HostMatrix& weight, std::span<const float> bias);
-  // `name`.weight and `name`.bias.
+  // `name`.weight and `name`.bias. Throws ModelError where the files hold it quantised as another
+  // type than a part before it: a matrix has one.
   void Add(const WeightLoader& loader, const std::string& name);
   // With a folded part the whole matrix stays float32: a product of two 16-bit matrices, rounded to
   // 16 bits again, would move log-probabilities by 1e-3 and more.
@@ -54,6 +55,8 @@ class ProjectionStack {
  private:
   std::vector<HostMatrix> parts_;
   std::vector<float> bias_;
+  std::string stored_name_;  // of the first part that the files hold quantised
+  DType stored_dtype_ = DType::kFloat32;
   std::vector<std::vector<float>> folded_;  // weights that parts_ refers to
 };
 

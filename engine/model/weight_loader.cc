@@ -83,6 +83,19 @@ WeightLoader::WeightLoader(const ModelConfig& config, const WeightSource& source
   std::vector<TensorSpec> tensors = TensorsOf(config);
   head_ = HeadOf(tensors);
   for (TensorSpec& tensor : tensors) tensors_[tensor.name] = std::move(tensor);
+  stores_int4_ = StoresInt4();
+}
+
+bool WeightLoader::StoresInt4() const {
+  const auto in_int4 = [this](const std::string& name) {
+    const HostTensor* scales = source_.Find(ScalesOf(name));
+    return scales != nullptr && scales->shape.size() == 3;
+  };
+  return std::any_of(tensors_.begin(), tensors_.end(), [&](const auto& tensor) {
+    const TensorSpec& spec = tensor.second;
+    return spec.role == TensorRole::kProjection &&
+           (in_int4(spec.name) || std::any_of(spec.aliases.begin(), spec.aliases.end(), in_int4));
+  });
 }
 
 const TensorSpec& WeightLoader::SpecOf(const std::string& name) const {
@@ -179,7 +192,8 @@ HostMatrix WeightLoader::HostRows(const std::string& name) const {
   if (FindTensor(source_, SpecOf(name)) == nullptr) {
     const HostMatrix matrix = QuantizedRows(SpecOf(name));
     const DType wanted = MatrixDType(SpecOf(name), matrix_dtype_);
-    if (matrix.data != nullptr && matrix.dtype != wanted) {
+    const bool kept_wider = stores_int4_ && wanted == DType::kInt4 && matrix.dtype == DType::kInt8;
+    if (matrix.data != nullptr && matrix.dtype != wanted && !kept_wider) {
       throw ModelError("tensor " + CodesOf(name) + " is quantised as " + NameOf(matrix.dtype) +
                        "; weights of " + NameOf(matrix_dtype_) + " need it as " + NameOf(wanted));
     }
@@ -189,6 +203,12 @@ HostMatrix WeightLoader::HostRows(const std::string& name) const {
   const bool transposed = SpecOf(name).transposed;
   return {tensor.data, tensor.dtype, tensor.shape[transposed ? 1 : 0],
           tensor.shape[transposed ? 0 : 1], transposed};
+}
+
+std::unique_ptr<Matrix> WeightLoader::Load(std::span<const HostMatrix> parts) {
+  const auto stored = std::find_if(parts.begin(), parts.end(),
+                                   [](const HostMatrix& part) { return IsQuantized(part.dtype); });
+  return Load(parts, stored == parts.end() ? matrix_dtype_ : stored->dtype);
 }
 
 std::unique_ptr<Matrix> WeightLoader::Load(std::span<const HostMatrix> parts, DType dtype) {

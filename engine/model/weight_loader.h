@@ -49,13 +49,13 @@ class WeightLoader {
   // Of a quantised matrix what its codes stand for.
   std::vector<float> Floats(const std::string& name) const;
   // A projection or table of output rows, whichever way it is stored: as a tensor, or quantised as
-  // MatrixDType says, which then takes it as it is.
+  // MatrixDType says, which then takes it as it is. Files that hold projections in int4 may hold
+  // others in int8.
   HostMatrix HostRows(const std::string& name) const;
 
-  // To the device; counted in bytes().
-  std::unique_ptr<Matrix> Load(std::span<const HostMatrix> parts) {
-    return Load(parts, matrix_dtype_);
-  }
+  // To the device; counted in bytes(). Parts that the files hold quantised, all alike, make the
+  // whole matrix what they are.
+  std::unique_ptr<Matrix> Load(std::span<const HostMatrix> parts);
   std::unique_ptr<Matrix> Load(std::span<const HostMatrix> parts, DType dtype);
   std::unique_ptr<Matrix> LoadTable(const HostMatrix& table);
   // The matrix from hidden states to logits (HeadOf), and the table of tokens' embeddings `name`.
@@ -70,6 +70,8 @@ class WeightLoader {
 
  private:
   const TensorSpec& SpecOf(const std::string& name) const;
+  // Whether the files hold a projection in int4.
+  bool StoresInt4() const;
   // The same matrix quantised in the files; without data where it is not.
   HostMatrix QuantizedRows(const TensorSpec& spec) const;
 
@@ -78,6 +80,7 @@ class WeightLoader {
   const WeightSource& source_;
   Backend& backend_;
   DType matrix_dtype_;
+  bool stores_int4_ = false;
   std::shared_ptr<const Matrix> loaded_head_;  // where it is quantised
   size_t bytes_ = 0;
 };

@@ -135,6 +135,16 @@ TEST(CompensationTest, TakesBackMostOfTheErrorOfInputsThatHangTogether) {
   }
 }
 
+// Rounded from first to last alone they leave 0.087 of the error.
+TEST(CompensationTest, RowsInFourBitsAreGoneOverAgain) {
+  const std::vector<float> x = Inputs();
+  const std::vector<float> w = Weights();
+  ThreadPool pool(2);
+  const auto groups = Compensation(MomentsOf(x)).Quantize(w, DType::kInt4, &pool);
+  const double plain = OutputError(x, w, Plain(w, DType::kInt4), DType::kInt4);
+  EXPECT_LT(OutputError(x, w, groups, DType::kInt4), 0.06 * plain);
+}
+
 TEST(CompensationTest, InputsWithoutCorrelationChangeNothing) {
   SecondMoments moments{kCols, std::vector<float>(kCols * kCols)};
   for (int64_t i = 0; i < kCols; ++i) moments.sums[i * kCols + i] = 3;
@@ -201,15 +211,15 @@ TEST_F(CalibratedModelTest, MomentsAreThoseOfTheMatricesInputs) {
   }
   for (const int64_t room : {int64_t{0}, int64_t{1} << 30}) {
     std::map<std::string, int> seen;
-    MeasureSecondMoments(*config, **files, corpus_, room,
-                         [&](const std::string& name, const SecondMoments& got) {
-                           ++seen[name];
-                           EXPECT_EQ(got.sums.size(), static_cast<size_t>(got.cols * got.cols));
-                           if (name != "model.layers.0.self_attn.k_proj.weight") return;
-                           ASSERT_EQ(got.cols, k);
-                           for (size_t i = 0; i < want.size(); ++i)
-                             EXPECT_NEAR(got.sums[i], want[i], 2e-3);
-                         });
+    WatchedModel model(*config, **files, corpus_);
+    model.MeasureSecondMoments(room, [&](const LoadedMatrix& loaded, const SecondMoments& got) {
+      for (const std::string& name : loaded.names) ++seen[name];
+      EXPECT_TRUE(loaded.whole);
+      EXPECT_EQ(got.sums.size(), static_cast<size_t>(got.cols * got.cols));
+      if (loaded.names[0] != "model.layers.0.self_attn.q_proj.weight") return;
+      ASSERT_EQ(got.cols, k);
+      for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got.sums[i], want[i], 2e-3);
+    });
     EXPECT_EQ(seen.size(), static_cast<size_t>(7 * spec_.layers));
     for (const auto& [name, times] : seen) EXPECT_EQ(times, 1) << name;
   }
@@ -217,8 +227,8 @@ TEST_F(CalibratedModelTest, MomentsAreThoseOfTheMatricesInputs) {
 
 TEST_F(CalibratedModelTest, IsWrittenAndLoaded) {
   const std::string out = out_.path() + "/calibrated";
-  const QuantizeSummary summary =
-      QuantizeModel(model_.path(), out, DType::kInt4, &corpus_, [](double, const std::string&) {});
+  const QuantizeSummary summary = QuantizeModel(model_.path(), out, {DType::kInt4, &corpus_},
+                                                [](double, const std::string&) {});
   EXPECT_EQ(summary.calibrated, 7 * spec_.layers);
   EXPECT_GT(summary.matrices, summary.calibrated);
   EngineOptions options;
