@@ -75,7 +75,10 @@ void ProjectionStack::Add(const WeightLoader& loader, const std::string& name) {
   const std::string bias = name + ".bias";
   const HostMatrix weight = loader.HostRows(name + ".weight");
   if (IsQuantized(weight.dtype)) {
-    if (stored_name_.empty()) stored_name_ = name, stored_dtype_ = weight.dtype;
+    if (stored_name_.empty()) {
+      stored_name_ = name;
+      stored_dtype_ = weight.dtype;
+    }
     if (weight.dtype != stored_dtype_) {
       throw ModelError("tensor " + CodesOf(name + ".weight") + " is quantised as " +
                        NameOf(weight.dtype) + " and " + CodesOf(stored_name_ + ".weight") + " as " +
