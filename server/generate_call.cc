@@ -18,7 +18,8 @@ constexpr int64_t kCountedBytes = 512;
 // GenerateCall::room_, of an outbox that is full, and of one that nobody will read.
 constexpr int64_t kNoRoom = -1;
 constexpr int64_t kBoundless = std::numeric_limits<int64_t>::max();
-// Events of a turn of the engine whose writes it starts itself: some microseconds each.
+// In a turn of so many events the engine starts the writes of tokens itself: some microseconds
+// each.
 constexpr size_t kFew = 4;
 // How long the turn of a request that did not ask for a session can be gone on with.
 constexpr int64_t kStreamSeconds = 300;

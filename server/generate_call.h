@@ -19,11 +19,11 @@
 namespace t2r::server {
 
 // The engine thread pushes events into the outbox. Where none is in flight it starts the write
-// itself if few tokens go out in its turn, since waking another thread would cost as much; else it
-// queues the stream for the write queue's thread. OnWriteDone starts the next. At most one write is
-// in flight and Finish is called exactly once: by whoever finds, under the lock, that the stream
-// has ended or was cancelled and no write is in flight. From its end on the client has to take what
-// is left at the rate that ReadLimits ask for, or the RPC is cut.
+// itself for a start or a token if few events go out in its turn, since waking another thread would
+// cost as much; else it queues the stream for the write queue's thread. OnWriteDone starts the
+// next. At most one write is in flight and Finish is called exactly once: by whoever finds, under
+// the lock, that the stream has ended or was cancelled and no write is in flight. From its end on
+// the client has to take what is left at the rate that ReadLimits ask for, or the RPC is cut.
 class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                            public EngineCall,
                            public Writable {

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <map>
 #include <utility>
+#include <vector>
 
 #include "engine/io/mutex.h"
 #include "engine/ops/enum_names.h"
@@ -249,9 +250,9 @@ struct Metrics::Impl {
 
   Mutex edge_mutex;
   Edge edge ABSL_GUARDED_BY(edge_mutex);
+  Sessions sessions ABSL_GUARDED_BY(edge_mutex);
   Mutex steps_mutex;
   Steps steps ABSL_GUARDED_BY(steps_mutex);
-  Sessions sessions ABSL_GUARDED_BY(edge_mutex);
 
   double bytes_per_session = 0;  // set before the scheduler starts
   // Mean seconds between two finishes lately, for RetryDelay; 0: none seen.

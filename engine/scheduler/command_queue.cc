@@ -9,7 +9,7 @@
 namespace t2r {
 namespace {
 
-// To some milliseconds, which costs a tenth of the whole time.
+// Exact to some milliseconds: the coarse clock costs a tenth of the exact one.
 int64_t SteadyNanoseconds() {
   timespec now = {};
   clock_gettime(CLOCK_MONOTONIC_COARSE, &now);

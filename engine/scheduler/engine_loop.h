@@ -114,7 +114,7 @@ class EngineLoop {
   std::vector<std::unique_ptr<Session>> ended_;
   std::vector<Session*> tokens_;       // whose tokens are to be handed out
   std::vector<Event> events_;          // to be handed out after them
-  absl::Time since_;                   // of the last of these, the token before
+  absl::Time since_;                   // when the token before that of gaps_.back() came
   std::vector<StepReport::Gap> gaps_;  // of the step's tokens
   int open_sessions_ = 0;
   int open_slots_ = 0;  // of theirs

@@ -19,7 +19,7 @@ struct StepReport {
     int64_t tokens = 0;
   };
   int64_t decode_rows = 0, prompt_rows = 0;
-  absl::Duration time;  // since its turn began: since the step before, unless the engine slept
+  absl::Duration time;  // since its turn began, admission and the hand-out before it included
   std::span<const Gap> gaps;
 };
 

@@ -92,7 +92,7 @@ class CpuBackend : public Backend {
     });
   }
   // fn(pair, next, worker) for every pair of rows and a group, `cost` nanoseconds in all. gather:
-  // several pairs that follow each other make a task, where there are many. next: the pair that the
+  // pairs that follow each other make a task, of few one task a thread. next: the pair that the
   // same thread likely takes next; −1: none.
   template <typename Fn>
   void ForPairs(int64_t pairs, bool gather, double cost, const Fn& fn);

@@ -10,7 +10,8 @@
 namespace t2r {
 namespace {
 
-// Tasks a thread should find in a loop, so that one that falls behind leaves its share to others.
+// Tasks a thread should find in a loop that has more to do than a few of them, so that one that
+// falls behind leaves its share to others.
 constexpr int64_t kTasksPerThread = 6;
 // Floating-point operations and bytes a nanosecond a core does, roughly: only for choosing between
 // one thread and all.
@@ -19,8 +20,10 @@ constexpr double kBf16FlopsPerNanosecond = 80;
 constexpr double kIntOpsPerNanosecond = 100;
 constexpr double kBytesPerNanosecond = 30;
 
-// Pairs of rows and a group that take longer are not worth gathering.
+// Pairs of rows and a group are gathered into tasks only where none of them takes longer.
 constexpr double kGatheredNanoseconds = 10000;
+// Fewer gathered pairs a thread are one task of it.
+constexpr int64_t kFewPairs = 4;
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -176,13 +179,12 @@ void CpuBackend::IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias
 
 template <typename Fn>
 void CpuBackend::ForPairs(int64_t pairs, bool gather, double cost, const Fn& fn) {
-  // Few pairs are a task a thread, and more of them, if short, gathered into some a thread. Within a
-  // task what comes next is sure.
+  // Within a task what comes next is sure.
   const int64_t threads = pool_.threads();
   int64_t chunk = 1;
   if (gather) {
-    chunk = std::max(chunk, pairs < 4 * threads ? DivideUp(pairs, threads)
-                                                : pairs / (kTasksPerThread * threads));
+    chunk = std::max(chunk, pairs < kFewPairs * threads ? DivideUp(pairs, threads)
+                                                        : pairs / (kTasksPerThread * threads));
   }
   const int64_t tasks = DivideUp(pairs, chunk);
   ForTasks(tasks, cost, [&](int64_t task, int worker) {
@@ -273,12 +275,14 @@ void CpuBackend::AttendToPages(const Batch& batch, const FullAttentionArgs& args
   ReserveScratch(full_attention_.scratch_floats(args));
   const bool cross = args.mode == FullAttentionMode::kCross;
   double positions = 0;  // pairs of a row and a position
+  double most = 0;       // of a block of rows
   for (const Segment& segment : batch.segments) {
     const auto end =
         static_cast<double>(cross ? segment.source_rows : segment.position + segment.rows);
     positions += end * segment.rows;
+    most = std::max(most, end * std::min(segment.rows, kAttentionRows));
   }
-  const double cost = positions * args.heads * (4.0 * args.head_dim + 16) / kFlopsPerNanosecond;
+  const double position_cost = args.heads * (4.0 * args.head_dim + 16) / kFlopsPerNanosecond;
   const int64_t blocks = first_block_.back();
   const int64_t pairs = blocks * args.groups;
   const auto segment_of = [&](int64_t block) {
@@ -290,8 +294,8 @@ void CpuBackend::AttendToPages(const Batch& batch, const FullAttentionArgs& args
                  : batch.pages.data() + segment.first_page;
   };
   // Long contexts make tasks of their own: a first page fetched is little to them.
-  ForPairs(pairs, cost < kGatheredNanoseconds * static_cast<double>(pairs), cost,
-           [&](int64_t i, int64_t next, int worker) {
+  ForPairs(pairs, most * position_cost < kGatheredNanoseconds * args.groups,
+           positions * position_cost, [&](int64_t i, int64_t next, int worker) {
              const int64_t block = i / args.groups;
              const int64_t index = segment_of(block);
              const Segment& segment = batch.segments[index];

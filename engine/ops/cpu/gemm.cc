@@ -42,6 +42,7 @@ constexpr int64_t kBlock = 320;
 // How many panels a tile of `rows` rows takes, to have enough independent chains in flight.
 constexpr int PanelsFor(int rows) { return std::max(1, std::min(4, kMaxRows / rows)); }
 constexpr PanelsAtOnce kAtOnce = {kMaxRows / PanelsFor(1), PanelsFor(1), 1};
+static_assert(kAtOnce.few_rows <= kMaxRows);  // they are one tile: panels a step apart
 
 template <bool kBf16>
 constexpr int64_t kPanelBytes = kPanel*(kBf16 ? 2 : 4);  // of one input feature

@@ -8,7 +8,7 @@
 
 namespace t2r {
 
-// See IntGemmTask for the layout. Also a table: its rows can be looked up, dequantised.
+// int_gemm/kernels.h says the layout. Also a table: its rows can be looked up, dequantised.
 class QuantizedMatrix : public LookupTable {
  public:
   // Packs the stacked rows of `parts`, quantised as `dtype` (int8 or int4); parts that a file holds

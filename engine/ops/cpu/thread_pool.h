@@ -68,8 +68,8 @@ class ThreadPool {
  private:
   using Call = void (*)(const void* fn, int64_t task, int worker);
 
-  // A thread's tasks that nobody has claimed: the first << 32 | the end. The same while none is
-  // left.
+  // A thread's tasks that nobody has claimed: the first << 32 | the end. Both are equal when none
+  // is left.
   struct alignas(64) Unclaimed {
     std::atomic<uint64_t> tasks{0};
   };

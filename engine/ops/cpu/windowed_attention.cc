@@ -530,14 +530,14 @@ class Task {
     }
   }
 
-  // What is to be fetched while row t is computed: of the last row's successor what it begins with,
-  // down to its keys. Values are read in their order, which the processor's own prefetching keeps
-  // up with but where they are so narrow that they would all be wanted at once.
+  // What is to be fetched while row t is computed. With the last row that is what the next task
+  // begins with: its S, its scales and its first keys. With the first it is this task's values
+  // where they are in int8: wider ones the processor's own prefetching keeps up with.
   Fetch Ahead(int64_t t, int64_t position) const {
     Fetch fetch;
     const int64_t row_bytes = dim_ * static_cast<int64_t>(sizeof(Element));
     if (kScaled && t == segment_.first_row) {
-      fetch.Add(values_, std::min(columns_, position + 1) * row_bytes);
+      fetch.Add(values_, std::min(columns_, position + args_.sinks + 1) * row_bytes);
     }
     if (t != segment_.first_row + segment_.rows - 1 || next_.segment == nullptr) return fetch;
     const State<Element> next(args_, next_.segment->slot, next_.group);
@@ -547,7 +547,7 @@ class Task {
     if constexpr (kScaled) {
       fetch.Add(next.key_scales, 2 * columns_ * static_cast<int64_t>(sizeof(float)));
     }
-    const int64_t blocks = next_.segment->position / kKeyBlock + 1;
+    const int64_t blocks = (next_.segment->position + args_.sinks) / kKeyBlock + 1;
     fetch.Add(next.keys, std::min(std::min(columns_, blocks * kKeyBlock) * row_bytes, kMostAhead));
     return fetch;
   }

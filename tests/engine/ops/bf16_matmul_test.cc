@@ -217,6 +217,9 @@ TEST_P(Bf16MatMulTest, AgreesWithFloat64OfRoundedRowsOnOddShapes) {
   for (const auto& [rows, n, k] : std::vector<std::tuple<int, int, int>>{{1, 1, 1},
                                                                          {1, 300, 64},
                                                                          {2, 7, 63},
+                                                                         {1, 509, 300},
+                                                                         {2, 1050, 64},
+                                                                         {3, 765, 96},
                                                                          {5, 33, 100},
                                                                          {12, 64, 33},
                                                                          {13, 97, 65},
@@ -245,7 +248,7 @@ TEST_P(Bf16MatMulTest, ARowsBitsDoNotDependOnTheOtherRowsNorOnTheSet) {
   other.bf16_gemm = &TwinOf(*GetParam().bf16_gemm);
   const auto twin = MakeBackend(other);
   for (const auto& [n, k] :
-       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {130, 33}, {88, 192}}) {
+       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {130, 33}, {88, 192}, {530, 66}}) {
     const Mat w = Random(n, k);
     const auto matrix = Load(*backend_, w);
     const Mat x = Random(kRows, k);

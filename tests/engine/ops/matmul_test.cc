@@ -86,6 +86,9 @@ TEST_P(MatMulTest, AgreesWithFloat64OnOddShapes) {
                                                                            {1, 5, 3},
                                                                            {2, 7, 64},
                                                                            {3, 16, 17},
+                                                                           {1, 509, 300},
+                                                                           {2, 1050, 64},
+                                                                           {3, 765, 96},
                                                                            {5, 33, 100},
                                                                            {6, 64, 576},
                                                                            {7, 97, 65},
@@ -140,7 +143,8 @@ TEST_P(MatMulTest, ARowsBitsDoNotDependOnTheOtherRows) {
                                                         {50, 33, DType::kFloat32},
                                                         {160, 576, DType::kBFloat16},
                                                         {72, 1536, DType::kFloat32},
-                                                        {40, 1300, DType::kBFloat16}}) {
+                                                        {40, 1300, DType::kBFloat16},
+                                                        {530, 96, DType::kFloat32}}) {
     const Weight w = MakeWeight(n, k, DType::kFloat32, kept);
     const auto matrix = backend_->LoadMatrix({&w.host, 1}, kept);
     const Mat x = RandomInput(kRows, k, kept);

@@ -1,9 +1,11 @@
 // Products with weights in 8 and 4 bits, and looking rows up in them, with activations of one byte
 // and of two: on the instruction sets that this machine runs, and on the twins of those that it may
 // not. On a device also with weights and activations in fp8.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <iostream>
+#include <string_view>
 #include <tuple>
 
 #include "engine/ops/cpu/quantize_group.h"
@@ -94,6 +96,20 @@ TEST(IntGemmSetsTest, SaysWhichRunHere) {
 
 // Of max|x| = 127 a code is the value: halves go to the even one, and what the first byte leaves is
 // the second's, in 256ths, cut at 127.
+TEST(IntGemmSetsTest, TilesLeaveFewRowsToTheSetThatCountsThem) {
+  const auto sets = IntGemmSets();
+  const auto find = [&](std::string_view name) {
+    return std::find_if(sets.begin(), sets.end(),
+                        [&](const auto& set) { return name == set.name; });
+  };
+  const auto tiles = find("AMX-INT8");
+  const auto rest = find("AVX512-VNNI");
+  if (tiles == sets.end() || rest == sets.end()) GTEST_SKIP() << "not compiled for this processor";
+  EXPECT_EQ(tiles->panels.few_rows, rest->panels.few_rows);
+  EXPECT_EQ(tiles->panels.few, rest->panels.few);
+  EXPECT_EQ(tiles->panels.many, rest->panels.many);
+}
+
 TEST(IntGemmSetsTest, RowsAreRoundedToNearestEven) {
   const std::vector<float> x = {127, 0.5F, 1.5F, -0.5F, -2.5F, 100.25F, -126.625F, 0, 1};
   const std::vector<int> one = {127, 0, 2, 0, -2, 100, -127, 0, 1};
@@ -262,9 +278,9 @@ class QuantizedMatMulTest : public OpTest {
 };
 
 const std::vector<std::tuple<int, int, int>> kShapes = {
-    {1, 1, 1},    {1, 5, 3},     {1, 130, 576}, {2, 7, 64},    {3, 16, 17},
-    {4, 70, 96},  {5, 33, 100},  {6, 64, 576},  {7, 97, 65},   {13, 49, 192},
-    {16, 16, 32}, {31, 40, 129}, {33, 49, 65},  {97, 48, 160}, {200, 17, 33}};
+    {1, 1, 1},     {1, 5, 3},    {1, 130, 576}, {2, 7, 64},   {3, 16, 17},   {1, 253, 600},
+    {2, 525, 64},  {3, 509, 96}, {4, 70, 96},   {5, 33, 100}, {6, 64, 576},  {7, 97, 65},
+    {13, 49, 192}, {16, 16, 32}, {31, 40, 129}, {33, 49, 65}, {97, 48, 160}, {200, 17, 33}};
 
 TEST_P(QuantizedMatMulTest, AgreesWithFloat64OnOddShapes) {
   for (const DType dtype : Quantized()) {
@@ -368,7 +384,7 @@ TEST_P(QuantizedMatMulTest, ARowsBitsDoNotDependOnTheOtherRowsNorOnTheInstructio
                         : MakeBackend(CaseOf("best", ChooseIntGemm(), 1, GetParam().options.rows));
   for (const DType dtype : Quantized()) {
     for (const auto& [n, k] :
-         std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {70, 33}, {88, 320}}) {
+         std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {70, 33}, {88, 320}, {525, 96}}) {
       const Mat weights = Random(n, k);
       const std::vector<float> floats = weights.Floats();
       const HostMatrix host = {floats.data(), DType::kFloat32, n, k};

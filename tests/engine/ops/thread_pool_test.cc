@@ -69,9 +69,13 @@ TEST(ThreadPoolTest, AThreadTakesItsOwnFromTheFrontAndOthersFromTheBack) {
   constexpr int64_t kCount = 64;
   ThreadPool pool(2);
   std::vector<std::vector<int64_t>> taken(2);
-  // The caller's first task waits until the worker has taken all others.
+  // The worker waits until the caller has begun, and then the caller until the worker has taken all
+  // others.
+  std::atomic<bool> begun{false};
   std::atomic<int64_t> done{0};
   pool.Run(kCount, [&](int64_t task, int worker) {
+    if (worker == 0) begun = true;
+    while (!begun.load()) std::this_thread::yield();
     while (worker == 0 && done.load() < kCount - 1) std::this_thread::yield();
     taken[worker].push_back(task);
     ++done;

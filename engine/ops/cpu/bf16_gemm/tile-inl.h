@@ -20,6 +20,7 @@ constexpr int PanelsFor(int rows) {
 // Pairs of input features with which the tiles fetch ahead once.
 constexpr int64_t kAheadPairs = 4;
 constexpr PanelsAtOnce kAtOnce = {kTileRows / PanelsFor(1), PanelsFor(1), 1};
+static_assert(kAtOnce.few_rows <= kTileRows);  // they are one tile: panels a step apart
 
 // What follows `count` panels from `panel` on, to be fetched in `tiles` tiles.
 HWY_INLINE Ahead AfterPanels(const Bf16GemmTask& task, int64_t panel, int64_t count,

@@ -42,8 +42,8 @@ constexpr int64_t GroupBytes(int planes) {
 // feature by feature, stand in a line of 64 bytes before its codes: with int8 beside the next
 // group's, whose codes follow too, with int4 beside its own 16 minimums. Scales in a place of their
 // own would be a second stream from memory, too short for the processor to fetch ahead. So a
-// one-row product reads MatrixBytes(N, K, dtype) bytes, which over the speed of memory is the least
-// time it can take.
+// one-row product reads MatrixBytes(N, K, dtype) bytes, and half a line a panel where int8 has an
+// odd number of groups, which over the speed of memory is the least time it can take.
 inline constexpr int64_t kScaleLine = 64;
 constexpr int64_t GroupsOfLine(bool int4) { return int4 ? 1 : 2; }
 constexpr int64_t GroupCodes(bool int4) { return kIntPanel * kQuantGroup / (int4 ? 2 : 1); }

@@ -138,6 +138,7 @@ struct TileShape {
   }
   static constexpr PanelsAtOnce kAtOnce = {Isa::kAccumulators / FewPanels(1), FewPanels(1),
                                            kManyPanels};
+  static_assert(Isa::kAccumulators / 4 <= kMaxRows);  // few rows are one tile: panels a step apart
 };
 
 // R rows over `panels` panels from `panel` on, P at a time. ahead: null where these are all rows of
