@@ -140,7 +140,8 @@ TEST_P(FullAttentionTest, BitsDoNotDependOnTheSplitOrTheNeighbours) {
     const std::vector<int32_t> whole_table = Take(kN);
     const Mat whole = Run({{&whole_table, q, k, v, 0}})[0];
     const std::vector<std::vector<int64_t>> splits = {
-        std::vector<int64_t>(kN, 1), {1, 139}, {63, 1, 76}, {64, 64, 12}, {17, 50, 61, 12}};
+        std::vector<int64_t>(kN, 1), {1, 139}, {63, 1, 76}, {64, 64, 12}, {17, 50, 61, 12},
+        {60, 10, 52, 12, 6}};
     for (const std::vector<int64_t>& split : splits) {
       Start(6, 2, 24, pages);
       const std::vector<int32_t> table = Take(kN);
@@ -155,6 +156,50 @@ TEST_P(FullAttentionTest, BitsDoNotDependOnTheSplitOrTheNeighbours) {
                        "rows " + std::to_string(at) + " + " + std::to_string(count));
         at += count;
       }
+    }
+  }
+}
+
+// Rows that come together, some over the end of a page, find what they bring themselves.
+TEST_P(FullAttentionTest, ShortSegmentsOfManySessionsAreAsEachAlone) {
+  const std::vector<int64_t> counts = {1, 10, 1, 3, 12, 1, 16, 2, 1, 7, 1};
+  for (const DType pages : {DType::kFloat32, DType::kBFloat16}) {
+    if (!backend_->keeps_kv_as(pages, DType::kFloat32)) continue;
+    struct Session {
+      int64_t before;
+      Mat q, k, v;
+      Mat want;
+    };
+    std::vector<Session> sessions;
+    for (size_t i = 0; i < counts.size(); ++i) {
+      const int64_t before = 55 + static_cast<int64_t>(i);
+      const int64_t n = before + counts[i];
+      Session session = {before, Random(n, 6 * 24), Random(n, 2 * 24), Random(n, 2 * 24), Mat()};
+      Start(6, 2, 24, pages);
+      const std::vector<int32_t> table = Take(n);
+      session.want = Run({{&table, session.q, session.k, session.v, 0}})[0];
+      sessions.push_back(std::move(session));
+    }
+    Start(6, 2, 24, pages);
+    std::vector<std::vector<int32_t>> tables;
+    for (size_t i = 0; i < counts.size(); ++i)
+      tables.push_back(Take(sessions[i].before + counts[i]));
+    const auto parts = [&](bool first) {
+      std::vector<Part> all;
+      for (size_t i = 0; i < counts.size(); ++i) {
+        const Session& session = sessions[i];
+        const int64_t at = first ? 0 : session.before;
+        const int64_t count = first ? session.before : counts[i];
+        all.push_back({&tables[i], session.q.Rows(at, count), session.k.Rows(at, count),
+                       session.v.Rows(at, count), at});
+      }
+      return all;
+    };
+    Run(parts(true));
+    const std::vector<Mat> got = Run(parts(false));
+    for (size_t i = 0; i < counts.size(); ++i) {
+      ExpectSameBits(got[i], sessions[i].want.Rows(sessions[i].before, counts[i]),
+                     "session " + std::to_string(i));
     }
   }
 }
