@@ -441,9 +441,16 @@ TEST_F(EndingTest, LogitsThatAreNotFiniteEndTheirRequestWithThePosition) {
 }
 
 TEST_F(EndingTest, AnOpenThatFailsEndsTheQueueToo) {
-  executor_.FailOpens();
+  executor_.Hold();
   Start();
-  for (const auto& sink : {Submit(MakeRequest(2, 50)), Submit(MakeRequest(3, 5, 1))}) {
+  std::vector<std::shared_ptr<FakeSink>> sinks = {Submit(MakeRequest(2, 50))};
+  executor_.WaitUntilHeldAfter(0);
+  executor_.FailOpens();
+  // While the engine thread is inside a step, so that both are queued when the first does not open.
+  sinks.push_back(Submit(MakeRequest(3, 5, 1)));
+  sinks.push_back(Submit(MakeRequest(2, 5, 2)));
+  executor_.AllowAll();
+  for (const auto& sink : sinks) {
     const FinishEvent finish = sink->WaitUntilFinished();
     EXPECT_EQ(finish.reason, FinishReason::kError);
     EXPECT_EQ(finish.status.code(), absl::StatusCode::kUnavailable);
