@@ -27,38 +27,31 @@ class RowPointers {
   int64_t stride_;
 };
 
-// The panels that come next, into the second level: a few lines with every step of the loops over
-// the present ones, since memory is too far for the processor's own prefetching, which starts anew
-// with each panel.
-class Ahead {
- public:
-  Ahead() = default;
-  // `bytes` from `begin` on, in about `steps` steps, one at least. The last may go beyond them,
-  // which a prefetch does not mind.
-  Ahead(const void* begin, int64_t bytes, int64_t steps)
-      : at_(static_cast<const char*>(begin)),
-        end_(at_ + bytes),
-        step_((bytes + kLine * steps - 1) / (kLine * steps) * kLine) {}
-
-  HWY_INLINE void Step() {
-    if (at_ >= end_) return;
-    for (int64_t i = 0; i < step_; i += kLine) __builtin_prefetch(at_ + i, 0, 2);
-    at_ += step_;
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-  const char* at_ = nullptr;
-  const char* end_ = nullptr;
-  int64_t step_ = 0;
-};
-
 // What follows `count` panels of panel_bytes from `panel` on, as far as the thread likely goes.
 HWY_INLINE Ahead AfterPanels(const ProductTask& task, const void* panels, int64_t panel_bytes,
                              int64_t panel, int64_t count, int64_t steps) {
   const int64_t next =
       panel + count < task.first_panel + task.panel_count ? panel + count : task.next_panel;
   const int64_t most = task.next_end - next;
-  return Ahead(static_cast<const char*>(panels) + next * panel_bytes,
-               (count < most ? count : most) * panel_bytes, steps);
+  const int64_t bytes = (count < most ? count : most) * panel_bytes;
+  return Ahead(static_cast<const char*>(panels) + next * panel_bytes, bytes,
+               Ahead::StepFor(bytes, steps));
+}
+
+// tile(panel, count, ahead) for `panels` panels of a task from `panel` on, kAtOnce at a time and
+// the rest one by one; count is a std::integral_constant. ahead: what is fetched beside; null where
+// these are all rows of the task: then it is after(panel, count), but for few rows. They are done
+// with a panel as soon as memory delivers it: fetching another beside would delay it.
+template <int kAtOnce, bool kFewRows, typename After, typename Tile>
+HWY_INLINE void ForPanels(const ProductTask& task, int64_t panel, int64_t panels, Ahead* ahead,
+                          const After& after, const Tile& tile) {
+  Ahead own;
+  const auto take = [&](auto count) {
+    if (ahead == nullptr && !kFewRows) own = after(panel, count);
+    tile(panel, count, ahead == nullptr ? &own : ahead);
+    panel += count * task.panel_step;
+    panels -= count;
+  };
+  while (panels >= kAtOnce) take(std::integral_constant<int, kAtOnce>());
+  while (panels > 0) take(std::integral_constant<int, 1>());
 }

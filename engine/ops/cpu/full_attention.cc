@@ -63,15 +63,7 @@ HWY_INLINE void AddValues(D d, const float* HWY_RESTRICT rescale,
   const bool fetching = fetch.more();
   for (int64_t j = 0; j < n; ++j) {
     if (fetching) fetch.Step();
-    hn::Vec<D> value[V];
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) value[v] = LoadElements(d, values + j * dim + v * kLanesOfD);
-#pragma GCC unroll 8
-    for (int h = 0; h < H; ++h) {
-      const auto weight = hn::Set(d, weights[h][j]);
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[h * V + v] = hn::MulAdd(weight, value[v], sum[h * V + v]);
-    }
+    AddRow<D, V, H>(d, weights[0] + j, kKvPageSize, values + j * dim, sum);
   }
 #pragma GCC unroll 8
   for (int h = 0; h < H; ++h) {

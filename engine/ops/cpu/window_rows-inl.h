@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "engine/ops/cpu/ahead.h"
 #include "engine/ops/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -38,48 +39,39 @@ HWY_INLINE void ForHeads(int heads, const Fn& fn) {
 
 // ---- What comes next ----
 
-// Ranges of memory, one after the other, into the second level: a few lines with every step of a
-// loop over what is there already. Memory is too far for the processor's own prefetching, which
-// starts anew with each range.
+// Ranges of memory, one after the other, as Ahead fetches one.
 class Fetch {
  public:
   void Add(const void* begin, int64_t bytes) {
     if (bytes <= 0) return;
-    ranges_[count_++] = {static_cast<const char*>(begin), bytes};
+    ranges_[count_++] = {begin, bytes};
     bytes_ += bytes;
   }
   // To be called once all are added: they are to be fetched in about `steps` steps.
-  void Begin(int64_t steps) {
-    steps = std::max<int64_t>(steps, 1);
-    step_ = (bytes_ + kLine * steps - 1) / (kLine * steps) * kLine;
-  }
+  void Begin(int64_t steps) { step_ = Ahead::StepFor(bytes_, std::max<int64_t>(steps, 1)); }
   // Whether anything is left: asked before a loop, so that one with nothing to fetch takes no
   // steps.
-  bool more() const { return at_ < end_ || next_ < count_; }
-  // The last step of a range may go beyond it, which a prefetch does not mind.
+  bool more() const { return !now_.done() || next_ < count_; }
   HWY_INLINE void Step() {
-    if (at_ >= end_) {
+    if (now_.done()) {
       if (next_ == count_) return;
-      at_ = ranges_[next_].begin;
-      end_ = at_ + ranges_[next_++].bytes;
+      now_ = Ahead(ranges_[next_].begin, ranges_[next_].bytes, step_);
+      ++next_;
     }
-    for (int64_t i = 0; i < step_; i += kLine) __builtin_prefetch(at_ + i, 0, 2);
-    at_ += step_;
+    now_.Step();
   }
 
  private:
   struct Range {
-    const char* begin;
+    const void* begin;
     int64_t bytes;
   };
-  static constexpr int64_t kLine = 64;
   Range ranges_[4];
   int count_ = 0;
   int next_ = 0;
   int64_t bytes_ = 0;
   int64_t step_ = 0;
-  const char* at_ = nullptr;
-  const char* end_ = nullptr;
+  Ahead now_;
 };
 
 // ---- Scores ----
@@ -143,6 +135,23 @@ HWY_INLINE void ScoreBlock(const float* q, int64_t q_stride, const Element* keys
 
 // ---- Weighted sums ----
 
+// sum[h] += weights[h · weight_stride] row, for V vectors of a row.
+template <class D, int V, int H, typename Element>
+HWY_INLINE void AddRow(D d, const float* HWY_RESTRICT weights, int64_t weight_stride,
+                       const Element* HWY_RESTRICT row, hn::Vec<D>* HWY_RESTRICT sum) {
+  hn::Vec<D> value[V];
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+    value[v] = LoadElements(d, row + v * static_cast<int64_t>(hn::MaxLanes(D())));
+  }
+#pragma GCC unroll 8
+  for (int h = 0; h < H; ++h) {
+    const auto weight = hn::Set(d, weights[h * weight_stride]);
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sum[h * V + v] = hn::MulAdd(weight, value[v], sum[h * V + v]);
+  }
+}
+
 // y_h += Σ_r weights[h][r] rows[r] for V vectors of a row. Where there are few sums, rows go to
 // several in turn, so that one does not wait for the other. Takes a step of `fetch` a row.
 template <class D, int V, int H, typename Element>
@@ -157,18 +166,7 @@ HWY_INLINE void WeightedVectors(D d, const float* HWY_RESTRICT weights, int64_t 
   const bool fetching = fetch.more();
   const auto take = [&](int64_t r, int turn) HWY_ATTR {
     if (fetching) fetch.Step();
-    hn::Vec<D> row[V];
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) row[v] = LoadElements(d, rows + r * stride + v * kLanesOfD);
-#pragma GCC unroll 8
-    for (int h = 0; h < H; ++h) {
-      const auto weight = hn::Set(d, weights[h * weight_stride + r]);
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        auto& s = sum[(turn * H + h) * V + v];
-        s = hn::MulAdd(weight, row[v], s);
-      }
-    }
+    AddRow<D, V, H>(d, weights + r, weight_stride, rows + r * stride, sum + turn * H * V);
   };
   int64_t r = 0;
   for (; r + kTurns <= count; r += kTurns) {

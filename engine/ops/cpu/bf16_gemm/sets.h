@@ -1,6 +1,9 @@
 // The instruction sets that choose.cc chooses from. Each is a file of its own.
 #pragma once
 
+#include <type_traits>
+
+#include "engine/ops/cpu/ahead.h"
 #include "engine/ops/cpu/bf16_gemm/kernels.h"
 
 namespace t2r::bf16_gemm {

@@ -77,20 +77,12 @@ void DispatchRows(const Bf16GemmTask& task, int64_t rows, int64_t row, int64_t p
                   int64_t panels, Ahead* ahead) {
   if constexpr (R > 0) {
     if (rows != R) return DispatchRows<Isa, R - 1>(task, rows, row, panel, panels, ahead);
-    constexpr int kP = PanelsFor(R);
-    const int64_t step = task.panel_step;
-    Ahead own;
-    const auto tile = [&](auto count) {
-      constexpr int kPanels = decltype(count)::value;
-      // Few rows are done with a panel as soon as memory delivers it: fetching another beside would
-      // delay it.
-      if (ahead == nullptr && R > kAtOnce.few_rows) own = AfterPanels(task, panel, kPanels, 1);
-      Tile<Isa, R, kPanels>(task, row, panel, step, ahead == nullptr ? &own : ahead);
-      panel += kPanels * step;
-      panels -= kPanels;
-    };
-    while (panels >= kP) tile(std::integral_constant<int, kP>());
-    while (panels > 0) tile(std::integral_constant<int, 1>());
+    ForPanels<PanelsFor(R), R <= kAtOnce.few_rows>(
+        task, panel, panels, ahead,
+        [&](int64_t first, int64_t count) { return AfterPanels(task, first, count, 1); },
+        [&](int64_t first, auto count, Ahead* beside) {
+          Tile<Isa, R, decltype(count)::value>(task, row, first, task.panel_step, beside);
+        });
   }
 }
 

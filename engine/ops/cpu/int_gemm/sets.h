@@ -1,6 +1,9 @@
 // The instruction sets that choose.cc chooses from. Each is a file of its own.
 #pragma once
 
+#include <type_traits>
+
+#include "engine/ops/cpu/ahead.h"
 #include "engine/ops/cpu/int_gemm/kernels.h"
 
 #if defined(__x86_64__)

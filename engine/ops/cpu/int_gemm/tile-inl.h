@@ -145,21 +145,13 @@ struct TileShape {
 // the task.
 template <class Isa, bool kInt4, int kPlanes, int R, int P>
 void TilePanels(const IntGemmTask& task, int64_t row, int64_t panel, int64_t panels, Ahead* ahead) {
-  const int64_t step = task.panel_step;
-  Ahead own;
-  const auto tile = [&](auto count) {
-    constexpr int kPanels = decltype(count)::value;
-    // Few rows are done with a panel as soon as memory delivers it: fetching another beside would
-    // delay it.
-    if (ahead == nullptr && R > TileShape<Isa>::kAtOnce.few_rows) {
-      own = AfterPanels(task, panel, kPanels, 1);
-    }
-    Tile<Isa, kInt4, kPlanes, R, kPanels>(task, row, panel, step, ahead == nullptr ? &own : ahead);
-    panel += kPanels * step;
-    panels -= kPanels;
-  };
-  while (panels >= P) tile(std::integral_constant<int, P>());
-  while (panels > 0) tile(std::integral_constant<int, 1>());
+  ForPanels<P, R <= TileShape<Isa>::kAtOnce.few_rows>(
+      task, panel, panels, ahead,
+      [&](int64_t first, int64_t count) { return AfterPanels(task, first, count, 1); },
+      [&](int64_t first, auto count, Ahead* beside) {
+        Tile<Isa, kInt4, kPlanes, R, decltype(count)::value>(task, row, first, task.panel_step,
+                                                             beside);
+      });
 }
 
 template <class Isa, bool kInt4, int kPlanes, bool kMany, int R>
