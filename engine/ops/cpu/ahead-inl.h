@@ -50,8 +50,7 @@ HWY_INLINE void ForPanels(const ProductTask& task, int64_t panel, int64_t panels
     if (ahead == nullptr && !kFewRows) own = after(panel, count);
     tile(panel, count, ahead == nullptr ? &own : ahead);
     panel += count * task.panel_step;
-    panels -= count;
   };
-  while (panels >= kAtOnce) take(std::integral_constant<int, kAtOnce>());
-  while (panels > 0) take(std::integral_constant<int, 1>());
+  for (; panels >= kAtOnce; panels -= kAtOnce) take(std::integral_constant<int, kAtOnce>());
+  for (; panels > 0; --panels) take(std::integral_constant<int, 1>());
 }
