@@ -32,17 +32,19 @@ HWY_INLINE void QuantizeGroupOf(const float* x, int8_t* q) {
   const bool zero = largest < 1e-30F;
   const VF inverse = hn::Set(df, zero ? 0.0F : 127.0F / largest);
   auto sum = hn::Zero(di);
+  // The bounds matter beside what is not finite, and where a rest is exactly half.
+  const auto bounded = [&](VF v) HWY_ATTR {
+    return hn::Max(hn::Min(hn::NearestInt(v), hn::Set(di, 127)), hn::Set(di, -127));
+  };
   for (int64_t i = 0; i < kVectors; ++i) {
     const VF scaled = hn::Mul(values[i], inverse);
-    const auto upper = hn::NearestInt(scaled);  // 127 in magnitude at most, where x is finite
+    const auto upper = bounded(scaled);
     hn::StoreU(hn::DemoteTo(d8, upper), d8, q + i * kLanes);
     if constexpr (kPlanes == 1) {
       sum = hn::Add(sum, upper);
     } else {
       const VF rest = hn::Sub(scaled, hn::ConvertTo(df, upper));
-      // A rest of exactly half would be 128.
-      const auto nearest = hn::NearestInt(hn::Mul(rest, hn::Set(df, 256.0F)));
-      const auto lower = hn::Max(hn::Min(nearest, hn::Set(di, 127)), hn::Set(di, -127));
+      const auto lower = bounded(hn::Mul(rest, hn::Set(df, 256.0F)));
       sum = hn::Add(sum, hn::Add(hn::ShiftLeft<8>(upper), lower));
       hn::StoreU(hn::DemoteTo(d8, lower), d8, q + kQuantGroup + i * kLanes);
     }
