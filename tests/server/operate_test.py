@@ -203,7 +203,8 @@ def test_tokens_that_need_not_run_are_logged(tmp_path):
         with grpc.insecure_channel(server.ready()) as channel:
             told = []
             for calls in range(1, 4):
-                told.append(list(stubs.GenerationStub(channel).Generate(request, timeout=SECONDS))[-1].finished.usage)
+                events = list(stubs.GenerationStub(channel).Generate(request, timeout=SECONDS))
+                told.append(events[-1].finished.usage)
                 # Waited for: the line of a call that is over may be written after the next call's.
                 assert lines_of(log, calls)[-1]["cached_tokens"] == told[-1].cached_prompt_tokens
         assert told[-1].cached_prompt_tokens > 0
