@@ -16,8 +16,8 @@ namespace t2r {
 namespace {
 
 // What an element costs in a vector op that only moves it, and in one that takes an exponential.
-constexpr double kElementNanoseconds = 0.15;
-constexpr double kExpNanoseconds = 1.0;
+constexpr double kElementNanoseconds = 0.25;
+constexpr double kExpNanoseconds = 0.4;
 
 const Bf16GemmKernels* FindBf16Gemm() {
   const Bf16GemmKernels* const found = ChooseBf16Gemm();

@@ -71,7 +71,7 @@ class CpuBackend : public Backend {
 
  private:
   // Nanoseconds of work below which reaching another thread does not pay.
-  static constexpr double kSharedNanoseconds = 4000;
+  static constexpr double kSharedNanoseconds = 1000;
 
   // fn(task, worker) for every task, on all threads if `cost` nanoseconds in all are worth it.
   template <typename Fn>
@@ -84,9 +84,11 @@ class CpuBackend : public Backend {
   void ForRows(int64_t rows, double row_cost, const Fn& fn) {
     if (rows == 0) return;
     const double cost = row_cost * static_cast<double>(rows);
-    const int64_t chunks =
-        std::clamp<int64_t>(static_cast<int64_t>(cost / (kSharedNanoseconds / 2)), 1,
-                            std::min<int64_t>(rows, 4L * pool_.threads()));
+    const int64_t threads = pool_.threads();
+    int64_t chunks = std::clamp<int64_t>(static_cast<int64_t>(cost / (kSharedNanoseconds / 2)), 1,
+                                         std::min(rows, 4 * threads));
+    // As many for each thread: the same rows are then the same thread's in every op.
+    if (chunks > threads) chunks -= chunks % threads;
     ForTasks(chunks, cost, [&](int64_t chunk, int) {
       for (int64_t r = rows * chunk / chunks; r < rows * (chunk + 1) / chunks; ++r) fn(r);
     });
@@ -107,7 +109,8 @@ class CpuBackend : public Backend {
   void IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias, MatMulMode mode,
                  Tensor out);
   // run(task, worker) for the parts of the product whose whole is `all`: of at most most_panels
-  // panels and kGemmMaxRows rows each; cost as of ForTasks.
+  // panels and kGemmMaxRows rows each; cost as of ForTasks. Of at_once.share_rows rows a thread,
+  // threads share the rows, as they do in other ops: what a thread wrote then stays in its caches.
   template <typename Task, typename Run>
   void RunProduct(const Task& all, int64_t rows, int64_t panel_count, const PanelsAtOnce& at_once,
                   int64_t most_panels, double cost, const Run& run);

@@ -27,12 +27,27 @@ constexpr int64_t kFewPairs = 4;
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Rows of a task of a product of rows ≥ 1: about as many in each, and whole tiles but for the last.
-int64_t BlockRows(int64_t rows) {
+// How the rows ≥ 1 of a product are cut: into shares as the threads' shares of rows in other ops
+// are, so that a thread goes on with rows that it wrote itself, and each share into blocks.
+struct RowCut {
+  int64_t rows = 0;
+  int64_t shares = 0;
+  int64_t blocks = 0;      // of a share
+  int64_t block_rows = 0;  // about as many in each, and whole tiles but for a share's last
+  int64_t Begin(int64_t share) const { return rows * share / shares; }
+};
+
+// share_rows: PanelsAtOnce's.
+RowCut CutRows(int64_t rows, int share_rows, int threads) {
   constexpr int64_t kTileRows = 16;
   static_assert(kGemmMaxRows % kTileRows == 0);
-  if (rows <= kGemmMaxRows) return rows;
-  return DivideUp(DivideUp(rows, DivideUp(rows, kGemmMaxRows)), kTileRows) * kTileRows;
+  RowCut cut{.rows = rows, .shares = 1};
+  if (share_rows > 0) cut.shares = std::clamp<int64_t>(rows / share_rows, 1, threads);
+  const int64_t most = DivideUp(rows, cut.shares);
+  const int64_t blocks = DivideUp(most, kGemmMaxRows);
+  cut.block_rows = blocks == 1 ? most : DivideUp(DivideUp(most, blocks), kTileRows) * kTileRows;
+  cut.blocks = DivideUp(most, cut.block_rows);
+  return cut;
 }
 
 // Nanoseconds of one thread for a product, roughly: its arithmetic and the weights' way from
@@ -92,24 +107,27 @@ void CpuBackend::RunProduct(const Task& all, int64_t rows, int64_t panel_count,
   if (rows <= at_once.few_rows) {
     return RunFewRows(all, rows, panel_count, at_once.few, cost, run);
   }
-  const int64_t block_rows = BlockRows(rows);
-  const int64_t row_blocks = DivideUp(rows, block_rows);
-  const int64_t fair = panel_count / (kTasksPerThread * pool_.threads());
+  const RowCut cut = CutRows(rows, at_once.share_rows, pool_.threads());
+  const int64_t fair = panel_count * cut.shares / (kTasksPerThread * pool_.threads());
   const int64_t panels =
       std::min(std::max<int64_t>(fair / at_once.many, 1) * at_once.many, most_panels);
-  const int64_t tasks = DivideUp(panel_count, panels) * row_blocks;
-  // Row blocks of the same panels follow each other: the panels come from memory once.
+  const int64_t share_tasks = DivideUp(panel_count, panels) * cut.blocks;
+  const int64_t tasks = cut.shares * share_tasks;
+  // Row blocks of the same panels follow each other: the panels come from memory once a share.
   ForTasks(tasks, cost, [&](int64_t index, int worker) {
-    const int64_t block = index % row_blocks;
+    const int64_t share = index / share_tasks;
+    const int64_t chunk = index % share_tasks / cut.blocks;
+    const int64_t block = index % cut.blocks;
     Task task = all;
-    task.first_panel = index / row_blocks * panels;
+    task.first_panel = chunk * panels;
     task.panel_count = std::min(panels, panel_count - task.first_panel);
-    task.next_panel = task.first_panel + (block + 1 < row_blocks ? 0 : panels);
-    task.next_end =
-        std::min(DivideUp(pool_.ShareWith(index, tasks).end, row_blocks) * panels, panel_count);
-    task.first_row = block * block_rows;
-    task.end_row = std::min(task.first_row + block_rows, rows);
-    run(task, worker);
+    task.next_panel = task.first_panel + (block + 1 < cut.blocks ? 0 : panels);
+    const int64_t end =
+        std::min(pool_.ShareWith(index, tasks).end - share * share_tasks, share_tasks);
+    task.next_end = std::min(DivideUp(end, cut.blocks) * panels, panel_count);
+    task.first_row = cut.Begin(share) + block * cut.block_rows;
+    task.end_row = std::min(task.first_row + cut.block_rows, cut.Begin(share + 1));
+    if (task.first_row < task.end_row) run(task, worker);
   });
 }
 
@@ -129,7 +147,9 @@ void CpuBackend::FloatMatMul(Tensor x, const PackedMatrix& w, const float* bias,
   all.bfloat16 = w.dtype() == DType::kBFloat16;
   all.cols = w.cols();
   SetOutput(w, bias, mode, out, &all);
-  const int64_t fitting = kGemmScratchFloats / (BlockRows(x.rows) * gemm_.panel_cols);
+  const int64_t fitting =
+      kGemmScratchFloats /
+      (CutRows(x.rows, gemm_.panels.share_rows, pool_.threads()).block_rows * gemm_.panel_cols);
   RunProduct(all, x.rows, w.panel_count(), gemm_.panels, fitting,
              ProductCost(x.rows, w, kFlopsPerNanosecond), [&](GemmTask task, int worker) {
                task.scratch = Scratch(worker);
@@ -145,7 +165,7 @@ void CpuBackend::PairMatMul(Tensor x, const PackedMatrix& w, const float* bias, 
   all.x_stride = DivideUp(all.pairs, 16) * 16 + 16;
   auto* rows = static_cast<uint32_t*>(RowRoom(x.rows, all.x_stride * 4));
   if (x.rows == 0) return;
-  ForRows(x.rows, 0.05 * static_cast<double>(x.cols),
+  ForRows(x.rows, 0.1 * static_cast<double>(x.cols),
           [&](int64_t t) { bf16_gemm_->round_row(x.f32_row(t), x.cols, rows + t * all.x_stride); });
   all.x = rows;
   all.panels = static_cast<const uint32_t*>(w.panels());
@@ -165,7 +185,7 @@ void CpuBackend::IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias
   if (all.x_stride % 4096 == 0) all.x_stride += 64;
   auto* rows = static_cast<int8_t*>(RowRoom(x.rows, all.x_stride));
   if (x.rows == 0) return;
-  ForRows(x.rows, 0.2 * static_cast<double>(x.cols),
+  ForRows(x.rows, 0.4 * static_cast<double>(x.cols),
           [&](int64_t t) { quantize_row_(x.f32_row(t), x.cols, rows + t * all.x_stride); });
   all.x = rows;
   all.panels = w.panels();

@@ -11,7 +11,12 @@ struct PanelsAtOnce {
   int few_rows = 0;
   int few = 1;
   int many = 1;
+  // Rows a thread must have for threads to share the rows rather than the panels, which then come
+  // from memory once a thread: fewer would not hide that. 0: no number of rows does.
+  int share_rows = 0;
 };
+// Of kernels that fetch ahead.
+inline constexpr int kShareRows = 16;
 
 // Rows [first_row, end_row) × panels first_panel + i · panel_step, i in [0, panel_count), of out =
 // x Wᵀ, then + bias where there is one, then + what out held where it accumulates. A panel is a

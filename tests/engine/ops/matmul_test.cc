@@ -199,6 +199,55 @@ TEST_P(MatMulTest, NoRowsIsNoWork) {
   ExpectSameBits(out.Read(), before, "output changed");
 }
 
+// How rows and panels are cut into tasks depends on the threads. Accumulating shows a part that was
+// left out as well as one that was done twice.
+class ThreadsTest : public MatMulTest {
+ protected:
+  void Check(DType kept) {
+    BackendCase backend_case = GetParam();
+    const Weight w = MakeWeight(90, 70, DType::kFloat32, kept);
+    const Mat x = Random(300, 70);
+    const Mat before = Random(300, 90);
+    Mat want;
+    for (const int threads : {1, 2, 3, 5, 16}) {
+      backend_case.options.threads = threads;
+      const auto backend = testing::MakeBackend(backend_case);
+      const auto matrix = backend->LoadMatrix({&w.host, 1}, kept);
+      for (const int64_t rows : {300, 257, 200, 193, 97, 48, 47, 33, 32, 31, 16, 15, 4, 3, 1}) {
+        const DeviceTensor out(*backend, before.Rows(0, rows), 3);
+        backend->MatMul(DeviceTensor(*backend, x.Rows(0, rows)).view(), *matrix, nullptr,
+                        MatMulMode::kAccumulate, out.view());
+        if (want.rows == 0) want = out.Read();
+        ExpectSameBits(out.Read(), want.Rows(0, rows),
+                       std::to_string(rows) + " rows, " + std::to_string(threads) + " threads");
+      }
+    }
+  }
+};
+
+TEST_P(ThreadsTest, AnyNumberOfThemGivesTheSameBits) {
+  for (const DType kept : {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kInt4}) {
+    SCOPED_TRACE(NameOf(kept));
+    Check(kept);
+  }
+}
+
+std::vector<BackendCase> RoundedRows() {
+  std::vector<BackendCase> cases;
+  if (ChosenBackend() == "cuda") return cases;
+  for (const auto& [name, rows] :
+       std::vector<std::pair<std::string, RowRounding>>{{"Float32", RowRounding::kNone},
+                                                        {"BFloat16", RowRounding::kBFloat16},
+                                                        {"Int8", RowRounding::kInt8}}) {
+    cases.push_back({name, {"cpu"}});
+    cases.back().options.rows = rows;
+    if (rows == RowRounding::kBFloat16) cases.back().bf16_gemm = &Bf16GemmSets().back();
+  }
+  return cases;
+}
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(ThreadsTest);
+INSTANTIATE_TEST_SUITE_P(Rows, ThreadsTest, ::testing::ValuesIn(RoundedRows()), CaseName);
 INSTANTIATE_TEST_SUITE_P(Backends, MatMulTest, ::testing::ValuesIn(AllBackends()), CaseName);
 
 }  // namespace

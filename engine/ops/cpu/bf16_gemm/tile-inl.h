@@ -19,7 +19,7 @@ constexpr int PanelsFor(int rows) {
 
 // Pairs of input features with which the tiles fetch ahead once.
 constexpr int64_t kAheadPairs = 4;
-constexpr PanelsAtOnce kAtOnce = {kTileRows / PanelsFor(1), PanelsFor(1), 1};
+constexpr PanelsAtOnce kAtOnce = {kTileRows / PanelsFor(1), PanelsFor(1), 1, kShareRows};
 static_assert(kAtOnce.few_rows <= kTileRows);  // they are one tile: panels a step apart
 
 // What follows `count` panels from `panel` on, to be fetched in `tiles` tiles.

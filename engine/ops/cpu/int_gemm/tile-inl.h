@@ -137,7 +137,7 @@ struct TileShape {
     return Isa::kAccumulators / rows < 4 ? Isa::kAccumulators / rows : 4;
   }
   static constexpr PanelsAtOnce kAtOnce = {Isa::kAccumulators / FewPanels(1), FewPanels(1),
-                                           kManyPanels};
+                                           kManyPanels, kShareRows};
   static_assert(Isa::kAccumulators / 4 <= kMaxRows);  // few rows are one tile: panels a step apart
 };
 
