@@ -46,7 +46,7 @@ void Adjust(std::span<float> logits, const SamplingParams& params,
 
 // The largest logit; −∞ when there is none above it. NaN compares false and is passed over.
 T2R_VECTOR_CLONES float LargestOf(std::span<const float> logits) {
-  std::array<float, 16> lanes;
+  std::array<float, 32> lanes;
   lanes.fill(-kInfinity);
   size_t i = 0;
   for (; i + lanes.size() <= logits.size(); i += lanes.size()) {
