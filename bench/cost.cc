@@ -5,6 +5,7 @@
 #include "engine/model/architectures.h"
 #include "engine/model/attention.h"
 #include "engine/ops/quantize.h"
+#include "engine/ops/windowed_attention.h"
 
 namespace t2r {
 namespace {
@@ -54,7 +55,7 @@ StepCost LinearAttentionCost(const ModelConfig& config, int layer, bool cross, c
 
 // With a window or a codebook, once keys are folded: one of them a token, on average.
 StepCost WindowedAttentionCost(const ModelConfig& config, int layer, const MapShape& map,
-                               int64_t sessions, int64_t position) {
+                               int64_t sessions, int64_t position, DType window_dtype) {
   StepCost cost;
   const int64_t heads = config.heads;
   const int64_t groups = config.kv_heads;
@@ -67,7 +68,8 @@ StepCost WindowedAttentionCost(const ModelConfig& config, int layer, const MapSh
     const int64_t folded = beyond / sizes.fold * sizes.fold;
     const int64_t sinks = std::min<int64_t>(sizes.sinks, position + 1);
     near = sinks + position + 1 - std::max(folded, sinks);
-    cost.state_bytes += sessions * groups * (near + 1) * 2 * d * 4;  // read, and one written
+    // Read, and one written.
+    cost.state_bytes += sessions * WindowBytes(near + 1, groups, d, window_dtype);
   }
   const bool codebook = config.linear_attention->feature_map == FeatureMapKind::kCodebook;
   cost.weight_bytes += groups * map.rows * (d + (map.bias || codebook ? 1 : 0)) * 4;
@@ -95,13 +97,14 @@ StepCost FullAttentionCost(const ModelConfig& config, int64_t sessions, int64_t 
 
 }  // namespace
 
-std::vector<StepCost> OperationsOfDecodeStep(const ModelConfig& config, DType weight_dtype,
-                                             int sessions, int64_t position, DType kv_dtype,
-                                             int64_t source) {
-  std::vector<StepCost> operations;
+std::vector<StepOperation> OperationsOfDecodeStep(const ModelConfig& config, const StepTypes& types,
+                                                  int sessions, int64_t position, int64_t source) {
+  std::vector<StepOperation> operations;
   const auto matmul = [&](int64_t outputs, int64_t inputs, bool bias, DType dtype) {
-    operations.push_back(MatMulCost(sessions, outputs, inputs, bias, dtype));
+    operations.push_back({MatMulCost(sessions, outputs, inputs, bias, dtype), dtype});
   };
+  const auto attention = [&](const StepCost& cost) { operations.push_back({cost}); };
+  const DType weight_dtype = types.weights;
   const int64_t hidden = config.hidden_size;
   const int64_t inner = config.intermediate_size;
   const int64_t d = config.head_dim;
@@ -119,20 +122,20 @@ std::vector<StepCost> OperationsOfDecodeStep(const ModelConfig& config, DType we
     matmul((config.heads + config.kv_heads) * width + config.kv_heads * d, hidden,
            marian || config.qkv_bias, dtype_of(map));
     if (!linear) {
-      operations.push_back(FullAttentionCost(config, sessions, position + 1, 1, kv_dtype));
+      attention(FullAttentionCost(config, sessions, position + 1, 1, types.kv));
     } else if (config.linear_attention->sizes(layer).window > 0 ||
                config.linear_attention->feature_map == FeatureMapKind::kCodebook) {
-      operations.push_back(WindowedAttentionCost(config, layer, map, sessions, position));
+      attention(WindowedAttentionCost(config, layer, map, sessions, position, types.windows));
     } else {
-      operations.push_back(LinearAttentionCost(config, layer, false, map, sessions));
+      attention(LinearAttentionCost(config, layer, false, map, sessions));
     }
     matmul(hidden, config.heads * d, marian || config.attention_out_bias, weight_dtype);
     if (marian) {
       const bool linear_cross = config.is_linear(layer, true);
       const MapShape cross = linear_cross ? MapShapeOf(config, layer, true) : MapShape();
       matmul(config.heads * (cross.folded ? cross.rows : d), hidden, true, dtype_of(cross));
-      operations.push_back(linear_cross ? LinearAttentionCost(config, layer, true, cross, sessions)
-                                        : FullAttentionCost(config, sessions, source, 0, kv_dtype));
+      attention(linear_cross ? LinearAttentionCost(config, layer, true, cross, sessions)
+                             : FullAttentionCost(config, sessions, source, 0, types.kv));
       matmul(hidden, config.heads * d, true, weight_dtype);
     }
     matmul(gpt2 || marian ? inner : 2 * inner, hidden, marian || config.mlp_bias, weight_dtype);
@@ -146,14 +149,14 @@ std::vector<StepCost> OperationsOfDecodeStep(const ModelConfig& config, DType we
   return operations;
 }
 
-StepCost CostOfDecodeStep(const ModelConfig& config, DType weight_dtype, int sessions,
-                          int64_t position, DType kv_dtype, int64_t source) {
+StepCost CostOfDecodeStep(const ModelConfig& config, const StepTypes& types, int sessions,
+                          int64_t position, int64_t source) {
   StepCost sum;
-  for (const StepCost& operation :
-       OperationsOfDecodeStep(config, weight_dtype, sessions, position, kv_dtype, source)) {
-    sum.flops += operation.flops;
-    sum.weight_bytes += operation.weight_bytes;
-    sum.state_bytes += operation.state_bytes;
+  for (const StepOperation& operation :
+       OperationsOfDecodeStep(config, types, sessions, position, source)) {
+    sum.flops += operation.cost.flops;
+    sum.weight_bytes += operation.cost.weight_bytes;
+    sum.state_bytes += operation.cost.state_bytes;
   }
   const bool marian = config.architecture == &kMarianArchitecture;
   const bool final_norm = !marian || config.encoder_decoder->final_norm;

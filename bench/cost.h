@@ -9,6 +9,13 @@
 
 namespace t2r {
 
+// How a step keeps what it reads.
+struct StepTypes {
+  DType weights = DType::kFloat32;  // of the matrices
+  DType kv = DType::kFloat32;       // keys and values of full layers
+  DType windows = DType::kFloat32;  // and of windows
+};
+
 struct StepCost {
   // Multiplications and additions of the matrix products and of attention (feature maps'
   // projections included). Norms, activations and exponentials are not counted: they are a few
@@ -21,17 +28,23 @@ struct StepCost {
   int64_t state_bytes = 0;
 };
 
+// A matrix product or an attention.
+struct StepOperation {
+  StepCost cost;
+  // A product's; attention's arithmetic is float32.
+  DType weights = DType::kFloat32;
+};
+
 // A step that decodes one token of each of `sessions` sessions, all at `position` (positions before
-// it: position, so a full layer attends to position + 1 keys). weight_dtype: of the matrices;
-// kv_dtype: of keys and values; source: tokens of each session's source, which an encoder-decoder's
-// full cross attention reads (its encoder has run before).
-StepCost CostOfDecodeStep(const ModelConfig& config, DType weight_dtype, int sessions,
-                          int64_t position, DType kv_dtype = DType::kFloat32, int64_t source = 0);
+// it: position, so a full layer attends to position + 1 keys). source: tokens of each session's
+// source, which an encoder-decoder's full cross attention reads (its encoder has run before).
+StepCost CostOfDecodeStep(const ModelConfig& config, const StepTypes& types, int sessions,
+                          int64_t position, int64_t source = 0);
 
 // The same step's matrix products and attentions, each by itself, in their order, the head's last;
 // without the norms' weights.
-std::vector<StepCost> OperationsOfDecodeStep(const ModelConfig& config, DType weight_dtype,
-                                             int sessions, int64_t position,
-                                             DType kv_dtype = DType::kFloat32, int64_t source = 0);
+std::vector<StepOperation> OperationsOfDecodeStep(const ModelConfig& config, const StepTypes& types,
+                                                  int sessions, int64_t position,
+                                                  int64_t source = 0);
 
 }  // namespace t2r

@@ -14,28 +14,52 @@
 
 namespace {
 
-// The least time a decode step can take: its arithmetic and its memory traffic overlap perfectly.
+// The least time a decode step can take: one operation after the other, and within each its
+// arithmetic and its memory traffic overlap perfectly.
 struct Floor {
   int sessions = 0;
   int64_t context = 0;
   t2r::StepCost cost;
   double compute_seconds = 0;
   double memory_seconds = 0;
+  double seconds = 0;  // the sum of each operation's longer one
 
-  double tokens_per_second() const { return sessions / std::max(compute_seconds, memory_seconds); }
+  double tokens_per_second() const { return sessions / seconds; }
 };
 
-Floor FloorOf(const t2r::ModelConfig& config, t2r::DType dtype, const t2r::bench::Peaks& peaks,
+struct Types {
+  t2r::StepTypes kept;
+  std::string activations;  // rows of products: auto, float32, bfloat16, int8
+};
+
+// Operations a second of a product. Rows of 16 bits beside quantised weights take two dot products
+// of bytes; float32's take float32 multiply-adds whatever the weights.
+double ProductPeak(t2r::DType weights, const Types& types, const t2r::bench::Peaks& peaks) {
+  double peak = peaks.f32_gflop_per_s;
+  if (weights == t2r::DType::kBFloat16 && types.activations == "bfloat16") {
+    peak = std::max(peak, peaks.bf16_gflop_per_s);
+  }
+  if (t2r::IsQuantized(weights)) {
+    peak = std::max(peak, peaks.int8_gop_per_s / (types.activations == "int8" ? 1 : 2));
+  }
+  return peak * 1e9;
+}
+
+Floor FloorOf(const t2r::ModelConfig& config, const Types& types, const t2r::bench::Peaks& peaks,
               int sessions, int64_t context, int64_t source) {
   Floor floor{sessions, context,
-              t2r::CostOfDecodeStep(config, dtype, sessions, context, t2r::DType::kFloat32, source),
-              0, 0};
-  double peak = peaks.f32_gflop_per_s;
-  if (dtype == t2r::DType::kBFloat16) peak = std::max(peak, peaks.bf16_gflop_per_s);
-  if (t2r::IsQuantized(dtype)) peak = std::max(peak, peaks.int8_gop_per_s);
-  floor.compute_seconds = static_cast<double>(floor.cost.flops) / peak / 1e9;
-  floor.memory_seconds = static_cast<double>(floor.cost.weight_bytes + floor.cost.state_bytes) /
-                         peaks.read_gb_per_s / 1e9;
+              t2r::CostOfDecodeStep(config, types.kept, sessions, context, source)};
+  for (const t2r::StepOperation& operation :
+       t2r::OperationsOfDecodeStep(config, types.kept, sessions, context, source)) {
+    const t2r::StepCost& cost = operation.cost;
+    const double compute =
+        static_cast<double>(cost.flops) / ProductPeak(operation.weights, types, peaks);
+    const double memory =
+        static_cast<double>(cost.weight_bytes + cost.state_bytes) / peaks.read_gb_per_s / 1e9;
+    floor.compute_seconds += compute;
+    floor.memory_seconds += memory;
+    floor.seconds += std::max(compute, memory);
+  }
   return floor;
 }
 
@@ -45,6 +69,9 @@ int main(int argc, char** argv) {
   int threads = 0;
   bool json = false;
   std::string weights = "auto";
+  std::string kv = "float32";
+  std::string windows = "float32";
+  Types types{{}, "auto"};
   std::string model;
   std::vector<int> sessions = {1, 8, 32, 64};
   std::vector<int64_t> contexts = {128};
@@ -58,6 +85,13 @@ int main(int argc, char** argv) {
       ->type_name("DIR");
   t2r::flags::OneOf(app.add_option("--weights", weights, "With --model; auto: as its files"),
                     {"auto", "float32", "bfloat16", "int8", "int4"});
+  t2r::flags::OneOf(
+      app.add_option("--activations", types.activations, "With --model: rows of products"),
+      {"auto", "float32", "bfloat16", "int8"});
+  t2r::flags::OneOf(app.add_option("--kv-dtype", kv, "With --model: keys and values"),
+                    {"float32", "bfloat16"});
+  t2r::flags::OneOf(app.add_option("--window-dtype", windows, "With --model: those in windows"),
+                    {"float32", "bfloat16", "int8"});
   app.add_option("--sessions", sessions, "With --model: sessions that decode together")
       ->delimiter(',')
       ->type_name("N,N,...")
@@ -80,11 +114,13 @@ int main(int argc, char** argv) {
       return 1;
     }
     const bool bf16 = config->file_dtype == t2r::DType::kBFloat16;
-    const t2r::DType dtype = t2r::Parse<t2r::DType>(weights).value_or(bf16 ? t2r::DType::kBFloat16
-                                                                           : t2r::DType::kFloat32);
+    types.kept.weights = t2r::Parse<t2r::DType>(weights).value_or(bf16 ? t2r::DType::kBFloat16
+                                                                       : t2r::DType::kFloat32);
+    types.kept.kv = *t2r::Parse<t2r::DType>(kv);
+    types.kept.windows = *t2r::Parse<t2r::DType>(windows);
     for (const int64_t context : contexts) {
       for (const int count : sessions) {
-        floors.push_back(FloorOf(*config, dtype, peaks, count, context, source));
+        floors.push_back(FloorOf(*config, types, peaks, count, context, source));
       }
     }
   }
@@ -105,6 +141,7 @@ int main(int argc, char** argv) {
                                {"state_bytes", floor.cost.state_bytes},
                                {"compute_ms", floor.compute_seconds * 1e3},
                                {"memory_ms", floor.memory_seconds * 1e3},
+                               {"step_ms", floor.seconds * 1e3},
                                {"tokens_per_s", floor.tokens_per_second()}});
     }
     std::cout << out.dump() << "\n";
@@ -116,12 +153,13 @@ int main(int argc, char** argv) {
       peaks.threads, peaks.isa.c_str(), peaks.read_gb_per_s, peaks.f32_gflop_per_s,
       peaks.bf16_gflop_per_s, peaks.int8_gop_per_s);
   if (floors.empty()) return 0;
-  std::printf("%9s %9s %9s %12s %11s %12s\n", "sessions", "context", "GFLOP", "compute ms",
-              "memory ms", "tokens/s ≤");
+  std::printf("%9s %9s %9s %12s %11s %11s %12s\n", "sessions", "context", "GFLOP", "compute ms",
+              "memory ms", "step ms ≥", "tokens/s ≤");
   for (const Floor& floor : floors) {
-    std::printf("%9d %9lld %9.2f %12.2f %11.2f %12.0f\n", floor.sessions,
+    std::printf("%9d %9lld %9.2f %12.2f %11.2f %9.2f %10.0f\n", floor.sessions,
                 static_cast<long long>(floor.context), static_cast<double>(floor.cost.flops) / 1e9,
-                floor.compute_seconds * 1e3, floor.memory_seconds * 1e3, floor.tokens_per_second());
+                floor.compute_seconds * 1e3, floor.memory_seconds * 1e3, floor.seconds * 1e3,
+                floor.tokens_per_second());
   }
   return 0;
 }

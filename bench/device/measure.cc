@@ -13,6 +13,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr StepTypes kStepTypes = {.weights = DType::kBFloat16, .kv = DType::kBFloat16};
+
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -144,29 +146,31 @@ Timing TimePrefill(ModelExecutor& executor, int64_t tokens, int64_t chunk_size, 
 double DecodeFloor(const ModelConfig& config, const DevicePeaks& peaks, int sessions,
                    int64_t position) {
   double floor = 0;
-  for (const StepCost& operation :
-       OperationsOfDecodeStep(config, DType::kBFloat16, sessions, position, DType::kBFloat16)) {
-    const auto bytes = static_cast<double>(operation.weight_bytes + operation.state_bytes);
+  for (const StepOperation& operation :
+       OperationsOfDecodeStep(config, kStepTypes, sessions, position)) {
+    const StepCost& cost = operation.cost;
+    const auto bytes = static_cast<double>(cost.weight_bytes + cost.state_bytes);
     floor += std::max(bytes / peaks.copy_bytes_per_s,
-                      static_cast<double>(operation.flops) / peaks.matrix_flops_per_s);
+                      static_cast<double>(cost.flops) / peaks.matrix_flops_per_s);
   }
   return floor;
 }
 
 double BytesOnly(const ModelConfig& config, const DevicePeaks& peaks, int sessions,
                  int64_t position) {
-  const StepCost cost =
-      CostOfDecodeStep(config, DType::kBFloat16, sessions, position, DType::kBFloat16);
+  const StepCost cost = CostOfDecodeStep(config, kStepTypes, sessions, position);
   return static_cast<double>(cost.weight_bytes + cost.state_bytes) / peaks.copy_bytes_per_s;
 }
 
 double PrefillFlops(const ModelConfig& config, int64_t tokens) {
   // Attention to all earlier positions costs, on the mean, as much as to half of them.
-  const std::vector<StepCost> operations =
-      OperationsOfDecodeStep(config, DType::kBFloat16, 1, tokens / 2);
+  const std::vector<StepOperation> operations =
+      OperationsOfDecodeStep(config, kStepTypes, 1, tokens / 2);
   double flops = 0;
-  for (const StepCost& operation : operations) flops += static_cast<double>(operation.flops);
-  const auto head = static_cast<double>(operations.back().flops);
+  for (const StepOperation& operation : operations) {
+    flops += static_cast<double>(operation.cost.flops);
+  }
+  const auto head = static_cast<double>(operations.back().cost.flops);
   return (flops - head) * static_cast<double>(tokens) + head;
 }
 

@@ -48,7 +48,7 @@ void ExpectPredicted(const ModelSpec& spec, int sessions, int64_t position) {
   const OpCounts counted = CountedSteps(spec, sessions, {position}).front();
   const auto config = ParseModelConfig(ConfigOf(spec), "");
   ASSERT_TRUE(config.ok()) << config.status();
-  const StepCost cost = CostOfDecodeStep(*config, DType::kFloat32, sessions, position);
+  const StepCost cost = CostOfDecodeStep(*config, {}, sessions, position);
   EXPECT_EQ(cost.flops, counted.flops);
   EXPECT_EQ(cost.weight_bytes, counted.weight_bytes);
   EXPECT_EQ(cost.state_bytes, counted.state_bytes);
@@ -143,8 +143,7 @@ void ExpectPredicted(const MarianSpec& spec, int sessions, int64_t position, int
   const OpCounts counted = CountedMarianStep(spec, sessions, position, source);
   const auto config = ParseModelConfig(ConfigOf(spec), "");
   ASSERT_TRUE(config.ok()) << config.status();
-  const StepCost cost =
-      CostOfDecodeStep(*config, DType::kFloat32, sessions, position, DType::kFloat32, source);
+  const StepCost cost = CostOfDecodeStep(*config, {}, sessions, position, source);
   EXPECT_EQ(cost.flops, counted.flops);
   EXPECT_EQ(cost.weight_bytes, counted.weight_bytes);
   EXPECT_EQ(cost.state_bytes, counted.state_bytes);
@@ -177,7 +176,7 @@ TEST(CostTest, AMarianStepByHand) {
   config.layer_types = {LayerType::kLinearAttention};
   config.linear_attention.emplace().feature_size = 3;
   config.encoder_decoder.emplace().cross_layer_types = {LayerType::kLinearAttention};
-  const StepCost cost = CostOfDecodeStep(config, DType::kBFloat16, 3, 5);
+  const StepCost cost = CostOfDecodeStep(config, {DType::kBFloat16}, 3, 5);
   EXPECT_EQ(cost.flops, 3 * (2 * (2 * 3 + 2 * 3 + 2 * 4) * 8  // q and k as features, v
                              + 2 * (2 * 3 * 4 + 3)            // S and z take a token
                              + 2 * (2 * 3 * 4 + 2 * 3)        // and are read by each head
