@@ -101,7 +101,9 @@ void Run(const Options& options) {
     const size_t equals = named.find('=');
     if (equals == std::string::npos)
       throw t2r::DeviceError("--beside " + named + " is no NAME=DIR");
-    variants.push_back({named.substr(0, equals), named.substr(equals + 1), "auto"});
+    const std::string name = named.substr(0, equals);
+    const size_t slash = std::min(name.find('/'), name.size());
+    variants.push_back({name, named.substr(equals + 1), "auto" + name.substr(slash)});
   }
   for (const Variant& variant : variants) {
     const auto engine = t2r::convert::LoadScoringEngine(variant.directory, room,
@@ -156,7 +158,9 @@ int main(int argc, char** argv) {
                  "As the server's --weights; int8/int8: with --activations int8, and so on")
       ->delimiter(',')
       ->type_name("TYPE,TYPE,...");
-  app.add_option("--beside", options.beside, "The same model in another directory, as it is there")
+  app.add_option(
+         "--beside", options.beside,
+         "The same model in another directory, as it is there; NAME/int8: with --activations int8")
       ->type_name("NAME=DIR");
   app.add_option("--prompt", options.prompt, "Tokens of a document that are continued")
       ->check(t2r::flags::Range(int64_t{1}, int64_t{1} << 16));
