@@ -13,6 +13,7 @@
 #include "engine/ops/cpu/int_gemm/kernels.h"
 #include "engine/ops/cpu/kernels.h"
 #include "engine/ops/cpu/quantized_matrix.h"
+#include "engine/ops/cpu/row_cut.h"
 #include "engine/ops/cpu/thread_pool.h"
 
 namespace t2r {
@@ -70,13 +71,14 @@ class CpuBackend : public Backend {
   void FetchSamples(std::span<SampleResult> results) override;
 
  private:
-  // Nanoseconds of work below which reaching another thread does not pay.
-  static constexpr double kSharedNanoseconds = 1000;
+  // Nanoseconds of work a thread below which reaching the others does not pay: about 200 from one
+  // third-level cache to another and back, several times.
+  static constexpr double kSharedNanoseconds = 500;
 
   // fn(task, worker) for every task, on all threads if `cost` nanoseconds in all are worth it.
   template <typename Fn>
   void ForTasks(int64_t tasks, double cost, const Fn& fn) {
-    if (cost >= kSharedNanoseconds) return pool_.Run(tasks, fn);
+    if (cost >= kSharedNanoseconds * pool_.threads()) return pool_.Run(tasks, fn);
     for (int64_t task = 0; task < tasks; ++task) fn(task, 0);
   }
   // fn(row) for every row, in chunks worth a thread's while; row_cost in nanoseconds, roughly.
@@ -84,13 +86,11 @@ class CpuBackend : public Backend {
   void ForRows(int64_t rows, double row_cost, const Fn& fn) {
     if (rows == 0) return;
     const double cost = row_cost * static_cast<double>(rows);
-    const int64_t threads = pool_.threads();
-    int64_t chunks = std::clamp<int64_t>(static_cast<int64_t>(cost / (kSharedNanoseconds / 2)), 1,
-                                         std::min(rows, 4 * threads));
-    // As many for each thread: the same rows are then the same thread's in every op.
-    if (chunks > threads) chunks -= chunks % threads;
+    const int64_t chunks =
+        RowChunks(rows, static_cast<int64_t>(cost / kSharedNanoseconds), pool_.threads());
     ForTasks(chunks, cost, [&](int64_t chunk, int) {
-      for (int64_t r = rows * chunk / chunks; r < rows * (chunk + 1) / chunks; ++r) fn(r);
+      const Rows of_chunk = RowChunk(rows, chunk, chunks);
+      for (int64_t r = of_chunk.begin; r < of_chunk.end; ++r) fn(r);
     });
   }
   // fn(pair, next, worker) for every pair of rows and a group, `cost` nanoseconds in all. gather:
@@ -108,12 +108,11 @@ class CpuBackend : public Backend {
   void PairMatMul(Tensor x, const PackedMatrix& w, const float* bias, MatMulMode mode, Tensor out);
   void IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias, MatMulMode mode,
                  Tensor out);
-  // run(task, worker) for the parts of the product whose whole is `all`: of at most most_panels
-  // panels and kGemmMaxRows rows each; cost as of ForTasks. Of at_once.share_rows rows a thread,
-  // threads share the rows, as they do in other ops: what a thread wrote then stays in its caches.
+  // run(task, worker) for the parts of the product whose whole is `all`: blocks of the cut's rows,
+  // and at most most_panels panels each; cost as of ForTasks.
   template <typename Task, typename Run>
-  void RunProduct(const Task& all, int64_t rows, int64_t panel_count, const PanelsAtOnce& at_once,
-                  int64_t most_panels, double cost, const Run& run);
+  void RunProduct(const Task& all, const RowCut& cut, int64_t panel_count,
+                  const PanelsAtOnce& at_once, int64_t most_panels, double cost, const Run& run);
   // The same of few rows, which memory bounds. A thread's share of the panels is cut into at_once
   // runs of neighbours, which it reads side by side: long runs, far apart, come from memory the
   // fastest.

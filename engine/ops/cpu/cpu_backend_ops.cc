@@ -27,29 +27,6 @@ constexpr int64_t kFewPairs = 4;
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How the rows ≥ 1 of a product are cut: into shares as the threads' shares of rows in other ops
-// are, so that a thread goes on with rows that it wrote itself, and each share into blocks.
-struct RowCut {
-  int64_t rows = 0;
-  int64_t shares = 0;
-  int64_t blocks = 0;      // of a share
-  int64_t block_rows = 0;  // about as many in each, and whole tiles but for a share's last
-  int64_t Begin(int64_t share) const { return rows * share / shares; }
-};
-
-// share_rows: PanelsAtOnce's.
-RowCut CutRows(int64_t rows, int share_rows, int threads) {
-  constexpr int64_t kTileRows = 16;
-  static_assert(kGemmMaxRows % kTileRows == 0);
-  RowCut cut{.rows = rows, .shares = 1};
-  if (share_rows > 0) cut.shares = std::clamp<int64_t>(rows / share_rows, 1, threads);
-  const int64_t most = DivideUp(rows, cut.shares);
-  const int64_t blocks = DivideUp(most, kGemmMaxRows);
-  cut.block_rows = blocks == 1 ? most : DivideUp(DivideUp(most, blocks), kTileRows) * kTileRows;
-  cut.blocks = DivideUp(most, cut.block_rows);
-  return cut;
-}
-
 // Nanoseconds of one thread for a product, roughly: its arithmetic and the weights' way from
 // memory.
 double ProductCost(int64_t rows, const Matrix& w, double flops_per_nanosecond) {
@@ -101,33 +78,32 @@ void CpuBackend::RunFewRows(const Task& all, int64_t rows, int64_t panel_count, 
 }
 
 template <typename Task, typename Run>
-void CpuBackend::RunProduct(const Task& all, int64_t rows, int64_t panel_count,
+void CpuBackend::RunProduct(const Task& all, const RowCut& cut, int64_t panel_count,
                             const PanelsAtOnce& at_once, int64_t most_panels, double cost,
                             const Run& run) {
-  if (rows <= at_once.few_rows) {
-    return RunFewRows(all, rows, panel_count, at_once.few, cost, run);
+  if (cut.rows() <= at_once.few_rows) {
+    return RunFewRows(all, cut.rows(), panel_count, at_once.few, cost, run);
   }
-  const RowCut cut = CutRows(rows, at_once.share_rows, pool_.threads());
-  const int64_t fair = panel_count * cut.shares / (kTasksPerThread * pool_.threads());
+  const int64_t blocks = cut.blocks();
+  const int64_t fair = panel_count * cut.shares() / (kTasksPerThread * pool_.threads());
   const int64_t panels =
       std::min(std::max<int64_t>(fair / at_once.many, 1) * at_once.many, most_panels);
-  const int64_t share_tasks = DivideUp(panel_count, panels) * cut.blocks;
-  const int64_t tasks = cut.shares * share_tasks;
+  const int64_t share_tasks = DivideUp(panel_count, panels) * blocks;
+  const int64_t tasks = cut.shares() * share_tasks;
   // Row blocks of the same panels follow each other: the panels come from memory once a share.
   ForTasks(tasks, cost, [&](int64_t index, int worker) {
     const int64_t share = index / share_tasks;
-    const int64_t chunk = index % share_tasks / cut.blocks;
-    const int64_t block = index % cut.blocks;
+    const int64_t block = index % blocks;
     Task task = all;
-    task.first_panel = chunk * panels;
+    task.first_panel = index % share_tasks / blocks * panels;
     task.panel_count = std::min(panels, panel_count - task.first_panel);
-    task.next_panel = task.first_panel + (block + 1 < cut.blocks ? 0 : panels);
-    const int64_t end =
-        std::min(pool_.ShareWith(index, tasks).end - share * share_tasks, share_tasks);
-    task.next_end = std::min(DivideUp(end, cut.blocks) * panels, panel_count);
-    task.first_row = cut.Begin(share) + block * cut.block_rows;
-    task.end_row = std::min(task.first_row + cut.block_rows, cut.Begin(share + 1));
-    if (task.first_row < task.end_row) run(task, worker);
+    task.next_panel = task.first_panel + (block + 1 < blocks ? 0 : panels);
+    const int64_t end = pool_.ShareWith(index, tasks).end - share * share_tasks;
+    task.next_end = std::min(DivideUp(end, blocks) * panels, panel_count);
+    const Rows rows = cut.Block(share, block);
+    task.first_row = rows.begin;
+    task.end_row = rows.end;
+    run(task, worker);
   });
 }
 
@@ -147,10 +123,9 @@ void CpuBackend::FloatMatMul(Tensor x, const PackedMatrix& w, const float* bias,
   all.bfloat16 = w.dtype() == DType::kBFloat16;
   all.cols = w.cols();
   SetOutput(w, bias, mode, out, &all);
-  const int64_t fitting =
-      kGemmScratchFloats /
-      (CutRows(x.rows, gemm_.panels.share_rows, pool_.threads()).block_rows * gemm_.panel_cols);
-  RunProduct(all, x.rows, w.panel_count(), gemm_.panels, fitting,
+  const RowCut cut(x.rows, gemm_.panels.share_rows, pool_.threads());
+  const int64_t fitting = kGemmScratchFloats / (cut.most_block_rows() * gemm_.panel_cols);
+  RunProduct(all, cut, w.panel_count(), gemm_.panels, fitting,
              ProductCost(x.rows, w, kFlopsPerNanosecond), [&](GemmTask task, int worker) {
                task.scratch = Scratch(worker);
                gemm_.run(task);
@@ -170,8 +145,8 @@ void CpuBackend::PairMatMul(Tensor x, const PackedMatrix& w, const float* bias, 
   all.x = rows;
   all.panels = static_cast<const uint32_t*>(w.panels());
   SetOutput(w, bias, mode, out, &all);
-  RunProduct(all, x.rows, w.panel_count(), bf16_gemm_->panels, w.panel_count(),
-             ProductCost(x.rows, w, kBf16FlopsPerNanosecond),
+  RunProduct(all, {x.rows, bf16_gemm_->panels.share_rows, pool_.threads()}, w.panel_count(),
+             bf16_gemm_->panels, w.panel_count(), ProductCost(x.rows, w, kBf16FlopsPerNanosecond),
              [&](const Bf16GemmTask& task, int) { bf16_gemm_->run(task); });
 }
 
@@ -192,8 +167,8 @@ void CpuBackend::IntMatMul(Tensor x, const QuantizedMatrix& w, const float* bias
   all.panel_bytes = w.panel_bytes();
   all.int4 = w.dtype() == DType::kInt4;
   SetOutput(w, bias, mode, out, &all);
-  RunProduct(all, x.rows, w.panel_count(), int_gemm_.panels, w.panel_count(),
-             ProductCost(x.rows, w, kIntOpsPerNanosecond),
+  RunProduct(all, {x.rows, int_gemm_.panels.share_rows, pool_.threads()}, w.panel_count(),
+             int_gemm_.panels, w.panel_count(), ProductCost(x.rows, w, kIntOpsPerNanosecond),
              [&](const IntGemmTask& task, int) { int_gemm_.run(task); });
 }
 

@@ -5,17 +5,19 @@
 
 namespace t2r {
 
-// How many panels a kernel takes at a time, which its tasks should hold a multiple of: `few` for at
-// most few_rows rows, `many` for more.
+// How tasks suit a kernel: how many panels it takes at a time, which they should hold a multiple
+// of, `few` for at most few_rows rows and `many` for more.
 struct PanelsAtOnce {
   int few_rows = 0;
   int few = 1;
   int many = 1;
-  // Rows a thread must have for threads to share the rows rather than the panels, which then come
-  // from memory once a thread: fewer would not hide that. 0: no number of rows does.
+  // From so many rows a thread on, threads share the rows rather than the panels, which then come
+  // from memory once a thread. 0: never.
   int share_rows = 0;
 };
-// Of kernels that fetch ahead.
+// Of kernels that fetch ahead: fewer rows would not hide memory's time. Measured with two threads,
+// which have 18 to 32 GB/s each. Float32's products, which do not fetch ahead, lost 5 % of their
+// speed with shares of 32 rows.
 inline constexpr int kShareRows = 16;
 
 // Rows [first_row, end_row) × panels first_panel + i · panel_step, i in [0, panel_count), of out =

@@ -203,17 +203,17 @@ TEST_P(MatMulTest, NoRowsIsNoWork) {
 // left out as well as one that was done twice.
 class ThreadsTest : public MatMulTest {
  protected:
-  void Check(DType kept) {
+  void CheckThreads(DType kept) {
     BackendCase backend_case = GetParam();
-    const Weight w = MakeWeight(90, 70, DType::kFloat32, kept);
-    const Mat x = Random(300, 70);
-    const Mat before = Random(300, 90);
+    const Weight w = MakeWeight(530, 40, DType::kFloat32, kept);
+    const Mat x = Random(961, 40);
+    const Mat before = Random(961, 530);
     Mat want;
     for (const int threads : {1, 2, 3, 5, 16}) {
       backend_case.options.threads = threads;
       const auto backend = testing::MakeBackend(backend_case);
       const auto matrix = backend->LoadMatrix({&w.host, 1}, kept);
-      for (const int64_t rows : {300, 257, 200, 193, 97, 48, 47, 33, 32, 31, 16, 15, 4, 3, 1}) {
+      for (const int64_t rows : {961, 257, 200, 97, 48, 47, 33, 32, 31, 16, 15, 4, 3, 1}) {
         const DeviceTensor out(*backend, before.Rows(0, rows), 3);
         backend->MatMul(DeviceTensor(*backend, x.Rows(0, rows)).view(), *matrix, nullptr,
                         MatMulMode::kAccumulate, out.view());
@@ -226,22 +226,30 @@ class ThreadsTest : public MatMulTest {
 };
 
 TEST_P(ThreadsTest, AnyNumberOfThemGivesTheSameBits) {
-  for (const DType kept : {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kInt4}) {
-    SCOPED_TRACE(NameOf(kept));
-    Check(kept);
+  using Types = std::vector<DType>;
+  const RowRounding rows = GetParam().options.rows;
+  const Types kept = rows == RowRounding::kBFloat16 ? Types{DType::kBFloat16}
+                     : rows == RowRounding::kInt8
+                         ? Types{DType::kInt8, DType::kInt4}
+                         : Types{DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kInt4};
+  for (const DType dtype : kept) {
+    SCOPED_TRACE(NameOf(dtype));
+    CheckThreads(dtype);
   }
 }
 
+// Rows as they are, in bfloat16 for each twin, and in int8.
 std::vector<BackendCase> RoundedRows() {
   std::vector<BackendCase> cases;
   if (ChosenBackend() == "cuda") return cases;
-  for (const auto& [name, rows] :
-       std::vector<std::pair<std::string, RowRounding>>{{"Float32", RowRounding::kNone},
-                                                        {"BFloat16", RowRounding::kBFloat16},
-                                                        {"Int8", RowRounding::kInt8}}) {
-    cases.push_back({name, {"cpu"}});
-    cases.back().options.rows = rows;
-    if (rows == RowRounding::kBFloat16) cases.back().bf16_gemm = &Bf16GemmSets().back();
+  cases.push_back({"Float32", {"cpu"}});
+  cases.push_back({"Int8", {"cpu"}});
+  cases.back().options.rows = RowRounding::kInt8;
+  for (const Bf16GemmKernels& set : Bf16GemmSets()) {
+    if (!set.twin) continue;
+    cases.push_back({"BFloat16Twin" + std::to_string(cases.size()), {"cpu"}});
+    cases.back().options.rows = RowRounding::kBFloat16;
+    cases.back().bf16_gemm = &set;
   }
   return cases;
 }

@@ -108,6 +108,12 @@ TEST(IntGemmSetsTest, TilesLeaveFewRowsToTheSetThatCountsThem) {
   EXPECT_EQ(tiles->panels.few_rows, rest->panels.few_rows);
   EXPECT_EQ(tiles->panels.few, rest->panels.few);
   EXPECT_EQ(tiles->panels.many, rest->panels.many);
+  const auto twin = find("twin of AMX-INT8");
+  ASSERT_NE(twin, sets.end());
+  EXPECT_EQ(twin->panels.few_rows, tiles->panels.few_rows);
+  EXPECT_EQ(twin->panels.few, tiles->panels.few);
+  EXPECT_EQ(twin->panels.many, tiles->panels.many);
+  EXPECT_EQ(twin->panels.share_rows, tiles->panels.share_rows);
 }
 
 TEST(IntGemmSetsTest, RowsAreRoundedToNearestEven) {

@@ -30,7 +30,8 @@ bool Supported() { return kAvx512Vnni.supported() && Amx().int8; }
 }  // namespace
 }  // namespace amx_int8
 
-// Few rows are AVX512-VNNI's, with its panels at once.
+// Few rows are AVX512-VNNI's, with its panels at once. Tiles are too fast for threads to read all
+// panels each.
 const IntGemmKernels kAmxInt8 = {
     "AMX-INT8",
     amx_int8::Supported,

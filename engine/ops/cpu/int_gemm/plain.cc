@@ -179,7 +179,7 @@ const IntGemmKernels kAvx2Twin = {"twin of AVX2", Always, TileShape<Avx2TwinIsa>
                                   RunInt<Avx2TwinIsa>, true};
 const IntGemmKernels kAvxVnniTwin = {"twin of AVX-VNNI", Always, TileShape<AvxVnniTwinIsa>::kAtOnce,
                                      RunInt<AvxVnniTwinIsa>, true};
-const IntGemmKernels kAmxInt8Twin = {"twin of AMX-INT8", Always, TileShape<PlainIsa>::kAtOnce,
-                                     RunAmx<PlainIsa, AmxTilesTwin, kPlain>, true};
+const IntGemmKernels kAmxInt8Twin = {
+    "twin of AMX-INT8", Always, {3, 4, 2}, RunAmx<PlainIsa, AmxTilesTwin, kPlain>, true};
 
 }  // namespace t2r::int_gemm
