@@ -1,5 +1,5 @@
-// What this machine can do at most, measured: the yardstick that benchmarks print beside their own
-// figures.
+// What this machine can do at most by vector instructions (AMX's tiles are not measured): the
+// yardstick that benchmarks print beside their own figures.
 #pragma once
 
 #include <string>

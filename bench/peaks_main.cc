@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "bench/cost.h"
+#include "bench/floor.h"
 #include "bench/peaks.h"
 #include "engine/engine.h"
 #include "engine/ops/enum_names.h"
@@ -14,54 +14,14 @@
 
 namespace {
 
-// The least time a decode step can take: one operation after the other, and within each its
-// arithmetic and its memory traffic overlap perfectly.
-struct Floor {
+struct Row {
   int sessions = 0;
   int64_t context = 0;
   t2r::StepCost cost;
-  double compute_seconds = 0;
-  double memory_seconds = 0;
-  double seconds = 0;  // the sum of each operation's longer one
+  t2r::bench::StepFloor floor;
 
-  double tokens_per_second() const { return sessions / seconds; }
+  double tokens_per_second() const { return sessions / floor.seconds; }
 };
-
-struct Types {
-  t2r::StepTypes kept;
-  std::string activations;  // rows of products: auto, float32, bfloat16, int8
-};
-
-// Operations a second of a product. Rows of 16 bits beside quantised weights take two dot products
-// of bytes; float32's take float32 multiply-adds whatever the weights.
-double ProductPeak(t2r::DType weights, const Types& types, const t2r::bench::Peaks& peaks) {
-  double peak = peaks.f32_gflop_per_s;
-  if (weights == t2r::DType::kBFloat16 && types.activations == "bfloat16") {
-    peak = std::max(peak, peaks.bf16_gflop_per_s);
-  }
-  if (t2r::IsQuantized(weights)) {
-    peak = std::max(peak, peaks.int8_gop_per_s / (types.activations == "int8" ? 1 : 2));
-  }
-  return peak * 1e9;
-}
-
-Floor FloorOf(const t2r::ModelConfig& config, const Types& types, const t2r::bench::Peaks& peaks,
-              int sessions, int64_t context, int64_t source) {
-  Floor floor{sessions, context,
-              t2r::CostOfDecodeStep(config, types.kept, sessions, context, source)};
-  for (const t2r::StepOperation& operation :
-       t2r::OperationsOfDecodeStep(config, types.kept, sessions, context, source)) {
-    const t2r::StepCost& cost = operation.cost;
-    const double compute =
-        static_cast<double>(cost.flops) / ProductPeak(operation.weights, types, peaks);
-    const double memory =
-        static_cast<double>(cost.weight_bytes + cost.state_bytes) / peaks.read_gb_per_s / 1e9;
-    floor.compute_seconds += compute;
-    floor.memory_seconds += memory;
-    floor.seconds += std::max(compute, memory);
-  }
-  return floor;
-}
 
 }  // namespace
 
@@ -71,7 +31,7 @@ int main(int argc, char** argv) {
   std::string weights = "auto";
   std::string kv = "float32";
   std::string windows = "float32";
-  Types types{{}, "auto"};
+  std::string activations = "auto";
   std::string model;
   std::vector<int> sessions = {1, 8, 32, 64};
   std::vector<int64_t> contexts = {128};
@@ -85,9 +45,8 @@ int main(int argc, char** argv) {
       ->type_name("DIR");
   t2r::flags::OneOf(app.add_option("--weights", weights, "With --model; auto: as its files"),
                     {"auto", "float32", "bfloat16", "int8", "int4"});
-  t2r::flags::OneOf(
-      app.add_option("--activations", types.activations, "With --model: rows of products"),
-      {"auto", "float32", "bfloat16", "int8"});
+  t2r::flags::OneOf(app.add_option("--activations", activations, "With --model: rows of products"),
+                    {"auto", "float32", "bfloat16", "int8"});
   t2r::flags::OneOf(app.add_option("--kv-dtype", kv, "With --model: keys and values"),
                     {"float32", "bfloat16"});
   t2r::flags::OneOf(app.add_option("--window-dtype", windows, "With --model: those in windows"),
@@ -105,7 +64,7 @@ int main(int argc, char** argv) {
   app.add_flag("--json", json, "One JSON object instead of a table");
   if (const auto code = t2r::flags::Parse(&app, argc, argv)) return *code;
 
-  std::vector<Floor> floors;
+  std::vector<Row> floors;
   const t2r::bench::Peaks peaks = t2r::bench::MeasurePeaks(threads);
   if (!model.empty()) {
     const auto config = t2r::LoadModelConfig(model);
@@ -114,13 +73,25 @@ int main(int argc, char** argv) {
       return 1;
     }
     const bool bf16 = config->file_dtype == t2r::DType::kBFloat16;
+    t2r::bench::FloorTypes types;
     types.kept.weights = t2r::Parse<t2r::DType>(weights).value_or(bf16 ? t2r::DType::kBFloat16
                                                                        : t2r::DType::kFloat32);
     types.kept.kv = *t2r::Parse<t2r::DType>(kv);
     types.kept.windows = *t2r::Parse<t2r::DType>(windows);
+    if (activations == "bfloat16") types.rows = t2r::RowRounding::kBFloat16;
+    if (activations == "int8") types.rows = t2r::RowRounding::kInt8;
+    if ((types.rows == t2r::RowRounding::kBFloat16 &&
+         types.kept.weights != t2r::DType::kBFloat16) ||
+        (types.rows == t2r::RowRounding::kInt8 && !t2r::IsQuantized(types.kept.weights))) {
+      std::cerr << "t2r-bench-peaks: --activations " << activations
+                << " does not go with weights in " << t2r::NameOf(types.kept.weights) << "\n";
+      return 1;
+    }
     for (const int64_t context : contexts) {
       for (const int count : sessions) {
-        floors.push_back(FloorOf(*config, types, peaks, count, context, source));
+        floors.push_back(
+            {count, context, t2r::CostOfDecodeStep(*config, types.kept, count, context, source),
+             t2r::bench::FloorOfDecodeStep(*config, types, peaks, count, context, source)});
       }
     }
   }
@@ -133,16 +104,16 @@ int main(int argc, char** argv) {
                           {"bf16_gflop_per_s", peaks.bf16_gflop_per_s},
                           {"int8_gop_per_s", peaks.int8_gop_per_s},
                           {"floors", nlohmann::json::array()}};
-    for (const Floor& floor : floors) {
-      out["floors"].push_back({{"sessions", floor.sessions},
-                               {"context", floor.context},
-                               {"flops", floor.cost.flops},
-                               {"weight_bytes", floor.cost.weight_bytes},
-                               {"state_bytes", floor.cost.state_bytes},
-                               {"compute_ms", floor.compute_seconds * 1e3},
-                               {"memory_ms", floor.memory_seconds * 1e3},
-                               {"step_ms", floor.seconds * 1e3},
-                               {"tokens_per_s", floor.tokens_per_second()}});
+    for (const Row& row : floors) {
+      out["floors"].push_back({{"sessions", row.sessions},
+                               {"context", row.context},
+                               {"flops", row.cost.flops},
+                               {"weight_bytes", row.cost.weight_bytes},
+                               {"state_bytes", row.cost.state_bytes},
+                               {"compute_ms", row.floor.compute_seconds * 1e3},
+                               {"memory_ms", row.floor.memory_seconds * 1e3},
+                               {"step_ms", row.floor.seconds * 1e3},
+                               {"tokens_per_s", row.tokens_per_second()}});
     }
     std::cout << out.dump() << "\n";
     return 0;
@@ -155,11 +126,11 @@ int main(int argc, char** argv) {
   if (floors.empty()) return 0;
   std::printf("%9s %9s %9s %12s %11s %11s %12s\n", "sessions", "context", "GFLOP", "compute ms",
               "memory ms", "step ms ≥", "tokens/s ≤");
-  for (const Floor& floor : floors) {
-    std::printf("%9d %9lld %9.2f %12.2f %11.2f %9.2f %10.0f\n", floor.sessions,
-                static_cast<long long>(floor.context), static_cast<double>(floor.cost.flops) / 1e9,
-                floor.compute_seconds * 1e3, floor.memory_seconds * 1e3, floor.seconds * 1e3,
-                floor.tokens_per_second());
+  for (const Row& row : floors) {
+    std::printf("%9d %9lld %9.2f %12.2f %11.2f %9.2f %10.0f\n", row.sessions,
+                static_cast<long long>(row.context), static_cast<double>(row.cost.flops) / 1e9,
+                row.floor.compute_seconds * 1e3, row.floor.memory_seconds * 1e3,
+                row.floor.seconds * 1e3, row.tokens_per_second());
   }
   return 0;
 }

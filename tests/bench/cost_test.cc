@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <vector>
+
+#include "bench/floor.h"
 #include "engine/executor/model_executor.h"
 #include "engine/model/architectures.h"
 #include "testing/marian_directory.h"
@@ -109,6 +113,49 @@ TEST(CostTest, ThePredictionIsWhatTheOpsCount) {
   ExpectPredicted(mixed, 3, 130);
 }
 
+ModelSpec Windowed(const std::string& map, int fold) {
+  ModelSpec spec;
+  spec.linear.assign(spec.layers, true);
+  spec.map = map;
+  spec.features = 8;
+  spec.window = 9;
+  spec.sinks = 2;
+  spec.fold = fold;
+  spec.rope_features = map != "codebook";
+  return spec;
+}
+
+TEST(CostTest, ThePredictionOfWindowsIsWhatTheOpsCount) {
+  for (const int64_t position : {0, 3, 40, 41, 43}) {
+    SCOPED_TRACE(position);
+    ExpectPredicted(Windowed("codebook", 1), 2, position);
+    ExpectPredicted(Windowed("t2r", 4), 1, position);
+    ExpectPredicted(Windowed("t2r", 3), 3, position);
+    ExpectPredicted(Windowed("none", 1), 1, position);
+  }
+}
+
+TEST(CostTest, KeysAndValuesCountInTheTypeTheyAreKeptIn) {
+  const ModelSpec windows = Windowed("none", 1);
+  const auto config = ParseModelConfig(ConfigOf(windows), "");
+  ASSERT_TRUE(config.ok()) << config.status();
+  const StepCost wide = CostOfDecodeStep(*config, {}, 3, 40);
+  const StepCost narrow = CostOfDecodeStep(*config, {.windows = DType::kInt8}, 3, 40);
+  EXPECT_EQ(narrow.flops, wide.flops);
+  EXPECT_EQ(narrow.weight_bytes, wide.weight_bytes);
+  // Two sinks, a window of nine, and the new one: d floats each become d codes and a scale.
+  EXPECT_EQ(wide.state_bytes - narrow.state_bytes,
+            int64_t{3} * windows.layers * 2 * 12 * windows.groups *
+                (config->head_dim * 4 - config->head_dim - 4));
+
+  ModelSpec softmax;
+  softmax.positions = 64;
+  const auto full = ParseModelConfig(ConfigOf(softmax), "");
+  ASSERT_TRUE(full.ok()) << full.status();
+  EXPECT_EQ(CostOfDecodeStep(*full, {}, 3, 40).state_bytes,
+            2 * CostOfDecodeStep(*full, {.kv = DType::kBFloat16}, 3, 40).state_bytes);
+}
+
 // What one decode step of a Marian at `position` counts, with sources of `source` tokens. Its other
 // positions went through in the step before.
 OpCounts CountedMarianStep(const MarianSpec& spec, int sessions, int64_t position, int64_t source) {
@@ -162,9 +209,17 @@ TEST(CostTest, ThePredictionForMarianIsWhatTheOpsCount) {
   ExpectPredicted(wide, 1, 4, 3);
 }
 
+std::vector<DType> WeightsOf(const ModelConfig& config, DType weights) {
+  std::vector<DType> found;
+  for (const StepOperation& operation : OperationsOfDecodeStep(config, {weights}, 1, 5)) {
+    found.push_back(operation.weights);
+  }
+  return found;
+}
+
 // A decoder of one layer: hidden 8, two heads of 4, inner 16, vocabulary 10, folded maps of 3
 // features in both attentions; three sessions.
-TEST(CostTest, AMarianStepByHand) {
+ModelConfig SmallMarian() {
   ModelConfig config;
   config.architecture = &kMarianArchitecture;
   config.hidden_size = 8;
@@ -176,6 +231,11 @@ TEST(CostTest, AMarianStepByHand) {
   config.layer_types = {LayerType::kLinearAttention};
   config.linear_attention.emplace().feature_size = 3;
   config.encoder_decoder.emplace().cross_layer_types = {LayerType::kLinearAttention};
+  return config;
+}
+
+TEST(CostTest, AMarianStepByHand) {
+  const ModelConfig config = SmallMarian();
   const StepCost cost = CostOfDecodeStep(config, {DType::kBFloat16}, 3, 5);
   EXPECT_EQ(cost.flops, 3 * (2 * (2 * 3 + 2 * 3 + 2 * 4) * 8  // q and k as features, v
                              + 2 * (2 * 3 * 4 + 3)            // S and z take a token
@@ -195,6 +255,47 @@ TEST(CostTest, AMarianStepByHand) {
                                    + 3 * 8 * 8);                                   // norms
   EXPECT_EQ(cost.state_bytes, 3 * (2 * 2 * 3 * 5 * 4   // S and z of two heads, read and written
                                    + 2 * 3 * 5 * 4));  // read
+}
+
+// What is folded stays float32, attention is, and the head is int8 beside int4.
+TEST(CostTest, OperationsNameTheirWeights) {
+  constexpr DType kF32 = DType::kFloat32;
+  constexpr DType kInt4 = DType::kInt4;
+  EXPECT_EQ(WeightsOf(SmallMarian(), kInt4),
+            (std::vector<DType>{kF32, kF32, kInt4,  // q, k and v folded, attention, out
+                                kF32, kF32, kInt4,  // the same of cross attention
+                                kInt4, kInt4,       // up, down
+                                DType::kInt8}));    // head
+}
+
+TEST(FloorTest, ProductsTakeThePeakOfTheirTypes) {
+  const bench::Peaks peaks = {2, 50, 200, 400, 800, ""};
+  const auto peak = [&](DType weights, RowRounding rows) {
+    return bench::ProductPeak(weights, rows, peaks) / 1e9;
+  };
+  EXPECT_EQ(peak(DType::kFloat32, RowRounding::kNone), 200);
+  EXPECT_EQ(peak(DType::kBFloat16, RowRounding::kNone), 200);
+  EXPECT_EQ(peak(DType::kBFloat16, RowRounding::kBFloat16), 400);
+  EXPECT_EQ(peak(DType::kInt8, RowRounding::kNone), 400);
+  EXPECT_EQ(peak(DType::kInt4, RowRounding::kInt8), 800);
+  EXPECT_EQ(bench::ProductPeak(DType::kInt8, RowRounding::kInt8, {1, 50, 200, 0, 0, ""}), 200e9);
+}
+
+TEST(FloorTest, AStepIsItsOperationsOneAfterTheOther) {
+  const ModelConfig config = SmallMarian();
+  const bench::FloorTypes types = {{DType::kBFloat16}, RowRounding::kBFloat16};
+  // Products are then bound by arithmetic, attentions by memory.
+  const bench::Peaks peaks = {2, 25, 20, 40, 0, ""};
+  double seconds = 0;
+  for (const StepOperation& operation : OperationsOfDecodeStep(config, types.kept, 3, 5)) {
+    const double rate = operation.weights == DType::kBFloat16 ? 40e9 : 20e9;
+    seconds += std::max(
+        static_cast<double>(operation.cost.flops) / rate,
+        static_cast<double>(operation.cost.weight_bytes + operation.cost.state_bytes) / 25e9);
+  }
+  const bench::StepFloor floor = bench::FloorOfDecodeStep(config, types, peaks, 3, 5);
+  EXPECT_DOUBLE_EQ(floor.seconds, seconds);
+  EXPECT_GT(floor.seconds, std::max(floor.compute_seconds, floor.memory_seconds));
 }
 
 }  // namespace

@@ -140,8 +140,9 @@ class CountingBackend : public Backend {
     counts.flops += rows * (args.heads + args.groups) * 2 * projected * d;
     counts.flops += rows * args.groups * (2 * k * d + k);
     counts.flops += rows * args.heads * (2 * k * d + 2 * k);
-    counts.state_bytes += static_cast<int64_t>(batch.segments.size()) * args.groups * k * (d + 1) *
-                          (4 + 4 / args.fold);
+    const int64_t state =
+        static_cast<int64_t>(batch.segments.size()) * args.groups * k * (d + 1) * 4;
+    counts.state_bytes += state + state / args.fold;
     inner_->WindowedAttention(batch, args);
   }
   void FullAttention(const Batch& batch, const FullAttentionArgs& args) override {

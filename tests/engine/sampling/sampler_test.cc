@@ -120,6 +120,13 @@ TEST(SampleTokenTest, GreedyTakesTheLowestOfEquals) {
   wide[1002] = 7;
   wide[40] = 7;
   EXPECT_EQ(Sample(wide, params), 40);
+  for (size_t size = 1; size <= 100; ++size) {
+    for (size_t largest = 0; largest < size; ++largest) {
+      std::vector<float> logits(size, -5.0F);
+      logits[largest] = -4;
+      EXPECT_EQ(Sample(logits, params), static_cast<int32_t>(largest)) << size;
+    }
+  }
 }
 
 TEST(SampleTokenTest, NanAndInfinityNeverComeOut) {

@@ -1,0 +1,34 @@
+// The least time a decode step can take on a machine whose peaks are known.
+#pragma once
+
+#include <cstdint>
+
+#include "bench/cost.h"
+#include "bench/peaks.h"
+#include "engine/ops/backend.h"
+
+namespace t2r::bench {
+
+struct FloorTypes {
+  StepTypes kept;
+  RowRounding rows = RowRounding::kNone;  // of products
+};
+
+// One operation after the other, and within each its arithmetic and its memory traffic overlap
+// perfectly. Norms count for nothing.
+struct StepFloor {
+  double compute_seconds = 0;  // of all operations
+  double memory_seconds = 0;
+  double seconds = 0;  // the sum of each operation's longer one
+};
+
+// Operations a second of products with such weights: of bytes' dot products where they are
+// quantised, two of them where rows have 16 bits; of bfloat16's where rows are bfloat16 too; else
+// of float32 multiply-adds, as attention's are.
+double ProductPeak(DType weights, RowRounding rows, const Peaks& peaks);
+
+// Of CostOfDecodeStep's step.
+StepFloor FloorOfDecodeStep(const ModelConfig& config, const FloorTypes& types, const Peaks& peaks,
+                            int sessions, int64_t position, int64_t source = 0);
+
+}  // namespace t2r::bench
