@@ -152,6 +152,14 @@ class Envoy(Daemon):
                 and not set(host["health_status"]) & {"failed_active_health_check", "pending_active_hc",
                                                       "failed_outlier_check"}}
 
+    def active(self, port):
+        """The requests that the server at this port has not answered whole."""
+        return sum(int(stat.get("value", 0))
+                   for cluster in self.admin("/clusters?format=json")["cluster_statuses"]
+                   for host in cluster.get("host_statuses", [])
+                   if host["address"]["socket_address"]["port_value"] == port
+                   for stat in host["stats"] if stat["name"] == "rq_active")
+
 
 def channel(address, authority):
     """Over TLS; the server's certificate must be of the authority."""

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import threading
 import time
@@ -162,6 +163,9 @@ def test_streams_outlive_restarts_and_kills(tmp_path, model, pair, authority, sy
             for kill in range(KILLS):
                 load.after(chance.randrange(1, 20 * STREAMS))
                 number = kill % 2
+                # Stopped first until streams wait for it: a fast server is done before a slow client reads.
+                servers.servers[number].process.send_signal(signal.SIGSTOP)
+                envoy.wait_for(lambda: envoy.active(port(servers.addresses[number])) >= STREAMS // 4)
                 servers.servers[number].process.kill()
                 servers.servers[number].process.wait()
                 load.after(5 * STREAMS)
@@ -171,7 +175,7 @@ def test_streams_outlive_restarts_and_kills(tmp_path, model, pair, authority, sy
             "restarts": 2, "kills": servers.starts - 4, "done": load.done, "tokens": load.tokens,
             "resumed": load.resumed, "wrong": len(load.wrong), "seconds": time.monotonic() - begun}))
         assert not load.wrong, load.wrong[:5]
-        assert load.resumed >= STREAMS // 4
+        assert load.resumed >= STREAMS // 8 * KILLS
 
 
 def test_the_client_goes_on_by_itself(tmp_path, model, pair, authority):
