@@ -167,4 +167,19 @@ StepCost CostOfDecodeStep(const ModelConfig& config, const StepTypes& types, int
   return sum;
 }
 
+StepFloor FloorOfOperations(const std::vector<StepOperation>& operations, double bytes_per_second,
+                            const std::function<double(DType)>& flops_per_second) {
+  StepFloor floor;
+  for (const StepOperation& operation : operations) {
+    const StepCost& cost = operation.cost;
+    const double compute = static_cast<double>(cost.flops) / flops_per_second(operation.weights);
+    const double memory =
+        static_cast<double>(cost.weight_bytes + cost.state_bytes) / bytes_per_second;
+    floor.compute_seconds += compute;
+    floor.memory_seconds += memory;
+    floor.seconds += std::max(compute, memory);
+  }
+  return floor;
+}
+
 }  // namespace t2r

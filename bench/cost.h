@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "engine/model/config.h"
@@ -46,5 +47,17 @@ StepCost CostOfDecodeStep(const ModelConfig& config, const StepTypes& types, int
 std::vector<StepOperation> OperationsOfDecodeStep(const ModelConfig& config, const StepTypes& types,
                                                   int sessions, int64_t position,
                                                   int64_t source = 0);
+
+// The least time of operations one after the other, if within each its arithmetic and its memory
+// traffic overlap perfectly.
+struct StepFloor {
+  double compute_seconds = 0;  // of all operations
+  double memory_seconds = 0;
+  double seconds = 0;  // the sum of each operation's longer one
+};
+
+// flops_per_second: of an operation with such weights.
+StepFloor FloorOfOperations(const std::vector<StepOperation>& operations, double bytes_per_second,
+                            const std::function<double(DType)>& flops_per_second);
 
 }  // namespace t2r

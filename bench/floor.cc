@@ -17,19 +17,9 @@ double ProductPeak(DType weights, RowRounding rows, const Peaks& peaks) {
 
 StepFloor FloorOfDecodeStep(const ModelConfig& config, const FloorTypes& types, const Peaks& peaks,
                             int sessions, int64_t position, int64_t source) {
-  StepFloor floor;
-  for (const StepOperation& operation :
-       OperationsOfDecodeStep(config, types.kept, sessions, position, source)) {
-    const StepCost& cost = operation.cost;
-    const double compute =
-        static_cast<double>(cost.flops) / ProductPeak(operation.weights, types.rows, peaks);
-    const double memory =
-        static_cast<double>(cost.weight_bytes + cost.state_bytes) / peaks.read_gb_per_s / 1e9;
-    floor.compute_seconds += compute;
-    floor.memory_seconds += memory;
-    floor.seconds += std::max(compute, memory);
-  }
-  return floor;
+  return FloorOfOperations(OperationsOfDecodeStep(config, types.kept, sessions, position, source),
+                           peaks.read_gb_per_s * 1e9,
+                           [&](DType weights) { return ProductPeak(weights, types.rows, peaks); });
 }
 
 }  // namespace t2r::bench

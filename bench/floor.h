@@ -14,20 +14,12 @@ struct FloorTypes {
   RowRounding rows = RowRounding::kNone;  // of products
 };
 
-// One operation after the other, and within each its arithmetic and its memory traffic overlap
-// perfectly. Norms count for nothing.
-struct StepFloor {
-  double compute_seconds = 0;  // of all operations
-  double memory_seconds = 0;
-  double seconds = 0;  // the sum of each operation's longer one
-};
-
 // Operations a second of products with such weights: of bytes' dot products where they are
 // quantised, two of them where rows have 16 bits; of bfloat16's where rows are bfloat16 too; else
 // of float32 multiply-adds, as attention's are.
 double ProductPeak(DType weights, RowRounding rows, const Peaks& peaks);
 
-// Of CostOfDecodeStep's step.
+// Of CostOfDecodeStep's step, without the norms.
 StepFloor FloorOfDecodeStep(const ModelConfig& config, const FloorTypes& types, const Peaks& peaks,
                             int sessions, int64_t position, int64_t source = 0);
 

@@ -18,7 +18,7 @@ struct Row {
   int sessions = 0;
   int64_t context = 0;
   t2r::StepCost cost;
-  t2r::bench::StepFloor floor;
+  t2r::StepFloor floor;
 
   double tokens_per_second() const { return sessions / floor.seconds; }
 };

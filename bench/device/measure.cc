@@ -145,15 +145,9 @@ Timing TimePrefill(ModelExecutor& executor, int64_t tokens, int64_t chunk_size, 
 
 double DecodeFloor(const ModelConfig& config, const DevicePeaks& peaks, int sessions,
                    int64_t position) {
-  double floor = 0;
-  for (const StepOperation& operation :
-       OperationsOfDecodeStep(config, kStepTypes, sessions, position)) {
-    const StepCost& cost = operation.cost;
-    const auto bytes = static_cast<double>(cost.weight_bytes + cost.state_bytes);
-    floor += std::max(bytes / peaks.copy_bytes_per_s,
-                      static_cast<double>(cost.flops) / peaks.matrix_flops_per_s);
-  }
-  return floor;
+  return FloorOfOperations(OperationsOfDecodeStep(config, kStepTypes, sessions, position),
+                           peaks.copy_bytes_per_s, [&](DType) { return peaks.matrix_flops_per_s; })
+      .seconds;
 }
 
 double BytesOnly(const ModelConfig& config, const DevicePeaks& peaks, int sessions,

@@ -293,7 +293,7 @@ TEST(FloorTest, AStepIsItsOperationsOneAfterTheOther) {
         static_cast<double>(operation.cost.flops) / rate,
         static_cast<double>(operation.cost.weight_bytes + operation.cost.state_bytes) / 25e9);
   }
-  const bench::StepFloor floor = bench::FloorOfDecodeStep(config, types, peaks, 3, 5);
+  const StepFloor floor = bench::FloorOfDecodeStep(config, types, peaks, 3, 5);
   EXPECT_DOUBLE_EQ(floor.seconds, seconds);
   EXPECT_GT(floor.seconds, std::max(floor.compute_seconds, floor.memory_seconds));
 }

@@ -175,7 +175,7 @@ def test_streams_outlive_restarts_and_kills(tmp_path, model, pair, authority, sy
             "restarts": 2, "kills": servers.starts - 4, "done": load.done, "tokens": load.tokens,
             "resumed": load.resumed, "wrong": len(load.wrong), "seconds": time.monotonic() - begun}))
         assert not load.wrong, load.wrong[:5]
-        assert load.resumed >= STREAMS // 8 * KILLS
+        assert load.resumed >= STREAMS // 4
 
 
 def test_the_client_goes_on_by_itself(tmp_path, model, pair, authority):

@@ -71,8 +71,8 @@ class CpuBackend : public Backend {
   void FetchSamples(std::span<SampleResult> results) override;
 
  private:
-  // Nanoseconds of work a thread below which reaching the others does not pay: about 200 from one
-  // third-level cache to another and back, several times.
+  // Nanoseconds of work a thread below which reaching the others does not pay, which may have a
+  // third-level cache of their own.
   static constexpr double kSharedNanoseconds = 500;
 
   // fn(task, worker) for every task, on all threads if `cost` nanoseconds in all are worth it.

@@ -25,8 +25,6 @@ constexpr double kGatheredNanoseconds = 10000;
 // Fewer gathered pairs a thread are one task of it.
 constexpr int64_t kFewPairs = 4;
 
-int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Nanoseconds of one thread for a product, roughly: its arithmetic and the weights' way from
 // memory.
 double ProductCost(int64_t rows, const Matrix& w, double flops_per_nanosecond) {

@@ -15,9 +15,8 @@ struct PanelsAtOnce {
   // from memory once a thread. 0: never.
   int share_rows = 0;
 };
-// Of kernels that fetch ahead: fewer rows would not hide memory's time. Measured with two threads,
-// which have 18 to 32 GB/s each. Float32's products, which do not fetch ahead, lost 5 % of their
-// speed with shares of 32 rows.
+// Of kernels that fetch ahead: fewer rows would not hide memory's time. Chosen by measurements with
+// two threads. Float32's products, which do not fetch ahead, are slower with shares.
 inline constexpr int kShareRows = 16;
 
 // Rows [first_row, end_row) × panels first_panel + i · panel_step, i in [0, panel_count), of out =

@@ -10,10 +10,11 @@
 
 namespace t2r {
 
+constexpr int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 struct Rows {
   int64_t begin = 0;
   int64_t end = 0;
-  bool operator==(const Rows&) const = default;
 };
 
 // Chunk `chunk` of `chunks` of about as many rows.
@@ -37,8 +38,8 @@ class RowCut {
   RowCut(int64_t rows, int64_t share_rows, int64_t threads)
       : rows_(rows),
         shares_(share_rows > 0 && rows >= share_rows * threads ? threads : 1),
-        most_((rows + shares_ - 1) / shares_),
-        blocks_((most_ + kGemmMaxRows - 1) / kGemmMaxRows) {
+        most_(DivideUp(rows, shares_)),
+        blocks_(DivideUp(most_, kGemmMaxRows)) {
     assert(rows >= 1);
   }
 
@@ -48,7 +49,7 @@ class RowCut {
   int64_t blocks() const { return blocks_; }
   // Of the longest block, or a few more.
   int64_t most_block_rows() const {
-    return blocks_ == 1 ? most_ : (Tiles() + blocks_ - 1) / blocks_ * kTileRows;
+    return blocks_ == 1 ? most_ : DivideUp(Tiles(), blocks_) * kTileRows;
   }
   // Never empty.
   Rows Block(int64_t share, int64_t block) const {
@@ -62,7 +63,7 @@ class RowCut {
  private:
   static constexpr int64_t kTileRows = 16;  // of the largest tiles
   static_assert(kGemmMaxRows % kTileRows == 0);
-  int64_t Tiles() const { return (most_ + kTileRows - 1) / kTileRows; }
+  int64_t Tiles() const { return DivideUp(most_, kTileRows); }
 
   int64_t rows_;
   int64_t shares_;
